@@ -1,0 +1,25 @@
+"""Mixed-precision training of Keras 3 models whose trained integers are the deployed ones."""
+
+from keras_metamix.assignment import BitAssignment, LayerBits, SearchSpace
+from keras_metamix.calibration import calibrate
+from keras_metamix.cost import LayerCost, average_bits
+from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
+from keras_metamix.metamix.callback import MetaMixCallback
+from keras_metamix.metamix.model import MetaMixModel
+
+__version__ = "0.1.0"
+__all__ = [
+    "BitAssignment",
+    "LayerBits",
+    "LayerCost",
+    "MetaMixCallback",
+    "MetaMixModel",
+    "SearchSpace",
+    "average_bits",
+    "bops",
+    "calibrate",
+    "fold_batch_norm",
+    "layer_costs",
+    "uniform_assignment",
+]

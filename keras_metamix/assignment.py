@@ -1,0 +1,197 @@
+"""Which bit-widths may be chosen, and which were: the vocabulary of the whole project.
+
+No TensorFlow here: a phone-side tool reads a `bits.json` with the standard library alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+SUPPORTED_BITS = (2, 3, 4, 5, 6, 7, 8)
+FORMAT = "keras_metamix.bit_assignment"
+
+
+def _check_bits(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in SUPPORTED_BITS:
+        raise ValueError(f"{where}: expected a bit-width of 2 to 8, found {value!r}.")
+    return value
+
+
+def _candidates(value: object, where: str) -> tuple[int, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        value = (value,)
+    bits = tuple(_check_bits(b, where) for b in value)
+    if not bits:
+        raise ValueError(f"{where}: expected at least one bit-width, found none.")
+    if len(set(bits)) != len(bits):
+        raise ValueError(f"{where}: every candidate once, found {list(bits)}.")
+    return tuple(sorted(bits, reverse=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerBits:
+    """The bit-widths of one MAC layer: its input activation and its weights."""
+
+    activation: int
+    weight: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """The candidates of every layer.
+
+    Attributes:
+      activation_bits: candidate bit-widths of a searched layer's input activation.
+      weight_bits: a bit-width, candidates that are searched with the activations (pairs), or
+        "same": a layer's weights take the bit-width of its activation.
+      edge_bits: bit-width of both tensors of the first and of the last MAC layer (not searched).
+      stream_bits: bit-width of tensors that no MAC layer reads directly (residual sums, pooled
+        features, logits); None leaves them in float, which cannot be exported.
+
+    Raises:
+      ValueError: a bit-width outside 2 to 8, or no candidate.
+    """
+
+    activation_bits: tuple[int, ...] = (8, 4, 3)
+    weight_bits: int | tuple[int, ...] | str = 4
+    edge_bits: int = 8
+    stream_bits: int | None = 8
+
+    def __post_init__(self):
+        set_ = object.__setattr__
+        set_(
+            self,
+            "activation_bits",
+            _candidates(self.activation_bits, "SearchSpace.activation_bits"),
+        )
+        if isinstance(self.weight_bits, str):
+            if self.weight_bits != "same":
+                raise ValueError(
+                    "SearchSpace.weight_bits: expected a bit-width, several, or 'same', "
+                    f"found {self.weight_bits!r}."
+                )
+        elif isinstance(self.weight_bits, int):
+            _check_bits(self.weight_bits, "SearchSpace.weight_bits")
+        else:
+            set_(self, "weight_bits", _candidates(self.weight_bits, "SearchSpace.weight_bits"))
+        _check_bits(self.edge_bits, "SearchSpace.edge_bits")
+        if self.stream_bits not in (None, 8):
+            raise ValueError(
+                "SearchSpace.stream_bits: expected 8 (INT8 tensors on the device) or None, "
+                f"found {self.stream_bits!r}."
+            )
+
+    def layer_candidates(self, edge: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Candidates of a layer's activation and of its weights."""
+        if edge:
+            return (self.edge_bits,), (self.edge_bits,)
+        if self.weight_bits == "same":
+            return self.activation_bits, self.activation_bits
+        if isinstance(self.weight_bits, int):
+            return self.activation_bits, (self.weight_bits,)
+        return self.activation_bits, tuple(self.weight_bits)
+
+    @property
+    def weight_bits_tied(self) -> bool:
+        """Whether a layer's weights take the bit-width of its activation."""
+        return self.weight_bits == "same"
+
+    def to_dict(self) -> dict:
+        """JSON-ready fields."""
+        fields = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> SearchSpace:
+        """The inverse of `to_dict`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class BitAssignment:
+    """One bit-width for the input activation and the weights of every MAC layer.
+
+    Attributes:
+      activation_bits: MAC layer name to bit-width, in network order, first and last included.
+      weight_bits: the same for weights; the same names.
+    """
+
+    activation_bits: Mapping[str, int]
+    weight_bits: Mapping[str, int]
+
+    def __post_init__(self):
+        for field in ("activation_bits", "weight_bits"):
+            bits = getattr(self, field)
+            if not isinstance(bits, Mapping):
+                raise TypeError(
+                    f"BitAssignment.{field}: expected {{layer name: bits}}, "
+                    f"found {type(bits).__name__}."
+                )
+            checked = {name: _check_bits(b, f"{field} of layer {name!r}") for name, b in bits.items()}
+            object.__setattr__(self, field, checked)
+        extra = set(self.activation_bits) ^ set(self.weight_bits)
+        if extra:
+            raise ValueError(
+                "BitAssignment: activation_bits and weight_bits name different layers: "
+                f"{sorted(extra)} is in one of them only."
+            )
+
+    def __getitem__(self, name: str) -> LayerBits:
+        return LayerBits(self.activation_bits[name], self.weight_bits[name])
+
+    def check_layers(self, names: Iterable[str], model_name: str = "the model") -> None:
+        """Raises ValueError unless the assignment names exactly the MAC layers `names`."""
+        names = list(names)
+        missing = [n for n in names if n not in self.activation_bits]
+        unknown = [n for n in self.activation_bits if n not in set(names)]
+        if missing or unknown:
+            raise ValueError(
+                f"The bit assignment is of another model than {model_name}: "
+                f"{len(missing)} MAC layers have no bits {missing[:3]}, "
+                f"{len(unknown)} names are unknown {unknown[:3]}."
+            )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes JSON, to a temporary name first."""
+        path = Path(path)
+        layers = {
+            name: {"activation_bits": self.activation_bits[name], "weight_bits": w}
+            for name, w in self.weight_bits.items()
+        }
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps({"format": FORMAT, "layers": layers}, indent=2) + "\n")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> BitAssignment:
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: not such a file; names the file, and what was found.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: expected JSON, found {error}.") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"{path}: expected a file of BitAssignment.save ('format': '{FORMAT}').")
+        layers = content.get("layers")
+        if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
+            raise ValueError(f"{path}: expected 'layers' to map names to bits.")
+        for name, bits in layers.items():
+            if set(bits) != {"activation_bits", "weight_bits"}:
+                raise ValueError(
+                    f"{path}: layer {name!r}: expected activation_bits and weight_bits, "
+                    f"found {sorted(bits)}."
+                )
+        try:
+            return cls(
+                {n: b["activation_bits"] for n, b in layers.items()},
+                {n: b["weight_bits"] for n, b in layers.items()},
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,70 @@
+"""What a bit assignment costs: BOPs (MetaMix Eq. 6), average bits, bytes of weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from keras_metamix.assignment import BitAssignment
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """What the cost of one MAC layer is computed from.
+
+    Attributes:
+      name: the layer's name.
+      kind: "Conv2D", "DepthwiseConv2D" or "Dense".
+      macs: multiply-accumulates for one image.
+      weights: kernel elements.
+      output_channels: rows of the per-channel scales.
+      input_elements: elements of the input activation of one image.
+      edge: the first or the last MAC layer of the model (fixed bits, not searched).
+    """
+
+    name: str
+    kind: str
+    macs: int
+    weights: int
+    output_channels: int
+    input_elements: int
+    edge: bool = False
+
+
+def weighted_bits(macs: Iterable, activation_bits: Iterable, weight_bits: Iterable) -> Any:
+    """Eq. 6: sum of `a_l * w_l * MAC_l`; ints give an int, tensors a tensor."""
+    return sum(
+        m * (a * w) for m, a, w in zip(macs, activation_bits, weight_bits, strict=True)
+    )
+
+
+def assignment_bops(layers: Sequence[LayerCost], bits: BitAssignment) -> int:
+    """BOPs of a whole assignment. One MAC of an 8-bit by an 8-bit number is 64 BOPs."""
+    bits.check_layers(layer.name for layer in layers)
+    return weighted_bits(
+        (layer.macs for layer in layers),
+        (bits.activation_bits[layer.name] for layer in layers),
+        (bits.weight_bits[layer.name] for layer in layers),
+    )
+
+
+def average_bits(layers: Sequence[LayerCost], bits: BitAssignment) -> tuple[float, float]:
+    """Average activation and weight bits of the searched layers, as the paper's tables do.
+
+    Activations are weighted by the element count of the quantizer's input, weights by the
+    kernel's; a model of edge layers only averages over those.
+    """
+    searched = [layer for layer in layers if not layer.edge] or list(layers)
+    elements = sum(layer.input_elements for layer in searched)
+    weights = sum(layer.weights for layer in searched)
+    activation = sum(layer.input_elements * bits.activation_bits[layer.name] for layer in searched)
+    weight = sum(layer.weights * bits.weight_bits[layer.name] for layer in searched)
+    return activation / elements, weight / weights
+
+
+def weight_bytes(layers: Sequence[LayerCost], bits: BitAssignment) -> int:
+    """Bytes of all kernels at their assigned bit-widths plus a float32 scale and an int32
+    bias for every output channel: the model-size figure of the literature."""
+    kernel_bits = sum(layer.weights * bits.weight_bits[layer.name] for layer in layers)
+    return -(-kernel_bits // 8) + sum(8 * layer.output_channels for layer in layers)

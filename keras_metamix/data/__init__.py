@@ -1,0 +1,16 @@
+"""Data sets and input pipelines: Fashion-MNIST (extract and full) as tf.data.
+
+Importing this package needs neither tensorflow-datasets nor keras-cv; `load_full` imports the
+first, `training_dataset` with augmentation the second, when they are called.
+"""
+
+from keras_metamix.data.fashion_mnist import DATASET_NAMES as DATASET_NAMES
+from keras_metamix.data.fashion_mnist import Arrays as Arrays
+from keras_metamix.data.fashion_mnist import load as load
+from keras_metamix.data.fashion_mnist import load_extract as load_extract
+from keras_metamix.data.fashion_mnist import load_full as load_full
+from keras_metamix.data.pipeline import MEAN as MEAN
+from keras_metamix.data.pipeline import STD as STD
+from keras_metamix.data.pipeline import evaluation_dataset as evaluation_dataset
+from keras_metamix.data.pipeline import normalize as normalize
+from keras_metamix.data.pipeline import training_dataset as training_dataset

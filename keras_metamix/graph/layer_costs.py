@@ -1,0 +1,86 @@
+"""MACs, weights and BOPs of a Keras model's layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from keras_metamix.assignment import BitAssignment, SearchSpace
+from keras_metamix.cost import LayerCost, assignment_bops
+from keras_metamix.graph.operations import Kind, kind
+from keras_metamix.graph.topology import Node, Topology
+
+
+def mac_nodes(topology: Topology) -> dict[str, list[Node]]:
+    """Calls of every MAC layer by layer name, in network order."""
+    nodes: dict[str, list[Node]] = {}
+    for node in topology.nodes:
+        if kind(node.operation) is Kind.MAC:
+            nodes.setdefault(node.name, []).append(node)
+    return nodes
+
+
+def layer_costs(model: keras.Model) -> list[LayerCost]:
+    """The cost table of a float model, of a network of `from_float`, or of a MetaMixModel.
+
+    A layer that is called several times counts for each call. Spatial sizes have to be known.
+
+    Raises:
+      ValueError: no MAC layer, or an unknown spatial size; names the layer.
+    """
+    nodes = mac_nodes(Topology(getattr(model, "network", model)))
+    if not nodes:
+        raise ValueError(f"Model {model.name!r} has no Conv2D, DepthwiseConv2D or Dense layer.")
+    edges = {next(iter(nodes)), next(reversed(nodes))}
+    return [_layer_cost(calls, name in edges) for name, calls in nodes.items()]
+
+
+def bops(model: keras.Model, bits: BitAssignment) -> int:
+    """BOPs for one image (MetaMix Eq. 6): sum of activation bits * weight bits * MACs."""
+    return assignment_bops(layer_costs(model), bits)
+
+
+def uniform_assignment(
+    model: keras.Model, activation_bits: int, weight_bits: int, edge_bits: int = 8
+) -> BitAssignment:
+    """The same bit-widths in every MAC layer but the first and the last."""
+    SearchSpace((activation_bits,), weight_bits, edge_bits)  # checks the bit-widths
+    costs = layer_costs(model)
+    return BitAssignment(
+        {c.name: edge_bits if c.edge else activation_bits for c in costs},
+        {c.name: edge_bits if c.edge else weight_bits for c in costs},
+    )
+
+
+def _layer_cost(calls: list[Node], edge: bool) -> LayerCost:
+    layer: Any = calls[0].operation
+    outputs = [_size(layer, call.output.shape) for call in calls]
+    kernel = math.prod(layer.kernel.shape)
+    channels = layer.units if isinstance(layer, keras.layers.Dense) else calls[0].output.shape[-1]
+    return LayerCost(
+        name=layer.name,
+        kind=_float_class(layer),
+        # Every output element takes as many MACs as its channel has weights.
+        macs=sum(outputs) * kernel // channels,
+        weights=kernel,
+        output_channels=channels,
+        input_elements=sum(_size(layer, call.inputs[0].shape) for call in calls),
+        edge=edge,
+    )
+
+
+def _size(layer: Any, shape: tuple[int | None, ...]) -> int:
+    if None in shape[1:]:
+        raise ValueError(
+            f"Layer {layer.name!r}: the cost needs every size but the batch, found shape {shape}."
+        )
+    return math.prod(shape[1:])  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _float_class(layer: Any) -> str:
+    for cls in (keras.layers.DepthwiseConv2D, keras.layers.Conv2D, keras.layers.Dense):
+        if isinstance(layer, cls):
+            return cls.__name__
+    raise TypeError(f"Layer {layer.name!r} is no MAC layer.")

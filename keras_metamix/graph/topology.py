@@ -1,0 +1,114 @@
+"""A read-only view of a functional Keras model: which operation reads which tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from typing import Any
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One call of an operation (a layer or a raw `keras.ops` operation).
+
+    Attributes:
+      operation: the Keras operation.
+      occurrence: which of the operation's calls in this model, from 0.
+      inputs, outputs: the symbolic tensors, in order.
+    """
+
+    operation: Any
+    occurrence: int
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        return self.operation.name
+
+    @property
+    def output(self) -> Any:
+        """The only output tensor."""
+        return self.outputs[0]
+
+
+class Topology:
+    """Nodes of a functional model in the order in which Keras runs them.
+
+    Args:
+      model: a functional or Sequential Keras model.
+
+    Raises:
+      TypeError: the model is subclassed, so that it has no graph.
+    """
+
+    def __init__(self, model: keras.Model):
+        model = as_functional(model)
+        counts: Counter[int] = Counter()
+        self.nodes: list[Node] = []
+        self.inputs: list[Any] = list(model.inputs)
+        self.outputs: list[Any] = list(model.outputs)
+        self._producer: dict[int, Node] = {}
+        self._consumers: defaultdict[int, list[Node]] = defaultdict(list)
+        for depth in sorted(model._nodes_by_depth, reverse=True):  # noqa: SLF001
+            for keras_node in model._nodes_by_depth[depth]:
+                if keras_node.is_input:
+                    continue
+                operation = keras_node.operation
+                node = Node(
+                    operation,
+                    counts[id(operation)],
+                    tuple(keras_node.input_tensors),
+                    tuple(keras_node.outputs),
+                )
+                counts[id(operation)] += 1
+                self._add(node)
+
+    def _add(self, node: Node) -> None:
+        self.nodes.append(node)
+        for tensor in node.outputs:
+            self._producer[id(tensor)] = node
+        for tensor in node.inputs:
+            self._consumers[id(tensor)].append(node)
+
+    def producer(self, tensor: Any) -> Node | None:
+        """The node that computes a tensor; None for a model input."""
+        return self._producer.get(id(tensor))
+
+    def consumers(self, tensor: Any) -> list[Node]:
+        """The nodes that read a tensor, once for each read."""
+        return self._consumers.get(id(tensor), [])
+
+    def is_output(self, tensor: Any) -> bool:
+        """Whether a tensor is an output of the model."""
+        return any(tensor is output for output in self.outputs)
+
+    def only_consumer(self, tensor: Any) -> Node | None:
+        """The one node that reads a tensor; None when several do or it leaves the model."""
+        consumers = self.consumers(tensor)
+        if len(consumers) != 1 or self.is_output(tensor):
+            return None
+        return consumers[0]
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """The same layers as a functional model: a Sequential is rebuilt from its tensors.
+
+    Raises:
+      TypeError: neither functional nor Sequential.
+      ValueError: a Sequential that does not know its input shape yet.
+    """
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise ValueError(
+                f"Sequential model {model.name!r} has no input shape: add a keras.Input first."
+            )
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    if not hasattr(model, "_nodes_by_depth"):
+        raise TypeError(
+            "Expected a functional or Sequential Keras model, found "
+            f"{type(model).__name__} {getattr(model, 'name', '')!r}, which has no graph to read."
+        )
+    return model

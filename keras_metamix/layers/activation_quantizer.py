@@ -1,0 +1,152 @@
+"""Quantizes an activation at one of several candidate bit-widths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_metamix.layers.grid import HARD_SWISH_MINIMUM, Sign, activation_range
+from keras_metamix.layers.mode import current_mode
+from keras_metamix.ops import lsq, lsq_mixture
+
+Absorbed = Literal["linear", "relu", "relu6"]
+ALPHA_STDDEV = 1e-3
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class ActivationQuantizer(keras.layers.Layer):
+    """LSQ with a step size for each candidate bit-width (MetaMix Eq. 2) and a bit choice.
+
+    Args:
+      candidates: bit-widths, descending. One candidate: the bit-width is fixed.
+      sign: "unsigned", "signed" or "offset" (behind hard-swish: the grid is shifted so that it
+        begins at the activation's minimum and 0 lies on it).
+      activation: "relu" or "relu6" when the quantizer computes that activation too. An unsigned
+        quantizer repeats a ReLU; absorbing it saves two passes over the tensor.
+      role: "mac" (the input of a MAC layer) or "stream" (a tensor that no MAC layer reads
+        directly, quantized only where the mode says so).
+
+    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained;
+    `bit_index` (), the candidate assigned; `alpha` (candidates,), where there is a choice.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[int],
+        sign: Sign = "signed",
+        activation: Absorbed = "linear",
+        role: Literal["mac", "stream"] = "mac",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if activation != "linear" and sign != "unsigned":
+            raise ValueError(
+                f"Quantizer {self.name!r}: activation={activation!r} needs sign='unsigned', "
+                f"found {sign!r}."
+            )
+        self.candidates = tuple(int(b) for b in candidates)
+        self.sign, self.activation, self.role = sign, activation, role
+        ranges = [activation_range(b, sign) for b in self.candidates]
+        self._lows = np.array([low for low, _ in ranges], np.float32)
+        self._highs = np.array([high for _, high in ranges], np.float32)
+        self._cap = 6.0 if activation == "relu6" else math.inf
+
+    @property
+    def searched(self) -> bool:
+        """Whether there is more than one candidate."""
+        return len(self.candidates) > 1
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        count = len(self.candidates)
+        elements = math.prod(n for n in input_shape[1:] if n) or 1
+        self._gradient_scales = (1.0 / np.sqrt(elements * self._highs)).astype(np.float32)
+        self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
+        self.bit_index = self.add_weight(
+            (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
+        )
+        if self.searched:
+            self.alpha = self.add_weight(
+                (count,),
+                initializer=keras.initializers.RandomNormal(stddev=ALPHA_STDDEV),
+                trainable=False,
+                aggregation="mean",
+                name="alpha",
+            )
+
+    @property
+    def bits(self) -> int:
+        """The bit-width assigned."""
+        return self.candidates[int(self.bit_index.numpy())]
+
+    def assign_bits(self, bits: int) -> None:
+        """Assigns a candidate; no retrace follows.
+
+        Raises:
+          ValueError: `bits` is no candidate of this layer.
+        """
+        if bits not in self.candidates:
+            raise ValueError(
+                f"Quantizer {self.name!r}: {bits} bits are no candidate, "
+                f"expected one of {list(self.candidates)}."
+            )
+        self.bit_index.assign(self.candidates.index(bits))
+
+    def steps(self) -> Any:
+        """Step sizes of all candidates, shape (candidates,)."""
+        return ops.exp(self.log_step)
+
+    def grid(self, index: Any) -> tuple[Any, Any, Any]:
+        """Step, lowest and highest integer of candidate number `index`."""
+        step = ops.take(self.steps(), index)
+        low, high = self._range(step, ops.take(self._lows, index), ops.take(self._highs, index))
+        return step, low, high
+
+    def assigned_grid(self) -> tuple[Any, Any, Any]:
+        """`grid` of the bit-width assigned."""
+        return self.grid(self.bit_index)
+
+    def float_activation(self, x: Any) -> Any:
+        """What the layer computes when it does not quantize."""
+        if self.activation == "linear":
+            return x
+        return ops.relu(x) if self.activation == "relu" else ops.relu6(x)
+
+    def call(self, x: Any) -> Any:
+        mode = current_mode()
+        if mode.activations == "observe" or (self.role == "stream" and mode.observer):
+            x = self.float_activation(x)
+            mode.observer(self, x)
+            return x
+        if mode.activations == "off" or (self.role == "stream" and not mode.streams):
+            return self.float_activation(x)
+        if mode.activations == "mixture" and self.searched:
+            steps = ops.stop_gradient(self.steps())
+            lows, highs = self._range(steps, self._lows, self._highs)
+            return lsq_mixture(x, ops.softmax(self.alpha), steps, lows, highs, self._cap)
+        index: Any = 0
+        if self.searched:
+            index = mode.forced if mode.activations == "forced" else self.bit_index
+        step, low, high = self.grid(index)
+        return lsq(x, step, low, high, ops.take(self._gradient_scales, index), self._cap)
+
+    def _range(self, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
+        if self.sign != "offset":
+            return low, high
+        shift = ops.stop_gradient(ops.round(HARD_SWISH_MINIMUM / step))
+        return low + shift, high + shift
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "candidates": list(self.candidates),
+            "sign": self.sign,
+            "activation": self.activation,
+            "role": self.role,
+        }

@@ -1,0 +1,268 @@
+"""Layers of a folded network: the device's integer arithmetic, to the bit.
+
+Tensors hold levels (integers, see `Grid`) as float32. Accumulators are exact: float32 where the
+largest possible sum is below 2^24, float64 where not. Requantization is XNNPACK's: the int32
+accumulator as float32, times a float32 multiplier, rounded half to even, clipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_metamix.layers.grid import Grid
+
+EXACT_FLOAT32 = 2**24
+_ADD_BITS = 20  # XNNPACK's vadd multiplies by integers of 21 bits
+
+
+class IntegerLayer(keras.layers.Layer):
+    """A layer whose output lies on a grid.
+
+    Args:
+      output_grid: the grid.
+      low, high: levels that the output is clipped to: the grid's, less what an activation cuts.
+    """
+
+    def __init__(
+        self,
+        output_grid: Grid | dict[str, Any],
+        low: int | None = None,
+        high: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.output_grid = _grid(output_grid)
+        self.low = self.output_grid.low if low is None else low
+        self.high = self.output_grid.high if high is None else high
+
+    def requantize(self, accumulator: Any, multiplier: Any) -> Any:
+        """`clip(round(float32(accumulator) * multiplier))`."""
+        scaled = ops.cast(accumulator, "float32") * multiplier
+        return ops.clip(ops.round(scaled), self.low, self.high)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "output_grid": dataclasses.asdict(self.output_grid),
+            "low": self.low,
+            "high": self.high,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class QuantizeInput(IntegerLayer):
+    """Float to levels: `round(x * (1 / scale))` in float32."""
+
+    def call(self, x: Any) -> Any:
+        return self.requantize(x, np.float32(1.0) / np.float32(self.output_grid.scale))
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class Dequantize(keras.layers.Layer):
+    """Levels to float."""
+
+    def __init__(self, input_grid: Grid | dict[str, Any], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.input_grid = _grid(input_grid)
+
+    def call(self, x: Any) -> Any:
+        return x * np.float32(self.input_grid.scale)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"input_grid": dataclasses.asdict(self.input_grid)}
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerMac(IntegerLayer):
+    """A convolution, depthwise convolution or dense layer with batch norm folded in.
+
+    Args:
+      kind: "conv", "depthwise" or "dense".
+      weight_bits: bit-width of the integers in the kernel.
+      kernel_shape: as Keras has it.
+      input_grid: of the input.
+      strides, padding, dilation_rate: of the convolution.
+
+    Variables: `kernel` int8, the trained integers (a channel whose folded scale is negative has
+    them negated); `bias` int32; `weight_scale` float32 for each output channel; `multiplier`.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["conv", "depthwise", "dense"],
+        weight_bits: int,
+        kernel_shape: Sequence[int],
+        input_grid: Grid | dict[str, Any],
+        output_grid: Grid | dict[str, Any],
+        strides: Sequence[int] = (1, 1),
+        padding: str = "valid",
+        dilation_rate: Sequence[int] = (1, 1),
+        accumulator: Literal["float32", "float64"] = "float64",
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.kind, self.weight_bits = kind, weight_bits
+        self.kernel_shape = tuple(kernel_shape)
+        self.input_grid = _grid(input_grid)
+        self.strides, self.dilation_rate = tuple(strides), tuple(dilation_rate)
+        self.padding, self.accumulator = padding, accumulator
+        self.channels = (
+            int(np.prod(self.kernel_shape[-2:])) if kind == "depthwise" else self.kernel_shape[-1]
+        )
+
+    def build(self, input_shape: Any) -> None:
+        def variable(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+            return self.add_weight(shape, "zeros", dtype=dtype, trainable=False, name=name)
+
+        self.kernel = variable("kernel", self.kernel_shape, "int8")
+        self.bias = variable("bias", (self.channels,), "int32")
+        self.weight_scale = variable("weight_scale", (self.channels,), "float32")
+        self.multiplier = variable("multiplier", (self.channels,), "float32")
+
+    def set_integers(self, kernel: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray) -> None:
+        """Sets the variables and chooses an accumulator that holds every possible sum."""
+        if not self.built:
+            self.build(None)
+        self.kernel.assign(kernel.astype(np.int8))
+        self.bias.assign(bias.astype(np.int32))
+        scale = weight_scale.astype(np.float32)
+        self.weight_scale.assign(scale)
+        product = np.float32(self.input_grid.scale) * scale
+        self.multiplier.assign(product / np.float32(self.output_grid.scale))
+        axes = (0, 1) if self.kind == "depthwise" else tuple(range(kernel.ndim - 1))
+        reach = np.abs(kernel.astype(np.int64)).sum(axis=axes).reshape(-1)
+        reach = reach * max(abs(self.input_grid.low), self.input_grid.high) + np.abs(bias)
+        self.accumulator = "float32" if reach.max() < EXACT_FLOAT32 else "float64"
+
+    def call(self, x: Any) -> Any:
+        x = ops.cast(x, self.accumulator)
+        kernel = ops.cast(self.kernel, self.accumulator)
+        if self.kind == "dense":
+            sums = ops.matmul(x, kernel)
+        else:
+            convolve = ops.conv if self.kind == "conv" else ops.depthwise_conv
+            sums = convolve(
+                x,
+                kernel,
+                strides=self.strides if self.kind == "conv" else self.strides[0],
+                padding=self.padding,
+                dilation_rate=self.dilation_rate,
+            )
+        return self.requantize(sums + ops.cast(self.bias, self.accumulator), self.multiplier)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "kind": self.kind,
+            "weight_bits": self.weight_bits,
+            "kernel_shape": list(self.kernel_shape),
+            "input_grid": dataclasses.asdict(self.input_grid),
+            "strides": list(self.strides),
+            "padding": self.padding,
+            "dilation_rate": list(self.dilation_rate),
+            "accumulator": self.accumulator,
+        }
+
+
+class _Combination(IntegerLayer):
+    """A layer that reads tensors on `input_grids`."""
+
+    def __init__(
+        self,
+        input_grids: Sequence[Grid | dict[str, Any]],
+        output_grid: Grid | dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.input_grids = tuple(_grid(g) for g in input_grids)
+
+    def get_config(self) -> dict[str, Any]:
+        grids = [dataclasses.asdict(g) for g in self.input_grids]
+        return super().get_config() | {"input_grids": grids}
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerAdd(_Combination):
+    """Sum of two tensors in XNNPACK's fixed point, which is not the rounded real sum at ties.
+
+    Each scale ratio becomes an integer of 21 bits, the larger one's top bit set; the sum of
+    products is shifted right with half added.
+    """
+
+    def call(self, tensors: Sequence[Any]) -> Any:
+        output = np.float32(self.output_grid.scale)
+        ratios = [np.float32(g.scale) / output for g in self.input_grids]
+        exponent = int(np.frexp(max(ratios))[1]) - 1
+        shift = _ADD_BITS - exponent
+        factors = [float(np.rint(np.ldexp(np.float64(r), shift))) for r in ratios]
+        total = sum(ops.cast(t, "float64") * f for t, f in zip(tensors, factors, strict=True))
+        shifted = ops.floor((total + 2.0 ** (shift - 1)) / 2.0**shift)
+        return ops.cast(ops.clip(shifted, self.low, self.high), "float32")
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerMultiply(_Combination):
+    """Product of two tensors (broadcasting, as squeeze-and-excite does)."""
+
+    def call(self, tensors: Sequence[Any]) -> Any:
+        first, second = (np.float32(g.scale) for g in self.input_grids)
+        multiplier = first * second / np.float32(self.output_grid.scale)
+        return self.requantize(tensors[0] * tensors[1], multiplier)
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class Rescale(IntegerLayer):
+    """From one grid to another: on the device, a product with the constant 1 of scale `factor`."""
+
+    def __init__(
+        self,
+        input_grid: Grid | dict[str, Any],
+        output_grid: Grid | dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.input_grid = _grid(input_grid)
+        true_ratio = self.input_grid.step / self.output_grid.step
+        label_ratio = self.output_grid.scale / self.input_grid.scale
+        self.factor = np.float32(true_ratio * label_ratio)
+
+    def call(self, x: Any) -> Any:
+        product = np.float32(self.input_grid.scale) * self.factor
+        return self.requantize(x, product / np.float32(self.output_grid.scale))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"input_grid": dataclasses.asdict(self.input_grid)}
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerMean(IntegerLayer):
+    """Mean over height and width."""
+
+    def __init__(
+        self,
+        input_grid: Grid | dict[str, Any],
+        output_grid: Grid | dict[str, Any],
+        keepdims: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.input_grid, self.keepdims = _grid(input_grid), keepdims
+
+    def call(self, x: Any) -> Any:
+        ratio = np.float32(self.input_grid.scale) / np.float32(self.output_grid.scale)
+        count = np.float32(x.shape[1] * x.shape[2])
+        return self.requantize(ops.sum(x, axis=(1, 2), keepdims=self.keepdims), ratio / count)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "input_grid": dataclasses.asdict(self.input_grid),
+            "keepdims": self.keepdims,
+        }
+
+
+def _grid(grid: Grid | dict[str, Any]) -> Grid:
+    return grid if isinstance(grid, Grid) else Grid(**grid)

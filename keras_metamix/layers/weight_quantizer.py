@@ -1,0 +1,140 @@
+"""Quantizes a kernel at one of several candidate bit-widths, a step for each output channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_metamix.layers.activation_quantizer import ALPHA_STDDEV, ActivationQuantizer
+from keras_metamix.layers.grid import weight_range
+from keras_metamix.layers.mode import current_mode
+from keras_metamix.ops import lsq_integers, lsq_per_channel
+
+SMALLEST_STEP = 1e-8
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class WeightQuantizer(keras.layers.Layer):
+    """Symmetric narrow LSQ of a kernel, range +-(2^(w-1) - 1).
+
+    Args:
+      candidates: bit-widths, descending.
+      channel_axes: axes of the kernel that together number the output channels.
+
+    Variables: `log_step` (candidates, output channels); `bit_index` (); `alpha` (candidates,)
+    where there is a choice. `follow` makes the choice that of an activation's quantizer.
+    """
+
+    def __init__(self, candidates: Sequence[int], channel_axes: Sequence[int], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.candidates = tuple(int(b) for b in candidates)
+        self.channel_axes = tuple(channel_axes)
+        self._highs = np.array([weight_range(b)[1] for b in self.candidates], np.float32)
+        self._leader: ActivationQuantizer | None = None
+
+    @property
+    def searched(self) -> bool:
+        """Whether there is more than one candidate."""
+        return len(self.candidates) > 1
+
+    def build(self, kernel_shape: Sequence[int]) -> None:
+        axes = {axis % len(kernel_shape) for axis in self.channel_axes}
+        self._step_shape = [n if i in axes else 1 for i, n in enumerate(kernel_shape)]
+        channels = math.prod(self._step_shape)
+        per_channel = math.prod(kernel_shape) // channels
+        self._gradient_scales = (1.0 / np.sqrt(per_channel * self._highs)).astype(np.float32)
+        count = len(self.candidates)
+        self.log_step = self.add_weight((count, channels), initializer="zeros", name="log_step")
+        self.bit_index = self.add_weight(
+            (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
+        )
+        if self.searched:
+            self.alpha = self.add_weight(
+                (count,),
+                initializer=keras.initializers.RandomNormal(stddev=ALPHA_STDDEV),
+                trainable=False,
+                aggregation="mean",
+                name="alpha",
+            )
+
+    def follow(self, leader: ActivationQuantizer) -> None:
+        """Takes the choice of `leader` in place of its own (SearchSpace.weight_bits="same")."""
+        if leader.candidates != self.candidates:
+            raise ValueError(
+                f"Weights of {self.name!r} have candidates {list(self.candidates)}, their "
+                f"activation has {list(leader.candidates)}: they cannot be the same."
+            )
+        object.__setattr__(self, "_leader", leader)
+
+    @property
+    def bits(self) -> int:
+        """The bit-width assigned."""
+        return self.candidates[int(self._chooser().bit_index.numpy())]
+
+    def assign_bits(self, bits: int) -> None:
+        """Assigns a candidate; no retrace follows.
+
+        Raises:
+          ValueError: `bits` is no candidate of this layer.
+        """
+        if bits not in self.candidates:
+            raise ValueError(
+                f"Weights of {self.name!r}: {bits} bits are no candidate, "
+                f"expected one of {list(self.candidates)}."
+            )
+        self.bit_index.assign(self.candidates.index(bits))
+
+    def initialize_steps(self, kernel: Any) -> None:
+        """Sets every step to 2 * mean|w| / sqrt(Qp) of its channel (LSQ)."""
+        others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)
+        mean = np.mean(np.abs(ops.convert_to_numpy(kernel)), axis=others).reshape(-1)
+        steps = 2.0 * mean / np.sqrt(self._highs)[:, None]
+        self.log_step.assign(np.log(np.maximum(steps, SMALLEST_STEP)).astype(np.float32))
+
+    def step(self, index: Any | None = None) -> Any:
+        """Step sizes of a candidate (default: the one assigned), broadcastable to the kernel."""
+        index = self._chooser().bit_index if index is None else index
+        return ops.reshape(ops.exp(ops.take(self.log_step, index, axis=0)), self._step_shape)
+
+    def integers(self, kernel: Any) -> Any:
+        """The integers that the kernel is deployed as, as floats of its shape."""
+        high = ops.take(self._highs, self._chooser().bit_index)
+        return lsq_integers(kernel, self.step(), -high, high)
+
+    def call(self, kernel: Any) -> Any:
+        mode = current_mode()
+        if mode.weights == "off":
+            return kernel
+        if mode.weights == "mixture" and self.searched:
+            probabilities = ops.softmax(self._chooser().alpha)
+            return sum(
+                probabilities[b] * ops.stop_gradient(self._quantize(kernel, b))
+                for b in range(len(self.candidates))
+            )
+        index: Any = 0
+        if self.searched:
+            forced = mode.weights == "forced"
+            index = mode.forced_weights if forced else self._chooser().bit_index
+        return self._quantize(kernel, index)
+
+    def _quantize(self, kernel: Any, index: Any) -> Any:
+        high = ops.take(self._highs, index)
+        scale = ops.take(self._gradient_scales, index)
+        return lsq_per_channel(kernel, self.step(index), -high, high, scale)
+
+    def _chooser(self) -> Any:
+        return self if self._leader is None else self._leader
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "candidates": list(self.candidates),
+            "channel_axes": list(self.channel_axes),
+        }

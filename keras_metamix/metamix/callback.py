@@ -1,0 +1,168 @@
+"""Moves a MetaMixModel through its phases inside one `fit`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_metamix.assignment import BitAssignment
+from keras_metamix.calibration import calibrate_streams, calibrate_weights, reestimate_batch_norm
+from keras_metamix.cost import assignment_bops
+from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.layers.mode import quantization_mode
+from keras_metamix.metamix.loss import CostForm
+from keras_metamix.metamix.model import PHASES, MetaMixModel, Phase
+from keras_metamix.metamix.selection import argmax_assignment, budgeted_assignment, check_budget
+
+
+class MetaMixCallback(keras.callbacks.Callback):
+    """Bit-meta epochs, bit-search epochs, then weight training for the rest of `fit`.
+
+    Args:
+      target_bops: the budget in BOPs for one image (MetaMix Eq. 6).
+      meta_epochs: epochs of bit-meta training.
+      search_epochs: epochs of alternating bit-meta and bit-search.
+      cost: form of Eq. 4: "relative" |BOPs / T - 1|, or the "paper"'s, in 1e9 BOPs.
+      cost_strength: lambda of Eq. 3; default 8 for "relative", 1 for "paper".
+      statistics_batches: training batches that re-estimate batch norm after the selection.
+      record_every: steps of bit-search between two records of the probabilities.
+      verbose: 1 prints a line at each phase.
+
+    Attributes:
+      argmax_assignment: each layer's most probable bits, whatever they cost.
+      assignment: the bits chosen: the argmax where it meets the budget, else the most probable
+        assignment that does.
+      probabilities: records {"step", "layers": {name: probabilities}} of the search.
+      phases: the phase of each epoch.
+    """
+
+    def __init__(
+        self,
+        target_bops: float,
+        meta_epochs: int = 1,
+        search_epochs: int = 1,
+        cost: CostForm = "relative",
+        cost_strength: float | None = None,
+        statistics_batches: int = 32,
+        record_every: int = 10,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        for name, value in (("meta_epochs", meta_epochs), ("search_epochs", search_epochs)):
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}: expected a number of epochs, found {value!r}.")
+        self.target_bops, self.meta_epochs, self.search_epochs = (
+            target_bops,
+            meta_epochs,
+            search_epochs,
+        )
+        self.cost, self.cost_strength = cost, cost_strength
+        self.statistics_batches, self.record_every = statistics_batches, record_every
+        self.verbose = verbose
+        self.argmax_assignment: BitAssignment | None = None
+        self.assignment: BitAssignment | None = None
+        self.probabilities: list[dict[str, Any]] = []
+        self.phases: list[Phase] = []
+        self._step = 0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        model: Any = self.model
+        if not isinstance(model, MetaMixModel):
+            raise TypeError(
+                "MetaMixCallback trains a MetaMixModel (see MetaMixModel.from_float), "
+                f"found {type(model).__name__}."
+            )
+        self._costs = layer_costs(model.network)
+        check_budget(self._costs, model.candidate_scores(), self.target_bops)
+        model.set_objective(self.target_bops, self.cost_strength, self.cost)
+        if model.phase == "weight_training":
+            self.assignment = model.bit_assignment
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        model: Any = self.model
+        wanted = self._phase_of(epoch)
+        if PHASES.index(wanted) > PHASES.index(model.phase):
+            if wanted == "bit_search":
+                self._set_search_rate()
+            if wanted == "weight_training":
+                self._select()
+            model.phase = wanted
+            self._say(f"phase {wanted} from epoch {epoch + 1}: {self._budget_line()}")
+            if wanted == "weight_training":
+                self._prepare_weight_training()
+        elif epoch == 0:
+            self._say(f"phase {model.phase} from epoch 1: {self._budget_line()}")
+        self.phases.append(model.phase)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            raise ValueError(
+                f"The loss is {loss} at batch {batch} of phase {self.model.phase}: the data hold "  # pyright: ignore
+                "NaN or Inf, or the learning rate is too large."
+            )
+        if self.model.phase != "bit_search":  # pyright: ignore[reportOptionalMemberAccess]
+            return
+        if self._step % self.record_every == 0:
+            self._record()
+        self._step += 1
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        model: Any = self.model
+        if model.phase != "weight_training":
+            # Evaluation between the phases is at the bits that are ahead at present.
+            model.assign_bits(argmax_assignment(model.candidate_scores()))
+        if model.phase == "bit_search":
+            self._record()
+        if logs is not None:
+            logs["bops"] = assignment_bops(self._costs, model.bit_assignment)
+
+    def _phase_of(self, epoch: int) -> Phase:
+        if epoch < self.meta_epochs:
+            return "bit_meta"
+        if epoch < self.meta_epochs + self.search_epochs:
+            return "bit_search"
+        return "weight_training"
+
+    def _set_search_rate(self) -> None:
+        model: Any = self.model
+        steps = (self.params or {}).get("steps")
+        if model.search_optimizer_is_default and steps:
+            model.search_optimizer.learning_rate = 1.0 / (steps * self.search_epochs)
+
+    def _select(self) -> None:
+        model: Any = self.model
+        scores = model.candidate_scores()
+        self.argmax_assignment = argmax_assignment(scores)
+        self.assignment = budgeted_assignment(self._costs, scores, self.target_bops)
+        model.assign_bits(self.assignment)
+
+    def _prepare_weight_training(self) -> None:
+        """Steps of weights and streams, then batch norm, for the network as selected."""
+        model: Any = self.model
+        calibrate_weights(model.network)
+        for images in model.training_batches(1):
+            calibrate_streams(model.network, images)
+        with quantization_mode(model.evaluation_mode()):
+            reestimate_batch_norm(model.network, model.training_batches(self.statistics_batches))
+
+    def _record(self) -> None:
+        model: Any = self.model
+        layers = {}
+        for layer in model.mac_layers:
+            quantizer = layer.input_quantizer
+            if quantizer.searched:
+                alpha = np.asarray(quantizer.alpha, np.float64)
+                layers[layer.name] = np.exp(alpha - np.logaddexp.reduce(alpha)).tolist()
+        self.probabilities.append({"step": self._step, "layers": layers})
+
+    def _budget_line(self) -> str:
+        now = assignment_bops(self._costs, self.model.bit_assignment)  # pyright: ignore
+        return f"BOPs {now:.4g}, budget {self.target_bops:.4g}"
+
+    def _say(self, line: str) -> None:
+        if self.verbose:
+            print(f"[MetaMix] {line}", flush=True)

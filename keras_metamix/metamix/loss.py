@@ -1,0 +1,44 @@
+"""The cost term of bit-search: MetaMix Eq. 3 to 6."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from keras import ops
+
+from keras_metamix.cost import weighted_bits
+from keras_metamix.ops import hard_selection
+
+CostForm = Literal["relative", "paper"]
+DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
+PAPER_UNIT = 1e9
+
+
+def selected_bits(chooser: Any) -> Any:
+    """`<hs(alpha), B>` (Eq. 5): the bit-width with most probability, softmax gradient.
+
+    Args:
+      chooser: a quantizer layer with `candidates` and, where there is a choice, `alpha`.
+    """
+    candidates = ops.convert_to_tensor(chooser.candidates, "float32")
+    if not chooser.searched:
+        return candidates[0]
+    return ops.sum(hard_selection(ops.convert_to_tensor(chooser.alpha)) * candidates)
+
+
+def expected_bops(macs: list[int], activation_bits: list[Any], weight_bits: list[Any]) -> Any:
+    """Eq. 6 on tensors, in units of 1e9 so that float32 holds the digits that matter."""
+    return weighted_bits((m / PAPER_UNIT for m in macs), activation_bits, weight_bits)
+
+
+def cost_loss(gigabops: Any, target_bops: float, form: CostForm = "relative") -> Any:
+    """Eq. 4, two-sided.
+
+    Args:
+      gigabops: BOPs of the present choice, in 1e9.
+      target_bops: the budget T, in BOPs.
+      form: "relative" |BOPs / T - 1|, or "paper" |BOPs - T| in units of 1e9 BOPs.
+    """
+    target = target_bops / PAPER_UNIT
+    distance = ops.abs(gigabops - target)
+    return distance / target if form == "relative" else distance

@@ -1,0 +1,380 @@
+"""The model that trains through MetaMix's three phases."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_metamix.assignment import BitAssignment, SearchSpace
+from keras_metamix.calibration import calibrate, check_finite, image_batches
+from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.graph.quantize import link, quantize
+from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
+from keras_metamix.metamix.loss import (
+    DEFAULT_STRENGTH,
+    PAPER_UNIT,
+    CostForm,
+    cost_loss,
+    expected_bops,
+    selected_bits,
+)
+from keras_metamix.metamix.selection import LayerScores
+
+Phase = Literal["bit_meta", "bit_search", "weight_training"]
+PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class MetaMixModel(keras.Model):
+    """A Keras model whose layers' bit-widths are searched while it trains.
+
+    Make it with `from_float`, compile it as any model (`search_optimizer` trains the
+    architecture parameters), and fit it with a `MetaMixCallback`, which moves `phase`:
+
+    - "bit_meta": one update of weights, batch norm and activation steps from the average of the
+      candidates' losses (Eq. 1), weights in float;
+    - "bit_search": on each mini-batch a bit-meta update, then an update of the architecture
+      parameters alone (Eq. 2 to 5);
+    - "weight_training": bits fixed, weights and streams quantized, everything but the
+      architecture parameters trains.
+
+    Attributes:
+      network: the searchable functional model.
+      space: its SearchSpace.
+      calibrated: whether step sizes were set from data.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        space: SearchSpace,
+        phase: Phase = "bit_meta",
+        calibrated: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.network, self.space, self.calibrated = network, space, calibrated
+        self._phase: Phase = phase
+        self.search_optimizer: Any = None
+        self.search_optimizer_is_default = True
+        self._objective: tuple[float, float, CostForm] | None = None
+        self._training_data: Any = None
+        self.built = True
+        link(network)
+        if space.weight_bits_tied:
+            for layer in self.mac_layers:
+                layer.weight_quantizer.follow(layer.input_quantizer)
+
+    @classmethod
+    def from_float(cls, model: keras.Model, space: SearchSpace | None = None) -> MetaMixModel:
+        """Rewrites a functional or Sequential Keras model; the float model stays as it is.
+
+        Raises:
+          TypeError: the model has no graph.
+          ValueError: a layer that is not supported; names it.
+        """
+        space = space or SearchSpace()
+        return cls(quantize(model, space), space, name=f"{model.name}_metamix")
+
+    # --- structure -------------------------------------------------------------------------
+
+    @property
+    def mac_layers(self) -> list[Any]:
+        """The quantized MAC layers in network order."""
+        layers = {layer.name: layer for layer in self.network.layers}
+        return [layers[cost.name] for cost in layer_costs(self.network)]
+
+    @property
+    def _choosers(self) -> list[Any]:
+        """Every quantizer that has architecture parameters."""
+        choosers = []
+        for layer in self.mac_layers:
+            tied = self.space.weight_bits_tied
+            pair = [layer.input_quantizer] + ([] if tied else [layer.weight_quantizer])
+            choosers += [q for q in pair if q.searched]
+        return choosers
+
+    @property
+    def architecture_variables(self) -> list[keras.Variable]:
+        """The alphas, and nothing else."""
+        return [chooser.alpha for chooser in self._choosers]
+
+    @property
+    def _weights_searched(self) -> bool:
+        return any(layer.weight_quantizer.searched for layer in self.mac_layers)
+
+    def candidate_scores(self) -> dict[str, LayerScores]:
+        """Log-probability of every candidate pair of bit-widths of every MAC layer."""
+        scores = {}
+        for layer in self.mac_layers:
+            activation, weight = layer.input_quantizer, layer.weight_quantizer
+            a_scores = _log_probabilities(activation)
+            if self.space.weight_bits_tied:
+                pairs = [(b, b) for b in activation.candidates]
+                values = list(a_scores)
+            else:
+                pairs = list(itertools.product(activation.candidates, weight.candidates))
+                values = [a + w for a in a_scores for w in _log_probabilities(weight)]
+            scores[layer.name] = LayerScores(tuple(pairs), tuple(float(v) for v in values))
+        return scores
+
+    @property
+    def bit_assignment(self) -> BitAssignment:
+        """The bit-widths assigned at present."""
+        return BitAssignment(
+            {layer.name: layer.input_quantizer.bits for layer in self.mac_layers},
+            {layer.name: layer.weight_quantizer.bits for layer in self.mac_layers},
+        )
+
+    def assign_bits(self, bits: BitAssignment) -> None:
+        """Writes the bit-widths into the layers' variables; phase and steps stay."""
+        bits.check_layers((layer.name for layer in self.mac_layers), repr(self.name))
+        for layer in self.mac_layers:
+            pair = bits[layer.name]
+            layer.input_quantizer.assign_bits(pair.activation)
+            layer.weight_quantizer.assign_bits(pair.weight)
+
+    def set_bits(self, bits: BitAssignment) -> None:
+        """Fixes an assignment by hand and enters weight training; no search is needed.
+
+        Raises:
+          ValueError: the assignment is of another model, or not within the search space.
+        """
+        self.assign_bits(bits)
+        for layer in self.mac_layers:
+            layer.weight_quantizer.initialize_steps(layer.kernel)
+        self.phase = "weight_training"
+
+    @property
+    def phase(self) -> Phase:
+        """"bit_meta", "bit_search" or "weight_training"."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        if phase not in PHASES:
+            raise ValueError(f"phase: expected one of {list(PHASES)}, found {phase!r}.")
+        if phase == self._phase:
+            return
+        self._phase = phase
+        self.test_function = self.predict_function = None
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+
+    # --- forward passes --------------------------------------------------------------------
+
+    def evaluation_mode(self) -> QuantizationMode:
+        """What `call` does in the present phase."""
+        if self._phase == "weight_training":
+            return QuantizationMode(streams=self.space.stream_bits is not None)
+        weights = "assigned" if self._weights_searched else "off"
+        return QuantizationMode(weights=weights, streams=False)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if inside_mode():
+            return self.network(inputs, training=training)
+        with quantization_mode(self.evaluation_mode()):
+            return self.network(inputs, training=training)
+
+    def build(self, input_shape: Any) -> None:
+        """The network is built already."""
+
+    # --- training --------------------------------------------------------------------------
+
+    def compile(self, *args: Any, search_optimizer: Any = None, **kwargs: Any) -> None:
+        """As `keras.Model.compile`.
+
+        Args:
+          search_optimizer: trains the architecture parameters; default Adam with the paper's
+            betas (0.5, 0.999) and weight decay 1e-3, and a learning rate that the callback
+            sets to 1 / (number of search steps), since Adam moves alpha by at most that each.
+        """
+        super().compile(*args, **kwargs)
+        self.search_optimizer_is_default = search_optimizer is None
+        self.search_optimizer = keras.optimizers.get(
+            search_optimizer
+            or keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.999, weight_decay=1e-3)
+        )
+        steps = [v for v in self.trainable_variables if v.name == "log_step"]
+        if self.optimizer is None:
+            return
+        if not self.optimizer.built:
+            self.optimizer.exclude_from_weight_decay(var_list=steps)
+            self.optimizer.build(self.trainable_variables)
+        if not self.search_optimizer.built:
+            self.search_optimizer.build(self.architecture_variables)
+
+    def set_objective(
+        self, target_bops: float, strength: float | None = None, form: CostForm = "relative"
+    ) -> None:
+        """The cost term of bit-search, Eq. 3 and 4; `MetaMixCallback` calls this."""
+        if form not in DEFAULT_STRENGTH:
+            raise ValueError(f"cost: expected one of {list(DEFAULT_STRENGTH)}, found {form!r}.")
+        strength = DEFAULT_STRENGTH[form] if strength is None else strength
+        self._objective = (float(target_bops), float(strength), form)
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
+        batch_size = kwargs.get("batch_size")
+        if isinstance(x, np.ndarray):
+            check_finite(x, "training images")
+        if not self.calibrated:
+            for images in image_batches(x, 1, batch_size):
+                calibrate(self, images)
+        self._training_data = (x, batch_size)
+        try:
+            return super().fit(x, *args, **kwargs)
+        finally:
+            self._training_data = None
+
+    def training_batches(self, count: int) -> Any:
+        """Inputs of up to `count` batches of what `fit` is training on."""
+        if self._training_data is None:
+            raise RuntimeError("training_batches: only inside fit.")
+        return image_batches(self._training_data[0], count, self._training_data[1])
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        if self._phase == "weight_training":
+            with quantization_mode(self.evaluation_mode()):
+                return super().train_step(data)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        predictions = self._meta_update(x, y, weight)
+        logs = {}
+        if self._phase == "bit_search":
+            logs = self._search_update(x, y, weight)
+        return self.compute_metrics(x, y, predictions, sample_weight=weight) | logs
+
+    def _meta_modes(self) -> list[QuantizationMode]:
+        """Eq. 1's candidates. With searched weights, the pairs rotate from step to step."""
+        weights = "forced" if self._weights_searched else "off"
+        count = max((len(c.candidates) for c in self._choosers), default=1)
+        if count == 1:
+            return [QuantizationMode(weights=weights, streams=False)]
+        rotation: Any = 0
+        if self._weights_searched and not self.space.weight_bits_tied:
+            rotation = tf.cast(self.optimizer.iterations, "int32")
+        modes = []
+        for index in range(count):
+            activation, weight = self._forced_indices(index, rotation)
+            modes.append(
+                QuantizationMode("forced", weights, False, forced=activation, forced_weights=weight)
+            )
+        return modes
+
+    def _forced_indices(self, index: int, rotation: Any) -> tuple[Any, Any]:
+        activations = len(self.space.activation_bits)
+        if self.space.weight_bits_tied or not self._weights_searched:
+            return index % activations, index % activations
+        weights = len(self.space.layer_candidates(False)[1])
+        return index % activations, (index + rotation) % weights
+
+    def _meta_update(self, x: Any, y: Any, weight: Any) -> Any:
+        """One update from the average of the candidates' losses (Eq. 1)."""
+        variables = self.trainable_variables
+        modes = self._meta_modes()
+        total: list[Any] = [None] * len(variables)
+        loss_sum, first = 0.0, None
+        for mode in modes:
+            # One candidate after the other: their activations are never held together.
+            with tf.control_dependencies([g for g in total if g is not None]):
+                with tf.GradientTape() as tape, quantization_mode(mode):
+                    predictions = self(x, training=True)
+                    loss = self._compute_loss(x, y, predictions, weight, training=True)
+                    loss = loss / len(modes)
+                    scaled = self.optimizer.scale_loss(loss)
+                gradients = tape.gradient(scaled, [v.value for v in variables])
+                total = [_add(a, b) for a, b in zip(total, gradients, strict=True)]
+            loss_sum += loss
+            first = predictions if first is None else first
+        self._track_loss(loss_sum, x)
+        pairs = [(g, v) for g, v in zip(total, variables, strict=True) if g is not None]
+        self.optimizer.apply_gradients(pairs)
+        return first
+
+    def _search_update(self, x: Any, y: Any, weight: Any) -> dict[str, Any]:
+        """One update of the architecture parameters; all else is constant."""
+        if self._objective is None:
+            raise ValueError("bit_search needs a budget: fit with MetaMixCallback(target_bops=...).")
+        target, strength, form = self._objective
+        variables = self.architecture_variables
+        weights = "mixture" if self._weights_searched else "off"
+        mode = QuantizationMode("mixture", weights, streams=False, statistics="frozen")
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in variables])
+            with quantization_mode(mode):
+                predictions = self(x, training=True)
+            task = self._compute_loss(x, y, predictions, weight, training=True)
+            gigabops = self._chosen_gigabops()
+            cost = cost_loss(gigabops, target, form)
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            loss = task + strength * cost / replicas
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        self.search_optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return {"search_loss": task * replicas, "bops": gigabops * PAPER_UNIT}
+
+    def _chosen_gigabops(self) -> Any:
+        layers, costs = self.mac_layers, layer_costs(self.network)
+        activation = [selected_bits(layer.input_quantizer) for layer in layers]
+        if self.space.weight_bits_tied:
+            weight = activation
+        else:
+            weight = [selected_bits(layer.weight_quantizer) for layer in layers]
+        return expected_bops([c.macs for c in costs], activation, weight)
+
+    def _track_loss(self, loss: Any, x: Any) -> None:
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        self._loss_tracker.update_state(
+            loss * replicas, sample_weight=tf.shape(tree.flatten(x)[0])[0]
+        )
+
+    # --- saving ----------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "network": keras.saving.serialize_keras_object(self.network),
+            "space": self.space.to_dict(),
+            "phase": self._phase,
+            "calibrated": self.calibrated,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MetaMixModel:
+        config = dict(config)
+        config["network"] = keras.saving.deserialize_keras_object(
+            config["network"], custom_objects=custom_objects
+        )
+        config["space"] = SearchSpace.from_dict(config["space"])
+        return cls(**config)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = super().get_compile_config()
+        if config is not None:
+            config["search_optimizer"] = keras.saving.serialize_keras_object(self.search_optimizer)
+            config["search_optimizer_is_default"] = self.search_optimizer_is_default
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        config = keras.saving.deserialize_keras_object(config)
+        default = config.pop("search_optimizer_is_default", True)
+        self.compile(**config)
+        self.search_optimizer_is_default = default
+
+
+def _log_probabilities(chooser: Any) -> np.ndarray:
+    if not chooser.searched:
+        return np.zeros(1)
+    alpha = np.asarray(chooser.alpha, np.float64)
+    return alpha - np.logaddexp.reduce(alpha)
+
+
+def _add(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
+

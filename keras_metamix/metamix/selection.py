@@ -1,0 +1,116 @@
+"""From learned scores to one assignment that meets the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import optimize, sparse
+
+from keras_metamix.assignment import BitAssignment
+from keras_metamix.cost import LayerCost, assignment_bops
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerScores:
+    """The candidates of one layer with their log-probabilities.
+
+    Attributes:
+      pairs: candidate (activation bits, weight bits).
+      scores: log-probability of each pair.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    scores: tuple[float, ...]
+
+
+def argmax_assignment(scores: dict[str, LayerScores]) -> BitAssignment:
+    """Every layer's most probable candidate, whatever it costs."""
+    best = {name: s.pairs[int(np.argmax(s.scores))] for name, s in scores.items()}
+    return _assignment(best)
+
+
+def smallest_bops(layers: list[LayerCost], scores: dict[str, LayerScores]) -> int:
+    """BOPs of the cheapest assignment."""
+    cheapest = {name: min(s.pairs, key=lambda p: p[0] * p[1]) for name, s in scores.items()}
+    return assignment_bops(layers, _assignment(cheapest))
+
+
+def check_budget(layers: list[LayerCost], scores: dict[str, LayerScores], target: float) -> None:
+    """Raises ValueError for a budget that no assignment meets, naming what can be had."""
+    low = smallest_bops(layers, scores)
+    if not isinstance(target, int | float) or isinstance(target, bool) or not target >= low:
+        most = {name: max(s.pairs, key=lambda p: p[0] * p[1]) for name, s in scores.items()}
+        high = assignment_bops(layers, _assignment(most))
+        raise ValueError(
+            f"target_bops={target!r}: expected at least {low} BOPs ({low:.4g}), what the model "
+            f"costs at the fewest bits everywhere; at the most bits it costs {high} ({high:.4g})."
+        )
+
+
+def budgeted_assignment(
+    layers: list[LayerCost], scores: dict[str, LayerScores], target: float
+) -> BitAssignment:
+    """The most probable assignment of at most `target` BOPs.
+
+    The argmax where it fits; else a multiple-choice knapsack over log-probabilities, solved
+    to optimality as an integer program (HiGHS through scipy).
+    """
+    check_budget(layers, scores, target)
+    best = argmax_assignment(scores)
+    if assignment_bops(layers, best) <= target:
+        return best
+    values, costs, rows = [], [], []
+    for row, layer in enumerate(layers):
+        entry = scores[layer.name]
+        values += entry.scores
+        costs += [layer.macs * a * w for a, w in entry.pairs]
+        rows += [row] * len(entry.pairs)
+    count = len(values)
+    one_each = sparse.csr_array((np.ones(count), (rows, np.arange(count))))
+    unit = float(target)
+    result = optimize.milp(
+        -np.asarray(values),
+        integrality=np.ones(count),
+        bounds=optimize.Bounds(0, 1),
+        constraints=[
+            optimize.LinearConstraint(one_each, 1, 1),  # pyright: ignore[reportArgumentType]
+            optimize.LinearConstraint(np.asarray(costs)[None] / unit, -np.inf, 1.0),
+        ],
+    )
+    if not result.success:
+        raise RuntimeError(f"The knapsack solver stopped: {result.message}")
+    chosen, start = {}, 0
+    for layer in layers:
+        pairs = scores[layer.name].pairs
+        chosen[layer.name] = pairs[int(np.argmax(result.x[start : start + len(pairs)]))]
+        start += len(pairs)
+    assignment = _assignment(chosen)
+    return _repair(layers, scores, assignment, target)
+
+
+def _repair(
+    layers: list[LayerCost],
+    scores: dict[str, LayerScores],
+    assignment: BitAssignment,
+    target: float,
+) -> BitAssignment:
+    """Takes back what the solver's feasibility tolerance let through: the integers decide."""
+    chosen = {n: (assignment[n].activation, assignment[n].weight) for n in scores}
+    while assignment_bops(layers, assignment) > target:
+        options = []
+        for layer in layers:
+            entry = scores[layer.name]
+            now = entry.pairs.index(chosen[layer.name])
+            for pair, score in zip(entry.pairs, entry.scores, strict=True):
+                saved = layer.macs * (np.prod(chosen[layer.name]) - np.prod(pair))
+                if saved > 0:
+                    options.append(((entry.scores[now] - score) / saved, layer.name, pair))
+        _, name, pair = min(options)
+        chosen[name] = pair
+        assignment = _assignment(chosen)
+    return assignment
+
+
+def _assignment(pairs: dict[str, tuple[int, int]]) -> BitAssignment:
+    return BitAssignment({n: a for n, (a, _) in pairs.items()}, {n: w for n, (_, w) in pairs.items()})

@@ -1,0 +1,35 @@
+"""Functions whose true gradient is zero or undefined, with the one that trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.ops.custom_gradient
+def round_straight_through(x: Any) -> Any:
+    """Rounds half to even; the gradient is the identity."""
+
+    def gradient(upstream):
+        return upstream
+
+    return ops.round(x), gradient
+
+
+@keras.ops.custom_gradient
+def hard_selection(alpha: Any) -> Any:
+    """MetaMix Eq. 5: forward one-hot(argmax softmax(alpha)), backward the softmax.
+
+    Args:
+      alpha: architecture parameters, shape (..., candidates).
+    """
+    probabilities = ops.softmax(alpha, axis=-1)
+    selected = ops.one_hot(ops.argmax(alpha, axis=-1), alpha.shape[-1], dtype=alpha.dtype)
+
+    def gradient(upstream):
+        inner = ops.sum(upstream * probabilities, axis=-1, keepdims=True)
+        return probabilities * (upstream - inner)
+
+    return selected, gradient

@@ -1,0 +1,162 @@
+"""Learned step size quantization (LSQ): `round(clip(v / s, low, high)) * s` and its gradients.
+
+Gradients (papers: LSQ, Esser et al. 2020; MetaMix): with u = v / s,
+  dv = 1 where low <= u <= high, else 0;
+  ds = round(u) - u inside the range, `low` below it, `high` above it, summed, times a
+  gradient scale (1 / sqrt(N * high)).
+Rounding is half to even, as on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_metamix.ops.fusion import fused
+
+
+def lsq_integers(v: Any, step: Any, low: Any, high: Any) -> Any:
+    """The integers `round(clip(v / step, low, high))`, as floats; `step` broadcasts to `v`."""
+    return ops.round(ops.clip(v / step, low, high))
+
+
+def _sum(x: Any) -> Any:
+    # The outer axes first: that loop vectorises over the channels.
+    return ops.sum(ops.sum(x, axis=tuple(range(len(x.shape) - 1))))
+
+
+def _capped(v: Any, cap: float) -> Any:
+    return v if math.isinf(cap) else ops.minimum(v, cap)
+
+
+def _residual(v: Any, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    """Whether v is inside the clip range, and dq/ds before the gradient scale."""
+    u = v / step
+    clipped = ops.clip(u, low, high)
+    inside = ops.equal(u, clipped)
+    return inside, ops.round(clipped) - ops.where(inside, u, ops.zeros_like(u))
+
+
+def _make_scalar_kernels(cap: float):
+    @fused
+    def forward(v, step, low, high):
+        return lsq_integers(_capped(v, cap), step, low, high) * step
+
+    @fused
+    def backward(upstream, v, step, low, high):
+        inside, residual = _residual(_capped(v, cap), step, low, high)
+        if not math.isinf(cap):
+            inside = ops.logical_and(inside, ops.less(v, cap))
+        dv = ops.where(inside, upstream, ops.zeros_like(upstream))
+        return dv, _sum(upstream * residual)
+
+    return forward, backward
+
+
+def _make_mixture_kernels(cap: float):
+    @fused
+    def forward(v, probabilities, steps, lows, highs):
+        v = _capped(v, cap)
+        return sum(
+            probabilities[b] * steps[b] * lsq_integers(v, steps[b], lows[b], highs[b])
+            for b in range(steps.shape[0])
+        )
+
+    @fused
+    def backward(upstream, v, probabilities, steps, lows, highs):
+        capped = _capped(v, cap)
+        weight, dots = ops.zeros_like(upstream), []
+        for b in range(steps.shape[0]):
+            u = capped / steps[b]
+            clipped = ops.clip(u, lows[b], highs[b])
+            inside = ops.cast(ops.equal(u, clipped), upstream.dtype)
+            weight = weight + probabilities[b] * inside
+            dots.append(_sum(upstream * ops.round(clipped)) * steps[b])
+        if not math.isinf(cap):
+            weight = weight * ops.cast(ops.less(v, cap), upstream.dtype)
+        return upstream * weight, ops.stack(dots)
+
+    return forward, backward
+
+
+_SCALAR_KERNELS = {cap: _make_scalar_kernels(cap) for cap in (math.inf, 6.0)}
+_MIXTURE_KERNELS = {cap: _make_mixture_kernels(cap) for cap in (math.inf, 6.0)}
+
+
+def lsq(
+    v: Any, step: Any, low: Any, high: Any, gradient_scale: Any = 1.0, cap: float = math.inf
+) -> Any:
+    """Quantizes a tensor with one step size, in one pass over memory each way.
+
+    Args:
+      v: values, any shape.
+      step: positive scalar tensor.
+      low, high: integer ends of the clip range, scalars.
+      gradient_scale: factor of the step's gradient.
+      cap: `min(v, cap)` is quantized (6.0: the upper half of a ReLU6; the lower half and a
+        ReLU are a range that begins at 0); infinity or 6.0.
+    """
+    forward, backward = _SCALAR_KERNELS[cap]
+    low, high = (ops.cast(t, v.dtype) for t in (low, high))
+
+    @keras.ops.custom_gradient
+    def quantize(v, step):
+        def gradient(upstream):
+            dv, ds = backward(upstream, v, step, low, high)
+            return dv, ds * gradient_scale
+
+        return forward(v, step, low, high), gradient
+
+    return quantize(v, step)
+
+
+def lsq_per_channel(v: Any, step: Any, low: Any, high: Any, gradient_scale: Any = 1.0) -> Any:
+    """`lsq` for small tensors with a step for each slice: `step` has v's rank, 1s elsewhere."""
+    axes = tuple(i for i, n in enumerate(step.shape) if n == 1)
+
+    @keras.ops.custom_gradient
+    def quantize(v, step):
+        def gradient(upstream):
+            inside, residual = _residual(v, step, low, high)
+            dv = ops.where(inside, upstream, ops.zeros_like(upstream))
+            ds = ops.sum(upstream * residual, axis=axes, keepdims=True)
+            return dv, ds * gradient_scale
+
+        return lsq_integers(v, step, low, high) * step, gradient
+
+    # custom_gradient refuses a variable; a reshape to its own shape reads it as a tensor.
+    return quantize(ops.reshape(v, v.shape), step)
+
+
+def lsq_mixture(
+    v: Any,
+    probabilities: Any,
+    steps: Any,
+    lows: Sequence[float] | Any,
+    highs: Sequence[float] | Any,
+    cap: float = math.inf,
+) -> Any:
+    """MetaMix Eq. 2: `sum_b p_b Q_b(v; s_b)`; gradients reach v and p, the steps are constants.
+
+    Args:
+      v: values, any shape.
+      probabilities, steps, lows, highs: shape (candidates,).
+      cap: as in `lsq`.
+    """
+    forward, backward = _MIXTURE_KERNELS[cap]
+    steps, lows, highs = (
+        ops.stop_gradient(ops.convert_to_tensor(t, v.dtype)) for t in (steps, lows, highs)
+    )
+
+    @keras.ops.custom_gradient
+    def mix(v, probabilities):
+        def gradient(upstream):
+            return backward(upstream, v, probabilities, steps, lows, highs)
+
+        return forward(v, probabilities, steps, lows, highs), gradient
+
+    return mix(v, probabilities)

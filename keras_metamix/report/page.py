@@ -1,0 +1,173 @@
+"""One self-contained HTML page: figures inlined, no script, nothing loaded from elsewhere."""
+
+import base64
+import io
+import os
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from keras_metamix.report import numbers, plots, style, table
+from keras_metamix.report.metrics import validate_metrics
+
+_LARGEST_SVG = 300_000  # bytes; a figure of more lines is smaller as pixels
+_FIGURES = (
+    ("rows", plots.accuracy_against_bops, "Accuracy against operations",
+     "Test accuracy of each exported file over its bit operations."),
+    ("layers", plots.bits_per_layer, "Bits per layer",
+     "Activation bits (bars) and weight bits (ticks) of each layer in network order, above its "
+     "multiply-accumulate operations."),
+    ("epochs", plots.training_curves, "Training",
+     "Accuracy and bit operations after each epoch; the shades are the phases of the search."),
+    ("alphas", plots.alpha_trajectories, "Search",
+     "Probability of each candidate bit-width, one panel for each searched layer."),
+)  # fmt: skip
+
+
+def write_report(metrics: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Writes the HTML page of a run; a failure leaves an earlier page as it was.
+
+    Args:
+        metrics: the metrics of a run, see `validate_metrics`.
+        path: the file to write, in a folder that exists.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: the metrics are malformed.
+        OSError: the file cannot be written.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: expected a folder {target.parent}, found none")
+    page = render_page(metrics)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def render_page(metrics: Mapping[str, Any]) -> str:
+    """Renders the HTML page of a run.
+
+    Args:
+        metrics: the metrics of a run, see `validate_metrics`.
+
+    Returns:
+        The page; every text of the metrics is escaped in it.
+
+    Raises:
+        ValueError: the metrics are malformed.
+    """
+    validate_metrics(metrics)
+    source = resources.files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source).render(
+        title=metrics["title"],
+        run=metrics["run"],
+        duration=numbers.wall_time(metrics["run"]["seconds"]),
+        target=metrics["target_bops"] and numbers.count(metrics["target_bops"]),
+        facts=_facts(metrics),
+        figures=_figures(metrics),
+        result_headers=table.result_headers(metrics),
+        result_cells=table.result_cells(metrics),
+        files=[row["file"] for row in metrics["rows"]],
+        layer_headers=table.LAYER_HEADERS,
+        layer_cells=table.layer_cells(metrics),
+        no_layers=table.NO_LAYERS,
+        bit_colours={str(bits): style.bit_colour(bits) for bits in range(1, 33)},
+        config=_flatten(metrics["run"]["config"]),
+        notes=metrics["notes"],
+    )
+
+
+def _facts(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The result in four numbers: the MetaMix row, and how it compares with the float row."""
+    rows = {row["name"]: row for row in metrics["rows"]}
+    if "MetaMix" not in rows:
+        return []
+    ours, reference = rows["MetaMix"], rows.get("float")
+    target = metrics["target_bops"]
+    compare = {"accuracy": "test accuracy", "size": "file size", "latency": "median latency"}
+    if reference is not None:
+        points = 100 * (ours["accuracy"] - reference["accuracy"])
+        compare["accuracy"] += f", {points:+.2f} points against float"
+        compare["size"] += _against(reference["file_bytes"], ours["file_bytes"], "smaller")
+        compare["latency"] += _against(reference["latency_us"], ours["latency_us"], "faster")
+    known = target and ours["bops"] is not None
+    of_target = f", {numbers.ratio(ours['bops'] / target)} the budget" if known else ""
+    return [
+        {"value": numbers.percent(ours["accuracy"]), "label": compare["accuracy"]},
+        {"value": numbers.count(ours["bops"]), "label": f"BOPs{of_target}"},
+        {"value": numbers.size(ours["file_bytes"]), "label": compare["size"]},
+        {"value": numbers.duration(ours["latency_us"]), "label": compare["latency"]},
+    ]
+
+
+def _against(reference: float, ours: float, better: str) -> str:
+    """`, 3.90x smaller than float`; a loss is called one: `, 1.20x slower than float`."""
+    if not ours or not reference:
+        return ""
+    if ours <= reference:
+        return f", {numbers.ratio(reference / ours)} {better} than float"
+    worse = {"smaller": "larger", "faster": "slower"}[better]
+    return f", {numbers.ratio(ours / reference)} {worse} than float"
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures that have data, as markup, and a sentence for each that has none."""
+    figures = []
+    for key, draw, title, caption in _FIGURES:
+        data = metrics[key].get("history") if key == "alphas" else metrics[key]
+        markup = _figure_markup(draw(metrics), key, caption) if data else None
+        figures.append({"key": key, "title": title, "caption": caption, "markup": markup})
+    return figures
+
+
+def _figure_markup(figure: Figure, key: str, caption: str) -> Markup:
+    """A figure as inline SVG in the colours of the page, or as PNG where that is smaller."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not again for each format
+    vector = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": key}):  # the same metrics give the same page
+        figure.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
+    svg = vector.getvalue()
+    if len(svg) > _LARGEST_SVG:
+        pixels = io.BytesIO()
+        figure.savefig(pixels, format="png", dpi=110, facecolor="white")
+        data = base64.b64encode(pixels.getvalue()).decode("ascii")
+        image = Markup('<img class="pixels" alt="{}" src="data:image/png;base64,{}">')
+        return image.format(caption, data)
+    svg = svg[svg.index("<svg") :]  # an XML declaration has no place inside HTML
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # Ids are unique on a page, not only in a figure.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", svg)
+    svg = svg.replace(style.INK, "currentColor").replace(style.RULE, "var(--rule)")
+    label = Markup('<svg role="img" aria-label="{}" ').format(caption)
+    return Markup(svg.replace("<svg ", label, 1))  # matplotlib escapes its texts
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested configuration as dotted names and values."""
+    pairs = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            pairs += _flatten(value, f"{name}.")
+        else:
+            pairs.append((name, str(value)))
+    return pairs

@@ -1,0 +1,207 @@
+"""The figures of a report, 900 pixels wide, as matplotlib figures without global state.
+
+Each takes the metrics of a run, see `validate_metrics`, and needs the section that it draws.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from keras_metamix.report import numbers, style
+
+_PHASES = {
+    "bit_meta": ("bit-meta", "#cc79a7"),
+    "bit_search": ("bit-search", "#e69f00"),
+    "weight_training": ("weight training", "#56b4e9"),
+}
+_MAX_POINTS = 150  # of one alpha curve: finer cannot be seen in a panel
+
+
+def bits_per_layer(metrics: Mapping[str, Any]) -> Figure:
+    """Activation bits (bars) and weight bits (ticks) above MACs of each layer, in network order.
+
+    Layers whose bits were not searched are hatched. MACs have a log axis.
+    """
+    layers = metrics["layers"]
+    places = range(len(layers))
+    figure = Figure(figsize=(style.WIDTH, 5.4), dpi=100, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    colours = [style.bit_colour(layer["activation_bits"]) for layer in layers]
+    bars = top.bar(places, [layer["activation_bits"] for layer in layers], color=colours)
+    for bar, layer in zip(bars, layers, strict=True):
+        if not layer["searched"]:
+            bar.set(hatch="///", edgecolor="white", linewidth=0)
+    weights = [layer["weight_bits"] for layer in layers]
+    ticks = {"marker": "_", "s": _bar_points(layers) ** 2, "color": style.INK, "linewidth": 2}
+    top.scatter(places, weights, **ticks)
+    used = sorted({layer["activation_bits"] for layer in layers} | set(weights))
+    top.set_yticks(used)
+    top.set_ylim(0, 1.08 * max(used, default=8))
+    bottom.bar(places, [layer["macs"] for layer in layers], color=style.GREY)
+    bottom.set_yscale("log")
+    counted = [layer["macs"] for layer in layers if layer["macs"]]
+    bottom.set_ylim(bottom=0.4 * min(counted, default=1))  # the smallest bar is one too
+    style.count_axis(bottom.yaxis)
+    style.finish(top, ylabel="bits")
+    style.finish(bottom, ylabel="MACs")
+    every = math.ceil(len(layers) / 64) or 1
+    labels = [style.label(layer["name"], 22) for layer in layers[::every]]
+    bottom.set_xticks(places[::every], labels, rotation=90, fontsize=8 if len(labels) < 40 else 6.5)
+    bottom.set_xlim(-0.6, len(layers) - 0.4)
+    style.legend_above(figure, _bit_handles(layers))
+    return figure
+
+
+def alpha_trajectories(metrics: Mapping[str, Any]) -> Figure:
+    """The probability of each candidate bit-width over the steps, one panel a searched layer."""
+    alphas = metrics["alphas"]
+    names = list(alphas["history"])
+    columns = min(4, max(1, len(names)))
+    rows = max(1, math.ceil(len(names) / columns))
+    figure = Figure(figsize=(style.WIDTH, 0.9 + 1.45 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    kept = _kept_records(len(alphas["steps"]))
+    steps = [alphas["steps"][index] for index in kept]
+    for axis, name in zip(axes.flat, names, strict=False):
+        for place, bits in enumerate(alphas["candidates"][name]):
+            curve = [alphas["history"][name][index][place] for index in kept]
+            width = max(1.2, 2.6 - 0.6 * place)  # equal curves stay visible beneath each other
+            axis.plot(steps, curve, color=style.bit_colour(bits), linewidth=width)
+        axis.set_title(style.label(name, 26), fontsize=9, color=style.INK, loc="left")
+        axis.set_ylim(-0.04, 1.04)
+        axis.set_yticks([0, 0.5, 1])
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        style.finish(axis)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for index in range(max(0, len(names) - columns), len(names)):
+        axes.flat[index].tick_params(labelbottom=True)  # also above an unused place
+    figure.supxlabel("step", fontsize=9, color=style.INK)
+    figure.supylabel("probability", fontsize=9, color=style.INK)
+    style.legend_above(figure, _candidate_handles(alphas["candidates"]))
+    return figure
+
+
+def training_curves(metrics: Mapping[str, Any]) -> Figure:
+    """Accuracy above BOPs per epoch; phases are shaded, the budget is a dashed line."""
+    epochs = metrics["epochs"]
+    places = [epoch["epoch"] for epoch in epochs]
+    figure = Figure(figsize=(style.WIDTH, 4.8), dpi=100, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    marker = "o" if len(epochs) <= 40 else None
+    line = {"marker": marker, "markersize": 4, "linewidth": 1.8}
+    top.plot(places, [epoch["accuracy"] for epoch in epochs], color=style.GREY, **line)
+    validation = [_or_gap(epoch["val_accuracy"]) for epoch in epochs]
+    top.plot(places, validation, color="#0072b2", **line)
+    bottom.plot(places, [_or_gap(epoch["bops"]) for epoch in epochs], color="#d55e00", **line)
+    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    handles = [
+        Line2D([], [], color=style.GREY, label="training accuracy", **line),
+        Line2D([], [], color="#0072b2", label="validation accuracy", **line),
+        Line2D([], [], color="#d55e00", label="BOPs", **line),
+    ]
+    if metrics["target_bops"] is not None:
+        handles.append(bottom.axhline(metrics["target_bops"], **style.BUDGET))
+    bottom.set_ylim(0, 1.06 * bottom.get_ylim()[1])
+    bottom.set_xlim(places[0] - 0.5, places[-1] + 0.5)
+    bottom.yaxis.set_major_formatter(FuncFormatter(style.tick))
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles += _shade_phases((top, bottom), epochs)
+    style.finish(top, ylabel="accuracy")
+    style.finish(bottom, ylabel="BOPs", xlabel="epoch")
+    style.legend_above(figure, handles)
+    return figure
+
+
+def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
+    """Test accuracy over BOPs (log axis), one marker a model, the budget as a dashed line.
+
+    A model without BOPs is a dotted line at its accuracy.
+    """
+    figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+    handles = []
+    for index, row in enumerate(metrics["rows"]):
+        colour = colours[index % len(colours)]
+        label = f"{style.label(row['name'], 30)}: {numbers.percent(row['accuracy'])}"
+        if row["bops"] is None:
+            line = axis.axhline(row["accuracy"], color=colour, linestyle=":", linewidth=2)
+            line.set_label(label)
+            handles.append(line)
+        else:
+            marker = "osD^vP"[index % 6]
+            label += f", {numbers.count(row['bops'])} BOPs"
+            points = {"marker": marker, "s": 90, "color": colour, "label": label, "zorder": 3}
+            handles.append(axis.scatter([row["bops"]], [row["accuracy"]], **points))
+    if metrics["target_bops"] is not None:
+        handles.append(axis.axvline(metrics["target_bops"], **style.BUDGET))
+    axis.set_xscale("log")
+    style.count_axis(axis.xaxis)
+    axis.margins(x=0.12, y=0.2)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
+    style.finish(axis, ylabel="test accuracy", xlabel="BOPs")
+    figure.legend(handles=handles, loc="outside right upper", **style.LEGEND)
+    return figure
+
+
+def _bar_points(layers: Sequence[Any]) -> float:
+    """The width of a bar in points, for the tick that lies across it."""
+    return min(30.0, 0.8 * 560 / max(1, len(layers)))
+
+
+def _or_gap(value: float | None) -> float:
+    """What was not measured leaves a gap in its curve."""
+    return math.nan if value is None else value
+
+
+def _kept_records(records: int) -> list[int]:
+    """At most about `_MAX_POINTS` evenly spaced records, the last always among them."""
+    stride = max(1, math.ceil(records / _MAX_POINTS))
+    kept = list(range(0, records, stride))
+    return kept if not kept or kept[-1] == records - 1 else [*kept, records - 1]
+
+
+def _bit_handles(layers: Sequence[Mapping[str, Any]]) -> list[Patch | Line2D]:
+    """The legend of the bits figure."""
+    used = sorted({layer["activation_bits"] for layer in layers}, reverse=True)
+    handles: list[Patch | Line2D] = [
+        Patch(color=style.bit_colour(bits), label=f"{bits}-bit activations") for bits in used
+    ]
+    handles.append(Line2D([], [], color=style.INK, linewidth=2, label="weight bits"))
+    if any(not layer["searched"] for layer in layers):
+        handles.append(
+            Patch(facecolor=style.GREY, edgecolor="white", hatch="///", label="not searched")
+        )
+    return handles
+
+
+def _candidate_handles(candidates: Mapping[str, Sequence[int]]) -> list[Line2D]:
+    """The legend of the alpha figure."""
+    used = sorted({bits for widths in candidates.values() for bits in widths}, reverse=True)
+    return [
+        Line2D([], [], color=style.bit_colour(bits), linewidth=2.5, label=f"{bits} bits")
+        for bits in used
+    ]
+
+
+def _shade_phases(axes: Sequence[Axes], epochs: Sequence[Mapping[str, Any]]) -> list[Patch]:
+    """Shades each run of epochs in one phase, and returns the legend of the phases that occur."""
+    start = 0
+    for index, epoch in enumerate(epochs):
+        last = index == len(epochs) - 1
+        if last or epochs[index + 1]["phase"] != epoch["phase"]:
+            _, colour = _PHASES.get(epoch["phase"], (None, style.RULE))
+            for axis in axes:
+                span = (epochs[start]["epoch"] - 0.5, epoch["epoch"] + 0.5)
+                axis.axvspan(*span, color=colour, alpha=0.18, linewidth=0)
+            start = index + 1
+    occurring = dict.fromkeys(epoch["phase"] for epoch in epochs)
+    known = [_PHASES.get(phase, (style.label(phase, 20), style.RULE)) for phase in occurring]
+    return [Patch(color=colour, alpha=0.3, linewidth=0, label=label) for label, colour in known]

@@ -1,0 +1,144 @@
+"""The results as a terminal table and as Markdown; every rendering shows the same cells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from keras_metamix.report import numbers
+
+LAYER_HEADERS = (
+    "layer", "kind", "MACs", "BOPs", "activation bits", "weight bits", "weights", "container",
+    "chosen by",
+)  # fmt: skip
+NO_LAYERS = "No layers were recorded."
+
+_MARKDOWN_ESCAPES = str.maketrans(
+    {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "}
+    | {character: f"\\{character}" for character in "\\|*`[]"}
+)
+
+
+def result_headers(metrics: Mapping[str, Any]) -> list[str]:
+    """Column names of the results; the thread count is in the name when all rows share it."""
+    threads = _shared_threads(metrics)
+    latency = "latency" if threads is None else f"latency, {_threads(threads)}"
+    return ["model", "test accuracy", "BOPs", "bits A/W", "file size", latency, "parity"]
+
+
+def result_cells(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """One list of formatted cells for each row of `metrics["rows"]`, not escaped."""
+    show_threads = _shared_threads(metrics) is None
+    return [
+        [
+            row["name"],
+            numbers.percent(row["accuracy"]),
+            bops_cell(row["bops"], metrics["target_bops"]),
+            "/".join(numbers.bits(average) for average in row["average_bits"]),
+            numbers.size(row["file_bytes"]),
+            latency_cell(row) + (f", {_threads(row['threads'])}" if show_threads else ""),
+            parity_cell(row["parity"]),
+        ]
+        for row in metrics["rows"]
+    ]
+
+
+def bops_cell(bops: float | None, target: float | None) -> str:
+    """BOPs and their ratio to the budget: `12.1 M (0.98x target)`."""
+    if bops is None or not target:
+        return numbers.count(bops)
+    return f"{numbers.count(bops)} ({numbers.ratio(bops / target)} target)"
+
+
+def latency_cell(row: Mapping[str, Any]) -> str:
+    """The median latency and its spread: `1.23 ms (1.20 ms to 1.31 ms)`."""
+    low, high = (numbers.duration(bound) for bound in row["latency_spread_us"])
+    if low.split()[1:] == high.split()[1:]:
+        low = low.split()[0]  # one unit for both ends reads better
+    return f"{numbers.duration(row['latency_us'])} ({low} to {high})"
+
+
+def parity_cell(parity: Mapping[str, Any] | None) -> str:
+    """How many outputs of the file differ from the trained model's, and by how much."""
+    if parity is None:
+        return numbers.MISSING
+    cell = f"{parity['differing']:,} of {parity['outputs']:,} differ"
+    if parity["differing"]:
+        agreement = numbers.percent(parity["top1_agreement"])
+        cell += f", at most {parity['max_lsb']} LSB, top-1 agrees for {agreement}"
+    return cell if parity["delegated"] else f"{cell}, not fully delegated"
+
+
+def layer_cells(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """One list of formatted cells for each layer, in network order, not escaped.
+
+    Activation bits that the budget moved away from the most probable candidate name it too.
+    """
+    cells = []
+    for layer in metrics["layers"]:
+        bits, argmax = layer["activation_bits"], metrics["argmax_bits"].get(layer["name"])
+        moved = layer["searched"] and argmax is not None and argmax != bits
+        cells.append([
+            layer["name"],
+            layer["kind"],
+            numbers.count(layer["macs"]),
+            numbers.count(layer["bops"]),
+            f"{bits} (argmax {argmax})" if moved else str(bits),
+            str(layer["weight_bits"]),
+            numbers.count(layer["weights"]),
+            layer["container"],
+            "search" if layer["searched"] else "rule",
+        ])  # fmt: skip
+    return cells
+
+
+def results_table(metrics: Mapping[str, Any]) -> Table:
+    """The results for the terminal.
+
+    Args:
+        metrics: the metrics of a run, see `validate_metrics`.
+
+    Returns:
+        A `rich` table with one row for each model. Names are shown verbatim, never as markup.
+    """
+    table = Table(title=Text(metrics["title"]), title_justify="left")
+    for index, header in enumerate(result_headers(metrics)):
+        table.add_column(Text(header), justify="right" if 0 < index < 5 else "left")
+    for cells in result_cells(metrics):
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def results_markdown(metrics: Mapping[str, Any]) -> str:
+    """The results as a Markdown table that ends in a newline."""
+    alignment = ["left", *["right"] * 4, "left", "left"]
+    return _markdown(result_headers(metrics), result_cells(metrics), alignment)
+
+
+def layers_markdown(metrics: Mapping[str, Any]) -> str:
+    """The layers as a Markdown table that ends in a newline, or a sentence if there are none."""
+    if not metrics["layers"]:
+        return f"{NO_LAYERS}\n"
+    alignment = ["left", "left", *["right"] * 5, "left", "left"]
+    return _markdown(LAYER_HEADERS, layer_cells(metrics), alignment)
+
+
+def _markdown(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], alignment: Sequence[str]
+) -> str:
+    """A GitHub-flavoured table with escaped cells."""
+    rule = ["---:" if side == "right" else "---" for side in alignment]
+    escaped = [[cell.translate(_MARKDOWN_ESCAPES) for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [headers, rule, *escaped])
+
+
+def _threads(number: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} thread" if number == 1 else f"{number} threads"
+
+
+def _shared_threads(metrics: Mapping[str, Any]) -> int | None:
+    """The thread count of every row, or None if they were not measured alike."""
+    counts = {row["threads"] for row in metrics["rows"]}
+    return counts.pop() if len(counts) == 1 else None

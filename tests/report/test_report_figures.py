@@ -1,0 +1,42 @@
+"""Figures have a bar, line or panel for each thing that they show."""
+
+import pytest
+
+import keras_metamix.report as report
+
+
+def test_bits_figure_has_a_bar_for_each_layer_and_series(metrics):
+    layers = metrics["layers"]
+    top, bottom = report.bits_per_layer(metrics).axes
+    assert [bar.get_height() for bar in top.patches] == [
+        layer["activation_bits"] for layer in layers
+    ]
+    assert [bar.get_height() for bar in bottom.patches] == [layer["macs"] for layer in layers]
+    assert top.collections[0].get_offsets()[:, 1].tolist() == [
+        layer["weight_bits"] for layer in layers
+    ]
+    assert bottom.get_yscale() == "log"
+
+
+def test_alpha_figure_has_a_panel_for_each_searched_layer(metrics):
+    panels = [axis for axis in report.alpha_trajectories(metrics).axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in panels] == list(metrics["alphas"]["history"])
+    for axis in panels:
+        assert len(axis.lines) == 3
+        assert axis.lines[0].get_xdata()[-1] == metrics["alphas"]["steps"][-1]
+        assert sum(line.get_ydata()[-1] for line in axis.lines) == pytest.approx(1)
+
+
+def test_training_figure_has_budget_and_phases(metrics):
+    top, bottom = report.training_curves(metrics).axes
+    assert [len(line.get_xdata()) for line in top.lines] == [20, 20]
+    assert list(bottom.lines[1].get_ydata()) == [190_000_000] * 2
+    assert len(top.patches) == len(bottom.patches) == 9  # 8 alternating epochs, then one run
+
+
+def test_scatter_has_a_marker_for_each_row(metrics):
+    (axis,) = report.accuracy_against_bops(metrics).axes
+    assert len(axis.collections) == 3
+    metrics["rows"][0]["bops"] = None
+    (axis,) = report.accuracy_against_bops(metrics).axes
+    assert len(axis.collections) == 2 and len(axis.lines) == 2  # float accuracy and the budget

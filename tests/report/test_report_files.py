@@ -1,0 +1,92 @@
+"""Reading metrics, writing the page, and the launcher: errors are named, writes are atomic."""
+
+import json
+import os
+
+import pytest
+
+import keras_metamix.report as report
+from keras_metamix.launch import report as launcher
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: m.pop("rows"), r"metrics\.json: missing key 'rows', expected array; found keys"),
+        (
+            lambda m: m["rows"][1].pop("accuracy"),
+            r"metrics\.json: rows\[1\]: missing key 'accuracy', expected number; found keys: name",
+        ),
+        (
+            lambda m: m["rows"][0].update(accuracy="high"),
+            r"rows\[0\]\.accuracy: expected number, found string 'high'",
+        ),
+        (
+            lambda m: m["rows"][0].update(average_bits=[8]),
+            r"rows\[0\]\.average_bits: expected two numbers, found array \[8\]",
+        ),
+        (
+            lambda m: m["layers"][2].update(macs=True),
+            r"layers\[2\]\.macs: expected integer, found boolean True",
+        ),
+        (
+            lambda m: m["alphas"]["history"].update(head=[[1.0]]),
+            r"history\['head'\]: expected 400 records .* of 3 probabilities, found 1 records of",
+        ),
+        (lambda m: m["notes"].append(3), r"notes\[1\]: expected string, found integer 3"),
+    ],
+)  # fmt: skip
+def test_malformed_metrics_are_named(metrics, tmp_path, spoil, message):
+    spoil(metrics)
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(metrics))
+    with pytest.raises(ValueError, match=message):
+        report.read_metrics(file)
+
+
+def test_read_metrics_accepts_a_run_directory(metrics, tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert report.read_metrics(tmp_path) == metrics
+
+
+def test_a_failed_write_leaves_the_old_page(metrics, tmp_path, monkeypatch):
+    page = tmp_path / "report.html"
+    page.write_text("old")
+
+    def refuse(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_report(metrics, page)
+    assert page.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [page]
+
+
+def test_launcher_writes_the_page_and_prints_the_table(metrics, tmp_path, capsys):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert launcher.main(launcher.parse_flags(["metamix-report", str(tmp_path)])) == 0
+    printed = capsys.readouterr().out
+    assert "MetaMix" in printed and printed.endswith(f"{tmp_path / 'report.html'}\n")
+    other = tmp_path / "other.html"
+    command = ["metamix-report", str(tmp_path / "metrics.json"), f"--output={other}"]
+    assert launcher.main(launcher.parse_flags(command)) == 0
+    assert other.read_text() == (tmp_path / "report.html").read_text()
+
+
+def test_launcher_names_a_missing_folder(metrics, tmp_path, capsys):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    command = ["metamix-report", str(tmp_path), f"--output={tmp_path / 'no' / 'page.html'}"]
+    assert launcher.main(launcher.parse_flags(command)) == 1
+    assert f"expected a folder {tmp_path / 'no'}, found none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_launcher_fails_in_one_line(tmp_path, capsys, content):
+    file = tmp_path / "metrics.json"
+    if content is not None:
+        file.write_text(content)
+    assert launcher.main(launcher.parse_flags(["metamix-report", str(file)])) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith(f"metamix-report: {file}: ")

@@ -1,0 +1,239 @@
+"""Imports point one way, and no file names a place on somebody's machine.
+
+The direction is the design's:
+
+    assignment, cost, ops -> layers -> graph, calibration -> metamix | bitmixer -> launch
+    keras_metamix -> metamix_tflite
+
+(from the imported to the importer). Every import statement counts, also inside functions and under
+`TYPE_CHECKING`, and so does `importlib.import_module` with a literal name.
+"""
+
+import ast
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+
+# Import name -> folder, from the top.
+TREES = {"keras_metamix": "keras_metamix", "metamix_tflite": "tflite/metamix_tflite"}
+
+BASE = {"keras_metamix.assignment", "keras_metamix.cost", "keras_metamix.ops"}
+LAYERS = BASE | {"keras_metamix.layers"}
+GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
+METHODS = GRAPH | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
+APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
+
+# Unit -> the units of ours that it may import, besides itself. A unit is a top-level module or
+# folder of keras_metamix, its `__init__` ("keras_metamix"), or the whole of metamix_tflite.
+MAY_IMPORT = {
+    "keras_metamix.assignment": set(),
+    "keras_metamix.ops": set(),
+    "keras_metamix.cost": BASE,
+    "keras_metamix.layers": BASE,
+    "keras_metamix.graph": GRAPH,
+    "keras_metamix.calibration": GRAPH,
+    "keras_metamix.metamix": GRAPH,
+    "keras_metamix.bitmixer": GRAPH,
+    "keras_metamix.data": set(),
+    "keras_metamix.zoo": set(),
+    "keras_metamix.report": {"keras_metamix.assignment"},
+    "keras_metamix": METHODS | APART,
+    "keras_metamix.launch": {"keras_metamix", "metamix_tflite"} | METHODS | APART,
+    "metamix_tflite": {"keras_metamix"} | METHODS,
+}
+
+# Importing these switches the whole process to Keras 2.
+KERAS_2 = {"tensorflow_model_optimization", "tf_keras"}
+MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
+    "keras_metamix.assignment": KERAS_2 | {"keras", "tensorflow"},
+    "keras_metamix.report": KERAS_2 | {"keras", "tensorflow"},
+}
+
+# Units that are plain enough to use nothing else than the standard library and these.
+USES_ONLY = {"keras_metamix.zoo": {"keras"}}
+
+
+def unit_of(module: str) -> str:
+    """The unit that a module of ours belongs to."""
+    package, *rest = module.split(".")
+    return f"{package}.{rest[0]}" if package == "keras_metamix" and rest else package
+
+
+def modules_of(top: Path) -> dict[str, Path]:
+    """Dotted name -> file, for every module of both packages."""
+    found = {}
+    for package, folder in TREES.items():
+        for path in sorted((top / folder).rglob("*.py")):
+            parts = path.relative_to(top / folder).with_suffix("").parts
+            found[".".join((package, *(p for p in parts if p != "__init__")))] = path
+    return found
+
+
+def imports_of(module: str, path: Path, known: dict[str, Path]) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of every import in a file."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join(above + (node.module.split(".") if node.module else []))
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                yield node.lineno, inner if inner in known else source
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def broken_rule(unit: str, target: str) -> str | None:
+    """Why `unit` may not import the module `target`, or None where it may."""
+    outside = target.split(".")[0]
+    if outside in TREES:
+        wanted = unit_of(target)
+        return (
+            None
+            if wanted == unit or wanted in MAY_IMPORT[unit]
+            else f"{unit} may not import {wanted}"
+        )
+    if outside in MAY_NOT_USE[unit]:
+        return f"{unit} may not use {outside}"
+    if unit in USES_ONLY and outside not in USES_ONLY[unit] | sys.stdlib_module_names:
+        return f"{unit} uses {' and '.join(sorted(USES_ONLY[unit]))} only, not {outside}"
+    return None
+
+
+def violations(top: Path) -> list[str]:
+    """One line, "file:line: what is wrong", for each import against the rules."""
+    known = modules_of(top)
+    lines = []
+    for module, path in known.items():
+        place, unit = path.relative_to(top), unit_of(module)
+        if unit not in MAY_IMPORT:
+            lines.append(f"{place}: MAY_IMPORT has no row for {unit}")
+            continue
+        for line, target in imports_of(module, path, known):
+            if problem := broken_rule(unit, target):
+                lines.append(f"{place}:{line}: {problem}")
+    return lines
+
+
+def write_tree(top: Path, files: dict[str, str]) -> None:
+    """A tree with the given files; each is a path and its text."""
+    for name, text in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+
+
+def test_imports_point_one_way():
+    assert modules_of(TOP), "no module was found: the test looks in the wrong place"
+    assert violations(TOP) == []
+
+
+def test_rules_have_no_cycle_between_levels():
+    level = {**dict.fromkeys(BASE, 0), "keras_metamix.layers": 1, "keras_metamix.launch": 4}
+    level |= dict.fromkeys(GRAPH - LAYERS, 2) | dict.fromkeys(METHODS - GRAPH, 3)
+    for unit, height in level.items():
+        higher = {u for u in MAY_IMPORT[unit] if level.get(u, 0) > height}
+        assert not higher, f"{unit} is below {higher}"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "target"),
+    [
+        ("keras_metamix/assignment.py", "import keras", "keras"),
+        ("keras_metamix/assignment.py", "import tensorflow.math", "tensorflow"),
+        ("keras_metamix/cost.py", "from .layers import conv", "keras_metamix.layers"),
+        ("keras_metamix/cost.py", "import keras_metamix.graph.topology", "keras_metamix.graph"),
+        ("keras_metamix/ops/lsq.py", "from ..graph import rewrite", "keras_metamix.graph"),
+        ("keras_metamix/ops/lsq.py", "from .. import graph", "keras_metamix.graph"),
+        ("keras_metamix/ops/__init__.py", "from ..graph.a import b", "keras_metamix.graph"),
+        ("keras_metamix/layers/conv.py", "def f():\n    import keras_metamix", "keras_metamix"),
+        ("keras_metamix/graph/fold.py", "from ..metamix import loss", "keras_metamix.metamix"),
+        ("keras_metamix/metamix/model.py", "from .. import bitmixer", "keras_metamix.bitmixer"),
+        ("keras_metamix/metamix/model.py", "import metamix_tflite.convert", "metamix_tflite"),
+        ("keras_metamix/calibration.py", "import_module('keras_metamix.launch')", "launch"),
+        ("keras_metamix/__init__.py", "from keras_metamix import launch", "keras_metamix.launch"),
+        ("keras_metamix/data/mnist.py", "from .. import metamix", "keras_metamix.metamix"),
+        ("keras_metamix/report/page.py", "from keras import ops", "keras"),
+        ("keras_metamix/zoo/resnet.py", "import numpy", "numpy"),
+        ("keras_metamix/launch/train.py", "import tf_keras", "tf_keras"),
+        ("tflite/metamix_tflite/verify.py", "import keras_metamix.launch.train", "launch"),
+        ("keras_metamix/newcomer.py", "", "MAY_IMPORT has no row for keras_metamix.newcomer"),
+    ],
+)
+def test_a_broken_rule_is_named(tmp_path, file, text, target):
+    folders = ("ops", "layers", "graph", "metamix", "bitmixer", "launch")
+    write_tree(tmp_path, {f"keras_metamix/{folder}/__init__.py": "" for folder in folders})
+    assert violations(tmp_path) == []
+    write_tree(tmp_path, {file: text})
+    (line,) = violations(tmp_path)
+    assert line.startswith(file)
+    assert line.endswith(target)
+
+
+def test_imports_along_the_direction_are_allowed(tmp_path):
+    write_tree(
+        tmp_path,
+        {
+            "keras_metamix/__init__.py": "from .metamix.model import MetaMixModel",
+            "keras_metamix/ops/lsq.py": "import keras",
+            "keras_metamix/layers/conv.py": "from ..ops import lsq\nfrom . import dense",
+            "keras_metamix/graph/fold.py": "from keras_metamix.layers import conv",
+            "keras_metamix/metamix/model.py": "import tensorflow\nfrom ..graph import fold",
+            "keras_metamix/launch/train.py": "import keras_metamix, metamix_tflite",
+            "keras_metamix/zoo/resnet.py": "import functools\nimport keras",
+            "tflite/metamix_tflite/convert.py": "import keras_metamix as kmm",
+        },
+    )
+    assert violations(tmp_path) == []
+
+
+NOT_OURS = {".git", ".venv", ".venv-lowest", "runs", "build", "dist", "__pycache__"}
+NOT_OURS |= {".pytest_cache", ".ruff_cache", ".hypothesis"}
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:root|work|home|Users)/")
+
+
+def machine_paths(top: Path) -> list[str]:
+    """One line, "file:line: text", for each line that names a folder of somebody's machine."""
+    lines = []
+    for folder, folders, files in os.walk(top):
+        folders[:] = [f for f in folders if f not in NOT_OURS and not f.startswith("bazel-")]
+        for path in (Path(folder, name) for name in files):
+            try:
+                text = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                continue  # not text
+            lines += [
+                f"{path.relative_to(top)}:{number}: {line.strip()}"
+                for number, line in enumerate(text.splitlines(), 1)
+                if MACHINE_PATH.search(line)
+            ]
+    return lines
+
+
+def test_no_file_names_a_path_of_a_machine():
+    assert machine_paths(TOP) == []
+
+
+def test_a_path_of_a_machine_is_found(tmp_path):
+    place = "/".join(("", "root", "data"))
+    write_tree(
+        tmp_path,
+        {"a/b.md": f"first\nsee {place}\n", "c.py": "x = 'graph/home/leaf'\n", "runs/log": place},
+    )
+    (tmp_path / "blob").write_bytes(b"\xff\xfe" + place.encode())
+    assert machine_paths(tmp_path) == [f"a/b.md:2: see {place}"]

@@ -1,0 +1,108 @@
+"""Latency of a .tflite on the local machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+
+from metamix_tflite.run import Runner
+
+DEVICES = ("local",)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkReport:
+    """What was measured.
+
+    Attributes:
+      device: where.
+      threads: CPU threads.
+      median_us, low_us, high_us: median, 10th and 90th percentile of one inference of one image.
+      runs: timed inferences.
+      file_bytes: size of the file.
+      delegated: whether one XNNPACK partition ran all of it; partitions: how many there were.
+    """
+
+    device: str
+    threads: int
+    median_us: float
+    low_us: float
+    high_us: float
+    runs: int
+    file_bytes: int
+    delegated: bool
+    partitions: int
+
+    def __str__(self) -> str:
+        state = "one XNNPACK partition" if self.delegated else f"{self.partitions} partitions"
+        return (
+            f"{self.median_us:.1f} us median ({self.low_us:.1f} to {self.high_us:.1f}) of "
+            f"{self.runs} runs, {self.threads} thread(s), {self.file_bytes} bytes, {state}"
+        )
+
+
+def benchmark(
+    flat: bytes,
+    device: str = "local",
+    threads: int = 1,
+    runs: int = 200,
+    warmup: int = 20,
+) -> BenchmarkReport:
+    """Times single-image inferences, one after the other, after a warm-up.
+
+    Raises:
+      ValueError: an unknown device, or counts below 1.
+    """
+    return benchmark_all({"file": flat}, device, threads, runs, warmup)["file"]
+
+
+def benchmark_all(
+    files: dict[str, bytes],
+    device: str = "local",
+    threads: int = 1,
+    runs: int = 200,
+    warmup: int = 20,
+) -> dict[str, BenchmarkReport]:
+    """`benchmark` of several files in turn, one inference each, so that the machine's drift
+    falls on all of them alike."""
+    if device not in DEVICES:
+        raise ValueError(f"device: expected one of {DEVICES}, found {device!r}.")
+    if threads < 1 or runs < 1 or warmup < 0:
+        raise ValueError(f"Expected threads and runs >= 1, found {threads} and {runs}.")
+    runners = {name: Runner(flat, threads) for name, flat in files.items()}
+    inputs = {name: _random_inputs(runner) for name, runner in runners.items()}
+    times: dict[str, list[float]] = {name: [] for name in files}
+    for run in range(warmup + runs):
+        for name, runner in runners.items():
+            start = time.perf_counter()
+            runner.invoke(*inputs[name])
+            if run >= warmup:
+                times[name].append((time.perf_counter() - start) * 1e6)
+    reports = {}
+    for name, runner in runners.items():
+        low, median, high = np.percentile(times[name], [10, 50, 90])
+        reports[name] = BenchmarkReport(
+            device,
+            threads,
+            float(median),
+            float(low),
+            float(high),
+            runs,
+            len(files[name]),
+            runner.delegated,
+            runner.partitions,
+        )
+    return reports
+
+
+def _random_inputs(runner: Runner) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    arrays = []
+    for detail in runner.input_details:
+        if detail["dtype"] == np.float32:
+            arrays.append(random.normal(size=detail["shape"]).astype(np.float32))
+        else:
+            arrays.append(random.integers(-128, 128, detail["shape"]).astype(detail["dtype"]))
+    return arrays

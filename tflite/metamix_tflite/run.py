@@ -1,0 +1,67 @@
+"""Runs a .tflite with LiteRT and says whether XNNPACK ran all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+
+class Runner:
+    """An interpreter with XNNPACK, its default CPU delegate.
+
+    Args:
+      flat: bytes of a .tflite.
+      threads: CPU threads.
+      batch_size: images in one invocation.
+
+    Attributes:
+      delegated: whether one XNNPACK partition holds the whole graph.
+      partitions: number of XNNPACK partitions.
+    """
+
+    def __init__(self, flat: bytes, threads: int = 1, batch_size: int = 1):
+        self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
+        self.batch_size = batch_size
+        if batch_size != 1:
+            for detail in self._interpreter.get_input_details():
+                shape = [batch_size, *detail["shape"][1:]]
+                self._interpreter.resize_tensor_input(detail["index"], shape)
+        self._interpreter.allocate_tensors()
+        self._inputs = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+        delegates = [
+            op
+            for op in self._interpreter._get_ops_details()  # noqa: SLF001
+            if op["op_name"] == "DELEGATE"
+        ]
+        self.partitions = len(delegates)
+        self.delegated = len(delegates) == 1 and {d["index"] for d in self._outputs} <= {
+            int(i) for i in delegates[0]["outputs"]
+        }
+
+    @property
+    def input_details(self) -> list[dict[str, Any]]:
+        """LiteRT's description of the inputs."""
+        return self._inputs
+
+    def invoke(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """One invocation on arrays of `batch_size` images."""
+        for detail, array in zip(self._inputs, arrays, strict=True):
+            self._interpreter.set_tensor(detail["index"], array)
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """The first output for any number of images, shape (images, ...)."""
+        outputs = []
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            missing = self.batch_size - len(batch)
+            if missing:
+                padding = np.zeros((missing, *batch.shape[1:]), batch.dtype)
+                batch = np.concatenate([batch, padding])
+            output = self.invoke(np.ascontiguousarray(batch))[0]
+            outputs.append(output[: self.batch_size - missing])
+        return np.concatenate(outputs)
