@@ -82,31 +82,34 @@ def check_finite(arrays: Any, what: str) -> None:
             )
 
 
-def image_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:
-    """The inputs of up to `count` batches of what `fit` takes.
-
-    Args:
-      data: arrays (a structure of them), a tf.data.Dataset or a keras.utils.PyDataset.
+def first_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:
+    """Up to `count` batches of arrays (a structure of them) or of what `fit` takes as `x`.
 
     Raises:
-      TypeError: anything else, for example a generator, which cannot be read twice.
+      TypeError: neither arrays, a tf.data.Dataset nor a keras.utils.PyDataset, for example a
+        generator, which cannot be read twice.
     """
     if isinstance(data, keras.utils.PyDataset):
         for index in range(min(count, data.num_batches or count)):
-            yield data[index][0]
+            yield data[index]
     elif data is not None and all(hasattr(a, "shape") for a in keras.tree.flatten(data)):
         size = batch_size or 32
         total = keras.tree.flatten(data)[0].shape[0]
         for start in range(0, min(count * size, total), size):
             yield keras.tree.map_structure(lambda a, s=start: a[s : s + size], data)
     elif hasattr(data, "take"):
-        for batch in data.take(count):
-            yield batch[0] if isinstance(batch, tuple) else batch
+        yield from data.take(count)
     else:
         raise TypeError(
             "Step sizes are set from the training data, which has to be arrays, a "
             f"tf.data.Dataset or a keras.utils.PyDataset; found {type(data).__name__}."
         )
+
+
+def image_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:
+    """The inputs of `first_batches`, where `data` is the `x` of `fit`."""
+    for batch in first_batches(data, count, batch_size):
+        yield batch[0] if isinstance(batch, tuple) else batch
 
 
 def calibrate_weights(network: keras.Model) -> None:

@@ -116,7 +116,7 @@ class ActivationQuantizer(keras.layers.Layer):
             return x
         return ops.relu(x) if self.activation == "relu" else ops.relu6(x)
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool | None = None) -> Any:
         mode = current_mode()
         if mode.activations == "observe" or (self.role == "stream" and mode.observer):
             x = self.float_activation(x)
@@ -132,7 +132,8 @@ class ActivationQuantizer(keras.layers.Layer):
         if self.searched:
             index = mode.forced if mode.activations == "forced" else self.bit_index
         step, low, high = self.grid(index)
-        return lsq(x, step, low, high, ops.take(self._gradient_scales, index), self._cap)
+        scale = ops.take(self._gradient_scales, index)
+        return lsq(x, step, low, high, scale, self._cap, fuse=bool(training))
 
     def _range(self, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
         if self.sign != "offset":

@@ -11,7 +11,12 @@ import tensorflow as tf
 from keras import tree
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
-from keras_metamix.calibration import calibrate, check_finite, image_batches
+from keras_metamix.calibration import (
+    calibrate,
+    check_finite,
+    first_batches,
+    image_batches,
+)
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import link, quantize
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
@@ -218,19 +223,29 @@ class MetaMixModel(keras.Model):
         strength = DEFAULT_STRENGTH[form] if strength is None else strength
         self._objective = (float(target_bops), float(strength), form)
 
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
-        batch_size = kwargs.get("batch_size")
         if isinstance(x, np.ndarray):
             check_finite(x, "training images")
         if not self.calibrated:
             for images in image_batches(x, 1, batch_size):
                 calibrate(self, images)
+        self._build_metrics(x, y, batch_size)
         self._training_data = (x, batch_size)
         try:
-            return super().fit(x, *args, **kwargs)
+            return super().fit(x, y, batch_size, *args, **kwargs)
         finally:
             self._training_data = None
+
+    def _build_metrics(self, x: Any, y: Any, batch_size: int | None) -> None:
+        """Makes the metrics' variables now: made in the first step, they cost a second trace."""
+        if self._compile_metrics is None or self._compile_metrics.built:
+            return
+        data = x if y is None else (x, y)
+        for batch in first_batches(data, 1, batch_size):
+            self._symbolic_build(data_batch=batch)
 
     def training_batches(self, count: int) -> Any:
         """Inputs of up to `count` batches of what `fit` is training on."""
@@ -249,52 +264,59 @@ class MetaMixModel(keras.Model):
             logs = self._search_update(x, y, weight)
         return self.compute_metrics(x, y, predictions, sample_weight=weight) | logs
 
-    def _meta_modes(self) -> list[QuantizationMode]:
-        """Eq. 1's candidates. With searched weights, the pairs rotate from step to step."""
-        weights = "forced" if self._weights_searched else "off"
-        count = max((len(c.candidates) for c in self._choosers), default=1)
-        if count == 1:
-            return [QuantizationMode(weights=weights, streams=False)]
-        rotation: Any = 0
-        if self._weights_searched and not self.space.weight_bits_tied:
-            rotation = tf.cast(self.optimizer.iterations, "int32")
-        modes = []
-        for index in range(count):
-            activation, weight = self._forced_indices(index, rotation)
-            modes.append(
-                QuantizationMode("forced", weights, False, forced=activation, forced_weights=weight)
-            )
-        return modes
+    def _meta_mode(self, index: Any) -> QuantizationMode:
+        """Candidate number `index` in every searched layer (Eq. 1).
 
-    def _forced_indices(self, index: int, rotation: Any) -> tuple[Any, Any]:
-        activations = len(self.space.activation_bits)
-        if self.space.weight_bits_tied or not self._weights_searched:
-            return index % activations, index % activations
-        weights = len(self.space.layer_candidates(False)[1])
-        return index % activations, (index + rotation) % weights
+        With searched weights the pairs rotate: each step takes every activation candidate once,
+        beside a weight candidate that moves on from step to step.
+        """
+        if not self._weights_searched:
+            return QuantizationMode("forced", "off", streams=False, forced=index)
+        weight = index
+        if not self.space.weight_bits_tied:
+            count = len(self.space.layer_candidates(edge=False)[1])
+            weight = (index + tf.cast(self.optimizer.iterations, "int32")) % count
+        return QuantizationMode("forced", "forced", False, forced=index, forced_weights=weight)
 
     def _meta_update(self, x: Any, y: Any, weight: Any) -> Any:
-        """One update from the average of the candidates' losses (Eq. 1)."""
+        """One update from the average of the candidates' losses (Eq. 1).
+
+        A loop, one candidate after the other: their activations are never held together.
+        """
         variables = self.trainable_variables
-        modes = self._meta_modes()
-        total: list[Any] = [None] * len(variables)
-        loss_sum, first = 0.0, None
-        for mode in modes:
-            # One candidate after the other: their activations are never held together.
-            with tf.control_dependencies([g for g in total if g is not None]):
-                with tf.GradientTape() as tape, quantization_mode(mode):
-                    predictions = self(x, training=True)
-                    loss = self._compute_loss(x, y, predictions, weight, training=True)
-                    loss = loss / len(modes)
-                    scaled = self.optimizer.scale_loss(loss)
-                gradients = tape.gradient(scaled, [v.value for v in variables])
-                total = [_add(a, b) for a, b in zip(total, gradients, strict=True)]
-            loss_sum += loss
-            first = predictions if first is None else first
-        self._track_loss(loss_sum, x)
-        pairs = [(g, v) for g, v in zip(total, variables, strict=True) if g is not None]
-        self.optimizer.apply_gradients(pairs)
-        return first
+        count = len(self.space.activation_bits)
+        trained = [False] * len(variables)
+
+        def candidate(index: Any, loss_sum: Any, sums: Any, _: Any) -> Any:
+            with tf.GradientTape() as tape, quantization_mode(self._meta_mode(index)):
+                predictions = self(x, training=True)
+                loss = self._compute_loss(x, y, predictions, weight, training=True) / count
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled, [v.value for v in variables])
+            for number, gradient in enumerate(gradients):
+                trained[number] = gradient is not None
+            sums = [s if g is None else s + g for s, g in zip(sums, gradients, strict=True)]
+            return index + 1, loss_sum + loss, sums, predictions
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in variables]
+        start = (tf.constant(0), tf.constant(0.0), zeros, self._empty_predictions(x))
+        _, loss, sums, predictions = tf.while_loop(
+            lambda index, *_: index < count, candidate, start, parallel_iterations=1
+        )
+        self._track_loss(loss, x)
+        self.optimizer.apply_gradients(
+            (g, v) for g, v, used in zip(sums, variables, trained, strict=True) if used
+        )
+        return predictions
+
+    def _empty_predictions(self, x: Any) -> Any:
+        """Zeros of the network's output shape for a batch like `x`."""
+        batch = tf.shape(tree.flatten(x)[0])[0]
+
+        def zeros(output: Any) -> Any:
+            return tf.zeros(tf.concat([[batch], output.shape[1:]], 0), output.dtype)
+
+        return tree.map_structure(zeros, self.network.output)
 
     def _search_update(self, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         """One update of the architecture parameters; all else is constant."""
@@ -371,10 +393,4 @@ def _log_probabilities(chooser: Any) -> np.ndarray:
         return np.zeros(1)
     alpha = np.asarray(chooser.alpha, np.float64)
     return alpha - np.logaddexp.reduce(alpha)
-
-
-def _add(a: Any, b: Any) -> Any:
-    if a is None or b is None:
-        return b if a is None else a
-    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
 

@@ -10,7 +10,7 @@ Rounding is half to even, as on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -41,12 +41,10 @@ def _residual(v: Any, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
     return inside, ops.round(clipped) - ops.where(inside, u, ops.zeros_like(u))
 
 
-def _make_scalar_kernels(cap: float):
-    @fused
+def _scalar_functions(cap: float) -> tuple[Callable, Callable]:
     def forward(v, step, low, high):
         return lsq_integers(_capped(v, cap), step, low, high) * step
 
-    @fused
     def backward(upstream, v, step, low, high):
         inside, residual = _residual(_capped(v, cap), step, low, high)
         if not math.isinf(cap):
@@ -57,8 +55,7 @@ def _make_scalar_kernels(cap: float):
     return forward, backward
 
 
-def _make_mixture_kernels(cap: float):
-    @fused
+def _mixture_functions(cap: float) -> tuple[Callable, Callable]:
     def forward(v, probabilities, steps, lows, highs):
         v = _capped(v, cap)
         return sum(
@@ -66,7 +63,6 @@ def _make_mixture_kernels(cap: float):
             for b in range(steps.shape[0])
         )
 
-    @fused
     def backward(upstream, v, probabilities, steps, lows, highs):
         capped = _capped(v, cap)
         weight, dots = ops.zeros_like(upstream), []
@@ -83,14 +79,26 @@ def _make_mixture_kernels(cap: float):
     return forward, backward
 
 
-_SCALAR_KERNELS = {cap: _make_scalar_kernels(cap) for cap in (math.inf, 6.0)}
-_MIXTURE_KERNELS = {cap: _make_mixture_kernels(cap) for cap in (math.inf, 6.0)}
+def _kernels(functions: Callable, fuse: bool) -> dict[float, list[Callable]]:
+    caps = (math.inf, 6.0)
+    return {cap: [fused(f) if fuse else f for f in functions(cap)] for cap in caps}
+
+
+# Fusing pays in training; elsewhere the compilation of every new shape costs more than it saves.
+_SCALAR_KERNELS = {fuse: _kernels(_scalar_functions, fuse) for fuse in (False, True)}
+_MIXTURE_KERNELS = _kernels(_mixture_functions, fuse=True)
 
 
 def lsq(
-    v: Any, step: Any, low: Any, high: Any, gradient_scale: Any = 1.0, cap: float = math.inf
+    v: Any,
+    step: Any,
+    low: Any,
+    high: Any,
+    gradient_scale: Any = 1.0,
+    cap: float = math.inf,
+    fuse: bool = True,
 ) -> Any:
-    """Quantizes a tensor with one step size, in one pass over memory each way.
+    """Quantizes a tensor with one step size.
 
     Args:
       v: values, any shape.
@@ -99,8 +107,9 @@ def lsq(
       gradient_scale: factor of the step's gradient.
       cap: `min(v, cap)` is quantized (6.0: the upper half of a ReLU6; the lower half and a
         ReLU are a range that begins at 0); infinity or 6.0.
+      fuse: whether each direction is one compiled kernel, a single pass over memory.
     """
-    forward, backward = _SCALAR_KERNELS[cap]
+    forward, backward = _SCALAR_KERNELS[fuse][cap]
     low, high = (ops.cast(t, v.dtype) for t in (low, high))
 
     @keras.ops.custom_gradient

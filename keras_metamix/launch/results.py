@@ -1,0 +1,152 @@
+"""Measures the files of an experiment and collects what `metrics.json` holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from metamix_tflite import parity, verify
+from metamix_tflite.latency import benchmark_all
+from metamix_tflite.run import Runner
+from ml_collections import ConfigDict
+
+from keras_metamix.assignment import BitAssignment
+from keras_metamix.cost import assignment_bops, average_bits
+from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.metamix.callback import MetaMixCallback
+from keras_metamix.metamix.model import MetaMixModel
+
+VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
+_BATCH = 50
+
+
+@dataclasses.dataclass
+class Candidate:
+    """One network of the comparison: its file, and the model it was made of."""
+
+    name: str
+    file: str
+    flat: bytes
+    model: MetaMixModel | keras.Model
+
+
+def float_file(model: keras.Model) -> bytes:
+    """The float .tflite of the stock converter."""
+    import tensorflow as tf
+
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes to a temporary name, then renames."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def measure(
+    candidates: list[Candidate], images: np.ndarray, labels: np.ndarray, config: ConfigDict
+) -> list[dict[str, Any]]:
+    """Rows of the results table: everything is measured by running the files."""
+    reports = benchmark_all(
+        {c.name: c.flat for c in candidates},
+        threads=config.export.threads,
+        runs=config.export.runs,
+    )
+    rows = []
+    for candidate in candidates:
+        report = reports[candidate.name]
+        predictions = Runner(candidate.flat, batch_size=_BATCH).predict(images)
+        row = {
+            "name": candidate.name,
+            "file": candidate.file,
+            "accuracy": float(np.mean(predictions.argmax(-1) == labels)),
+            "file_bytes": report.file_bytes,
+            "latency_us": report.median_us,
+            "latency_spread_us": [report.low_us, report.high_us],
+            "threads": report.threads,
+        }
+        rows.append(row | _bits_and_parity(candidate, images))
+    return rows
+
+
+def _bits_and_parity(candidate: Candidate, images: np.ndarray) -> dict[str, Any]:
+    model = candidate.model
+    if not isinstance(model, MetaMixModel):
+        macs = sum(cost.macs for cost in layer_costs(model))
+        return {"bops": macs * 32 * 32, "average_bits": [32.0, 32.0], "parity": None}
+    bits, costs = model.bit_assignment, layer_costs(model)
+    verify(candidate.flat, bits)
+    return {
+        "bops": assignment_bops(costs, bits),
+        "average_bits": list(average_bits(costs, bits)),
+        "parity": dataclasses.asdict(parity(candidate.flat, model, images)),
+    }
+
+
+def layer_rows(flat: bytes, model: MetaMixModel) -> list[dict[str, Any]]:
+    """One row for each MAC layer of the exported network."""
+    bits = model.bit_assignment
+    declared = verify(flat, bits).metadata["layers"]
+    rows = []
+    for cost in layer_costs(model):
+        pair = bits[cost.name]
+        rows.append(
+            {
+                "name": cost.name,
+                "kind": cost.kind,
+                "macs": cost.macs,
+                "bops": cost.macs * pair.activation * pair.weight,
+                "activation_bits": pair.activation,
+                "weight_bits": pair.weight,
+                "weights": cost.weights,
+                "container": declared[cost.name]["container"],
+                "searched": not cost.edge,
+            }
+        )
+    return rows
+
+
+def search_history(callback: MetaMixCallback, model: MetaMixModel) -> dict[str, Any]:
+    """The alphas' probabilities, layer by layer, as the report draws them."""
+    records = callback.probabilities
+    names = list(records[0]["layers"]) if records else []
+    quantizers = {layer.name: layer.input_quantizer for layer in model.mac_layers}
+    return {
+        "candidates": {name: list(quantizers[name].candidates) for name in names},
+        "history": {name: [r["layers"][name] for r in records] for name in names},
+        "steps": [r["step"] for r in records],
+    }
+
+
+def bits_of(assignment: BitAssignment | None) -> dict[str, int]:
+    """Activation bits by layer name."""
+    return dict(assignment.activation_bits) if assignment else {}
+
+
+def run_facts(config: ConfigDict, command: str, seconds: float) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    return {
+        "config": config.to_dict(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "machine": f"{os.cpu_count()} x {_cpu_name()}, Python {platform.python_version()}",
+        "command": command,
+        "seconds": seconds,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

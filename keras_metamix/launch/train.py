@@ -1,0 +1,148 @@
+"""Float training, search, weight training, export, verification, benchmark, report.
+
+    metamix-train --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+from absl import flags
+from metamix_tflite import convert
+from ml_collections import config_flags
+from rich.console import Console
+
+from keras_metamix.cost import assignment_bops
+from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.messages import run_main
+from keras_metamix.launch.results import (
+    Candidate,
+    bits_of,
+    float_file,
+    layer_rows,
+    measure,
+    run_facts,
+    search_history,
+    write_bytes,
+)
+from keras_metamix.launch.training import (
+    Data,
+    float_network,
+    load_data,
+    search_space,
+    target_bops,
+    train_float,
+    train_metamix,
+    train_uniform,
+)
+from keras_metamix.metamix.selection import check_budget
+from keras_metamix.report import results_table, validate_metrics, write_report
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/metamix", "Folder that the results go to.")
+NOTES = [
+    "Accuracy is that of the .tflite files, run by LiteRT on the whole test set; training has "
+    "not seen it, and no choice was made by it.",
+    "Latency is of this machine's CPU, one image at a time, the files in turn.",
+    "Parity compares every output value of the file with the folded Keras model.",
+]
+
+
+def main(argv: list[str]) -> None:
+    """Runs the experiment that the flags describe."""
+    del argv
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    if config is None:
+        raise ValueError("--config is missing: name a config file, such as configs/quickstart.py.")
+    started = time.perf_counter()
+    keras.utils.set_random_seed(config.seed)
+    data = load_data(config)
+    float_model = float_network(config, data)
+    target = target_bops(config, float_model)
+    _check_early(config, float_model, target)
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    print(f"float training: {float_model.name}, {float_model.count_params():,} parameters")
+    train_float(config, float_model, data)
+    print(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
+    model, callback, lines = train_metamix(config, float_model, data, target)
+    uniform = None
+    if config.train.uniform:
+        print("uniform bit-widths, for comparison")
+        uniform, _ = train_uniform(config, float_model, data)
+
+    print("export, verification, benchmark")
+    candidates = _export(config, float_model, model, uniform)
+    metrics = {
+        "title": config.title,
+        "target_bops": target,
+        "rows": measure(candidates, data.test_images, data.test_labels, config),
+        "layers": layer_rows(candidates[-1].flat, model),
+        "argmax_bits": bits_of(callback.argmax_assignment),
+        "final_bits": bits_of(callback.assignment),
+        "epochs": lines.records,
+        "alphas": search_history(callback, model),
+        "notes": NOTES,
+    }
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    metrics["run"] = run_facts(config, command, time.perf_counter() - started)
+    _write(workdir, model, candidates, metrics)
+
+
+def _check_early(config: Any, float_model: keras.Model, target: float) -> None:
+    """Finds out what is wrong with the search before hours of float training."""
+    from keras_metamix.metamix.model import MetaMixModel
+
+    model = MetaMixModel.from_float(float_model, search_space(config))
+    check_budget(layer_costs(model), model.candidate_scores(), target)
+    if config.train.epochs <= config.search.meta_epochs + config.search.search_epochs:
+        raise ValueError(
+            f"config.train.epochs={config.train.epochs} leaves no epoch for weight training after "
+            f"{config.search.meta_epochs} of bit-meta and {config.search.search_epochs} of search."
+        )
+
+
+def _export(config: Any, float_model: Any, model: Any, uniform: Any) -> list[Candidate]:
+    container = config.export.weight_container
+    candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
+    if uniform is not None:
+        flat = convert(uniform, weight_container=container)
+        candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
+    flat = convert(model, weight_container=container)
+    return [*candidates, Candidate("MetaMix", "model.tflite", flat, model)]
+
+
+def _write(
+    workdir: Path, model: Any, candidates: list[Candidate], metrics: dict[str, Any]
+) -> None:
+    """Writes every file, each to a temporary name first, and prints the table and the names."""
+    validate_metrics(metrics)
+    for candidate in candidates:
+        write_bytes(workdir / candidate.file, candidate.flat)
+    bits = model.bit_assignment
+    bits.save(workdir / "bits.json")
+    temporary = workdir / "model.tmp.keras"
+    model.save(temporary)
+    temporary.replace(workdir / "model.keras")
+    write_bytes(workdir / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    write_report(metrics, workdir / "report.html")
+    Console().print(results_table(metrics))
+    spent = assignment_bops(layer_costs(model), bits)
+    print(f"BOPs {spent:,} of {metrics['target_bops']:,.0f}; {metrics['run']['seconds']:.0f} s")
+    for name in ("bits.json", "model.keras", "model.tflite", "metrics.json", "report.html"):
+        print(f"wrote {workdir / name}")
+
+
+def run() -> None:
+    """Entry point of `metamix-train`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,141 @@
+"""Quantized models without training, single-operator files, and edits of finished files."""
+
+import flatbuffers
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+from metamix_tflite.flatbuffer import FILE_IDENTIFIER, ModelBuilder, Signature, TensorType
+
+BITS = (8, 4, 3, 2)
+
+
+def _randomise(model, rng):
+    """Weights and statistics that no initializer gives: negative scales, and one that is 0."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            gamma = rng.uniform(0.5, 1.5, size) * rng.choice([-1.0, 1.0], size, p=[0.3, 0.7])
+            gamma[rng.integers(size)] = 0.0
+            layer.gamma.assign(gamma)
+            layer.beta.assign(rng.normal(0.1, 0.4, size))
+            layer.moving_mean.assign(rng.normal(0, 0.2, size))
+            layer.moving_variance.assign(rng.uniform(0.3, 2.0, size))
+        elif getattr(layer, "use_bias", False):
+            layer.bias.assign(rng.normal(0, 0.2, layer.bias.shape))
+
+
+def _random_bits(model, rng):
+    layers = model.mac_layers
+    return kmm.BitAssignment(
+        {n.name: int(rng.choice(n.input_quantizer.candidates)) for n in layers},
+        {n.name: int(rng.choice(n.weight_quantizer.candidates)) for n in layers},
+    )
+
+
+@pytest.fixture(scope="session")
+def quantized():
+    """quantized(float model, seed) -> (model in weight training, images): PTQ at random bits."""
+
+    def make(model, seed=0, images=32, space=None):
+        rng = np.random.default_rng(seed)
+        _randomise(model, rng)
+        # A level and a contrast for each image, so that features differ from image to image.
+        shape = model.inputs[0].shape[1:]
+        level, contrast = rng.normal(0, 1.5, (2, images, *[1] * len(shape)))
+        batch = (level + contrast * rng.normal(0, 1, (images, *shape))).astype(np.float32)
+        result = kmm.MetaMixModel.from_float(model, space or kmm.SearchSpace(BITS, BITS))
+        kmm.calibrate(result, batch, rule="mse")
+        result.set_bits(_random_bits(result, rng))
+        return result, batch
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def differing():
+    """differing(file, folded model, images) -> (output values that differ, delegated)."""
+
+    def count(flat, folded, images):
+        runner = mt.Runner(flat, batch_size=len(images))
+        found = runner.invoke(images)
+        expected = keras.tree.flatten(folded(images))
+        wrong = [np.sum(f != np.asarray(e)) for f, e in zip(found, expected, strict=True)]
+        return int(sum(wrong)), runner.delegated
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def resnet(quantized):
+    """A small ResNet with its images, file and bits: (model, images, file, bits)."""
+    from keras_metamix.zoo.small import small_resnet
+
+    keras.utils.set_random_seed(0)
+    model, images = quantized(small_resnet((8, 8, 1), classes=5, width=4), seed=3)
+    return model, images, mt.convert(model), model.bit_assignment
+
+
+@pytest.fixture(scope="session")
+def remake():
+    """remake(file, edit) -> the file after `edit(ModelT)`, packed anew."""
+
+    def apply(flat, edit):
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(flat))
+        edit(model)
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
+        return bytes(builder.Output())
+
+    return apply
+
+
+@pytest.fixture(scope="session")
+def run_operator():
+    """run_operator(op, inputs, output, options, version, arrays) -> (output, delegated).
+
+    `inputs` are (shape, type, scale, zero-point, constant or None[, quantized dimension]),
+    `output` the first four of these, `options` the schema class's name and its fields.
+    """
+
+    def run(op, inputs, output, options=None, version=1, arrays=()):
+        builder = ModelBuilder("one operator")
+        graph = builder.subgraph("main")
+        indices, names = [], {}
+        for number, fields in enumerate(inputs):
+            indices.append(graph.tensor(f"i{number}", *fields))
+            if fields[4] is None:
+                names[f"i{number}"] = indices[-1]
+        result = graph.tensor("o", *output)
+        fields = None
+        if options is not None:
+            fields = getattr(schema, f"{options[0]}T")()
+            for key, value in options[1].items():
+                setattr(fields, key, value)
+        graph.operator(op, indices, [result], fields, version)
+        graph.finish(Signature(names, {"o": result}))
+        interpreter = Interpreter(model_content=builder.finish(), num_threads=1)
+        interpreter.allocate_tensors()
+        for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
+        details = interpreter._get_ops_details()
+        delegated = any(d["op_name"] == "DELEGATE" for d in details)
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"]), delegated
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def int8():
+    """int8(shape, scale, zero_point) -> an INT8 tensor's fields for `run_operator`."""
+
+    def fields(shape, scale, zero_point=0, data=None, dimension=0):
+        return (shape, TensorType.INT8, scale, zero_point, data, dimension)
+
+    return fields

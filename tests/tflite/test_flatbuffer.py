@@ -1,0 +1,121 @@
+"""The flatbuffer builder: INT4 packing, shared constants, and what a file says of itself."""
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metamix_tflite.flatbuffer import (
+    ModelBuilder,
+    Op,
+    Signature,
+    TensorType,
+    pack_int4,
+    unpack_int4,
+)
+
+integers = st.lists(st.integers(-8, 7), max_size=40)
+
+
+@given(integers)
+def test_int4_round_trip(values):
+    packed = pack_int4(np.array(values, np.int64))
+    assert packed.dtype == np.uint8
+    assert packed.size == (len(values) + 1) // 2
+    assert unpack_int4(packed, len(values)).tolist() == values
+
+
+def test_int4_packs_the_low_half_first():
+    # The order that LiteRT reads: element 0 in bits 0 to 3.
+    np.testing.assert_array_equal(pack_int4(np.array([1, -1, 7])), [0xF1, 0x07])
+
+
+def test_int4_keeps_the_order_of_a_matrix():
+    matrix = np.arange(-6, 6).reshape(3, 4)
+    assert unpack_int4(pack_int4(matrix), 12).tolist() == matrix.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("values", [[8], [-9], [0, 3, -20]])
+def test_int4_refuses_wider_integers(values):
+    with pytest.raises(ValueError, match=r"INT4 holds integers of \[-8, 7\], found"):
+        pack_int4(np.array(values))
+
+
+def _model_of(*constants):
+    builder = ModelBuilder("test")
+    graph = builder.subgraph("main")
+    source = graph.tensor("x", (1, 4), TensorType.INT8, 0.5, 0)
+    for number, (data, dtype) in enumerate(constants):
+        graph.tensor(f"c{number}", data.shape, dtype, 0.5, 0, data)
+    target = graph.tensor("y", (1, 4), TensorType.INT8, 0.25, 0)
+    graph.operator(Op.QUANTIZE, [source], [target])
+    graph.operator(Op.QUANTIZE, [source], [target], version=2)
+    graph.finish(Signature({"x": source}, {"y": target}))
+    return builder
+
+
+def _read(builder):
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(builder.finish()))
+
+
+def test_equal_constants_share_a_buffer_and_others_do_not():
+    first, second = np.array([[1, 2, 3, 4]]), np.array([[4, 3, 2, 1]])
+    constants = [(first, TensorType.INT8), (second, TensorType.INT8), (first, TensorType.INT8)]
+    model = _read(_model_of(*constants))
+    buffers = [t.buffer for t in model.subgraphs[0].tensors]
+    assert buffers[0] == buffers[-1] == 0  # no constant
+    assert buffers[1] == buffers[3] != buffers[2]
+    assert len(model.buffers) == 3  # buffer 0 is empty, by the schema
+
+
+def test_subgraphs_share_constants():
+    builder = _model_of((np.arange(4)[None], TensorType.INT8))
+    graph = builder.subgraph("other")
+    source = graph.tensor("x", (1, 4), TensorType.INT8, 0.5, 0)
+    graph.tensor("c", (1, 4), TensorType.INT8, 0.25, 0, np.arange(4)[None])
+    graph.finish(Signature({"x": source}, {"y": source}))
+    model = _read(builder)
+    assert len(model.buffers) == 2
+    assert [d.signatureKey for d in model.signatureDefs] == [b"main", b"other"]
+    assert [d.subgraphIndex for d in model.signatureDefs] == [0, 1]
+
+
+def test_an_operator_code_is_stored_once_for_each_version():
+    model = _read(_model_of())
+    codes = [(c.builtinCode, c.version) for c in model.operatorCodes]
+    assert codes == [(Op.QUANTIZE, 1), (Op.QUANTIZE, 2)]
+
+
+def test_codes_above_127_have_the_schema_s_placeholder():
+    builder = ModelBuilder("test")
+    builder.opcode(Op.GELU, 1)
+    builder.subgraph("main").finish(Signature({}, {}))
+    (code,) = _read(builder).operatorCodes
+    assert (code.builtinCode, code.deprecatedBuiltinCode) == (Op.GELU, 127)
+
+
+def test_quantization_is_written_per_channel():
+    builder = ModelBuilder("test")
+    graph = builder.subgraph("main")
+    scales = np.array([0.5, 0.25, 0.125], np.float32)
+    graph.tensor("w", (1, 2, 2, 3), TensorType.INT8, scales, 0, np.zeros((1, 2, 2, 3)), 3)
+    graph.finish(Signature({}, {}))
+    quantization = _read(builder).subgraphs[0].tensors[0].quantization
+    np.testing.assert_array_equal(quantization.scale, scales)
+    np.testing.assert_array_equal(quantization.zeroPoint, [0, 0, 0])
+    assert quantization.quantizedDimension == 3
+
+
+def test_options_are_those_of_the_schema():
+    builder = ModelBuilder("test")
+    graph = builder.subgraph("main")
+    tensor = graph.tensor("x", (1, 4), TensorType.INT8, 0.5, 0)
+    options = schema.AddOptionsT()
+    options.fusedActivationFunction = schema.ActivationFunctionType.RELU
+    graph.operator(Op.ADD, [tensor, tensor], [tensor], options, 2)
+    graph.finish(Signature({"x": tensor}, {"y": tensor}))
+    (operator,) = _read(builder).subgraphs[0].operators
+    assert operator.builtinOptionsType == schema.BuiltinOptions.AddOptions
+    assert operator.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU

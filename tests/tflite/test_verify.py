@@ -1,0 +1,369 @@
+"""`verify` notices every change of a file, and damaged files are refused, never crashed on."""
+
+import contextlib
+import json
+import signal
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+from metamix_tflite.flatbuffer import unpack_int4
+from metamix_tflite.metadata import METADATA_NAME
+
+Fused = schema.ActivationFunctionType
+# Of the fixture's model: a 3x3 convolution with 3-bit weights, in INT8, and 8-bit input.
+LAYER = "block2_conv1"
+
+
+def named(model, name):
+    """The tensor of a name."""
+    (found,) = [t for t in model.subgraphs[0].tensors if t.name == name.encode()]
+    return found
+
+
+def operator_of(model, name):
+    """The operator that writes the tensor of a name."""
+    graph = model.subgraphs[0]
+    index = [t.name for t in graph.tensors].index(name.encode())
+    (found,) = [o for o in graph.operators if index in list(o.outputs)]
+    return found
+
+
+def set_data(model, tensor, array):
+    """Gives a tensor a buffer of its own: equal constants share theirs."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1
+
+
+def data_of(model, tensor, dtype):
+    return np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype).copy()
+
+
+def scale(model):
+    tensor = named(model, LAYER)
+    tensor.quantization.scale = np.asarray(tensor.quantization.scale) * np.float32(1.01)
+
+
+def scale_by_one_bit(model):
+    tensor = named(model, LAYER)
+    tensor.quantization.scale = np.nextafter(
+        np.asarray(tensor.quantization.scale, np.float32), np.float32(9)
+    )
+
+
+def zero_point(model):
+    tensor = named(model, LAYER)
+    tensor.quantization.zeroPoint = np.asarray(tensor.quantization.zeroPoint) + 1
+
+
+def weight_integer(model):
+    tensor = named(model, f"{LAYER}/weights")
+    integers = data_of(model, tensor, np.int8)
+    integers[5] = 1 - abs(integers[5])
+    set_data(model, tensor, integers)
+
+
+def weight_beyond_its_bits(model):
+    tensor = named(model, f"{LAYER}/weights")
+    integers = data_of(model, tensor, np.int8)
+    integers[5] = 4  # 3 bits end at 3
+    set_data(model, tensor, integers)
+
+
+def weight_scale(model):
+    tensor = named(model, f"{LAYER}/weights")
+    scales = np.array(tensor.quantization.scale, np.float32)
+    scales[1] *= 2
+    tensor.quantization.scale = scales
+
+
+def weight_zero_point(model):
+    tensor = named(model, f"{LAYER}/weights")
+    zeros = np.array(tensor.quantization.zeroPoint, np.int64)
+    zeros[1] = 1
+    tensor.quantization.zeroPoint = zeros
+
+
+def weight_channel_axis(model):
+    tensor = named(model, f"{LAYER}/weights")
+    tensor.quantization.quantizedDimension = 3
+
+
+def weights_of_no_buffer(model):
+    named(model, f"{LAYER}/weights").buffer = 0
+
+
+def bias_integer(model):
+    tensor = named(model, f"{LAYER}/bias")
+    set_data(model, tensor, data_of(model, tensor, np.int32) + 1)
+
+
+def bias_scale(model):
+    tensor = named(model, f"{LAYER}/bias")
+    tensor.quantization.scale = np.asarray(tensor.quantization.scale) * np.float32(2)
+
+
+def renamed_layer(model):
+    named(model, LAYER).name = b"somebody"
+
+
+FILE_EDITS = {
+    scale: rf"'{LAYER}': scale: declared",
+    scale_by_one_bit: rf"'{LAYER}': scale: declared",
+    zero_point: rf"'{LAYER}': zero-point: declared",
+    weight_integer: rf"'{LAYER}': weights: declared",
+    weight_beyond_its_bits: rf"'{LAYER}': weight range: declared \+-3 \(3 bits\), found 4",
+    weight_scale: rf"'{LAYER}': weight scales: declared",
+    weight_zero_point: rf"'{LAYER}': weight zero-points: declared 0",
+    weight_channel_axis: rf"'{LAYER}'",
+    weights_of_no_buffer: rf"'{LAYER}(/weights)?'",
+    bias_integer: rf"'{LAYER}': bias: declared",
+    bias_scale: rf"'{LAYER}': bias scale: declared",
+    renamed_layer: rf"'({LAYER}|somebody)'",
+}
+
+
+@pytest.mark.parametrize("edit", FILE_EDITS, ids=lambda edit: edit.__name__)
+def test_every_edit_of_a_file_is_named(edit, resnet, remake):
+    _, _, flat, bits = resnet
+    changed = remake(flat, edit)
+    for declared in (bits, None):
+        with pytest.raises(mt.VerificationError, match=FILE_EDITS[edit]):
+            mt.verify(changed, declared)
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "reader"),
+    [
+        ("block1_conv1", "NONE", "block1_conv2"),
+        ("block1_conv1", "RELU6", "block1_conv2"),
+        ("block1_conv1_input", "NONE", "block1_conv1"),
+        ("block2_conv1", "NONE", "block2_conv2"),
+        # What no MAC layer reads directly has 8 bits; another activation is another network.
+        ("stem", "RELU_N1_TO_1", "stem"),
+        ("block2_add", "RELU6", "block2_add"),
+        ("logits", "RELU", "logits"),
+    ],
+)
+@pytest.mark.parametrize("against", ["bits", "itself"])
+def test_a_changed_activation_is_named(name, activation, reader, against, resnet, remake):
+    _, _, flat, bits = resnet
+
+    def edit(model):
+        operator = operator_of(model, name)
+        operator.builtinOptions.fusedActivationFunction = getattr(Fused, activation)
+
+    with pytest.raises(mt.VerificationError, match=f"'({name}|{reader})'"):
+        mt.verify(remake(flat, edit), bits if against == "bits" else None)
+
+
+def test_a_changed_container_is_named(resnet, remake):
+    model, *_ = resnet
+    smallest = mt.convert(model, weight_container="smallest")
+    mt.verify(smallest, model.bit_assignment)
+
+    def edit(file):
+        tensor = named(file, f"{LAYER}/weights")
+        assert tensor.type == schema.TensorType.INT4
+        packed = data_of(file, tensor, np.uint8)
+        tensor.type = schema.TensorType.INT8
+        set_data(file, tensor, unpack_int4(packed, int(np.prod(tensor.shape))))
+
+    with pytest.raises(mt.VerificationError, match=f"'{LAYER}': container: declared INT4"):
+        mt.verify(remake(smallest, edit))
+
+
+def test_a_file_without_declaration_is_refused(resnet, remake):
+    def edit(model):
+        model.metadata = []
+
+    with pytest.raises(mt.VerificationError, match="not written by convert"):
+        mt.verify(remake(resnet[2], edit), resnet[3])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}",
+        b"[1, 2]",
+        b"not json",
+        b'{"layers": 3, "tensors": 4}',
+        b'{"layers": {}, "tensors": {}}',
+        b'{"layers": [], "tensors": []}',
+    ],
+)
+def test_a_damaged_declaration_is_refused(content, resnet, remake):
+    def edit(model):
+        (entry,) = [m for m in model.metadata if m.name == METADATA_NAME.encode()]
+        model.buffers[entry.buffer].data = np.frombuffer(content, np.uint8)
+
+    with pytest.raises(mt.VerificationError):
+        mt.verify(remake(resnet[2], edit), resnet[3])
+
+
+@pytest.mark.parametrize("field", ["weight_bits", "container", "weights", "bias", "weight_scales"])
+def test_a_declaration_of_another_layer_is_named(field, resnet, remake):
+    def edit(model):
+        (entry,) = [m for m in model.metadata if m.name == METADATA_NAME.encode()]
+        declared = json.loads(bytes(bytearray(model.buffers[entry.buffer].data)))
+        value = declared["layers"][LAYER][field]
+        other = "INT4" if field == "container" else 2 if field == "weight_bits" else value + 1
+        declared["layers"][LAYER][field] = other
+        model.buffers[entry.buffer].data = np.frombuffer(json.dumps(declared).encode(), np.uint8)
+
+    with pytest.raises(mt.VerificationError, match=f"'{LAYER}'"):
+        mt.verify(remake(resnet[2], edit))
+
+
+def test_a_float_operator_is_named(resnet, remake):
+    def edit(model):
+        graph = model.subgraphs[0]
+        copy = schema.TensorT()
+        copy.name, copy.type = b"in_float", schema.TensorType.FLOAT32
+        copy.shape, copy.buffer = [1, 5], 0
+        graph.tensors.append(copy)
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RELU
+        code.version = 1
+        model.operatorCodes.append(code)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(model.operatorCodes) - 1
+        operator.inputs, operator.outputs = list(graph.outputs), [len(graph.tensors) - 1]
+        graph.operators.append(operator)
+
+    with pytest.raises(mt.VerificationError, match="'in_float': arithmetic:.*RELU in float"):
+        mt.verify(remake(resnet[2], edit))
+
+
+@pytest.mark.parametrize("kind", ["activation", "weight"])
+def test_bits_with_another_value_name_the_layer(kind, resnet):
+    _, _, flat, bits = resnet
+    for name in bits.weight_bits:
+        maps = {"activation": dict(bits.activation_bits), "weight": dict(bits.weight_bits)}
+        found = maps[kind][name]
+        maps[kind][name] = 5
+        other = kmm.BitAssignment(maps["activation"], maps["weight"])
+        message = f"'{name}': {kind} bits: declared 5, found {found}"
+        with pytest.raises(mt.VerificationError, match=message):
+            mt.verify(flat, other)
+
+
+def test_bits_of_another_model_name_a_layer(resnet):
+    _, _, flat, bits = resnet
+    names = dict.fromkeys(["conv1", "conv2", "logits"], 8)
+    with pytest.raises(mt.VerificationError, match="'stem' is in the file and not in the assign"):
+        mt.verify(flat, kmm.BitAssignment(names, names))
+    more = {**bits.weight_bits, "head": 8}
+    with pytest.raises(mt.VerificationError, match="'head'"):
+        mt.verify(flat, kmm.BitAssignment({**bits.activation_bits, "head": 8}, more))
+
+
+def test_the_untouched_file_passes_and_is_returned(resnet, remake):
+    _, _, flat, bits = resnet
+    graph = mt.verify(flat, bits)
+    assert set(graph.metadata["layers"]) == set(bits.weight_bits)
+    mt.verify(remake(flat, lambda model: None), bits)
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def deadline(seconds):
+    """A TimeoutError in the block when it runs longer: a cycle of operators never ends."""
+
+    def stop(*_):
+        raise TimeoutError(f"still running after {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def outcome(flat, bits):
+    """ "passes" or "refused"; any other error is the test's."""
+    try:
+        with deadline(5):
+            mt.verify(flat, bits)
+    except mt.VerificationError:
+        return "refused"
+    return "passes"
+
+
+@pytest.mark.parametrize("flat", [b"", b"TFL3", b"\0" * 64, b"\0\0\0\0TFL3", b"PK\3\4" * 9])
+def test_what_is_no_tflite_is_refused(flat):
+    with pytest.raises(mt.VerificationError, match=r"\.tflite"):
+        mt.verify(flat)
+
+
+@pytest.mark.parametrize("flat", [None, "model.tflite", 7])
+def test_what_is_no_bytes_is_refused(flat):
+    with pytest.raises((mt.VerificationError, TypeError), match="bytes"):
+        mt.verify(flat)
+
+
+def test_truncated_files_are_refused(resnet):
+    _, _, flat, bits = resnet
+    lengths = [*range(0, 64, 7), *np.linspace(64, len(flat) - 1, 25).astype(int)]
+    assert {outcome(flat[:length], bits) for length in lengths} == {"refused"}
+
+
+def test_files_with_flipped_bytes_are_refused_or_pass(resnet):
+    _, _, flat, bits = resnet
+    outcomes = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(flat)
+        for place in rng.integers(8, len(flat), rng.integers(1, 12)):
+            damaged[place] ^= int(rng.integers(1, 256))
+        outcomes.append((seed, outcome(bytes(damaged), bits if seed % 2 else None)))
+    # Some bytes are padding, names of inputs or versions: most are not.
+    assert sum(state == "refused" for _, state in outcomes) > 100
+
+
+@pytest.mark.parametrize("index", [-2, -1, 10**6, 2**31 - 1])
+@pytest.mark.parametrize("place", ["inputs", "outputs"])
+def test_operators_of_tensors_that_are_not_there(index, place, resnet, remake):
+    def edit(model):
+        operator = operator_of(model, LAYER)
+        setattr(operator, place, [index, *list(getattr(operator, place))[1:]])
+
+    assert outcome(remake(resnet[2], edit), resnet[3]) == "refused"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_mac_operators_with_another_number_of_inputs(count, resnet, remake):
+    def edit(model):
+        operator = operator_of(model, LAYER)
+        operator.inputs = (list(operator.inputs) * 2)[:count]
+
+    assert outcome(remake(resnet[2], edit), resnet[3]) == "refused"
+
+
+def test_a_cycle_of_moves_is_refused(quantized, remake):
+    from keras_metamix.zoo.small import small_cnn
+
+    model, _ = quantized(small_cnn((8, 8, 1), classes=3, width=4))
+    flat = mt.convert(model)
+
+    def edit(file):
+        operator = operator_of(file, "pool1")
+        operator.inputs = list(operator.outputs)
+
+    assert outcome(remake(flat, edit), model.bit_assignment) == "refused"
+
+
+def test_tensors_without_quantization_are_refused(resnet, remake):
+    def edit(model):
+        named(model, LAYER).quantization = None
+
+    assert outcome(remake(resnet[2], edit), resnet[3]) == "refused"
