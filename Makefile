@@ -35,6 +35,8 @@ endef
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
 demo: $(STAMP) ## train, search, export and report on real images; writes runs/quickstart/
 	$(BIN)/metamix-train --config=$(CONFIG) --workdir=$(WORKDIR)
 

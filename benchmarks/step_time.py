@@ -21,10 +21,11 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import keras_metamix as kmm
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+
+import keras_metamix as kmm
 from keras_metamix import zoo
 
 FLAGS = flags.FLAGS
@@ -72,7 +73,7 @@ def make_steps(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
         "float": lambda: plain.train_step((x, y)),
         "weight_training": lambda: training.train_step((x, y)),
         "bit_meta": lambda: meta.train_step((x, y)),
-        "bit_search": lambda: search._search_update(x, y, None),  # noqa: SLF001
+        "bit_search": lambda: search._search_update(x, y, None),
     }
     return {name: tf.function(f, autograph=False) for name, f in functions.items()}
 
@@ -115,6 +116,7 @@ def _tfmot_figures() -> dict[str, object]:
 
 
 def main(argv: list[str]) -> None:
+    """Measures, prints and writes the figures."""
     del argv
     random = np.random.default_rng(0)
     images = random.normal(size=(FLAGS.batch_size, 28, 28, 1)).astype(np.float32)

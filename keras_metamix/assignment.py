@@ -10,6 +10,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Literal
+
+from keras_metamix.files import written_whole
 
 SUPPORTED_BITS = (2, 3, 4, 5, 6, 7, 8)
 FORMAT = "keras_metamix.bit_assignment"
@@ -57,7 +60,7 @@ class SearchSpace:
     """
 
     activation_bits: tuple[int, ...] = (8, 4, 3)
-    weight_bits: int | tuple[int, ...] | str = 4
+    weight_bits: int | tuple[int, ...] | Literal["same"] = 4
     edge_bits: int = 8
     stream_bits: int | None = 8
 
@@ -91,9 +94,8 @@ class SearchSpace:
             return (self.edge_bits,), (self.edge_bits,)
         if self.weight_bits == "same":
             return self.activation_bits, self.activation_bits
-        if isinstance(self.weight_bits, int):
-            return self.activation_bits, (self.weight_bits,)
-        return self.activation_bits, tuple(self.weight_bits)
+        weights = self.weight_bits
+        return self.activation_bits, (weights,) if isinstance(weights, int) else tuple(weights)
 
     @property
     def weight_bits_tied(self) -> bool:
@@ -108,7 +110,9 @@ class SearchSpace:
     @classmethod
     def from_dict(cls, fields: Mapping) -> SearchSpace:
         """The inverse of `to_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = dict(fields)
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +135,9 @@ class BitAssignment:
                     f"BitAssignment.{field}: expected {{layer name: bits}}, "
                     f"found {type(bits).__name__}."
                 )
-            checked = {name: _check_bits(b, f"{field} of layer {name!r}") for name, b in bits.items()}
+            checked = {
+                name: _check_bits(b, f"{field} of layer {name!r}") for name, b in bits.items()
+            }
             object.__setattr__(self, field, checked)
         extra = set(self.activation_bits) ^ set(self.weight_bits)
         if extra:
@@ -155,16 +161,14 @@ class BitAssignment:
                 f"{len(unknown)} names are unknown {unknown[:3]}."
             )
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes JSON, to a temporary name first."""
-        path = Path(path)
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes JSON."""
         layers = {
             name: {"activation_bits": self.activation_bits[name], "weight_bits": w}
             for name, w in self.weight_bits.items()
         }
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps({"format": FORMAT, "layers": layers}, indent=2) + "\n")
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, "layers": layers}, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> BitAssignment:
@@ -178,7 +182,9 @@ class BitAssignment:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: expected JSON, found {error}.") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path}: expected a file of BitAssignment.save ('format': '{FORMAT}').")
+            raise ValueError(
+                f"{path}: expected a file of BitAssignment.save ('format': '{FORMAT}')."
+            )
         layers = content.get("layers")
         if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
             raise ValueError(f"{path}: expected 'layers' to map names to bits.")

@@ -34,7 +34,7 @@ def mse_step(values: np.ndarray, low: float, high: float, offset: bool = False) 
     reach = max(float(values.max()) / high, float(values.min()) / low if low < 0 else 0.0)
     best, best_error = SMALLEST_STEP, np.inf
     for step in np.maximum(reach * _MSE_FRACTIONS, SMALLEST_STEP):
-        shift = np.round(HARD_SWISH_MINIMUM / step) if offset else 0.0
+        shift = max(np.round(HARD_SWISH_MINIMUM / step), -high) if offset else 0.0
         quantized = np.round(np.clip(values / step, low + shift, high + shift)) * step
         error = float(np.mean(np.square(values - quantized)))
         if error < best_error:
@@ -97,7 +97,7 @@ def first_batches(data: Any, count: int, batch_size: int | None = None) -> Itera
         total = keras.tree.flatten(data)[0].shape[0]
         for start in range(0, min(count * size, total), size):
             yield keras.tree.map_structure(lambda a, s=start: a[s : s + size], data)
-    elif hasattr(data, "take"):
+    elif data is not None and hasattr(data, "take"):
         yield from data.take(count)
     else:
         raise TypeError(

@@ -34,9 +34,7 @@ class LayerCost:
 
 def weighted_bits(macs: Iterable, activation_bits: Iterable, weight_bits: Iterable) -> Any:
     """Eq. 6: sum of `a_l * w_l * MAC_l`; ints give an int, tensors a tensor."""
-    return sum(
-        m * (a * w) for m, a, w in zip(macs, activation_bits, weight_bits, strict=True)
-    )
+    return sum(m * (a * w) for m, a, w in zip(macs, activation_bits, weight_bits, strict=True))
 
 
 def assignment_bops(layers: Sequence[LayerCost], bits: BitAssignment) -> int:

@@ -24,7 +24,12 @@ TOP = Path(__file__).parent.parent
 # Import name -> folder, from the top.
 TREES = {"keras_metamix": "keras_metamix", "metamix_tflite": "tflite/metamix_tflite"}
 
-BASE = {"keras_metamix.assignment", "keras_metamix.cost", "keras_metamix.ops"}
+BASE = {
+    "keras_metamix.files",
+    "keras_metamix.assignment",
+    "keras_metamix.cost",
+    "keras_metamix.ops",
+}
 LAYERS = BASE | {"keras_metamix.layers"}
 GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
 METHODS = GRAPH | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
@@ -33,7 +38,8 @@ APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 # Unit -> the units of ours that it may import, besides itself. A unit is a top-level module or
 # folder of keras_metamix, its `__init__` ("keras_metamix"), or the whole of metamix_tflite.
 MAY_IMPORT = {
-    "keras_metamix.assignment": set(),
+    "keras_metamix.files": set(),
+    "keras_metamix.assignment": {"keras_metamix.files"},
     "keras_metamix.ops": set(),
     "keras_metamix.cost": BASE,
     "keras_metamix.layers": BASE,
@@ -41,9 +47,9 @@ MAY_IMPORT = {
     "keras_metamix.calibration": GRAPH,
     "keras_metamix.metamix": GRAPH,
     "keras_metamix.bitmixer": GRAPH,
-    "keras_metamix.data": set(),
+    "keras_metamix.data": {"keras_metamix.files"},
     "keras_metamix.zoo": set(),
-    "keras_metamix.report": {"keras_metamix.assignment"},
+    "keras_metamix.report": {"keras_metamix.files", "keras_metamix.assignment"},
     "keras_metamix": METHODS | APART,
     "keras_metamix.launch": {"keras_metamix", "metamix_tflite"} | METHODS | APART,
     "metamix_tflite": {"keras_metamix"} | METHODS,

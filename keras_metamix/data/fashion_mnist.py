@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_metamix.files import written_whole
+
 Split = tuple[np.ndarray, np.ndarray]
 Arrays = tuple[Split, Split]
 
@@ -151,10 +153,8 @@ def stage_files(source: Path, data_dir: Path) -> Path:
                 f"{str(source / name)!r} is not the published Fashion-MNIST file: "
                 f"expected SHA-256 {expected}, found {_sha256(content)}"
             )
-        # A run that is cut off here must not leave a torn file under the final name.
-        temporary = target / f"{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(content)
-        os.replace(temporary, target / name)
+        with written_whole(target / name) as temporary:
+            temporary.write_bytes(content)
     return target
 
 

@@ -53,7 +53,9 @@ def fold_batch_norm(model: Any) -> keras.Model:
             "the search, or fix an assignment with set_bits, before folding."
         )
     if not model.calibrated:
-        raise ValueError("The model has no step sizes yet: fit it, or call keras_metamix.calibrate.")
+        raise ValueError(
+            "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."
+        )
     return _Fold(Topology(model.network), model.network.name).run()
 
 
@@ -101,7 +103,7 @@ class _Fold:
             levels = self.values[id(tensor)]
             if isinstance(levels, _Pending):
                 raise ValueError(f"Output {tensor.name!r} of {self.name!r} carries no quantizer.")
-            name = f"{levels.tensor.name}_output".replace("/", "_")
+            name = f"{self.topology.producer(tensor).name}_output"  # pyright: ignore
             outputs.append(Dequantize(levels.grid, name=name)(levels.tensor))
         inputs = self.inputs if len(self.inputs) > 1 else self.inputs[0]
         outputs = outputs if len(outputs) > 1 else outputs[0]
@@ -157,13 +159,11 @@ class _Fold:
     ) -> _Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
         grid = Grid.of(step, int(low), int(high))
-        if isinstance(value, _Levels):
-            value = _Pending(node, (value,))
+        pending = _Pending(node, (value,)) if isinstance(value, _Levels) else value
         if quantizer.activation != "linear":
-            value = self._relu(node, value, Kind[quantizer.activation.upper()])
-            assert isinstance(value, _Pending)
-        levels = self._finish(value, grid, quantizer.name)
-        for layer in value.after:
+            pending = self._relu(node, pending, Kind[quantizer.activation.upper()])
+        levels = self._finish(pending, grid, quantizer.name)
+        for layer in pending.after:
             levels = layer(levels)
         return _Levels(levels, grid)
 
@@ -182,7 +182,7 @@ class _Fold:
         grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
         found = kind(node.operation)
         if found is Kind.MAC:
-            return self._mac(pending, grid, clip)(tensors[0])
+            return self._mac(node, pending.batch_norm, grids[0], grid, clip)(tensors[0])
         layer: IntegerLayer
         if found is Kind.ADD:
             layer = IntegerAdd(grids, grid, name=node.name, **clip)
@@ -197,11 +197,19 @@ class _Fold:
             return tensors[0]
         return Rescale(grids[0], grid, name=name, **clip)(tensors[0])
 
-    def _mac(self, pending: _Pending, grid: Grid, clip: dict[str, Any]) -> IntegerMac:
-        assert pending.node is not None
-        layer = pending.node.operation
+    def _mac(
+        self,
+        node: Node,
+        norm: FoldableBatchNormalization | None,
+        input_grid: Grid,
+        grid: Grid,
+        clip: dict[str, Any],
+    ) -> IntegerMac:
+        layer = node.operation
         if getattr(layer, "groups", 1) != 1:
-            raise ValueError(f"Layer {layer.name!r}: groups={layer.groups} has no integer form yet.")
+            raise ValueError(
+                f"Layer {layer.name!r}: groups={layer.groups} has no integer form yet."
+            )
         dense = isinstance(layer, QuantizedDense)
         depthwise = isinstance(layer, QuantizedDepthwiseConv2D)
         geometry = {}
@@ -211,18 +219,17 @@ class _Fold:
                 "padding": layer.padding,
                 "dilation_rate": layer.dilation_rate,
             }
-        input_grid = pending.inputs[0].grid
         integer = IntegerMac(
             "dense" if dense else "depthwise" if depthwise else "conv",
             layer.weight_quantizer.bits,
             layer.kernel.shape,
             input_grid,
             grid,
-            name=layer.name + ("" if not pending.node.occurrence else f"_{pending.node.occurrence}"),
+            name=f"{layer.name}_{node.occurrence}" if node.occurrence else layer.name,
             **geometry,
             **clip,
         )
-        scale, bias = _channel_terms(layer, pending.batch_norm)
+        scale, bias = _channel_terms(layer, norm)
         kernel = layer.integer_kernel()
         sign = np.where(scale < 0, -1, 1)
         kernel = kernel * (sign.reshape(kernel.shape[-2:]) if depthwise else sign)

@@ -123,15 +123,22 @@ class _Plan:
         """Whether the one reader's own quantizer will do.
 
         A signed tensor of fewer than 8 bits is clipped by a label that its producer has to take
-        into its weight scales: only a MAC layer can. Of the model's inputs only those that an
-        8-bit layer reads need no clip.
+        into its weight scales: only a MAC layer can. What an 8-bit end reads needs no clip.
         """
         if only is None or self.kinds[id(only)] not in (Kind.MAC, Kind.PASS):
             return False
+        if self._reader_behind_moves(only) in self.exact_inputs:
+            return True
         root = self._group_operation(tensor)
         if root is None:
-            return only.name in self.exact_inputs
+            return False
         return self.kinds[id(root)] is Kind.MAC or self.sign(tensor) == "unsigned"
+
+    def _reader_behind_moves(self, node: Node | None) -> str | None:
+        """The name of the one operation that reads a tensor in the end."""
+        while node is not None and self.kinds[id(node)] is Kind.PASS:
+            node = self.topology.only_consumer(node.output)
+        return node.name if node is not None else None
 
     def _group_operation(self, tensor: Any) -> Node | None:
         """The operation that computes a tensor, behind batch norm, ReLU and moves."""
@@ -182,7 +189,9 @@ class _Rewrite:
         self.topology = Topology(model)
         self.macs = mac_nodes(self.topology)
         if not self.macs:
-            raise ValueError(f"Model {model.name!r} has no MAC layer: there is nothing to quantize.")
+            raise ValueError(
+                f"Model {model.name!r} has no MAC layer: there is nothing to quantize."
+            )
         self.edges = {next(iter(self.macs)), next(reversed(self.macs))}
         exact = self.edges if space.edge_bits == 8 else set()
         self.plan = _Plan(self.topology, exact)
@@ -202,10 +211,12 @@ class _Rewrite:
                 or self.plan.kinds[id(before)] is not Kind.MAC
                 or fused_activation(before.operation) is not Kind.PASS
                 or self.topology.only_consumer(node.inputs[0]) is not node
+                or len(self.macs[before.name]) > 1
+                or node.occurrence > 0
             ):
                 raise ValueError(
                     f"Layer {node.name!r} (BatchNormalization) does not directly follow a linear "
-                    "MAC layer that nothing else reads: it cannot be folded."
+                    "MAC layer that nothing else reads, each called once: it cannot be folded."
                 )
 
     def run(self) -> keras.Model:
@@ -257,8 +268,7 @@ class _Rewrite:
         else:
             outputs = operation(*args, **kwargs)
         if self.plan.has_stream(node.output):
-            suffix = f"_{node.occurrence}" if node.occurrence else ""
-            outputs = self._stream(node.output, f"{node.name}_stream{suffix}")(outputs)
+            outputs = self._stream(node.output, _call_name(f"{node.name}_stream", node))(outputs)
         return outputs
 
     def _fused_activation(self, node: Node, outputs: Any) -> Any:
@@ -267,9 +277,12 @@ class _Rewrite:
         if found is Kind.PASS:
             return outputs
         if found not in _RELUS and self.space.stream_bits:
-            outputs = self._stream_quantizer("signed", "linear", f"{node.name}_sum")(outputs)
+            outputs = self._stream_quantizer(
+                "signed", "linear", _call_name(f"{node.name}_sum", node)
+            )(outputs)
         activation = node.operation.activation
-        return keras.layers.Activation(activation, name=f"{node.name}_activation")(outputs)
+        name = _call_name(f"{node.name}_activation", node)
+        return keras.layers.Activation(activation, name=name)(outputs)
 
     def _absorbed(self, tensor: Any) -> str:
         """The ReLU of a tensor's producer that the quantizer behind the tensor computes."""
@@ -286,10 +299,10 @@ class _Rewrite:
     def _input_quantizer(self, name: str) -> ActivationQuantizer:
         candidates, _ = self.space.layer_candidates(name in self.edges)
         tensors = [node.inputs[0] for node in self.macs[name]]
-        signs = {self.plan.sign(t) for t in tensors}
+        signs: set[Sign] = {self.plan.sign(t) for t in tensors}
         return ActivationQuantizer(
             candidates,
-            sign=signs.pop() if len(signs) == 1 else "signed",
+            sign=next(iter(signs)) if len(signs) == 1 else "signed",
             activation=self._direct_absorbs(name, tensors[0]),  # pyright: ignore[reportArgumentType]
             name=f"{name}_input",
         )
@@ -307,6 +320,11 @@ class _Rewrite:
     def _stream_quantizer(self, sign: Sign, activation: Any, name: str) -> ActivationQuantizer:
         bits = self.space.stream_bits or 8
         return ActivationQuantizer((bits,), sign, activation, role="stream", name=name)
+
+
+def _call_name(name: str, node: Node) -> str:
+    """A name for each call of a shared layer."""
+    return f"{name}_{node.occurrence}" if node.occurrence else name
 
 
 def _carry_weights(source: keras.Model, target: keras.Model) -> None:

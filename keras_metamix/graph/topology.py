@@ -52,7 +52,7 @@ class Topology:
         self.outputs: list[Any] = list(model.outputs)
         self._producer: dict[int, Node] = {}
         self._consumers: defaultdict[int, list[Node]] = defaultdict(list)
-        for depth in sorted(model._nodes_by_depth, reverse=True):  # noqa: SLF001
+        for depth in sorted(model._nodes_by_depth, reverse=True):
             for keras_node in model._nodes_by_depth[depth]:
                 if keras_node.is_input:
                     continue

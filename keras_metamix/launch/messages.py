@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,18 +15,36 @@ from absl import app
 USER_ERRORS = (ValueError, TypeError, OSError)
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
-    """Runs an absl main; an error of the input ends it with one line and exit status 1."""
+def run_main(
+    main: Callable[[Any], None],
+    parse_flags: Callable[[list[str]], Any] = app.parse_flags_with_usage,
+) -> None:
+    """Runs an absl main on what `parse_flags` makes of the command line; see `exit_status`."""
+    app.run(lambda arguments: exit_status(main, arguments), flags_parser=parse_flags)
 
-    def guarded(argv: list[str]) -> int:
-        try:
-            main(argv)
-        except USER_ERRORS as error:
-            print(f"{argv[0].rsplit('/', 1)[-1]}: {error}", file=sys.stderr)
-            return 1
-        return 0
 
-    app.run(guarded)
+def exit_status(main: Callable[[Any], None], arguments: Any) -> int:
+    """Runs a main; an error of the input becomes one line on stderr and status 1."""
+    try:
+        main(arguments)
+    except USER_ERRORS as error:
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check_output(flag: str, path: Path) -> None:
+    """Finds out before the work, not after it, that a file cannot be written.
+
+    Raises:
+      OSError: names the flag, what was expected and what was found.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{flag}: expected the name of a file, found the folder {path}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{flag}: expected a folder {path.parent}, found none.")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{flag}: expected a folder to write to, found {path.parent}.")
 
 
 class EpochLines(keras.callbacks.Callback):

@@ -12,9 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from metamix_tflite import parity, verify
-from metamix_tflite.latency import benchmark_all
-from metamix_tflite.run import Runner
 from ml_collections import ConfigDict
 
 from keras_metamix.assignment import BitAssignment
@@ -22,6 +19,9 @@ from keras_metamix.cost import assignment_bops, average_bits
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from metamix_tflite import parity, verify
+from metamix_tflite.latency import benchmark_all
+from metamix_tflite.run import Runner
 
 VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
 _BATCH = 50
@@ -42,13 +42,6 @@ def float_file(model: keras.Model) -> bytes:
     import tensorflow as tf
 
     return tf.lite.TFLiteConverter.from_keras_model(model).convert()
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes to a temporary name, then renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def measure(

@@ -1,6 +1,6 @@
 """Float training, search, weight training, export, verification, benchmark, report.
 
-    metamix-train --config=configs/quickstart.py --workdir=runs/quickstart
+metamix-train --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import keras
 from absl import flags
-from metamix_tflite import convert
 from ml_collections import config_flags
 from rich.console import Console
 
 from keras_metamix.cost import assignment_bops
+from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.launch.messages import run_main
 from keras_metamix.launch.results import (
@@ -28,10 +28,8 @@ from keras_metamix.launch.results import (
     measure,
     run_facts,
     search_history,
-    write_bytes,
 )
 from keras_metamix.launch.training import (
-    Data,
     float_network,
     load_data,
     search_space,
@@ -42,6 +40,7 @@ from keras_metamix.launch.training import (
 )
 from keras_metamix.metamix.selection import check_budget
 from keras_metamix.report import results_table, validate_metrics, write_report
+from metamix_tflite import convert
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
@@ -118,19 +117,18 @@ def _export(config: Any, float_model: Any, model: Any, uniform: Any) -> list[Can
     return [*candidates, Candidate("MetaMix", "model.tflite", flat, model)]
 
 
-def _write(
-    workdir: Path, model: Any, candidates: list[Candidate], metrics: dict[str, Any]
-) -> None:
-    """Writes every file, each to a temporary name first, and prints the table and the names."""
+def _write(workdir: Path, model: Any, candidates: list[Candidate], metrics: dict[str, Any]) -> None:
+    """Writes every file, and prints the table and the names."""
     validate_metrics(metrics)
     for candidate in candidates:
-        write_bytes(workdir / candidate.file, candidate.flat)
+        with written_whole(workdir / candidate.file) as temporary:
+            temporary.write_bytes(candidate.flat)
     bits = model.bit_assignment
     bits.save(workdir / "bits.json")
-    temporary = workdir / "model.tmp.keras"
-    model.save(temporary)
-    temporary.replace(workdir / "model.keras")
-    write_bytes(workdir / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    with written_whole(workdir / "model.keras") as temporary:
+        model.save(temporary)
+    with written_whole(workdir / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
     write_report(metrics, workdir / "report.html")
     Console().print(results_table(metrics))
     spent = assignment_bops(layer_costs(model), bits)

@@ -38,9 +38,7 @@ def load_data(config: ConfigDict) -> Data:
     Raises:
       ValueError, OSError: an unknown name, or a folder without the data; says what was expected.
     """
-    (images, labels), (test_images, test_labels) = load(
-        config.data.name, config.data.dir or None
-    )
+    (images, labels), (test_images, test_labels) = load(config.data.name, config.data.dir or None)
     batch_size = config.train.batch_size
     train = training_dataset(images, labels, batch_size, config.seed, augment=config.data.augment)
     validation = evaluation_dataset(test_images, test_labels, 250)

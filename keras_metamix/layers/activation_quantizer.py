@@ -50,7 +50,8 @@ class ActivationQuantizer(keras.layers.Layer):
                 f"found {sign!r}."
             )
         self.candidates = tuple(int(b) for b in candidates)
-        self.sign, self.activation, self.role = sign, activation, role
+        self.sign: Sign = sign
+        self.activation, self.role = activation, role
         ranges = [activation_range(b, sign) for b in self.candidates]
         self._lows = np.array([low for low, _ in ranges], np.float32)
         self._highs = np.array([high for _, high in ranges], np.float32)
@@ -138,7 +139,8 @@ class ActivationQuantizer(keras.layers.Layer):
     def _range(self, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
         if self.sign != "offset":
             return low, high
-        shift = ops.stop_gradient(ops.round(HARD_SWISH_MINIMUM / step))
+        # Where the reach is too short for the minimum, 0 stays on the grid: padding is 0.
+        shift = ops.stop_gradient(ops.maximum(ops.round(HARD_SWISH_MINIMUM / step), -high))
         return low + shift, high + shift
 
     def compute_output_shape(self, input_shape: Any) -> Any:

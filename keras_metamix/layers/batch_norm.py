@@ -68,7 +68,8 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         mode = current_mode()
-        if training and self.trainable and self._fusable(inputs, mask):
+        training = bool(training) and self.trainable  # Keras: a frozen batch norm evaluates
+        if training and self._fusable(inputs, mask):
             return self._train_fused(inputs, update=mode.statistics == "own")
         if not training and mode.weights == "assigned" and self.producer is not None:
             scale, integers = self.fold()

@@ -59,7 +59,8 @@ class MetaMixCallback(keras.callbacks.Callback):
             meta_epochs,
             search_epochs,
         )
-        self.cost, self.cost_strength = cost, cost_strength
+        self.cost: CostForm = cost
+        self.cost_strength = cost_strength
         self.statistics_batches, self.record_every = statistics_batches, record_every
         self.verbose = verbose
         self.argmax_assignment: BitAssignment | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from keras import tree
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import (
     calibrate,
+    calibrate_weights,
     check_finite,
     first_batches,
     image_batches,
@@ -138,11 +140,31 @@ class MetaMixModel(keras.Model):
 
     def assign_bits(self, bits: BitAssignment) -> None:
         """Writes the bit-widths into the layers' variables; phase and steps stay."""
-        bits.check_layers((layer.name for layer in self.mac_layers), repr(self.name))
-        for layer in self.mac_layers:
+        layers = self.mac_layers
+        bits.check_layers((layer.name for layer in layers), repr(self.name))
+        for layer in layers:
+            self._check_pair(layer, *dataclasses.astuple(bits[layer.name]))
+        for layer in layers:
             pair = bits[layer.name]
             layer.input_quantizer.assign_bits(pair.activation)
             layer.weight_quantizer.assign_bits(pair.weight)
+
+    def _check_pair(self, layer: Any, activation: int, weight: int) -> None:
+        allowed = {
+            "activation": (activation, layer.input_quantizer.candidates),
+            "weight": (weight, layer.weight_quantizer.candidates),
+        }
+        for what, (bits, candidates) in allowed.items():
+            if bits not in candidates:
+                raise ValueError(
+                    f"Layer {layer.name!r}: {bits} {what} bits are no candidate, expected one of "
+                    f"{list(candidates)}."
+                )
+        if self.space.weight_bits_tied and weight != activation:
+            raise ValueError(
+                f"Layer {layer.name!r}: SearchSpace(weight_bits='same') needs {activation} weight "
+                f"bits, those of its activation; found {weight}."
+            )
 
     def set_bits(self, bits: BitAssignment) -> None:
         """Fixes an assignment by hand and enters weight training; no search is needed.
@@ -151,13 +173,13 @@ class MetaMixModel(keras.Model):
           ValueError: the assignment is of another model, or not within the search space.
         """
         self.assign_bits(bits)
-        for layer in self.mac_layers:
-            layer.weight_quantizer.initialize_steps(layer.kernel)
+        if self.phase != "weight_training":  # the weights were in float: their steps are stale
+            calibrate_weights(self.network)
         self.phase = "weight_training"
 
     @property
     def phase(self) -> Phase:
-        """"bit_meta", "bit_search" or "weight_training"."""
+        """ "bit_meta", "bit_search" or "weight_training"."""
         return self._phase
 
     @phase.setter
@@ -321,7 +343,9 @@ class MetaMixModel(keras.Model):
     def _search_update(self, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         """One update of the architecture parameters; all else is constant."""
         if self._objective is None:
-            raise ValueError("bit_search needs a budget: fit with MetaMixCallback(target_bops=...).")
+            raise ValueError(
+                "bit_search needs a budget: fit with MetaMixCallback(target_bops=...)."
+            )
         target, strength, form = self._objective
         variables = self.architecture_variables
         weights = "mixture" if self._weights_searched else "off"
@@ -376,7 +400,7 @@ class MetaMixModel(keras.Model):
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        if config is not None:
+        if config:
             config["search_optimizer"] = keras.saving.serialize_keras_object(self.search_optimizer)
             config["search_optimizer_is_default"] = self.search_optimizer_is_default
         return config
@@ -393,4 +417,3 @@ def _log_probabilities(chooser: Any) -> np.ndarray:
         return np.zeros(1)
     alpha = np.asarray(chooser.alpha, np.float64)
     return alpha - np.logaddexp.reduce(alpha)
-

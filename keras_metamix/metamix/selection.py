@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 
 import numpy as np
 from scipy import optimize, sparse
@@ -39,7 +40,7 @@ def smallest_bops(layers: list[LayerCost], scores: dict[str, LayerScores]) -> in
 def check_budget(layers: list[LayerCost], scores: dict[str, LayerScores], target: float) -> None:
     """Raises ValueError for a budget that no assignment meets, naming what can be had."""
     low = smallest_bops(layers, scores)
-    if not isinstance(target, int | float) or isinstance(target, bool) or not target >= low:
+    if not isinstance(target, numbers.Real) or isinstance(target, bool) or not target >= low:
         most = {name: max(s.pairs, key=lambda p: p[0] * p[1]) for name, s in scores.items()}
         high = assignment_bops(layers, _assignment(most))
         raise ValueError(
@@ -72,6 +73,7 @@ def budgeted_assignment(
     result = optimize.milp(
         -np.asarray(values),
         integrality=np.ones(count),
+        options={"mip_rel_gap": 0.0},
         bounds=optimize.Bounds(0, 1),
         constraints=[
             optimize.LinearConstraint(one_each, 1, 1),  # pyright: ignore[reportArgumentType]
@@ -113,4 +115,6 @@ def _repair(
 
 
 def _assignment(pairs: dict[str, tuple[int, int]]) -> BitAssignment:
-    return BitAssignment({n: a for n, (a, _) in pairs.items()}, {n: w for n, (_, w) in pairs.items()})
+    return BitAssignment(
+        {n: a for n, (a, _) in pairs.items()}, {n: w for n, (_, w) in pairs.items()}
+    )

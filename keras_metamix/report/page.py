@@ -14,6 +14,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from keras_metamix.files import written_whole
 from keras_metamix.report import numbers, plots, style, table
 from keras_metamix.report.metrics import validate_metrics
 
@@ -49,12 +50,8 @@ def write_report(metrics: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: expected a folder {target.parent}, found none")
     page = render_page(metrics)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 
@@ -71,7 +68,7 @@ def render_page(metrics: Mapping[str, Any]) -> str:
         ValueError: the metrics are malformed.
     """
     validate_metrics(metrics)
-    source = resources.files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
+    source = (resources.files("keras_metamix.report") / "page.html.jinja").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

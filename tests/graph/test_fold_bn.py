@@ -303,7 +303,7 @@ def randomise(model, rng):
         if isinstance(layer, layers.BatchNormalization):
             size = layer.gamma.shape[0]
             gamma = rng.uniform(0.5, 1.5, size) * rng.choice([-1.0, 1.0], size, p=[0.3, 0.7])
-            gamma[rng.integers(size)] = 0.0
+            gamma[0], gamma[1] = 0.0, -abs(gamma[1])
             layer.gamma.assign(gamma)
             layer.beta.assign(rng.normal(0.1, 0.4, size))
             layer.moving_mean.assign(rng.normal(0, 0.2, size))

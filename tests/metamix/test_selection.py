@@ -170,7 +170,8 @@ def test_budgets_that_cannot_be_met_name_the_least_and_the_most(tiny, target):
 
 
 @pytest.mark.parametrize(
-    "target", [1440, 1440.0, 3840, 1e30, math.inf, np.float64(1440), np.int64(1440), np.float32(2e3)],
+    "target",
+    [1440, 1440.0, 3840, 1e30, math.inf, np.float64(1440), np.int64(1440), np.float32(2e3)],
     ids=repr,
 )  # fmt: skip
 def test_budgets_that_can_be_met_pass(tiny, target):

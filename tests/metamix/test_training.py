@@ -31,7 +31,7 @@ BIASES = {"project/bias", "logits/bias"}
 NORMS = {f"{n}_bn/{v}" for n in ("stem", "depthwise") for v in ("gamma", "beta")}
 STATISTICS = {f"{n}_bn/moving_{v}" for n in ("stem", "depthwise") for v in ("mean", "variance")}
 STEPS = {f"{n}_input/log_step" for n in ("stem", "depthwise", "project", "logits")}
-STREAM_STEPS = {f"{n}_stream/log_step" for n in ("stem_relu", "project", "sum", "logits")}
+STREAM_STEPS = {f"{n}_stream/log_step" for n in ("stem_relu", "project", "logits")}
 WEIGHT_STEPS = {
     f"{n}/weight_quantizer/log_step" for n in ("stem", "depthwise", "project", "logits")
 }
@@ -65,7 +65,7 @@ def test_the_groups_above_are_all_variables(metamix):
     assert {v.path for v in model.architecture_variables} == ALPHAS
 
 
-# --- one step --------------------------------------------------------------------------------------
+# --- one step ---------------------------------------------------------------------------------
 
 
 def test_bit_meta_trains_weights_norms_and_all_candidates_steps(metamix, batch, changes):
@@ -149,7 +149,7 @@ def test_pairs_rotate_through_all_nine(metamix, batch, monkeypatch):
     assert sorted(seen) == [(a, w) for a in range(3) for w in range(3)]
 
 
-# --- Eq. 1 ---------------------------------------------------------------------------------------
+# --- Eq. 1 ------------------------------------------------------------------------------------
 
 
 def test_eq_1_is_the_average_of_the_candidates_losses(metamix, batch, loss):
@@ -162,9 +162,9 @@ def test_eq_1_is_the_average_of_the_candidates_losses(metamix, batch, loss):
     gradients, losses = [], []
     for bits in (8, 4, 3):
         reference.assign_bits(uniform_assignment(reference.network, bits, 4))
-        with tf.GradientTape() as tape:
-            with quantization_mode(QuantizationMode(weights="off", streams=False)):
-                value = loss(y, reference.network(x, training=True))
+        mode = QuantizationMode(weights="off", streams=False)
+        with tf.GradientTape() as tape, quantization_mode(mode):
+            value = loss(y, reference.network(x, training=True))
         losses.append(float(value))
         gradients.append(tape.gradient(value, [v.value for v in variables]))
     before = [np.array(v) for v in model.network.trainable_variables]
@@ -213,7 +213,7 @@ def test_the_search_gradient_is_eq_3(strength, metamix, batch, loss):
         np.testing.assert_allclose(value - np.array(alpha), expected, rtol=1e-3, atol=1e-6)
 
 
-# --- whole fits ------------------------------------------------------------------------------------
+# --- whole fits -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=SPACES)
@@ -315,7 +315,7 @@ def test_the_default_search_rate_is_one_over_the_search_steps(metamix, data):
     assert float(own.search_optimizer.learning_rate) == pytest.approx(0.123)
 
 
-# --- assignments by hand ---------------------------------------------------------------------------
+# --- assignments by hand ----------------------------------------------------------------------
 
 
 def test_set_bits_enters_weight_training(metamix, data):
@@ -347,10 +347,10 @@ def test_set_bits_quantizes_with_these_bits(metamix, data):
     ("activation", "weight", "message"),
     [
         ({"stem": 8, "other": 4}, {"stem": 8, "other": 4}, r"another model than 'tiny_metamix'"),
-        ({"depthwise": 5}, {}, r"'depthwise_input': 5 bits are no candidate.*\[8, 4, 3\]"),
-        ({"project": 2}, {}, r"'project_input': 2 bits"),
-        ({"stem": 4}, {}, r"'stem_input': 4 bits.*\[8\]"),
-        ({"depthwise": 3}, {"project": 8}, r"8 bits are no candidate.*\[4\]"),
+        ({"depthwise": 5}, {}, r"'depthwise': 5 activation bits are no candidate.*\[8, 4, 3\]"),
+        ({"project": 2}, {}, r"'project': 2 activation bits"),
+        ({"stem": 4}, {}, r"'stem': 4 activation bits.*\[8\]"),
+        ({"depthwise": 3}, {"project": 8}, r"8 weight bits are no candidate.*\[4\]"),
     ],
     ids=str,
 )
@@ -382,7 +382,7 @@ def test_tied_weights_refuse_another_bit_width_than_their_activation_s(metamix):
         model.set_bits(BitAssignment(base.activation_bits, base.weight_bits | {"project": 8}))
 
 
-# --- files -----------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_a_truncated_file_is_an_error(part, metamix, tmp_path):
         keras.models.load_model(path)
 
 
-# --- what is refused -------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -528,7 +528,7 @@ def test_an_unknown_phase_is_refused(metamix):
     assert model.phase == "bit_meta"
 
 
-# --- more than one device --------------------------------------------------------------------------
+# --- more than one device ---------------------------------------------------------------------
 
 REPLICAS = """
 import numpy as np, tensorflow as tf
@@ -571,7 +571,11 @@ def test_two_replicas_train_through_all_phases():
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(
-        [sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", REPLICAS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "replicas agree" in done.stdout

@@ -14,8 +14,8 @@ from metamix_tflite.run import Runner
 from metamix_tflite.verification import VerificationError, verify
 
 if TYPE_CHECKING:
-    from metamix_tflite.writer import convert
     from metamix_tflite.comparison import ParityReport, parity
+    from metamix_tflite.writer import convert
 
 _NEEDS_KERAS = {"convert": "writer", "parity": "comparison", "ParityReport": "comparison"}
 

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+
 from keras_metamix.calibration import check_finite
 from keras_metamix.graph.fold_bn import fold_batch_norm
-
 from metamix_tflite.read import read_file
 from metamix_tflite.run import Runner
 
@@ -77,5 +77,6 @@ def parity(flat: bytes, model: Any, images: np.ndarray) -> ParityReport:
 def _output_scale(flat: bytes) -> float:
     graph = read_file(flat)
     producer = graph.producer(graph.outputs[0])
-    assert producer is not None
+    if producer is None:
+        raise ValueError("The file's output is no operator's result.")
     return float(graph.tensors[producer.inputs[0]].scales[0])

@@ -1,4 +1,4 @@
-"""Which integer type holds a layer's weights: the rule that `convert` writes and `verify` checks."""
+"""Which integer type holds a layer's weights: `convert` writes it, `verify` checks it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_pointwise(kind: str, kernel_shape: tuple[int, ...], strides: tuple[int, .
 
 
 def weight_type(container: str, pointwise: bool, weight_bits: int, input_channels: int) -> str:
-    """"INT4" or "INT8".
+    """ "INT4" or "INT8".
 
     "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED with an even number of input channels
     (two weights share a byte). "smallest" takes it wherever the weights fit.

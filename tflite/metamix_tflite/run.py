@@ -32,9 +32,7 @@ class Runner:
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
         delegates = [
-            op
-            for op in self._interpreter._get_ops_details()  # noqa: SLF001
-            if op["op_name"] == "DELEGATE"
+            op for op in self._interpreter._get_ops_details() if op["op_name"] == "DELEGATE"
         ]
         self.partitions = len(delegates)
         self.delegated = len(delegates) == 1 and {d["index"] for d in self._outputs} <= {

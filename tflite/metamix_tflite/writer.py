@@ -9,11 +9,11 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, relu6_level
-
 from metamix_tflite.containers import check_container, is_pointwise, weight_type
 from metamix_tflite.flatbuffer import Fused, ModelBuilder, Op, Signature, TensorType
 from metamix_tflite.metadata import METADATA_NAME, checksum
@@ -122,7 +122,8 @@ class _Writer:
     def _output(self, node: Node, grid: Grid | None) -> int:
         """The INT8 tensor of a node's output."""
         shape = _batch_one(node.output)
-        assert grid is not None
+        if grid is None:
+            raise TypeError(f"Layer {node.name!r}: its output has no integer grid.")
         index = self.graph.tensor(node.name, shape, TensorType.INT8, grid.scale, grid.zero_point)
         self.values[id(node.output)] = _Tensor(index, shape, grid)
         self.declared["tensors"][node.name] = {
@@ -202,7 +203,7 @@ class _Writer:
         layer: integer.Rescale = node.operation
         (source,) = self._read(node)
         one = self.graph.tensor(
-            f"{node.name}/one", (1,), TensorType.INT8, layer.factor, 0, np.ones(1, np.int8)
+            f"{node.name}/one", (1,), TensorType.INT8, float(layer.factor), 0, np.ones(1, np.int8)
         )
         self._combine(node, Op.MUL, schema.MulOptionsT(), [source.index, one])
 
@@ -319,5 +320,3 @@ def _batch_one(tensor: Any) -> tuple[int, ...]:
     if None in tensor.shape[1:]:
         raise ValueError(f"Tensor {tensor.name!r}: expected a known shape, found {tensor.shape}.")
     return (1, *tensor.shape[1:])
-
-
