@@ -5,8 +5,8 @@
 Steps are interleaved (float, weight training, bit-meta, bit-search, float, ...) so that the
 machine's drift falls on all alike; ratios are of medians. "bit_search" is the search update
 alone; an epoch of the alternating phase pays for one of it and one of bit-meta per mini-batch.
-With --tfmot the 8-bit QAT of tensorflow-model-optimization is measured too, in a process of its
-own (it needs legacy Keras) against a legacy-Keras float step of the same architecture.
+The 8-bit QAT of tensorflow-model-optimization is measured too (--notfmot: not), in a process of
+its own, since it needs legacy Keras, against a legacy-Keras float step of the same architecture.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "small_mobilenet", zoo.__all__, "Network of keras_metamix.zoo.")
 flags.DEFINE_integer("width", 16, "Width of the network.")
 flags.DEFINE_integer("batch_size", 128, "Images in a step.")
-flags.DEFINE_integer("rounds", 30, "Timed steps of each kind.")
-flags.DEFINE_bool("tfmot", False, "Measure tfmot's 8-bit QAT too.")
+flags.DEFINE_integer("rounds", 20, "Samples of each kind of step.")
+flags.DEFINE_integer("repeats", 5, "Steps in a sample: a machine that throttles does so in bursts.")
+flags.DEFINE_bool("tfmot", True, "Measure tfmot's 8-bit QAT too.")
 flags.DEFINE_string("json", "", "Where to write the figures.")
 
-WARMUP = 3
+WARMUP = 1
 
 
 def _compiled(model: keras.Model) -> keras.Model:
@@ -78,16 +79,17 @@ def make_steps(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     return {name: tf.function(f, autograph=False) for name, f in functions.items()}
 
 
-def interleave(steps: dict[str, object], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each kind of step, in rounds of one of each."""
+def interleave(steps: dict[str, object], rounds: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each kind of step, in rounds of one sample of each."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(WARMUP + rounds):
         for name, step in steps.items():
             start = time.perf_counter()
-            for value in step().values():  # type: ignore[operator]
-                value.numpy()
+            for _ in range(repeats):
+                for value in step().values():  # type: ignore[operator]
+                    value.numpy()
             if number >= WARMUP:
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - start) / repeats)
     return times
 
 
@@ -109,6 +111,7 @@ def _tfmot_figures() -> dict[str, object]:
     command = [sys.executable, os.path.join(os.path.dirname(__file__), "tfmot_step_time.py")]
     command += [f"--width={FLAGS.width}", f"--batch_size={FLAGS.batch_size}"]
     command += [f"--model={FLAGS.model}", f"--rounds={FLAGS.rounds}"]
+    command += [f"--repeats={FLAGS.repeats}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"tfmot's process failed:\n{result.stderr[-2000:]}")
@@ -121,7 +124,7 @@ def main(argv: list[str]) -> None:
     random = np.random.default_rng(0)
     images = random.normal(size=(FLAGS.batch_size, 28, 28, 1)).astype(np.float32)
     labels = random.integers(0, 10, FLAGS.batch_size)
-    figures = summarize(interleave(make_steps(images, labels), FLAGS.rounds))
+    figures = summarize(interleave(make_steps(images, labels), FLAGS.rounds, FLAGS.repeats))
     if FLAGS.tfmot:
         figures |= _tfmot_figures()
     figures |= {
@@ -129,6 +132,7 @@ def main(argv: list[str]) -> None:
         "width": FLAGS.width,
         "batch_size": FLAGS.batch_size,
         "rounds": FLAGS.rounds,
+        "repeats": FLAGS.repeats,
         "machine": f"{os.cpu_count()} x {platform.machine()}",
     }
     for name, value in figures.items():

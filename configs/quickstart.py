@@ -24,8 +24,9 @@ def get_config() -> ConfigDict:
     config.data.augment = True
 
     config.model = ConfigDict()
-    config.model.name = "small_mobilenet"
-    config.model.width = 8
+    config.model.name = "small_resnet"
+    config.model.width = 16
+    config.model.stem_strides = 2
 
     config.space = ConfigDict()
     config.space.activation_bits = (8, 4, 3)
@@ -38,14 +39,15 @@ def get_config() -> ConfigDict:
     config.float.learning_rate = 4e-3
 
     config.search = ConfigDict()
-    config.search.target_bops = placeholder(float)  # none given: what A4W4, ends 8/8, costs
+    config.search.target_bops = placeholder(float)  # none given: target_ratio decides
+    config.search.target_ratio = 0.9  # of what A4W4 everywhere, ends 8/8, costs
     config.search.meta_epochs = 1
     config.search.search_epochs = 1
     config.search.cost_strength = 8.0
 
     config.train = ConfigDict()
     config.train.batch_size = 128
-    config.train.epochs = 7  # search included
+    config.train.epochs = 8  # search included
     config.train.learning_rate = 1e-3
     config.train.weight_decay = 0.0
     config.train.uniform = True  # a uniform A4W4 network beside, for as many epochs

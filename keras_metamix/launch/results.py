@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import io
+import logging
 import os
 import platform
 from pathlib import Path
@@ -41,7 +44,12 @@ def float_file(model: keras.Model) -> bytes:
     """The float .tflite of the stock converter."""
     import tensorflow as tf
 
-    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    logging.disable(logging.INFO)  # it tells of each of its steps, and prints the signature
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def measure(

@@ -1,6 +1,8 @@
 """Float training, search, weight training, export, verification, benchmark, report.
 
-metamix-train --config=configs/quickstart.py --workdir=runs/quickstart
+    metamix-train --config=configs/quickstart.py --workdir=runs/quickstart
+
+Whatever is wrong with the config, the data or the budget is said before the float training.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from absl import flags
-from ml_collections import config_flags
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from keras_metamix.cost import assignment_bops
@@ -41,6 +43,7 @@ from keras_metamix.launch.training import (
 from keras_metamix.metamix.selection import check_budget
 from keras_metamix.report import results_table, validate_metrics, write_report
 from metamix_tflite import convert
+from metamix_tflite.containers import check_container
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
@@ -56,9 +59,13 @@ NOTES = [
 def main(argv: list[str]) -> None:
     """Runs the experiment that the flags describe."""
     del argv
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
-    if config is None:
+    if _CONFIG.value is None:
         raise ValueError("--config is missing: name a config file, such as configs/quickstart.py.")
+    run_experiment(_CONFIG.value, Path(_WORKDIR.value))
+
+
+def run_experiment(config: ConfigDict, workdir: Path) -> None:
+    """Runs the experiment of a config (see configs/) and writes its files into `workdir`."""
     started = time.perf_counter()
     keras.utils.set_random_seed(config.seed)
     data = load_data(config)
@@ -98,6 +105,7 @@ def _check_early(config: Any, float_model: keras.Model, target: float) -> None:
     """Finds out what is wrong with the search before hours of float training."""
     from keras_metamix.metamix.model import MetaMixModel
 
+    check_container(config.export.weight_container)
     model = MetaMixModel.from_float(float_model, search_space(config))
     check_budget(layer_costs(model), model.candidate_scores(), target)
     if config.train.epochs <= config.search.meta_epochs + config.search.search_epochs:
@@ -137,9 +145,18 @@ def _write(workdir: Path, model: Any, candidates: list[Candidate], metrics: dict
         print(f"wrote {workdir / name}")
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:  # ml_collections, of a field that the config does not have
+        sys.exit(f"{Path(argv[0]).name}: the config has no field {error} to set.")
+
+
 def run() -> None:
     """Entry point of `metamix-train`."""
-    run_main(main)
+    for name in ("config", "workdir"):  # absl's --help lists the flags of the main module alone
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
+    run_main(main, _parse_flags)
 
 
 if __name__ == "__main__":

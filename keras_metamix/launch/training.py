@@ -63,15 +63,16 @@ def float_network(config: ConfigDict, data: Data) -> keras.Model:
             f"config.model.name: expected one of {zoo.__all__}, found {config.model.name!r}."
         )
     shape, classes = data.test_images.shape[1:], int(data.test_labels.max()) + 1
-    return getattr(zoo, config.model.name)(shape, classes, width=config.model.width)
+    arguments = {k: v for k, v in config.model.items() if k != "name"}
+    return getattr(zoo, config.model.name)(shape, classes, **arguments)
 
 
 def target_bops(config: ConfigDict, model: keras.Model) -> float:
-    """The budget: `config.search.target_bops`, or what uniform 4-bit layers cost."""
+    """The budget: `config.search.target_bops`, or a share of what uniform 4-bit layers cost."""
     if config.search.target_bops is not None:
         return config.search.target_bops
-    edge = config.space.edge_bits
-    return float(bops(model, uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, edge)))
+    uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
+    return config.search.target_ratio * bops(model, uniform)
 
 
 def train_float(config: ConfigDict, model: keras.Model, data: Data) -> EpochLines:

@@ -8,6 +8,7 @@ several times slower there than the ones that TensorFlow calls.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -18,4 +19,13 @@ def fused(function: Callable) -> Callable:
         return function
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=True, autograph=False)
+    kernels: dict[Any, Callable] = {}
+
+    def call(*tensors: Any) -> Any:
+        # One tf.function for each signature: of one with many, TensorFlow warns of retracing.
+        signature = tuple((tuple(t.shape), t.dtype) for t in tensors)
+        if signature not in kernels:
+            kernels[signature] = tf.function(function, jit_compile=True, autograph=False)
+        return kernels[signature](*tensors)
+
+    return call

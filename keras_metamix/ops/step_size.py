@@ -25,17 +25,18 @@ def lsq_integers(v: Any, step: Any, low: Any, high: Any) -> Any:
 
 
 def _sum(x: Any) -> Any:
-    # The outer axes first: that loop vectorises over the channels.
-    return ops.sum(ops.sum(x, axis=tuple(range(len(x.shape) - 1))))
+    # By rows of up to 1024: that loop vectorises, and takes half the time of a sum by channels.
+    size = math.prod(x.shape[1:])
+    row = max((n for n in range(8, 1025, 8) if size % n == 0), default=size)
+    return ops.sum(ops.sum(ops.reshape(x, (-1, row)), axis=0))
 
 
 def _capped(v: Any, cap: float) -> Any:
     return v if math.isinf(cap) else ops.minimum(v, cap)
 
 
-def _residual(v: Any, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
-    """Whether v is inside the clip range, and dq/ds before the gradient scale."""
-    u = v / step
+def _residual(u: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    """Whether u = v / s is inside the clip range, and dq/ds before the gradient scale."""
     clipped = ops.clip(u, low, high)
     inside = ops.equal(u, clipped)
     return inside, ops.round(clipped) - ops.where(inside, u, ops.zeros_like(u))
@@ -46,7 +47,7 @@ def _scalar_functions(cap: float) -> tuple[Callable, Callable]:
         return lsq_integers(_capped(v, cap), step, low, high) * step
 
     def backward(upstream, v, step, low, high):
-        inside, residual = _residual(_capped(v, cap), step, low, high)
+        inside, residual = _residual(_capped(v, cap) * (1.0 / step), low, high)
         if not math.isinf(cap):
             inside = ops.logical_and(inside, ops.less(v, cap))
         dv = ops.where(inside, upstream, ops.zeros_like(upstream))
@@ -67,7 +68,7 @@ def _mixture_functions(cap: float) -> tuple[Callable, Callable]:
         capped = _capped(v, cap)
         weight, dots = ops.zeros_like(upstream), []
         for b in range(steps.shape[0]):
-            u = capped / steps[b]
+            u = capped * (1.0 / steps[b])
             clipped = ops.clip(u, lows[b], highs[b])
             inside = ops.cast(ops.equal(u, clipped), upstream.dtype)
             weight = weight + probabilities[b] * inside
@@ -130,7 +131,7 @@ def lsq_per_channel(v: Any, step: Any, low: Any, high: Any, gradient_scale: Any 
     @keras.ops.custom_gradient
     def quantize(v, step):
         def gradient(upstream):
-            inside, residual = _residual(v, step, low, high)
+            inside, residual = _residual(v / step, low, high)
             dv = ops.where(inside, upstream, ops.zeros_like(upstream))
             ds = ops.sum(upstream * residual, axis=axes, keepdims=True)
             return dv, ds * gradient_scale

@@ -4,7 +4,7 @@ Needs neither TensorFlow nor Keras: a run can be reported on any machine that ha
 """
 
 from keras_metamix.report.metrics import read_metrics, validate_metrics
-from keras_metamix.report.page import render_page, write_report
+from keras_metamix.report.page import render_page, write_figures, write_report
 from keras_metamix.report.plots import (
     accuracy_against_bops,
     alpha_trajectories,
@@ -24,5 +24,6 @@ __all__ = [
     "results_table",
     "training_curves",
     "validate_metrics",
+    "write_figures",
     "write_report",
 ]

@@ -55,6 +55,29 @@ def write_report(metrics: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     return target
 
 
+def write_figures(metrics: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
+    """Writes the figures that have data as PNG files, and returns their paths.
+
+    Raises:
+        ValueError: the metrics are malformed.
+        OSError: the folder does not exist or cannot be written.
+    """
+    validate_metrics(metrics)
+    written = []
+    for key, draw, _, _ in _FIGURES:
+        if not _has_data(metrics, key):
+            continue
+        path = Path(folder) / f"{key}.png"
+        with written_whole(path) as temporary:
+            draw(metrics).savefig(temporary, dpi=110, facecolor="white")
+        written.append(path)
+    return written
+
+
+def _has_data(metrics: Mapping[str, Any], key: str) -> bool:
+    return bool(metrics[key].get("history") if key == "alphas" else metrics[key])
+
+
 def render_page(metrics: Mapping[str, Any]) -> str:
     """Renders the HTML page of a run.
 
@@ -128,8 +151,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures that have data, as markup, and a sentence for each that has none."""
     figures = []
     for key, draw, title, caption in _FIGURES:
-        data = metrics[key].get("history") if key == "alphas" else metrics[key]
-        markup = _figure_markup(draw(metrics), key, caption) if data else None
+        markup = _figure_markup(draw(metrics), key, caption) if _has_data(metrics, key) else None
         figures.append({"key": key, "title": title, "caption": caption, "markup": markup})
     return figures
 

@@ -20,6 +20,7 @@ _PHASES = {
     "bit_search": ("bit-search", "#e69f00"),
     "weight_training": ("weight training", "#56b4e9"),
 }
+_LEAST_ACCURACY_SPAN = 0.04  # hundredths of a point are no difference to look at
 _MAX_POINTS = 150  # of one alpha curve: finer cannot be seen in a panel
 
 
@@ -145,6 +146,9 @@ def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
     axis.set_xscale("log")
     style.count_axis(axis.xaxis)
     axis.margins(x=0.12, y=0.2)
+    low, high = axis.get_ylim()
+    short = max(0.0, _LEAST_ACCURACY_SPAN - (high - low)) / 2
+    axis.set_ylim(low - short, high + short)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
     style.finish(axis, ylabel="test accuracy", xlabel="BOPs")
     figure.legend(handles=handles, loc="outside right upper", **style.LEGEND)

@@ -32,11 +32,14 @@ def _norm(x: Any, name: str, relu: str) -> Any:
 
 
 def small_cnn(
-    input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, width: int = 16
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    classes: int = 10,
+    width: int = 16,
+    stem_strides: int = 1,
 ) -> keras.Model:
     """Three plain convolutions with max pooling, and logits."""
     inputs = keras.Input(input_shape, name="image")
-    x = _conv_norm(inputs, width, 3, 1, "conv1", "relu")
+    x = _conv_norm(inputs, width, 3, stem_strides, "conv1", "relu")
     x = layers.MaxPooling2D(name="pool1")(x)
     x = _conv_norm(x, 2 * width, 3, 1, "conv2", "relu")
     x = layers.MaxPooling2D(name="pool2")(x)
@@ -46,11 +49,14 @@ def small_cnn(
 
 
 def small_resnet(
-    input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, width: int = 16
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    classes: int = 10,
+    width: int = 16,
+    stem_strides: int = 1,
 ) -> keras.Model:
     """ResNet-8: three basic blocks of `width`, 2x and 4x channels, and logits."""
     inputs = keras.Input(input_shape, name="image")
-    x = _conv_norm(inputs, width, 3, 1, "stem", "relu")
+    x = _conv_norm(inputs, width, 3, stem_strides, "stem", "relu")
     for block, (filters, strides) in enumerate(((width, 1), (2 * width, 2), (4 * width, 2)), 1):
         name = f"block{block}"
         shortcut = x
@@ -65,11 +71,14 @@ def small_resnet(
 
 
 def small_mobilenet(
-    input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, width: int = 16
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    classes: int = 10,
+    width: int = 16,
+    stem_strides: int = 2,
 ) -> keras.Model:
     """Seven inverted residuals with linear bottlenecks (the shape of MobileNet-v2), and logits."""
     inputs = keras.Input(input_shape, name="image")
-    x = _conv_norm(inputs, width, 3, 2, "stem", "relu6")
+    x = _conv_norm(inputs, width, 3, stem_strides, "stem", "relu6")
     plan = (
         (width, 1),
         (width, 1),

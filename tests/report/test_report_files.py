@@ -2,11 +2,14 @@
 
 import json
 import os
+import sys
 
 import pytest
+from PIL import Image
 
 import keras_metamix.report as report
 from keras_metamix.launch import report as launcher
+from keras_metamix.launch.messages import exit_status
 
 
 @pytest.mark.parametrize(
@@ -63,30 +66,48 @@ def test_a_failed_write_leaves_the_old_page(metrics, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [page]
 
 
-def test_launcher_writes_the_page_and_prints_the_table(metrics, tmp_path, capsys):
+@pytest.fixture
+def run_report(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["metamix-report"])
+
+    def run(*arguments):
+        command = ["metamix-report", *map(str, arguments)]
+        return exit_status(launcher.main, launcher.parse_flags(command))
+
+    return run
+
+
+def test_figures_are_pictures(metrics, tmp_path, run_report):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert launcher.main(launcher.parse_flags(["metamix-report", str(tmp_path)])) == 0
+    assert run_report(tmp_path, f"--figures={tmp_path}") == 0
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert {p.stem for p in pictures} == {"alphas", "epochs", "layers", "rows"}
+    for picture in pictures:
+        assert Image.open(picture).size[0] >= 900
+
+
+def test_launcher_writes_the_page_and_prints_the_table(metrics, tmp_path, capsys, run_report):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert run_report(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "MetaMix" in printed and printed.endswith(f"{tmp_path / 'report.html'}\n")
     other = tmp_path / "other.html"
-    command = ["metamix-report", str(tmp_path / "metrics.json"), f"--output={other}"]
-    assert launcher.main(launcher.parse_flags(command)) == 0
+    assert run_report(tmp_path / "metrics.json", f"--output={other}") == 0
     assert other.read_text() == (tmp_path / "report.html").read_text()
 
 
-def test_launcher_names_a_missing_folder(metrics, tmp_path, capsys):
+def test_launcher_names_a_missing_folder(metrics, tmp_path, capsys, run_report):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    command = ["metamix-report", str(tmp_path), f"--output={tmp_path / 'no' / 'page.html'}"]
-    assert launcher.main(launcher.parse_flags(command)) == 1
+    assert run_report(tmp_path, f"--output={tmp_path / 'no' / 'page.html'}") == 1
     assert f"expected a folder {tmp_path / 'no'}, found none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
-def test_launcher_fails_in_one_line(tmp_path, capsys, content):
+def test_launcher_fails_in_one_line(tmp_path, capsys, content, run_report):
     file = tmp_path / "metrics.json"
     if content is not None:
         file.write_text(content)
-    assert launcher.main(launcher.parse_flags(["metamix-report", str(file)])) == 1
+    assert run_report(file) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith(f"metamix-report: {file}: ")

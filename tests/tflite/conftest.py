@@ -13,6 +13,19 @@ import metamix_tflite as mt
 from metamix_tflite.flatbuffer import FILE_IDENTIFIER, ModelBuilder, Signature, TensorType
 
 BITS = (8, 4, 3, 2)
+# (activation, weight) bits of the `resnet` fixture; test_verify.py edits layers by what they hold.
+RESNET_BITS = {
+    "stem": (8, 8),
+    "block1_conv1": (4, 4),
+    "block1_conv2": (4, 3),
+    "block2_conv1": (8, 3),
+    "block2_downsample": (2, 4),
+    "block2_conv2": (3, 2),
+    "block3_conv1": (4, 8),
+    "block3_downsample": (8, 2),
+    "block3_conv2": (2, 4),
+    "logits": (8, 8),
+}
 
 
 def _randomise(model, rng):
@@ -78,6 +91,12 @@ def resnet(quantized):
 
     keras.utils.set_random_seed(0)
     model, images = quantized(small_resnet((8, 8, 1), classes=5, width=4), seed=3)
+    model.set_bits(
+        kmm.BitAssignment(
+            {name: activation for name, (activation, _) in RESNET_BITS.items()},
+            {name: weight for name, (_, weight) in RESNET_BITS.items()},
+        )
+    )
     return model, images, mt.convert(model), model.bit_assignment
 
 
@@ -139,3 +158,14 @@ def int8():
         return (shape, TensorType.INT8, scale, zero_point, data, dimension)
 
     return fields
+
+
+@pytest.fixture(scope="session")
+def half_even():
+    """half_even(accumulator, multiplier, zero_point, low, high) -> codes that XNNPACK gives."""
+
+    def requantize(accumulator, multiplier, zero_point, low, high):
+        scaled = accumulator.astype(np.float32) * np.asarray(multiplier, np.float32)
+        return np.clip(np.rint(scaled).astype(np.int64) + zero_point, low, high)
+
+    return requantize

@@ -10,6 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_metamix.layers.grid import Grid, relu6_level
+from keras_metamix.layers.integer import IntegerMean
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 
 f32 = np.float32
@@ -18,13 +19,6 @@ CODES = np.arange(-128, 128)
 PAIRS = [
     c.reshape(1, 256, 256, 1).astype(np.int8) for c in np.meshgrid(CODES, CODES, indexing="ij")
 ]
-
-
-def half_even(accumulator, multiplier, zero_point, low, high):
-    """float32 requantization: clip(round(acc * multiplier) + zero_point, low, high)."""
-    multiplier = np.asarray(multiplier, f32)
-    rounded = np.rint(accumulator.astype(f32) * multiplier).astype(np.int64)
-    return np.clip(rounded + zero_point, low, high)
 
 
 def fixed_point_sum(a, b, scales, zero_points, low):
@@ -82,7 +76,7 @@ def test_add_rounds_ties_up_where_the_fixed_point_is_exact(ratio, run_operator, 
 
 @pytest.mark.parametrize("fused", ["RELU", "RELU_N1_TO_1"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_product_with_one_rescales(fused, bits, run_operator, int8):
+def test_product_with_one_rescales(fused, bits, run_operator, int8, half_even):
     rng = np.random.default_rng(bits)
     codes = CODES.reshape(1, 16, 16, 1).astype(np.int8)
     for _ in range(60):
@@ -112,7 +106,7 @@ def test_product_with_one_rescales(fused, bits, run_operator, int8):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_product_of_two_tensors(run_operator, int8):
+def test_product_of_two_tensors(run_operator, int8, half_even):
     rng = np.random.default_rng(1)
     shape = (1, 256, 256, 1)
     for _ in range(20):
@@ -161,34 +155,96 @@ def test_relu6_clips_at_the_rounded_code(bits, run_operator, int8):
             )
 
 
-@pytest.mark.parametrize("count", [(2, 2), (2, 3), (1, 7), (7, 7), (14, 14)])
-@pytest.mark.parametrize("equal_scales", [True, False])
-def test_mean_rounds_half_to_even(count, equal_scales, run_operator, int8):
-    rng = np.random.default_rng(count[0] * count[1])
+def mean_codes(sums, count, scales, zero_points):
+    """XNNPACK's mean of `count` codes: both zero-points meet the product as one float32 term."""
+    multiplier = f32(scales[0] / scales[1]) * f32(f32(1) / f32(count))
+    offset = f32(zero_points[1]) - f32(zero_points[0] * count) * multiplier
+    return np.clip(np.rint(sums.astype(f32) * multiplier + offset), -128, 127).astype(np.int64)
+
+
+def run_mean(run_operator, int8, codes, scales, zero_points, keep=False):
+    """LiteRT's codes for (1, height, width, channels) of them."""
     axes = ((2,), TensorType.INT32, None, 0, np.array([1, 2]))
+    channels = codes.shape[-1]
+    found, delegated = run_operator(
+        Op.MEAN,
+        [int8(codes.shape, scales[0], zero_points[0]), axes],
+        int8((1, 1, 1, channels) if keep else (1, channels), scales[1], zero_points[1])[:4],
+        ("ReducerOptions", {"keepDims": keep}),
+        2,
+        [codes],
+    )
+    assert delegated
+    return found.reshape(channels)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 3), (1, 7), (7, 7), (14, 14)])
+@pytest.mark.parametrize("equal_scales", [True, False])
+def test_mean_rounds_half_to_even(size, equal_scales, run_operator, int8):
+    count = size[0] * size[1]
+    rng = np.random.default_rng(count)
     ties = 0
     for trial in range(12):
         source = f32(np.exp(rng.uniform(-4, 0)))
         output = source if equal_scales else f32(source * np.exp(rng.uniform(-2, 1)))
-        zero_in, zero_out = int(rng.choice([-128, 0, 120])), int(rng.choice([-128, 0]))
-        keep = bool(trial % 2)
-        levels = rng.integers(-128, 128, (1, *count, 64)).astype(np.int8)
-        found, delegated = run_operator(
-            Op.MEAN,
-            [int8(levels.shape, source, zero_in), axes],
-            int8((1, 1, 1, 64) if keep else (1, 64), output, zero_out)[:4],
-            ("ReducerOptions", {"keepDims": keep}),
-            2,
-            [levels],
-        )
-        sums = (levels.astype(np.int64) - zero_in).sum((1, 2))
-        ties += np.sum(np.abs(sums / (count[0] * count[1]) % 1.0) == 0.5)
-        multiplier = f32(f32(source / output) / f32(count[0] * count[1]))
-        expected = half_even(sums, multiplier, zero_out, -128, 127)
-        assert delegated
-        np.testing.assert_array_equal(found.reshape(1, 64), expected)
-    if count in ((2, 2), (2, 3), (14, 14)):
+        zero_points = int(rng.choice([-128, 0, 120])), int(rng.choice([-128, 0]))
+        codes = rng.integers(-128, 128, (1, *size, 64)).astype(np.int8)
+        found = run_mean(run_operator, int8, codes, (source, output), zero_points, bool(trial % 2))
+        sums = codes.astype(np.int64).sum((0, 1, 2))
+        ties += np.sum(np.abs(sums / count % 1.0) == 0.5)
+        np.testing.assert_array_equal(found, mean_codes(sums, count, (source, output), zero_points))
+    if size in ((2, 2), (2, 3), (14, 14)):
         assert ties > 0  # the case that tells half-to-even from half-away
+
+
+def near_ties(count, half_even):
+    """Sums, scales and zero-points where a zero-point in float32 rounds to another code.
+
+    Where one of the two terms makes the product a tie that it is not: 1 sum in 2 million.
+    """
+    rng = np.random.default_rng(count)
+    sums = np.arange(-128 * count, 127 * count + 1)
+    for _ in range(400):
+        source = f32(np.exp(rng.uniform(-4, 0)))
+        scales = source, f32(source * np.exp(rng.uniform(-2, 1)))
+        zero_points = int(rng.choice([-128, 112])), int(rng.choice([-128, 0]))
+        multiplier = f32(scales[0] / scales[1]) / f32(count)
+        levels = sums - zero_points[0] * count
+        plain = half_even(levels, multiplier, zero_points[1], -128, 127)
+        found = sums[plain != mean_codes(sums, count, scales, zero_points)]
+        if found.size:
+            yield found, scales, zero_points
+
+
+@pytest.mark.parametrize("count", [36, 49, 64])
+def test_mean_adds_zero_points_in_float32(count, run_operator, int8, half_even):
+    cases = list(near_ties(count, half_even))
+    assert cases
+    for sums, scales, zero_points in cases:
+        low, above = np.divmod(sums, count)
+        codes = low + (np.arange(count)[:, None] < above)  # columns of these sums
+        found = run_mean(
+            run_operator,
+            int8,
+            codes.reshape(1, 1, count, sums.size).astype(np.int8),
+            scales,
+            zero_points,
+        )
+        np.testing.assert_array_equal(found, mean_codes(sums, count, scales, zero_points))
+
+
+@pytest.mark.parametrize("count", [36, 49, 64])
+def test_integer_mean_is_that_of_xnnpack(count, half_even):
+    for sums, scales, zero_points in near_ties(count, half_even):
+        grids = [
+            Grid(float(scale), zero, -128 - zero, 127 - zero, float(scale))
+            for scale, zero in zip(scales, zero_points, strict=True)
+        ]
+        low, above = np.divmod(sums, count)
+        codes = low + (np.arange(count)[:, None] < above)
+        levels = (codes - zero_points[0]).reshape(1, 1, count, sums.size).astype(f32)
+        found = np.asarray(IntegerMean(*grids)(levels)).reshape(-1) + zero_points[1]
+        np.testing.assert_array_equal(found, mean_codes(sums, count, scales, zero_points))
 
 
 def test_quantize_multiplies_by_the_reciprocal(run_operator, int8):
@@ -258,161 +314,3 @@ def test_moves_keep_the_codes(zero_point, run_operator, int8):
     np.testing.assert_array_equal(
         pooled, codes[:, :4, :4].reshape(1, 2, 2, 2, 2, 3).max(axis=(2, 4))
     )
-
-
-# --- multiply-accumulate -----------------------------------------------------------------------
-
-
-def same_pad(levels, size, strides):
-    """Zeros around (height, width) as SAME has it."""
-    amounts = [(0, 0)]
-    for length in levels.shape[1:3]:
-        total = max((-(-length // strides) - 1) * strides + size - length, 0)
-        amounts.append((total // 2, total - total // 2))
-    return np.pad(levels, [*amounts, (0, 0)])
-
-
-def patches(levels, size, strides):
-    """int64 patches, shape (1, height, width, size, size, channels)."""
-    padded = same_pad(levels, size, strides)
-    view = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
-    return view[:, ::strides, ::strides].transpose(0, 1, 2, 4, 5, 3)
-
-
-def mac_case(kind, weight_bits, rng):
-    """Random levels, integers and grids of one layer."""
-    inputs, outputs = (int(n) for n in rng.integers(1, 40, 2))
-    size = 1 if kind == "FULLY_CONNECTED" else 3
-    strides = 1 if kind == "FULLY_CONNECTED" else int(rng.integers(1, 3))
-    if kind == "FULLY_CONNECTED" and weight_bits <= 4:
-        inputs *= 2  # two weights share a byte
-    reach = 2 ** (weight_bits - 1) - 1
-    shape = (size, size, inputs, 1 if kind == "DEPTHWISE_CONV_2D" else outputs)
-    kernel = rng.integers(-reach, reach + 1, shape)
-    zero_point = int(rng.choice([-128, 112, 120, 124, 0, 3]))
-    codes = rng.integers(zero_point, 128, (1, 7, 8, inputs)).astype(np.int8)
-    windows = patches(codes.astype(np.int64) - zero_point, size, strides)
-    if kind == "DEPTHWISE_CONV_2D":
-        sums = np.einsum("nhwijc,ijc->nhwc", windows, kernel[..., 0])
-    else:
-        sums = np.einsum("nhwijc,ijco->nhwo", windows, kernel)
-    return codes, zero_point, kernel, strides, sums
-
-
-def mac_fields(kind, kernel, scales, weight_type, strides, fused):
-    """Weight tensor, options and version."""
-    if kind == "FULLY_CONNECTED":
-        weights = kernel[0, 0].T
-        tensor = (weights.shape, weight_type, scales, 0, weights, 0)
-        return tensor, ("FullyConnectedOptions", fused | {"keepNumDims": True}), 12
-    stride = {"padding": schema.Padding.SAME, "strideH": strides, "strideW": strides}
-    dilation = {"dilationHFactor": 1, "dilationWFactor": 1}
-    weights = kernel.transpose(3, 0, 1, 2)
-    tensor = (weights.shape, weight_type, scales, 0, weights, 0)
-    if kind == "CONV_2D":
-        return tensor, ("Conv2DOptions", fused | stride | dilation), 3
-    tensor = (*tensor[:5], 3)
-    depth = {"depthMultiplier": 1}
-    return tensor, ("DepthwiseConv2DOptions", fused | stride | dilation | depth), 3
-
-
-@pytest.mark.parametrize("fused", ["NONE", "RELU", "RELU_N1_TO_1"])
-@pytest.mark.parametrize(
-    ("kind", "weight_bits"),
-    [("CONV_2D", 8), ("DEPTHWISE_CONV_2D", 8), ("FULLY_CONNECTED", 8), ("FULLY_CONNECTED", 4)],
-)
-def test_mac_is_a_float32_product_rounded_half_to_even(
-    kind, weight_bits, fused, run_operator, int8
-):
-    rng = np.random.default_rng(5)
-    weight_type = TensorType.INT4 if weight_bits <= 4 else TensorType.INT8
-    for _ in range(20):
-        codes, zero_in, kernel, strides, sums = mac_case(kind, weight_bits, rng)
-        channels = sums.shape[-1]
-        bias = rng.integers(-500, 500, channels)
-        sums = sums + bias
-        source = f32(np.exp(rng.uniform(-4, -1)))
-        scales = np.exp(rng.uniform(-6, -2, channels)).astype(f32)
-        largest = np.abs(sums * scales * source).max()
-        bits = int(rng.integers(2, 9))
-        output = f32(largest / rng.uniform(30, 300))
-        zero_out, low, high = 0, -128, 127
-        if fused == "RELU":
-            zero_out = low = 128 - 2**bits
-        elif fused == "RELU_N1_TO_1":
-            high = 2 ** (bits - 1) - 1
-            low, output = -high, f32(1.0 / high)
-            scales = (scales * output * high / largest).astype(f32)
-        weights, options, version = mac_fields(
-            kind,
-            kernel,
-            scales,
-            weight_type,
-            strides,
-            {"fusedActivationFunction": getattr(Fused, fused)},
-        )
-        found, delegated = run_operator(
-            getattr(Op, kind),
-            [
-                int8(codes.shape, source, zero_in),
-                weights,
-                ((channels,), TensorType.INT32, source * scales, 0, bias),
-            ],
-            int8(sums.shape, output, zero_out)[:4],
-            options,
-            version,
-            [codes],
-        )
-        multiplier = (source * scales) / output
-        assert delegated
-        np.testing.assert_array_equal(found, half_even(sums, multiplier, zero_out, low, high))
-
-
-@pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D"])
-def test_int4_convolutions_run_outside_xnnpack(kind, run_operator, int8):
-    # Why "fast" holds them in INT8: version 6 is the first with INT4 and XNNPACK leaves it.
-    rng = np.random.default_rng(6)
-    codes, zero_in, kernel, strides, sums = mac_case(kind, 4, rng)
-    source, scales = f32(0.05), np.full(sums.shape[-1], 0.02, f32)
-    output = f32(np.abs(sums * source * scales).max() / 120)
-    weights, options, _ = mac_fields(
-        kind, kernel, scales, TensorType.INT4, strides, {"fusedActivationFunction": Fused.NONE}
-    )
-    bias = ((sums.shape[-1],), TensorType.INT32, source * scales, 0, np.zeros(sums.shape[-1]))
-    found, delegated = run_operator(
-        getattr(Op, kind),
-        [int8(codes.shape, source, zero_in), weights, bias],
-        int8(sums.shape, output)[:4],
-        options,
-        6,
-        [codes],
-    )
-    expected = half_even(sums, source * scales / output, 0, -128, 127)
-    assert not delegated
-    assert np.abs(found.astype(int) - expected).max() <= 1
-
-
-def test_accumulators_beyond_float32_are_rounded_to_float32_once(run_operator, int8):
-    # int32 sums above 2^24 lose their low bits in the conversion, and only there.
-    rng = np.random.default_rng(7)
-    inputs, outputs = 4096, 16
-    kernel = rng.integers(100, 128, (outputs, inputs))
-    codes = rng.integers(100, 128, (1, inputs)).astype(np.int8)
-    sums = (codes.astype(np.int64) + 128) @ kernel.T
-    assert sums.min() > 2**24
-    source, scales = f32(0.01), np.full(outputs, 0.01, f32)
-    output = f32(sums.max() * 1e-4 / 120)
-    found, delegated = run_operator(
-        Op.FULLY_CONNECTED,
-        [
-            int8(codes.shape, source, -128),
-            int8(kernel.shape, scales, 0, kernel),
-            ((outputs,), TensorType.INT32, source * scales, 0, np.zeros(outputs)),
-        ],
-        int8((1, outputs), output)[:4],
-        ("FullyConnectedOptions", {"fusedActivationFunction": Fused.NONE, "keepNumDims": True}),
-        12,
-        [codes],
-    )
-    assert delegated
-    np.testing.assert_array_equal(found, half_even(sums, source * scales / output, 0, -128, 127))

@@ -51,7 +51,7 @@ def parity(flat: bytes, model: Any, images: np.ndarray) -> ParityReport:
       images: shape (images, ...) as the model takes them.
 
     Raises:
-      ValueError: no images, or NaN in them.
+      ValueError: no images, NaN in them, or a file of several inputs or outputs.
     """
     images = np.asarray(images, np.float32)
     if not len(images):
@@ -60,6 +60,9 @@ def parity(flat: bytes, model: Any, images: np.ndarray) -> ParityReport:
     runner = Runner(flat, batch_size=min(_BATCH, len(images)))
     if runner.input_details[0]["dtype"] != np.float32:
         raise ValueError("parity compares files of io='float32'; this one takes integers.")
+    ends = len(runner.input_details), len(read_file(flat).outputs)
+    if ends != (1, 1):
+        raise ValueError(f"parity compares files of one input and output, found {ends}.")
     device = runner.predict(images)
     folded = fold_batch_norm(model).predict(images, batch_size=_BATCH, verbose=0)
     trained = model.predict(images, batch_size=_BATCH, verbose=0)

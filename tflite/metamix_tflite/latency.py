@@ -69,8 +69,9 @@ def benchmark_all(
     falls on all of them alike."""
     if device not in DEVICES:
         raise ValueError(f"device: expected one of {DEVICES}, found {device!r}.")
-    if threads < 1 or runs < 1 or warmup < 0:
-        raise ValueError(f"Expected threads and runs >= 1, found {threads} and {runs}.")
+    for name, least, found in (("threads", 1, threads), ("runs", 1, runs), ("warmup", 0, warmup)):
+        if found < least:
+            raise ValueError(f"{name}: expected at least {least}, found {found}.")
     runners = {name: Runner(flat, threads) for name, flat in files.items()}
     inputs = {name: _random_inputs(runner) for name, runner in runners.items()}
     times: dict[str, list[float]] = {name: [] for name in files}

@@ -12,7 +12,7 @@ from metamix_tflite.containers import check_container
 
 METADATA_NAME = "keras_metamix"
 FORMAT = 1
-_LARGEST = 1 << 26  # bytes of JSON: 100,000 layers
+_LARGEST = 1 << 24  # bytes of JSON, enough for 50,000 layers
 _FIELDS = {
     "layers": {
         "weight_bits": int,
@@ -44,9 +44,8 @@ def decode(content: bytes) -> dict[str, Any]:
     """
     stream = zlib.decompressobj()
     try:
-        text = stream.decompress(content, _LARGEST)
-        declared = json.loads(text)
-    except (zlib.error, RecursionError) as error:
+        declared = json.loads(stream.decompress(content, _LARGEST))
+    except (zlib.error, ValueError, RecursionError) as error:
         raise ValueError(f"its declaration is damaged ({error})") from error
     if not stream.eof or not isinstance(declared, dict) or declared.get("format") != FORMAT:
         raise ValueError(f"its declaration is not of format {FORMAT}")

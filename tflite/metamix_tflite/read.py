@@ -124,6 +124,11 @@ def read_file(flat: bytes) -> FileGraph:
 
 def _check_order(graph: FileGraph) -> None:
     tensors = graph.tensors
+
+    def named(index: int) -> str:
+        name = f" {tensors[index].name!r}" if 0 <= index < len(tensors) else ""
+        return f"tensor {index}{name}"
+
     if len({t.name for t in tensors}) != len(tensors):
         raise VerificationError("Several tensors of the file have the same name.")
     constants = {i for i, t in enumerate(tensors) if t.data is not None}
@@ -134,10 +139,10 @@ def _check_order(graph: FileGraph) -> None:
         where = f"Operator {number} ({operator.op})"
         for index in operator.inputs:
             if index not in written and index not in constants:
-                raise VerificationError(f"{where} reads tensor {index}, which nothing wrote.")
+                raise VerificationError(f"{where} reads {named(index)}, which nothing wrote.")
         for index in operator.outputs:
             if index in written or index in constants or not 0 <= index < len(tensors):
-                raise VerificationError(f"{where} writes tensor {index}, which it cannot.")
+                raise VerificationError(f"{where} writes {named(index)}, which it cannot.")
             written.add(index)
     if not set(graph.outputs) <= written:
         raise VerificationError(f"The graph's outputs {graph.outputs} are not all written.")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from metamix_tflite.read import require_tflite
+
 
 class Runner:
     """An interpreter with XNNPACK, its default CPU delegate.
@@ -16,12 +18,16 @@ class Runner:
       threads: CPU threads.
       batch_size: images in one invocation.
 
+    Raises:
+      TypeError, ValueError: not the bytes of a .tflite.
+
     Attributes:
       delegated: whether one XNNPACK partition holds the whole graph.
       partitions: number of XNNPACK partitions.
     """
 
     def __init__(self, flat: bytes, threads: int = 1, batch_size: int = 1):
+        require_tflite(flat)
         self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
         self.batch_size = batch_size
         if batch_size != 1:

@@ -6,13 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from metamix_tflite.containers import is_pointwise, weight_type
+from metamix_tflite.containers import weight_type
 from metamix_tflite.metadata import checksum
 from metamix_tflite.read import FileGraph, FileOperator, FileTensor, VerificationError, read_file
 
-_MACS = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "dense"}
+_CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+_WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}
 _MOVES = ("MAX_POOL_2D", "PAD", "RESHAPE")
-_EDGES = ("QUANTIZE", "DEQUANTIZE")
+# Number of inputs of each operator that `convert` writes.
+_INPUTS = {
+    **dict.fromkeys(_CHANNEL_AXIS, 3),
+    **dict.fromkeys(("ADD", "MUL", "MEAN", "PAD", "RESHAPE"), 2),
+    **dict.fromkeys(("MAX_POOL_2D", "QUANTIZE", "DEQUANTIZE"), 1),
+}
 
 __all__ = ["VerificationError", "verify"]
 
@@ -20,10 +26,10 @@ __all__ = ["VerificationError", "verify"]
 def verify(flat: bytes, bits: Any | None = None) -> FileGraph:
     """Checks a .tflite of `convert`, without TensorFlow.
 
-    Checked: no operator computes in float; every INT8 tensor has the declared scale and
-    zero-point; the input of every MAC layer is clipped to the declared number of levels, and no
-    level more; its weights lie in the declared range, container and values; scales and bias are
-    the declared ones and belong together.
+    Checked: no operator computes in float; every INT8 tensor has the declared scale, zero-point
+    and activation; the input of every MAC layer is clipped to the declared number of levels, and
+    no level more; its weights lie in the declared range, container and values; scales and bias
+    are the declared ones and belong together.
 
     Args:
       flat: the file's bytes.
@@ -37,14 +43,21 @@ def verify(flat: bytes, bits: Any | None = None) -> FileGraph:
     """
     graph = read_file(flat)
     declared = graph.metadata
-    if not isinstance(declared, dict) or not {"layers", "tensors"} <= set(declared):
+    if not declared:
         raise VerificationError("The file declares no bit-widths: it was not written by convert.")
-    _check_float(graph)
+    _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
+    found_bits = _activation_bits(graph)
     names = []
     for operator in graph.operators:
-        if operator.op in _MACS:
-            names.append(_check_mac(graph, operator, declared, bits))
+        if operator.op in _CHANNEL_AXIS:
+            name = _name(graph, operator)
+            names.append(name)
+            if name not in declared["layers"]:
+                raise VerificationError(f"Layer {name!r} is in the file and not declared.")
+            if bits is not None:
+                _check_bits(name, declared["layers"][name], found_bits[operator.inputs[0]], bits)
+            _check_mac(name, graph, operator, declared)
     missing = set(declared["layers"]) - set(names)
     if bits is not None:
         missing |= set(bits.weight_bits) - set(names)
@@ -53,109 +66,162 @@ def verify(flat: bytes, bits: Any | None = None) -> FileGraph:
     return graph
 
 
+def _name(graph: FileGraph, operator: FileOperator) -> str:
+    return graph.tensors[operator.outputs[0]].name
+
+
 def _fail(name: str, what: str, expected: Any, found: Any) -> None:
     raise VerificationError(f"Layer {name!r}: {what}: declared {expected}, found {found}.")
 
 
-def _check_float(graph: FileGraph) -> None:
+def _check_operators(graph: FileGraph) -> None:
+    """Each operator is one that `convert` writes, of as many tensors, and in integers."""
+    constants: set[int] = set()
     for operator in graph.operators:
-        types = [graph.tensors[i].type for i in (*operator.inputs, *operator.outputs) if i >= 0]
-        if "FLOAT32" in types and operator.op not in _EDGES:
-            name = graph.tensors[operator.outputs[0]].name
-            _fail(name, "arithmetic", "integers", f"{operator.op} in float")
+        if not operator.outputs:
+            raise VerificationError(f"A {operator.op} of the file has no output.")
+        name = _name(graph, operator)
+        ends = {"QUANTIZE": graph.inputs, "DEQUANTIZE": graph.outputs}.get(operator.op, ())
+        for index in (*operator.inputs, *operator.outputs):
+            if graph.tensors[index].type not in ("INT8", "INT4", "INT32") and index not in ends:
+                _fail(name, "arithmetic", "integers", f"{operator.op} in float")
+        if operator.op not in _INPUTS:
+            _fail(name, "operator", f"one of {[*_INPUTS]}", operator.op)
+        counts = len(operator.inputs), len(operator.outputs)
+        if counts != (_INPUTS[operator.op], 1):
+            _fail(name, f"{operator.op}'s inputs and outputs", (_INPUTS[operator.op], 1), counts)
+        held = {i for i in operator.inputs if graph.tensors[i].data is not None}
+        if held & constants:
+            _fail(name, "constants", "its own", "another operator's")
+        constants |= held
 
 
 def _check_tensors(graph: FileGraph, declared: dict[str, Any]) -> None:
-    found = {t.name: t for t in graph.tensors if t.type == "INT8" and t.data is None}
+    found = {t.name: i for i, t in enumerate(graph.tensors) if t.type == "INT8" and t.data is None}
     for name in sorted(set(found) ^ set(declared)):
         state = "in the file and not declared" if name in found else "declared and not in the file"
         raise VerificationError(f"Tensor {name!r} is {state}.")
-    for name, tensor in found.items():
-        expected = declared[name]
-        scale = tensor.scales.tolist()
-        if scale != [float(np.float32(expected["scale"]))]:
+    for name, index in found.items():
+        tensor, expected = graph.tensors[index], declared[name]
+        scale, zero_point = tensor.scales.tolist(), tensor.zero_points.tolist()
+        if scale != [expected["scale"]]:
             _fail(name, "scale", expected["scale"], scale)
-        if tensor.zero_points.tolist() != [expected["zero_point"]]:
-            _fail(name, "zero-point", expected["zero_point"], tensor.zero_points.tolist())
+        if zero_point != [expected["zero_point"]]:
+            _fail(name, "zero-point", expected["zero_point"], zero_point)
+        if not (0 < scale[0] < np.inf and -128 <= zero_point[0] <= 127):
+            _fail(name, "scale and zero-point", "those of INT8", (scale[0], zero_point[0]))
+        producer = graph.producer(index)
+        activation = producer.activation if producer is not None else "NONE"
+        if activation != expected["activation"]:
+            _fail(name, "activation", expected["activation"], activation)
+
+
+def _activation_bits(graph: FileGraph) -> dict[int, int | None]:
+    """Bits of each INT8 tensor; None when its levels are those of no bit-width."""
+    ranges: dict[int, tuple[int, int]] = {}
+    for index in graph.inputs:
+        if graph.tensors[index].type == "INT8":
+            ranges[index] = _saturation(graph.tensors[index])
+    for operator in graph.operators:
+        source, target = operator.inputs[0], operator.outputs[0]
+        if source not in ranges and operator.op != "QUANTIZE":
+            _fail(_name(graph, operator), "input", "INT8", graph.tensors[source].type)
+        if operator.op != "DEQUANTIZE":
+            ranges[target] = _level_range(graph, operator, ranges.get(source))
+    return {index: _bits(*ends) for index, ends in ranges.items()}
+
+
+def _saturation(tensor: FileTensor) -> tuple[int, int]:
+    zero_point = int(tensor.zero_points[0])
+    return -128 - zero_point, 127 - zero_point
+
+
+def _level_range(
+    graph: FileGraph, operator: FileOperator, source: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Ends of what an operator writes, by what clips it.
+
+    RELU6 counts as RELU: where it cuts more, fewer levels than the bit-width's occur.
+    """
+    tensor = graph.tensors[operator.outputs[0]]
+    if tensor.type != "INT8":
+        _fail(tensor.name, "type", "INT8", tensor.type)
+    if source is not None and operator.op in _MOVES:
+        moved = graph.tensors[operator.inputs[0]]
+        if not np.array_equal(moved.scales, tensor.scales) or _saturation(moved) != _saturation(
+            tensor
+        ):
+            _fail(tensor.name, f"scale and zero-point of a {operator.op}", "its input's", "others")
+        return source
+    low, high = _saturation(tensor)
+    positive = operator.op == "MEAN" and source is not None and source[0] >= 0
+    if operator.activation in ("RELU", "RELU6") or positive:
+        return max(low, 0), high
+    if operator.activation == "RELU_N1_TO_1":
+        unit = round(min(1.0 / float(tensor.scales[0]), 255.0))
+        return max(low, -unit), min(high, unit)
+    return low, high
+
+
+def _bits(low: int, high: int) -> int | None:
+    if (low, high) == (-128, 127):
+        return 8
+    levels = high + 1 if low == 0 else 2 * (high + 1) if low == -high else 0
+    return levels.bit_length() - 1 if levels.bit_count() == 1 else None
+
+
+def _check_bits(name: str, entry: dict[str, Any], found: int | None, bits: Any) -> None:
+    if name not in bits.weight_bits:
+        raise VerificationError(f"Layer {name!r} is in the file and not in the assignment.")
+    if bits.weight_bits[name] != entry["weight_bits"]:
+        _fail(name, "weight bits", bits.weight_bits[name], entry["weight_bits"])
+    if bits.activation_bits[name] != found:
+        _fail(name, "activation bits", bits.activation_bits[name], found)
 
 
 def _check_mac(
-    graph: FileGraph, operator: FileOperator, declared: dict[str, Any], bits: Any | None
-) -> str:
-    name = graph.tensors[operator.outputs[0]].name
-    entry = declared["layers"].get(name)
-    if entry is None:
-        raise VerificationError(f"Layer {name!r} is in the file and not declared.")
+    name: str, graph: FileGraph, operator: FileOperator, declared: dict[str, Any]
+) -> None:
+    entry = declared["layers"][name]
     source, weights, bias = (graph.tensors[i] for i in operator.inputs)
-    weight_bits = entry["weight_bits"]
-    if bits is not None:
-        if name not in bits.weight_bits:
-            raise VerificationError(f"Layer {name!r} is in the file and not in the assignment.")
-        if bits.weight_bits[name] != weight_bits:
-            _fail(name, "weight bits", bits.weight_bits[name], weight_bits)
-        found = activation_bits(graph, operator.inputs[0])
-        if found != bits.activation_bits[name]:
-            _fail(name, "activation bits", bits.activation_bits[name], found)
-    _check_weights(name, operator, weights, weight_bits, entry, declared)
-    if bias.data is None or checksum(bias.data.astype(np.int32)) != entry["bias"]:
+    _check_weights(name, operator.op, weights, entry, declared["weight_container"])
+    if bias.type != "INT32" or bias.data is None or bias.shape != weights.scales.shape:
+        _fail(name, "bias", f"{weights.scales.size} INT32", f"{bias.shape} {bias.type}")
+    elif checksum(bias.data) != entry["bias"]:
         _fail(name, "bias", f"checksum {entry['bias']}", "other integers")
     if not np.array_equal(bias.scales, source.scales * weights.scales):
         _fail(name, "bias scale", "input scale x weight scales", bias.scales[:3])
-    return name
+    if np.any(bias.zero_points != 0):
+        _fail(name, "bias zero-points", 0, bias.zero_points[:3])
 
 
 def _check_weights(
-    name: str,
-    operator: FileOperator,
-    weights: FileTensor,
-    weight_bits: int,
-    entry: dict[str, Any],
-    declared: dict[str, Any],
+    name: str, op: str, weights: FileTensor, entry: dict[str, Any], container: str
 ) -> None:
+    weight_bits, axis = entry["weight_bits"], _CHANNEL_AXIS[op]
     if weights.type != entry["container"]:
         _fail(name, "container", entry["container"], weights.type)
     if weights.data is None:
         _fail(name, "weights", "a constant", "none")
         return
+    if not 2 <= weight_bits <= 8:
+        _fail(name, "weight bits", weight_bits, "no such bit-width")
     high = 2 ** (weight_bits - 1) - 1
     largest = int(np.abs(weights.data.astype(np.int32)).max(initial=0))
     if largest > high:
         _fail(name, "weight range", f"+-{high} ({weight_bits} bits)", largest)
     if checksum(weights.data) != entry["weights"]:
         _fail(name, "weights", f"checksum {entry['weights']}", "other integers")
+    if len(weights.shape) != _WEIGHT_RANK[op]:
+        _fail(name, "weight shape", f"{_WEIGHT_RANK[op]} dimensions", weights.shape)
+    channels = (axis, weights.shape[axis])
+    if (weights.quantized_dimension, weights.scales.size) != channels:
+        found = (weights.quantized_dimension, weights.scales.size)
+        _fail(name, "axis and number of weight scales", channels, found)
     if np.any(weights.zero_points != 0):
         _fail(name, "weight zero-points", 0, weights.zero_points[:3])
     if checksum(weights.scales) != entry["weight_scales"]:
         _fail(name, "weight scales", f"checksum {entry['weight_scales']}", weights.scales[:3])
-    kind = _MACS[operator.op]
-    pointwise = is_pointwise(kind, weights.shape[1:3] if kind == "conv" else (), (1, 1))
-    rule = weight_type(declared["weight_container"], pointwise, weight_bits, weights.shape[-1])
-    if kind == "dense" and rule != weights.type:
-        _fail(name, f"container of {declared['weight_container']!r}", rule, weights.type)
-
-
-def activation_bits(graph: FileGraph, tensor: int) -> int | None:
-    """Bits of an INT8 tensor by its zero-point, scale and the clip of what computes it.
-
-    None when its levels are those of no bit-width. Operators that only move values are looked
-    through.
-    """
-    index: int | None = tensor
-    producer = graph.producer(tensor)
-    while producer is not None and producer.op in _MOVES:
-        index = producer.inputs[0]
-        producer = graph.producer(index)
-    found = graph.tensors[index]
-    scale, zero_point = float(found.scales[0]), int(found.zero_points[0])
-    activation = producer.activation if producer is not None else "NONE"
-    if zero_point == 0 and activation == "RELU_N1_TO_1":
-        high = int(np.rint(np.float32(1.0) / np.float32(scale)))
-        return (high + 1).bit_length()
-    if zero_point == 0 and activation == "NONE":
-        return 8
-    levels = 128 - zero_point
-    if levels <= 0 or levels & (levels - 1):
-        return None
-    clipped = activation in ("RELU", "RELU6") or zero_point == -128
-    positive = producer is not None and producer.op == "MEAN"
-    return levels.bit_length() - 1 if clipped or positive else None
+    rule = weight_type(container, op == "FULLY_CONNECTED", weight_bits, weights.shape[-1])
+    if weights.type != rule:
+        _fail(name, f"container of {container!r}", rule, weights.type)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,9 +15,11 @@ from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, relu6_level
 from metamix_tflite.containers import check_container, is_pointwise, weight_type
 from metamix_tflite.flatbuffer import Fused, ModelBuilder, Op, Signature, TensorType
-from metamix_tflite.metadata import METADATA_NAME, checksum
+from metamix_tflite.metadata import METADATA_NAME, checksum, encode
 
 _PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
+# XNNPACK leaves sums and products of smaller scale ratios to kernels that round in another way.
+_LEAST_ADD, _LEAST_MUL = 2.0**-10, 2.0**-16
 _WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
 
 
@@ -69,7 +70,6 @@ class _Writer:
         self.values: dict[int, _Tensor] = {}
         self.declared: dict[str, Any] = {"layers": {}, "tensors": {}}
         self.inputs: dict[str, int] = {}
-        self.outputs: dict[str, int] = {}
 
     def run(self) -> bytes:
         for tensor in self.topology.inputs:
@@ -81,12 +81,14 @@ class _Writer:
             self.values[id(tensor)] = _Tensor(index, shape, None)
         for node in self.topology.nodes:
             self._emitter(node)(node)
-        if self.io == "int8":
-            for number, tensor in enumerate(self.topology.outputs):
-                self.outputs[f"output_{number}"] = self.values[id(tensor)].index
-        self.graph.finish(Signature(self.inputs, self.outputs))
-        self.declared |= {"format": 1, "weight_container": self.container, "io": self.io}
-        self.model.metadata(METADATA_NAME, json.dumps(self.declared).encode())
+        inputs = {t.name: self.inputs[t.name] for t in self.topology.inputs}
+        outputs = {
+            f"output_{number}": self.values[id(tensor)].index
+            for number, tensor in enumerate(self.topology.outputs)
+        }
+        self.graph.finish(Signature(inputs, outputs))
+        self.declared |= {"weight_container": self.container, "io": self.io}
+        self.model.metadata(METADATA_NAME, encode(self.declared))
         return self.model.finish()
 
     def _emitter(self, node: Node) -> Callable[[Node], None]:
@@ -119,8 +121,8 @@ class _Writer:
     def _read(self, node: Node) -> list[_Tensor]:
         return [self.values[id(t)] for t in node.inputs]
 
-    def _output(self, node: Node, grid: Grid | None) -> int:
-        """The INT8 tensor of a node's output."""
+    def _output(self, node: Node, grid: Grid | None, activation: str = "NONE") -> int:
+        """The INT8 tensor of a node's output, declared."""
         shape = _batch_one(node.output)
         if grid is None:
             raise TypeError(f"Layer {node.name!r}: its output has no integer grid.")
@@ -129,6 +131,7 @@ class _Writer:
         self.declared["tensors"][node.name] = {
             "scale": float(np.float32(grid.scale)),
             "zero_point": grid.zero_point,
+            "activation": activation,
         }
         return index
 
@@ -142,8 +145,11 @@ class _Writer:
         layer, (source,) = node.operation, self._read(node)
         _require_unclipped(node, layer)
         target = self._output(node, layer.output_grid)
+        name = node.inputs[0].name
+        if self.io == "int8" and name in self.inputs:
+            raise ValueError(f"Input {name!r} is quantized twice, which io='int8' cannot hold.")
         if self.io == "int8":
-            self.inputs[node.inputs[0].name] = target
+            self.inputs[name] = target
         else:
             self.graph.operator(Op.QUANTIZE, [source.index], [target])
 
@@ -152,8 +158,11 @@ class _Writer:
         if self.io == "int8":
             self.values[id(node.output)] = source
             return
-        index = self.graph.tensor(node.name, source.shape, TensorType.FLOAT32)
-        self.outputs[f"output_{len(self.outputs)}"] = index
+        producer = self.topology.producer(node.inputs[0])
+        if producer is None:
+            raise ValueError(f"Output {node.name!r} is no layer's result.")
+        # Not the node's own name: Keras numbers it anew in each process.
+        index = self.graph.tensor(f"{producer.name}/float", source.shape, TensorType.FLOAT32)
         self.values[id(node.output)] = _Tensor(index, source.shape, None)
         self.graph.operator(Op.DEQUANTIZE, [source.index], [index], version=2)
 
@@ -180,7 +189,7 @@ class _Writer:
         biases = self.graph.tensor(
             f"{node.name}/bias", bias.shape, TensorType.INT32, bias_scale, 0, bias
         )
-        target = self._output(node, layer.output_grid)
+        target = self._output(node, layer.output_grid, activation)
         self.declared["layers"][node.name] = {
             "weight_bits": layer.weight_bits,
             "container": held,
@@ -192,16 +201,24 @@ class _Writer:
         self.graph.operator(op, [source.index, weights, biases], [target], options, version)
 
     def _add(self, node: Node) -> None:
+        layer: integer.IntegerAdd = node.operation
+        scales = np.array([grid.scale for grid in layer.input_grids], np.float32)
+        _check_multiplier(node, scales / np.float32(layer.output_grid.scale), _LEAST_ADD)
         options = schema.AddOptionsT()
         self._combine(node, Op.ADD, options, [t.index for t in self._read(node)])
 
     def _multiply(self, node: Node) -> None:
+        layer: integer.IntegerMultiply = node.operation
+        product = np.prod([np.float32(grid.scale) for grid in layer.input_grids])
+        _check_multiplier(node, product / np.float32(layer.output_grid.scale), _LEAST_MUL)
         options = schema.MulOptionsT()
         self._combine(node, Op.MUL, options, [t.index for t in self._read(node)])
 
     def _rescale(self, node: Node) -> None:
         layer: integer.Rescale = node.operation
         (source,) = self._read(node)
+        product = np.float32(layer.input_grid.scale) * layer.factor
+        _check_multiplier(node, product / np.float32(layer.output_grid.scale), _LEAST_MUL)
         one = self.graph.tensor(
             f"{node.name}/one", (1,), TensorType.INT8, float(layer.factor), 0, np.ones(1, np.int8)
         )
@@ -209,10 +226,9 @@ class _Writer:
 
     def _combine(self, node: Node, op: int, options: Any, inputs: list[int]) -> None:
         layer = node.operation
-        options.fusedActivationFunction = _fused_activation(
-            node, layer.output_grid, layer.low, layer.high
-        )
-        target = self._output(node, layer.output_grid)
+        activation = _fused_activation(node, layer.output_grid, layer.low, layer.high)
+        options.fusedActivationFunction = getattr(Fused, activation)
+        target = self._output(node, layer.output_grid, activation)
         self.graph.operator(op, inputs, [target], options, version=2)
 
     def _mean(self, node: Node) -> None:
@@ -258,7 +274,7 @@ class _Writer:
 
 
 def _mac_operator(
-    layer: integer.IntegerMac, matrix: bool, held: str, activation: int
+    layer: integer.IntegerMac, matrix: bool, held: str, activation: str
 ) -> tuple[int, Any, int]:
     """Operator, options and the lowest version that has the types."""
     version = 6 if held == "INT4" else 3
@@ -274,19 +290,19 @@ def _mac_operator(
         options.padding = _PADDING[layer.padding]
         options.strideH, options.strideW = layer.strides
         options.dilationHFactor, options.dilationWFactor = layer.dilation_rate
-    options.fusedActivationFunction = activation
+    options.fusedActivationFunction = getattr(Fused, activation)
     return op, options, version
 
 
-def _fused_activation(node: Node, grid: Grid, low: int, high: int) -> int:
+def _fused_activation(node: Node, grid: Grid, low: int, high: int) -> str:
     """The fused activation that, with INT8's saturation, clips to exactly [low, high]."""
     least, most = -128 - grid.zero_point, 127 - grid.zero_point
     unit = int(np.rint(np.float32(1.0) / np.float32(grid.scale)))
     ranges = {
-        Fused.NONE: (least, most),
-        Fused.RELU: (max(least, 0), most),
-        Fused.RELU6: (max(least, 0), min(most, relu6_level(grid))),
-        Fused.RELU_N1_TO_1: (max(least, -unit), min(most, unit)),
+        "NONE": (least, most),
+        "RELU": (max(least, 0), most),
+        "RELU6": (max(least, 0), min(most, relu6_level(grid))),
+        "RELU_N1_TO_1": (max(least, -unit), min(most, unit)),
     }
     for activation, ends in ranges.items():
         if ends == (low, high):
@@ -308,11 +324,12 @@ def _require_unclipped(node: Node, layer: Any, positive: bool = False) -> None:
         )
 
 
-def _check_multiplier(node: Node, multiplier: np.ndarray) -> None:
-    if not np.all(np.isfinite(multiplier)) or multiplier.max() >= 256.0:
+def _check_multiplier(node: Node, multiplier: Any, least: float = 0.0) -> None:
+    low, high = np.min(multiplier), np.max(multiplier)
+    if not least <= low <= high < 256.0:
         raise ValueError(
-            f"Layer {node.name!r}: requantization by {multiplier.max()} is outside what LiteRT "
-            "takes (below 256); a step size has run away."
+            f"Layer {node.name!r}: requantization by {low} to {high} is outside what XNNPACK "
+            f"takes (from {least}, below 256): a step size has run away, or a branch is dead."
         )
 
 

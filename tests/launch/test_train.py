@@ -1,0 +1,97 @@
+"""metamix-train: the quickstart config made small, and what is wrong with a config."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+from keras_metamix.launch import training
+from keras_metamix.launch.train import run_experiment
+from keras_metamix.report import read_metrics
+
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.py"
+
+
+@pytest.fixture
+def config():
+    """The quickstart config with a network and schedule of seconds."""
+    spec = importlib.util.spec_from_file_location("quickstart", QUICKSTART)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.model.name, config.model.width, config.model.stem_strides = "small_cnn", 4, 2
+    config.float.epochs, config.train.epochs = 1, 3
+    config.export.runs = 10
+    return config
+
+
+@pytest.mark.slow
+def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
+    run_experiment(config, tmp_path)
+    printed = capsys.readouterr().out
+    for name in ("bits.json", "model.keras", "model.tflite", "metrics.json", "report.html"):
+        assert (tmp_path / name).stat().st_size > 0
+        assert f"wrote {tmp_path / name}" in printed.replace("\n", "")
+    assert not list(tmp_path.glob(".*"))  # no temporary file
+    for phase in ("float", "bit_meta", "bit_search", "weight_training"):
+        assert re.search(rf"{phase} +epoch", printed), phase
+
+    metrics = read_metrics(tmp_path)
+    assert [row["name"] for row in metrics["rows"]] == ["float", "uniform A4W4", "MetaMix"]
+    ours = metrics["rows"][-1]
+    assert ours["bops"] <= metrics["target_bops"]
+    assert ours["parity"]["differing"] == 0 and ours["parity"]["outputs"] == 20_000
+    assert ours["accuracy"] > 0.3  # ten classes, two epochs of weight training
+    json.dumps(metrics["run"]["config"])
+
+    bits = kmm.BitAssignment.load(tmp_path / "bits.json")
+    flat = (tmp_path / "model.tflite").read_bytes()
+    mt.verify(flat, bits)
+    model = keras.models.load_model(tmp_path / "model.keras")
+    assert model.bit_assignment == bits
+    assert kmm.bops(model, bits) == ours["bops"]
+    assert mt.convert(model) == flat
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("search.target_bops", 4.0e-9, r"target_bops=4e-09: expected at least \d+ BOPs"),
+        ("model.name", "resnet", r"config.model.name: expected one of .*found 'resnet'"),
+        ("data.name", "mnist", r"unknown data set 'mnist'"),
+        ("train.epochs", 2, r"config.train.epochs=2 leaves no epoch for weight training"),
+        ("space.activation_bits", (9, 4), r"activation_bits: expected a bit-width .*found 9"),
+        ("export.weight_container", "tiny", r"weight_container: expected one of .*'tiny'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_training(config, field, value, message, tmp_path, capsys):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        run_experiment(config, tmp_path / "run")
+    assert "epoch" not in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_the_data_is_named(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path / "nothing"))
+    config.data.name, config.data.dir = "fashion_mnist", str(tmp_path / "tfds")
+    with pytest.raises(FileNotFoundError, match="FASHION_MNIST_DIR.*nothing"):
+        run_experiment(config, tmp_path / "run")
+
+
+def test_nan_in_the_training_data_is_counted(config):
+    data = training.load_data(config)
+    model = training.float_network(config, data)
+    images, labels = next(iter(data.train))
+    images = np.array(images)
+    images[0, 0, 0, 0] = np.nan
+    metamix = kmm.MetaMixModel.from_float(model, training.search_space(config))
+    metamix.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="1 NaN or Inf"):
+        metamix.fit(images, labels, callbacks=[kmm.MetaMixCallback(1e9)])
