@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from absl import app
+from absl import app, flags, logging
 
 USER_ERRORS = (ValueError, TypeError, OSError)
 
@@ -20,7 +20,13 @@ def run_main(
     parse_flags: Callable[[list[str]], Any] = app.parse_flags_with_usage,
 ) -> None:
     """Runs an absl main on what `parse_flags` makes of the command line; see `exit_status`."""
-    app.run(lambda arguments: exit_status(main, arguments), flags_parser=parse_flags)
+
+    def guarded(arguments: Any) -> int:
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # libraries tell of each file that they open
+        return exit_status(main, arguments)
+
+    app.run(guarded, flags_parser=parse_flags)
 
 
 def exit_status(main: Callable[[Any], None], arguments: Any) -> int:

@@ -72,6 +72,11 @@ class WeightQuantizer(keras.layers.Layer):
         object.__setattr__(self, "_leader", leader)
 
     @property
+    def follows(self) -> bool:
+        """Whether an activation's quantizer chooses for it."""
+        return self._leader is not None
+
+    @property
     def bits(self) -> int:
         """The bit-width assigned."""
         return self.candidates[int(self._chooser().bit_index.numpy())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from keras_metamix.calibration import (
     first_batches,
     image_batches,
 )
+from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import link, quantize
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
@@ -93,8 +93,7 @@ class MetaMixModel(keras.Model):
     @property
     def mac_layers(self) -> list[Any]:
         """The quantized MAC layers in network order."""
-        layers = {layer.name: layer for layer in self.network.layers}
-        return [layers[cost.name] for cost in layer_costs(self.network)]
+        return mac_layers(self.network)
 
     @property
     def _choosers(self) -> list[Any]:
@@ -133,38 +132,11 @@ class MetaMixModel(keras.Model):
     @property
     def bit_assignment(self) -> BitAssignment:
         """The bit-widths assigned at present."""
-        return BitAssignment(
-            {layer.name: layer.input_quantizer.bits for layer in self.mac_layers},
-            {layer.name: layer.weight_quantizer.bits for layer in self.mac_layers},
-        )
+        return read_bits(self.network)
 
     def assign_bits(self, bits: BitAssignment) -> None:
         """Writes the bit-widths into the layers' variables; phase and steps stay."""
-        layers = self.mac_layers
-        bits.check_layers((layer.name for layer in layers), repr(self.name))
-        for layer in layers:
-            self._check_pair(layer, *dataclasses.astuple(bits[layer.name]))
-        for layer in layers:
-            pair = bits[layer.name]
-            layer.input_quantizer.assign_bits(pair.activation)
-            layer.weight_quantizer.assign_bits(pair.weight)
-
-    def _check_pair(self, layer: Any, activation: int, weight: int) -> None:
-        allowed = {
-            "activation": (activation, layer.input_quantizer.candidates),
-            "weight": (weight, layer.weight_quantizer.candidates),
-        }
-        for what, (bits, candidates) in allowed.items():
-            if bits not in candidates:
-                raise ValueError(
-                    f"Layer {layer.name!r}: {bits} {what} bits are no candidate, expected one of "
-                    f"{list(candidates)}."
-                )
-        if self.space.weight_bits_tied and weight != activation:
-            raise ValueError(
-                f"Layer {layer.name!r}: SearchSpace(weight_bits='same') needs {activation} weight "
-                f"bits, those of its activation; found {weight}."
-            )
+        write_bits(self.network, bits, self.name)
 
     def set_bits(self, bits: BitAssignment) -> None:
         """Fixes an assignment by hand and enters weight training; no search is needed.

@@ -1,0 +1,62 @@
+"""Reads and writes the bit-widths that a searchable network's layers are assigned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_metamix.assignment import BitAssignment
+from keras_metamix.graph.layer_costs import layer_costs
+
+
+def mac_layers(network: keras.Model) -> list[Any]:
+    """The quantized MAC layers in network order."""
+    return [network.get_layer(cost.name) for cost in layer_costs(network)]
+
+
+def read_bits(network: keras.Model) -> BitAssignment:
+    """The bit-widths assigned at present."""
+    layers = mac_layers(network)
+    return BitAssignment(
+        {layer.name: layer.input_quantizer.bits for layer in layers},
+        {layer.name: layer.weight_quantizer.bits for layer in layers},
+    )
+
+
+def write_bits(network: keras.Model, bits: BitAssignment, name: str) -> None:
+    """Assigns bit-widths; no retrace follows. Either all layers take theirs or none does.
+
+    Args:
+      network: the searchable network.
+      bits: for each of its MAC layers.
+      name: of the model that owns it, for messages.
+
+    Raises:
+      ValueError: the assignment is of another model, or a bit-width is no candidate of its
+        layer; names it.
+    """
+    layers = mac_layers(network)
+    bits.check_layers((layer.name for layer in layers), repr(name))
+    for layer in layers:
+        _check(layer, bits[layer.name].activation, bits[layer.name].weight)
+    for layer in layers:
+        layer.input_quantizer.assign_bits(bits[layer.name].activation)
+        layer.weight_quantizer.assign_bits(bits[layer.name].weight)
+
+
+def _check(layer: Any, activation: int, weight: int) -> None:
+    for what, found, quantizer in (
+        ("activation", activation, layer.input_quantizer),
+        ("weight", weight, layer.weight_quantizer),
+    ):
+        if found not in quantizer.candidates:
+            raise ValueError(
+                f"Layer {layer.name!r}: {found} {what} bits are no candidate, expected one of "
+                f"{list(quantizer.candidates)}."
+            )
+    if layer.weight_quantizer.follows and weight != activation:
+        raise ValueError(
+            f"Layer {layer.name!r}: SearchSpace(weight_bits='same') needs {activation} weight "
+            f"bits, those of its activation; found {weight}."
+        )
