@@ -41,7 +41,7 @@ demo: $(STAMP) ## train, search, export and report on real images; writes runs/q
 	$(BIN)/metamix-train --config=$(CONFIG) --workdir=$(WORKDIR)
 
 test: $(STAMP) ## the whole test suite (PYTEST_ARGS='-m "not slow"' for the quick part)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 lint: $(DEV) ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -63,7 +63,7 @@ bench: $(STAMP) ## step times over a plain float step; writes runs/step_time.jso
 	$(BIN)/python benchmarks/step_time.py --json runs/step_time.json
 
 lowest: $(LOWEST) ## the quick tests with every dependency at its lower bound (Python 3.11)
-	.venv-lowest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	.venv-lowest/bin/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow" $(PYTEST_ARGS)
 
 dev: $(DEV) ## the environment with the developers' tools
 

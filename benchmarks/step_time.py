@@ -27,6 +27,7 @@ from absl import app, flags
 
 import keras_metamix as kmm
 from keras_metamix import zoo
+from keras_metamix.files import written_whole
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "small_mobilenet", zoo.__all__, "Network of keras_metamix.zoo.")
@@ -125,8 +126,6 @@ def main(argv: list[str]) -> None:
     images = random.normal(size=(FLAGS.batch_size, 28, 28, 1)).astype(np.float32)
     labels = random.integers(0, 10, FLAGS.batch_size)
     figures = summarize(interleave(make_steps(images, labels), FLAGS.rounds, FLAGS.repeats))
-    if FLAGS.tfmot:
-        figures |= _tfmot_figures()
     figures |= {
         "model": FLAGS.model,
         "width": FLAGS.width,
@@ -135,12 +134,18 @@ def main(argv: list[str]) -> None:
         "repeats": FLAGS.repeats,
         "machine": f"{os.cpu_count()} x {platform.machine()}",
     }
+    _report(figures)
+    if FLAGS.tfmot:
+        _report(figures | _tfmot_figures())
+
+
+def _report(figures: dict[str, object]) -> None:
     for name, value in figures.items():
         print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
+    print(flush=True)
     if FLAGS.json:
-        with open(FLAGS.json + ".tmp", "w") as file:
-            json.dump(figures, file, indent=2)
-        os.replace(FLAGS.json + ".tmp", FLAGS.json)
+        with written_whole(FLAGS.json) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -153,6 +153,9 @@ def _step_setter(rule: Rule) -> Callable[[ActivationQuantizer, Any], None]:
 def _set_steps(quantizer: ActivationQuantizer, values: np.ndarray, rule: Rule) -> None:
     if not np.all(np.isfinite(values)):
         raise ValueError(f"The input of {quantizer.name!r} holds NaN or Inf.")
+    if not np.any(values):  # a dead branch: no step fits better than another
+        quantizer.log_step.assign(np.zeros(len(quantizer.candidates), np.float32))
+        return
     steps = []
     for bits in quantizer.candidates:
         low, high = activation_range(bits, quantizer.sign)

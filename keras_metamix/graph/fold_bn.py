@@ -149,7 +149,9 @@ class _Fold:
         return dataclasses.replace(value, relu=relu)
 
     def _pass(self, node: Node, value: _Levels | _Pending) -> _Levels | _Pending:
-        layer = type(node.operation).from_config(node.operation.get_config())
+        layer = type(node.operation).from_config(
+            node.operation.get_config() | {"name": _call_name(node)}
+        )
         if isinstance(value, _Levels):
             return _Levels(layer(value.tensor), value.grid)
         return dataclasses.replace(value, after=(*value.after, layer))
@@ -162,7 +164,7 @@ class _Fold:
         pending = _Pending(node, (value,)) if isinstance(value, _Levels) else value
         if quantizer.activation != "linear":
             pending = self._relu(node, pending, Kind[quantizer.activation.upper()])
-        levels = self._finish(pending, grid, quantizer.name)
+        levels = self._finish(pending, grid, _call_name(node))
         for layer in pending.after:
             levels = layer(levels)
         return _Levels(levels, grid)
@@ -225,7 +227,8 @@ class _Fold:
             layer.kernel.shape,
             input_grid,
             grid,
-            name=f"{layer.name}_{node.occurrence}" if node.occurrence else layer.name,
+            name=_call_name(node),
+            layer=layer.name,
             **geometry,
             **clip,
         )
@@ -237,6 +240,11 @@ class _Fold:
         labels = (input_grid.step / input_grid.scale) * (grid.scale / grid.step)
         integer.set_integers(kernel, bias, weight_step * np.abs(scale) * labels)
         return integer
+
+
+def _call_name(node: Node) -> str:
+    """A name for each call of a shared layer."""
+    return f"{node.name}_{node.occurrence}" if node.occurrence else node.name
 
 
 def _channel_terms(layer: Any, norm: FoldableBatchNormalization | None) -> tuple[Any, Any]:

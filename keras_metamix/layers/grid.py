@@ -68,4 +68,6 @@ class Grid:
 
 def relu6_level(grid: Grid) -> int:
     """The level that a fused RELU6 clips at."""
-    return int(np.rint(np.float32(6.0) / np.float32(grid.scale)))
+    # The device rounds the code, not the level: a tie may go the other way.
+    code = np.rint(np.float32(6.0) / np.float32(grid.scale) + np.float32(grid.zero_point))
+    return int(code) - grid.zero_point

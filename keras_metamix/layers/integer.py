@@ -87,6 +87,7 @@ class IntegerMac(IntegerLayer):
       kernel_shape: as Keras has it.
       input_grid: of the input.
       strides, padding, dilation_rate: of the convolution.
+      layer: name of the trained layer; one that is called twice folds into two.
 
     Variables: `kernel` int8, the trained integers (a channel whose folded scale is negative has
     them negated); `bias` int32; `weight_scale` float32 for each output channel; `multiplier`.
@@ -103,6 +104,7 @@ class IntegerMac(IntegerLayer):
         padding: str = "valid",
         dilation_rate: Sequence[int] = (1, 1),
         accumulator: Literal["float32", "float64"] = "float64",
+        layer: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(output_grid, **kwargs)
@@ -111,6 +113,7 @@ class IntegerMac(IntegerLayer):
         self.input_grid = _grid(input_grid)
         self.strides, self.dilation_rate = tuple(strides), tuple(dilation_rate)
         self.padding, self.accumulator = padding, accumulator
+        self.layer = layer or self.name
         self.channels = (
             int(np.prod(self.kernel_shape[-2:])) if kind == "depthwise" else self.kernel_shape[-1]
         )
@@ -165,6 +168,7 @@ class IntegerMac(IntegerLayer):
             "padding": self.padding,
             "dilation_rate": list(self.dilation_rate),
             "accumulator": self.accumulator,
+            "layer": self.layer,
         }
 
 
@@ -253,9 +257,15 @@ class IntegerMean(IntegerLayer):
         self.input_grid, self.keepdims = _grid(input_grid), keepdims
 
     def call(self, x: Any) -> Any:
-        ratio = np.float32(self.input_grid.scale) / np.float32(self.output_grid.scale)
-        count = np.float32(x.shape[1] * x.shape[2])
-        return self.requantize(ops.sum(x, axis=(1, 2), keepdims=self.keepdims), ratio / count)
+        # XNNPACK sums codes and applies both zero-points in float32, which may turn a tie.
+        source, target, count = self.input_grid, self.output_grid, x.shape[1] * x.shape[2]
+        multiplier = np.float32(source.scale) / np.float32(target.scale)
+        multiplier *= np.float32(1) / np.float32(count)
+        zero = np.float32(source.zero_point * count)
+        offset = np.float32(target.zero_point) - zero * multiplier
+        codes = ops.sum(x, axis=(1, 2), keepdims=self.keepdims) + zero
+        levels = ops.round(codes * multiplier + offset) - target.zero_point
+        return ops.clip(levels, self.low, self.high)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

@@ -135,3 +135,21 @@ def test_parity_refuses_images_that_tell_nothing(images, resnet):
     model, _, flat, _ = resnet
     with pytest.raises(ValueError, match="image"):
         mt.parity(flat, model, images)
+
+
+def test_a_layer_that_is_called_twice_is_verified_by_its_own_name(quantized):
+    image = keras.Input((8, 8, 3), name="image")
+    conv = layers.Conv2D(4, 3, padding="same", activation="relu", name="twice")
+    pool = layers.MaxPooling2D(2, name="pool")
+    x = layers.Conv2D(4, 1, activation="relu", name="first")(image)
+    x = pool(conv(pool(conv(x))))
+    x = layers.Dense(3, name="last")(layers.Flatten(name="flat")(x))
+    model, images = quantized(keras.Model(image, x, name="shared"), 0)
+    bits, flat = model.bit_assignment, mt.convert(model)
+    mt.verify(flat, bits)
+    report = mt.parity(flat, model, images)
+    assert report.differing == 0 and report.delegated
+    fewer = {"twice": bits.activation_bits["twice"] - 1}
+    other = kmm.BitAssignment(bits.activation_bits | fewer, bits.weight_bits)
+    with pytest.raises(mt.VerificationError, match="'twice'.*activation bits"):
+        mt.verify(flat, other)

@@ -96,6 +96,21 @@ def test_codes_above_127_have_the_schema_s_placeholder():
     assert (code.builtinCode, code.deprecatedBuiltinCode) == (Op.GELU, 127)
 
 
+def test_equal_vectors_are_written_once():
+    def size(count, zero_points):
+        builder = ModelBuilder("test")
+        graph = builder.subgraph("main")
+        for number in range(count):
+            scales = np.linspace(number + 1, number + 2, 1000)  # as long, and no two alike
+            graph.tensor(f"t{number:03}", (1000,), TensorType.INT32, scales, zero_points(number))
+        graph.finish(Signature({}, {}))
+        return len(builder.finish())
+
+    shared = size(11, lambda number: 0) - size(1, lambda number: 0)
+    apart = size(11, lambda number: number) - size(1, lambda number: 0)
+    assert apart - shared >= 10 * 8 * 1000  # int64, and lengths
+
+
 def test_quantization_is_written_per_channel():
     builder = ModelBuilder("test")
     graph = builder.subgraph("main")

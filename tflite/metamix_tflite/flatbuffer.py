@@ -73,7 +73,7 @@ class SubgraphBuilder:
     ) -> int:
         """Adds a tensor, constant when `data` is given, and returns its index."""
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type = name, [int(n) for n in shape], dtype
+        tensor.name, tensor.shape, tensor.type = name, np.array(shape, np.int32), dtype
         tensor.hasRank = True
         tensor.buffer = 0 if data is None else self._model.buffer(data, dtype)
         if scale is not None:
@@ -109,6 +109,20 @@ class SubgraphBuilder:
         self._graph.inputs = list(signature.inputs.values())
         self._graph.outputs = list(signature.outputs.values())
         self._model.add(self._graph, signature)
+
+
+class _SharingBuilder(flatbuffers.Builder):
+    """Writes equal vectors once: LiteRT wants a zero-point for each channel, and all are 0."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self._vectors: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
+        key = x.dtype.str, x.tobytes()
+        if key not in self._vectors:
+            self._vectors[key] = super().CreateNumpyVector(x)
+        return self._vectors[key]
 
 
 class ModelBuilder:
@@ -160,7 +174,7 @@ class ModelBuilder:
 
     def finish(self) -> bytes:
         """The file's bytes."""
-        builder = flatbuffers.Builder(1 << 20)
+        builder = _SharingBuilder(1 << 20)
         builder.Finish(self._model.Pack(builder), FILE_IDENTIFIER)
         return bytes(builder.Output())
 

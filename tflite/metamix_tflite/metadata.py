@@ -15,6 +15,7 @@ FORMAT = 1
 _LARGEST = 1 << 24  # bytes of JSON, enough for 50,000 layers
 _FIELDS = {
     "layers": {
+        "layer": str,
         "weight_bits": int,
         "container": str,
         "weights": int,

@@ -48,19 +48,21 @@ def verify(flat: bytes, bits: Any | None = None) -> FileGraph:
     _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
     found_bits = _activation_bits(graph)
-    names = []
+    names, layers = set(), set()
     for operator in graph.operators:
         if operator.op in _CHANNEL_AXIS:
             name = _name(graph, operator)
-            names.append(name)
+            names.add(name)
             if name not in declared["layers"]:
                 raise VerificationError(f"Layer {name!r} is in the file and not declared.")
+            layer = declared["layers"][name]["layer"]  # of several calls, the trained one
+            layers.add(layer)
             if bits is not None:
-                _check_bits(name, declared["layers"][name], found_bits[operator.inputs[0]], bits)
+                _check_bits(layer, declared["layers"][name], found_bits[operator.inputs[0]], bits)
             _check_mac(name, graph, operator, declared)
-    missing = set(declared["layers"]) - set(names)
+    missing = set(declared["layers"]) - names
     if bits is not None:
-        missing |= set(bits.weight_bits) - set(names)
+        missing |= set(bits.weight_bits) - layers
     if missing:
         raise VerificationError(f"Layers {sorted(missing)} are declared and not in the file.")
     return graph

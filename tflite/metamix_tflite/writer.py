@@ -191,6 +191,7 @@ class _Writer:
         )
         target = self._output(node, layer.output_grid, activation)
         self.declared["layers"][node.name] = {
+            "layer": layer.layer,
             "weight_bits": layer.weight_bits,
             "container": held,
             "weights": checksum(data.astype(np.int8)),
