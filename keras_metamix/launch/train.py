@@ -49,10 +49,8 @@ FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/metamix", "Folder that the results go to.")
 NOTES = [
-    "Accuracy is that of the .tflite files, run by LiteRT on the whole test set; training has "
-    "not seen it, and no choice was made by it.",
+    "The test set had no part in training, and no choice was made by it.",
     "Latency is of this machine's CPU, one image at a time, the files in turn.",
-    "Parity compares every output value of the file with the folded Keras model.",
 ]
 
 

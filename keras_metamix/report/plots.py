@@ -101,7 +101,7 @@ def training_curves(metrics: Mapping[str, Any]) -> Figure:
     validation = [_or_gap(epoch["val_accuracy"]) for epoch in epochs]
     top.plot(places, validation, color="#0072b2", **line)
     bottom.plot(places, [_or_gap(epoch["bops"]) for epoch in epochs], color="#d55e00", **line)
-    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
     handles = [
         Line2D([], [], color=style.GREY, label="training accuracy", **line),
         Line2D([], [], color="#0072b2", label="validation accuracy", **line),
