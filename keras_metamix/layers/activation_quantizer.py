@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_metamix.layers.grid import HARD_SWISH_MINIMUM, Sign, activation_range
 from keras_metamix.layers.mode import current_mode
-from keras_metamix.ops import lsq, lsq_mixture
+from keras_metamix.ops import lsq, lsq_mixture, shifted_range
 
 Absorbed = Literal["linear", "relu", "relu6"]
 ALPHA_STDDEV = 1e-3
@@ -56,6 +56,7 @@ class ActivationQuantizer(keras.layers.Layer):
         self._lows = np.array([low for low, _ in ranges], np.float32)
         self._highs = np.array([high for _, high in ranges], np.float32)
         self._cap = 6.0 if activation == "relu6" else math.inf
+        self._minimum = HARD_SWISH_MINIMUM if sign == "offset" else None
 
     @property
     def searched(self) -> bool:
@@ -65,7 +66,8 @@ class ActivationQuantizer(keras.layers.Layer):
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
         elements = math.prod(n for n in input_shape[1:] if n) or 1
-        self._gradient_scales = (1.0 / np.sqrt(elements * self._highs)).astype(np.float32)
+        gradient_scales = 1.0 / np.sqrt(elements * self._highs)
+        self._table = np.stack([self._lows, self._highs, gradient_scales]).astype(np.float32)
         self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
         self.bit_index = self.add_weight(
             (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
@@ -104,8 +106,8 @@ class ActivationQuantizer(keras.layers.Layer):
     def grid(self, index: Any) -> tuple[Any, Any, Any]:
         """Step, lowest and highest integer of candidate number `index`."""
         step = ops.take(self.steps(), index)
-        low, high = self._range(step, ops.take(self._lows, index), ops.take(self._highs, index))
-        return step, low, high
+        low, high = ops.take(self._lows, index), ops.take(self._highs, index)
+        return step, *shifted_range(step, low, high, self._minimum)
 
     def assigned_grid(self) -> tuple[Any, Any, Any]:
         """`grid` of the bit-width assigned."""
@@ -127,21 +129,14 @@ class ActivationQuantizer(keras.layers.Layer):
             return self.float_activation(x)
         if mode.activations == "mixture" and self.searched:
             steps = ops.stop_gradient(self.steps())
-            lows, highs = self._range(steps, self._lows, self._highs)
+            lows, highs = shifted_range(steps, self._lows, self._highs, self._minimum)
             return lsq_mixture(x, ops.softmax(self.alpha), steps, lows, highs, self._cap)
         index: Any = 0
         if self.searched:
             index = mode.forced if mode.activations == "forced" else self.bit_index
-        step, low, high = self.grid(index)
-        scale = ops.take(self._gradient_scales, index)
-        return lsq(x, step, low, high, scale, self._cap, fuse=bool(training))
-
-    def _range(self, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
-        if self.sign != "offset":
-            return low, high
-        # Where the reach is too short for the minimum, 0 stays on the grid: padding is 0.
-        shift = ops.stop_gradient(ops.maximum(ops.round(HARD_SWISH_MINIMUM / step), -high))
-        return low + shift, high + shift
+        return lsq(
+            x, self.steps(), index, self._table, self._cap, self._minimum, fuse=bool(training)
+        )
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

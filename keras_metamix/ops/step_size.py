@@ -9,6 +9,7 @@ Rounding is half to even, as on the device.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,16 +43,32 @@ def _residual(u: Any, low: Any, high: Any) -> tuple[Any, Any]:
     return inside, ops.round(clipped) - ops.where(inside, u, ops.zeros_like(u))
 
 
-def _scalar_functions(cap: float) -> tuple[Callable, Callable]:
-    def forward(v, step, low, high):
+def shifted_range(step: Any, low: Any, high: Any, minimum: float | None) -> tuple[Any, Any]:
+    """The clip range moved to begin at `minimum`, with 0 on it; as it is where that is None."""
+    if minimum is None:
+        return low, high
+    # Where the reach is too short for the minimum, 0 stays on the grid: padding is 0.
+    shift = ops.stop_gradient(ops.maximum(ops.round(minimum / step), -high))
+    return low + shift, high + shift
+
+
+def _candidate_functions(cap: float, minimum: float | None) -> tuple[Callable, Callable]:
+    def chosen(steps, index, table):
+        step, column = ops.take(steps, index), ops.take(table, index, axis=1)
+        return step, *shifted_range(step, column[0], column[1], minimum), column[2]
+
+    def forward(v, steps, index, table):
+        step, low, high, _ = chosen(steps, index, table)
         return lsq_integers(_capped(v, cap), step, low, high) * step
 
-    def backward(upstream, v, step, low, high):
+    def backward(upstream, v, steps, index, table):
+        step, low, high, scale = chosen(steps, index, table)
         inside, residual = _residual(_capped(v, cap) * (1.0 / step), low, high)
         if not math.isinf(cap):
             inside = ops.logical_and(inside, ops.less(v, cap))
         dv = ops.where(inside, upstream, ops.zeros_like(upstream))
-        return dv, _sum(upstream * residual)
+        ds = _sum(upstream * residual) * scale
+        return dv, ds * ops.one_hot(index, steps.shape[0], dtype=steps.dtype)
 
     return forward, backward
 
@@ -80,48 +97,52 @@ def _mixture_functions(cap: float) -> tuple[Callable, Callable]:
     return forward, backward
 
 
-def _kernels(functions: Callable, fuse: bool) -> dict[float, list[Callable]]:
-    caps = (math.inf, 6.0)
-    return {cap: [fused(f) if fuse else f for f in functions(cap)] for cap in caps}
-
-
 # Fusing pays in training; elsewhere the compilation of every new shape costs more than it saves.
-_SCALAR_KERNELS = {fuse: _kernels(_scalar_functions, fuse) for fuse in (False, True)}
-_MIXTURE_KERNELS = _kernels(_mixture_functions, fuse=True)
+@functools.cache
+def _candidate_kernels(cap: float, minimum: float | None, fuse: bool) -> tuple[Callable, ...]:
+    functions = _candidate_functions(cap, minimum)
+    return tuple(fused(f) for f in functions) if fuse else functions
+
+
+@functools.cache
+def _mixture_kernels(cap: float) -> tuple[Callable, ...]:
+    return tuple(fused(f) for f in _mixture_functions(cap))
 
 
 def lsq(
     v: Any,
-    step: Any,
-    low: Any,
-    high: Any,
-    gradient_scale: Any = 1.0,
+    steps: Any,
+    index: Any,
+    table: Any,
     cap: float = math.inf,
+    minimum: float | None = None,
     fuse: bool = True,
 ) -> Any:
-    """Quantizes a tensor with one step size.
+    """Quantizes a tensor with one of several step sizes; gradients reach v and that step.
 
     Args:
       v: values, any shape.
-      step: positive scalar tensor.
-      low, high: integer ends of the clip range, scalars.
-      gradient_scale: factor of the step's gradient.
+      steps: positive, shape (candidates,).
+      index: which one; an integer or an int32 scalar tensor.
+      table: shape (3, candidates): lowest and highest integer, factor of the step's gradient.
       cap: `min(v, cap)` is quantized (6.0: the upper half of a ReLU6; the lower half and a
-        ReLU are a range that begins at 0); infinity or 6.0.
-      fuse: whether each direction is one compiled kernel, a single pass over memory.
+        ReLU are a range that begins at 0).
+      minimum: where the range begins, see `shifted_range`.
+      fuse: whether each direction is one compiled kernel, a single pass over memory; what
+        depends on the choice is inside, since a dozen tiny ops cost as much as a small tensor.
     """
-    forward, backward = _SCALAR_KERNELS[fuse][cap]
-    low, high = (ops.cast(t, v.dtype) for t in (low, high))
+    forward, backward = _candidate_kernels(cap, minimum, fuse)
+    index = ops.cast(ops.reshape(index, ()), "int32")  # a kernel takes tensors, not variables
+    table = ops.convert_to_tensor(table, v.dtype)
 
     @keras.ops.custom_gradient
-    def quantize(v, step):
+    def quantize(v, steps):
         def gradient(upstream):
-            dv, ds = backward(upstream, v, step, low, high)
-            return dv, ds * gradient_scale
+            return backward(upstream, v, steps, index, table)
 
-        return forward(v, step, low, high), gradient
+        return forward(v, steps, index, table), gradient
 
-    return quantize(v, step)
+    return quantize(v, steps)
 
 
 def lsq_per_channel(v: Any, step: Any, low: Any, high: Any, gradient_scale: Any = 1.0) -> Any:
@@ -157,7 +178,7 @@ def lsq_mixture(
       probabilities, steps, lows, highs: shape (candidates,).
       cap: as in `lsq`.
     """
-    forward, backward = _MIXTURE_KERNELS[cap]
+    forward, backward = _mixture_kernels(cap)
     steps, lows, highs = (
         ops.stop_gradient(ops.convert_to_tensor(t, v.dtype)) for t in (steps, lows, highs)
     )

@@ -1,5 +1,7 @@
 """LSQ against closed forms in NumPy, and against finite differences of its smooth surrogate."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,6 +16,12 @@ RANGES = {
     "offset": lambda b: (OFFSET, 2**b - 1 + OFFSET),
 }
 SHAPE = (32, 4, 4)  # one shape for all scalar tests: XLA compiles once
+
+
+def quantized(v, step, low, high, scale=1.0, cap=math.inf):
+    """`lsq` with one candidate."""
+    table = [[tf.cast(end, tf.float32)] for end in (low, high, scale)]
+    return lsq(v, tf.reshape(step, (1,)), 0, tf.stack(table), cap)
 
 
 @pytest.fixture(params=RANGES)
@@ -71,7 +79,7 @@ def gradients():
 
 def test_forward_is_the_clipped_level_times_the_step(points, values, ends):
     levels = np.clip(points[0], *ends)
-    outputs = lsq(tf.constant(values), tf.constant(STEP), *ends).numpy()
+    outputs = quantized(tf.constant(values), tf.constant(STEP), *ends).numpy()
     np.testing.assert_allclose(outputs, levels * STEP, rtol=1e-6)
     np.testing.assert_array_equal(lsq_integers(values, np.float32(STEP), *ends), levels)
 
@@ -82,7 +90,7 @@ def test_backward_is_the_closed_form(points, values, ends, upstream, gradients):
     inside = (u >= low) & (u <= high)
     scale = 0.031
     _, (dv, ds) = gradients(
-        lambda v, s: lsq(v, s, low, high, scale), values, STEP, upstream=upstream
+        lambda v, s: quantized(v, s, low, high, scale), values, STEP, upstream=upstream
     )
     np.testing.assert_array_equal(dv, np.where(inside, upstream, 0.0))
     residual = np.where(inside, -fractions, np.where(u < low, low, high))
@@ -106,7 +114,7 @@ def test_backward_is_the_derivative_of_the_straight_through_surrogate(
     v0, delta = u0 * STEP, 1e-6
     slope_v = (surrogate(v0 + delta, STEP) - surrogate(v0 - delta, STEP)) / (2 * delta)
     slope_s = (surrogate(v0, STEP + delta) - surrogate(v0, STEP - delta)) / (2 * delta)
-    _, (dv, ds) = gradients(lambda v, s: lsq(v, s, *ends), values, STEP, upstream=upstream)
+    _, (dv, ds) = gradients(lambda v, s: quantized(v, s, *ends), values, STEP, upstream=upstream)
     np.testing.assert_allclose(dv, upstream * slope_v, atol=1e-6)
     magnitude = np.sum(np.abs(upstream * slope_s))
     assert abs(ds - np.sum(upstream * slope_s)) < 1e-5 * magnitude
@@ -117,10 +125,10 @@ def test_clipped_values_move_with_the_step_as_finite_differences_say(side, level
     """Where everything is clipped the function itself is differentiable: q = level * s."""
     v = np.full(SHAPE, side * 100.0, np.float32)
     step, delta = 0.5, 2.0**-6
-    up, down = (lsq(tf.constant(v), tf.constant(step + d), -7, 7) for d in (delta, -delta))
+    up, down = (quantized(tf.constant(v), tf.constant(step + d), -7, 7) for d in (delta, -delta))
     slope = float(tf.reduce_sum(up - down)) / (2 * delta)
     _, (dv, ds) = gradients(
-        lambda v, s: lsq(v, s, -7, 7), v, step, upstream=np.ones(SHAPE, np.float32)
+        lambda v, s: quantized(v, s, -7, 7), v, step, upstream=np.ones(SHAPE, np.float32)
     )
     assert ds == pytest.approx(slope) == pytest.approx(level * v.size)
     assert not dv.any()
@@ -130,13 +138,16 @@ def test_ties_round_to_even():
     ties = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5], np.float32)
     expected = [-2.0, -2.0, -0.0, 0.0, 2.0, 2.0, 4.0]
     np.testing.assert_array_equal(lsq_integers(ties, 1.0, -7, 7), expected)
-    np.testing.assert_array_equal(lsq(tf.constant(ties), tf.constant(1.0), -7, 7), expected)
+    np.testing.assert_array_equal(quantized(tf.constant(ties), tf.constant(1.0), -7, 7), expected)
 
 
 def test_values_on_the_ends_of_the_range_are_inside(gradients):
     v = np.array([-7.0, 7.0, -7.5, 7.5], np.float32)
     _, (dv, ds) = gradients(
-        lambda v, s: lsq(v, s, -7, 7), v, 1.0, upstream=np.array([1, 10, 100, 1000], np.float32)
+        lambda v, s: quantized(v, s, -7, 7),
+        v,
+        1.0,
+        upstream=np.array([1, 10, 100, 1000], np.float32),
     )
     np.testing.assert_array_equal(dv, [1, 10, 0, 0])
     assert ds == -700 + 7000
@@ -148,9 +159,11 @@ def test_a_cap_of_6_quantizes_relu6(bits, upstream, gradients):
     for reach in (4.0, 6.0, 9.0):  # the range ends below, at and above 6
         v = np.random.default_rng(2).uniform(-4, 12, SHAPE).astype(np.float32)
         step = reach / high
-        capped = gradients(lambda v, s: lsq(v, s, 0, high, cap=6.0), v, step, upstream=upstream)
+        capped = gradients(
+            lambda v, s: quantized(v, s, 0, high, cap=6.0), v, step, upstream=upstream
+        )
         chained = gradients(
-            lambda v, s: lsq(tf.nn.relu6(v), s, 0, high), v, step, upstream=upstream
+            lambda v, s: quantized(tf.nn.relu6(v), s, 0, high), v, step, upstream=upstream
         )
         np.testing.assert_array_equal(capped[0], chained[0])
         np.testing.assert_array_equal(capped[1][0], chained[1][0])
@@ -194,10 +207,10 @@ def test_ranges_may_be_traced_tensors(values, ends):
 
     @tf.function
     def graph(v, low, high):
-        return lsq(v, tf.constant(STEP), low, high)
+        return quantized(v, tf.constant(STEP), low, high)
 
     found = graph(tf.constant(values), *(tf.constant(e) for e in ends))
-    np.testing.assert_array_equal(found, lsq(tf.constant(values), tf.constant(STEP), *ends))
+    np.testing.assert_array_equal(found, quantized(tf.constant(values), tf.constant(STEP), *ends))
 
 
 # --- the mixture, Eq. 2 ------------------------------------------------------------------------
@@ -273,7 +286,10 @@ def test_a_certain_mixture_is_the_branch_itself(mixture_ends, upstream, gradient
             upstream=upstream,
         )
         alone = gradients(
-            lambda v, s, low=low, high=high: lsq(v, s, low, high), v, STEPS[b], upstream=upstream
+            lambda v, s, low=low, high=high: quantized(v, s, low, high),
+            v,
+            STEPS[b],
+            upstream=upstream,
         )
         np.testing.assert_allclose(mixed[0], alone[0], rtol=1e-6)
         np.testing.assert_array_equal(mixed[1][0], alone[1][0])
