@@ -3,14 +3,17 @@
 from keras_metamix.assignment import BitAssignment, LayerBits, SearchSpace
 from keras_metamix.calibration import calibrate
 from keras_metamix.cost import LayerCost, average_bits
+from keras_metamix.graph.explain import Explanation, explain
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
+from keras_metamix.graph.summary import summary
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 
 __version__ = "0.1.0"
 __all__ = [
     "BitAssignment",
+    "Explanation",
     "LayerBits",
     "LayerCost",
     "MetaMixCallback",
@@ -19,7 +22,9 @@ __all__ = [
     "average_bits",
     "bops",
     "calibrate",
+    "explain",
     "fold_batch_norm",
     "layer_costs",
+    "summary",
     "uniform_assignment",
 ]

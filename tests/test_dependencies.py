@@ -63,7 +63,7 @@ MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
 }
 
 # Units that are plain enough to use nothing else than the standard library and these.
-USES_ONLY = {"keras_metamix.zoo": {"keras"}}
+USES_ONLY = {"keras_metamix.zoo": {"keras", "keras_hub"}}
 
 
 def unit_of(module: str) -> str:

@@ -1,7 +1,7 @@
-"""Data sets and input pipelines: Fashion-MNIST (extract and full) as tf.data.
+"""Data sets and input pipelines as tf.data: Fashion-MNIST (extract and full) and ImageNet.
 
-Importing this package needs neither tensorflow-datasets nor keras-cv; `load_full` imports the
-first, `training_dataset` with augmentation the second, when they are called.
+Importing this package needs neither tensorflow-datasets nor keras-cv: `load_full` and
+`open_imagenet` import the first, augmentation the second, when they are called.
 """
 
 from keras_metamix.data.fashion_mnist import DATASET_NAMES as DATASET_NAMES
@@ -9,6 +9,11 @@ from keras_metamix.data.fashion_mnist import Arrays as Arrays
 from keras_metamix.data.fashion_mnist import load as load
 from keras_metamix.data.fashion_mnist import load_extract as load_extract
 from keras_metamix.data.fashion_mnist import load_full as load_full
+from keras_metamix.data.imagenet import Augmentation as Augmentation
+from keras_metamix.data.imagenet import Form as Form
+from keras_metamix.data.imagenet import imagenet_evaluation as imagenet_evaluation
+from keras_metamix.data.imagenet import imagenet_training as imagenet_training
+from keras_metamix.data.imagenet import open_imagenet as open_imagenet
 from keras_metamix.data.pipeline import MEAN as MEAN
 from keras_metamix.data.pipeline import STD as STD
 from keras_metamix.data.pipeline import evaluation_dataset as evaluation_dataset

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import layers
 
+from keras_metamix.graph.affine import affine_terms
+from keras_metamix.graph.fold_mac import fold_average, fold_constants, fold_mac, four_dimensional
+from keras_metamix.graph.fold_moves import move_layer
+from keras_metamix.graph.group import Group, Levels, call_name, clip_ends
 from keras_metamix.graph.operations import Kind, kind
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
-from keras_metamix.layers.batch_norm import FoldableBatchNormalization, folded_terms
-from keras_metamix.layers.grid import Grid, relu6_level
+from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import (
     Dequantize,
     IntegerAdd,
-    IntegerLayer,
-    IntegerMac,
     IntegerMean,
     IntegerMultiply,
+    IntegerTable,
     QuantizeInput,
     Rescale,
 )
-from keras_metamix.layers.mac import QuantizedDense, QuantizedDepthwiseConv2D
+
+_SCALES = (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)
+_RELU_ENDS = {Kind.RELU: math.inf, Kind.RELU6: 6.0}
 
 
 def fold_batch_norm(model: Any) -> keras.Model:
@@ -56,30 +61,9 @@ def fold_batch_norm(model: Any) -> keras.Model:
         raise ValueError(
             "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."
         )
+    if model.float_layers:
+        raise ValueError(f"Layers {list(model.float_layers)} were left in float: no integer form.")
     return _Fold(Topology(model.network), model.network.name).run()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Levels:
-    """A tensor of levels and its grid."""
-
-    tensor: Any
-    grid: Grid
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pending:
-    """An operation whose result has not met its quantizer yet.
-
-    `inputs` are levels, or one float tensor of the model's input; `after` are layers that only
-    move values, run behind the requantization.
-    """
-
-    node: Node | None
-    inputs: tuple[Any, ...]
-    batch_norm: FoldableBatchNormalization | None = None
-    relu: Kind = Kind.PASS
-    after: tuple[Any, ...] = ()
 
 
 class _Fold:
@@ -90,8 +74,8 @@ class _Fold:
         self.inputs = [
             keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in topology.inputs
         ]
-        self.values: dict[int, _Levels | _Pending] = {
-            id(old): _Pending(None, (new,))
+        self.values: dict[int, Levels | Group] = {
+            id(old): Group(None, (new,))
             for old, new in zip(topology.inputs, self.inputs, strict=True)
         }
 
@@ -101,7 +85,7 @@ class _Fold:
         outputs = []
         for tensor in self.topology.outputs:
             levels = self.values[id(tensor)]
-            if isinstance(levels, _Pending):
+            if isinstance(levels, Group):
                 raise ValueError(f"Output {tensor.name!r} of {self.name!r} carries no quantizer.")
             name = f"{self.topology.producer(tensor).name}_output"  # pyright: ignore
             outputs.append(Dequantize(levels.grid, name=name)(levels.tensor))
@@ -109,151 +93,145 @@ class _Fold:
         outputs = outputs if len(outputs) > 1 else outputs[0]
         return keras.Model(inputs, outputs, name=f"{self.name}_folded")
 
-    def _visit(self, node: Node) -> _Levels | _Pending:
+    # --- one operation ---------------------------------------------------------------------
+
+    def _visit(self, node: Node) -> Levels | Group:
         operation = node.operation
         values = [self.values[id(t)] for t in node.inputs]
         first = values[0]
         if isinstance(operation, ActivationQuantizer):
             return self._quantize(operation, node, first)
-        found = kind(operation)
-        if isinstance(operation, FoldableBatchNormalization) and isinstance(first, _Pending):
+        found = kind(operation, node)
+        if found is Kind.BATCH_NORM and isinstance(first, Group):
             return dataclasses.replace(first, batch_norm=operation)
-        if found in (Kind.RELU, Kind.RELU6):
-            return self._relu(node, first, found)
+        if found is Kind.AFFINE:
+            return self._group(node, first).scaled(*self._terms(node))
+        if found is Kind.HARD_SIGMOID:
+            return self._group(node, first).scaled(1 / 6, 0.5).clipped(0.0, 1.0)
+        if found in _RELU_ENDS:
+            return self._group(node, first).clipped(0.0, _RELU_ENDS[found])
         if found is Kind.PASS:
             return self._pass(node, first)
         if found is Kind.SOFTMAX and self.topology.is_output(node.output):
             return first
-        if found in (Kind.MAC, Kind.ADD, Kind.MULTIPLY, Kind.MEAN):
-            levels = tuple(self._require_levels(node, v) for v in values)
-            if found in (Kind.ADD, Kind.MULTIPLY) and len(levels) != 2:
-                raise ValueError(
-                    f"Layer {node.name!r}: a {found.value} of {len(levels)} tensors has no "
-                    "integer form yet, expected 2."
-                )
-            return _Pending(node, levels)
-        raise ValueError(
-            f"Layer {node.name!r} ({type(operation).__name__}) has no exact integer form: it "
-            "trains, but cannot be folded."
-        )
+        if found is Kind.CONCAT:
+            return Group(node, tuple(values))
+        if found in (Kind.ADD, Kind.MULTIPLY) and len(values) != 2:
+            raise ValueError(
+                f"Layer {node.name!r}: a {found.value} of {len(values)} tensors, expected 2."
+            )
+        if found is None or found in (Kind.FLOAT, Kind.SOFTMAX):
+            raise ValueError(
+                f"Layer {node.name!r} ({type(operation).__name__}) has no exact integer form: it "
+                "trains, but cannot be folded."
+            )
+        return Group(node, tuple(self._require_levels(node, v) for v in values))
 
-    def _require_levels(self, node: Node, value: _Levels | _Pending) -> _Levels:
-        if isinstance(value, _Pending):
+    def _group(self, node: Node, value: Levels | Group) -> Group:
+        """The group that a node joins, or the one that it begins."""
+        return value if isinstance(value, Group) else Group(node, (value,))
+
+    def _terms(self, node: Node) -> tuple[Any, Any]:
+        terms = affine_terms(node)
+        if terms is None:
+            raise ValueError(f"Layer {node.name!r}: its constants differ within a channel.")
+        return terms
+
+    def _require_levels(self, node: Node, value: Levels | Group) -> Levels:
+        if isinstance(value, Group):
             raise ValueError(f"Layer {node.name!r} reads a tensor that carries no quantizer.")
         return value
 
-    def _relu(self, node: Node, value: _Levels | _Pending, found: Kind) -> _Pending:
-        if isinstance(value, _Levels):
-            return _Pending(node, (value,), relu=found)
-        relu = Kind.RELU6 if Kind.RELU6 in (found, value.relu) else found
-        return dataclasses.replace(value, relu=relu)
+    def _pass(self, node: Node, value: Levels | Group) -> Levels | Group:
+        def move(levels: Any, grid: Grid) -> Any:
+            return move_layer(node, grid)(levels)
 
-    def _pass(self, node: Node, value: _Levels | _Pending) -> _Levels | _Pending:
-        layer = type(node.operation).from_config(
-            node.operation.get_config() | {"name": _call_name(node)}
-        )
-        if isinstance(value, _Levels):
-            return _Levels(layer(value.tensor), value.grid)
-        return dataclasses.replace(value, after=(*value.after, layer))
+        if isinstance(value, Levels):
+            return Levels(move(value.tensor, value.grid), value.grid)
+        return dataclasses.replace(value, after=(*value.after, move))
 
     def _quantize(
-        self, quantizer: ActivationQuantizer, node: Node, value: _Levels | _Pending
-    ) -> _Levels:
+        self, quantizer: ActivationQuantizer, node: Node, value: Levels | Group
+    ) -> Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
         grid = Grid.of(step, int(low), int(high))
-        pending = _Pending(node, (value,)) if isinstance(value, _Levels) else value
+        group = self._group(node, value)
         if quantizer.activation != "linear":
-            pending = self._relu(node, pending, Kind[quantizer.activation.upper()])
-        levels = self._finish(pending, grid, _call_name(node))
-        for layer in pending.after:
-            levels = layer(levels)
-        return _Levels(levels, grid)
+            group = group.clipped(0.0, _RELU_ENDS[Kind[quantizer.activation.upper()]])
+        return Levels(self._finish(group, grid, call_name(node)), grid)
 
-    def _finish(self, pending: _Pending, grid: Grid, name: str) -> Any:
-        """The integer layer of a pending operation, now that its output grid is known."""
-        clip: dict[str, Any] = {}
-        if pending.relu is not Kind.PASS:
-            clip["low"] = max(grid.low, 0)
-        if pending.relu is Kind.RELU6:
-            if grid.scale != grid.step:
-                raise ValueError(f"{name!r}: a ReLU6 before a signed quantizer is not supported.")
-            clip["high"] = min(grid.high, relu6_level(grid))
-        if pending.node is None:
-            return QuantizeInput(grid, name=name, **clip)(pending.inputs[0])
-        node, inputs = pending.node, pending.inputs
+    # --- one group, now that its output grid is known --------------------------------------
+
+    def _finish(self, group: Group, grid: Grid, name: str) -> Any:
+        levels = self._integers(group, grid, name)
+        for move in group.after:
+            levels = move(levels, grid)
+        return levels
+
+    def _integers(self, group: Group, grid: Grid, name: str) -> Any:
+        clip = clip_ends(group, grid, name)
+        node, inputs, found = group.node, group.inputs, group.kind
+        if node is None:
+            return QuantizeInput(grid, name=name, **clip)(inputs[0])
+        if found is Kind.CONCAT:
+            return self._concatenation(group, grid)
         grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
-        found = kind(node.operation)
-        if found is Kind.MAC:
-            return self._mac(node, pending.batch_norm, grids[0], grid, clip)(tensors[0])
-        layer: IntegerLayer
-        if found is Kind.ADD:
-            layer = IntegerAdd(grids, grid, name=node.name, **clip)
-            return layer(tensors)
-        if found is Kind.MULTIPLY:
-            layer = IntegerMultiply(grids, grid, name=node.name, **clip)
-            return layer(tensors)
+        if found in _SCALES:
+            layer = fold_mac if found is Kind.MAC else fold_constants
+            return four_dimensional(layer(group, grids[0], grid, clip), tensors[0])
+        if found is Kind.AVERAGE:
+            return fold_average(node, grids[0], grid, clip)(tensors[0])
+        name = call_name(node)
+        if found in (Kind.SIGMOID, Kind.TANH):
+            return IntegerTable(found.value, grids[0], grid, name=name, **clip)(tensors[0])
         if found is Kind.MEAN:
             keepdims = node.operation.keepdims
-            return IntegerMean(grids[0], grid, keepdims, name=node.name, **clip)(tensors[0])
-        if grids[0] == grid and not clip:
-            return tensors[0]
-        return Rescale(grids[0], grid, name=name, **clip)(tensors[0])
+            return IntegerMean(grids[0], grid, keepdims, name=name, **clip)(tensors[0])
+        if found is Kind.ADD:
+            return IntegerAdd(grids, grid, name=name, **clip)(tensors)
+        if found is Kind.MULTIPLY:
+            return IntegerMultiply(grids, grid, name=name, **clip)(tensors)
+        return rescaled(inputs[0], grid, clip, name)
 
-    def _mac(
-        self,
-        node: Node,
-        norm: FoldableBatchNormalization | None,
-        input_grid: Grid,
-        grid: Grid,
-        clip: dict[str, Any],
-    ) -> IntegerMac:
-        layer = node.operation
-        if getattr(layer, "groups", 1) != 1:
-            raise ValueError(
-                f"Layer {layer.name!r}: groups={layer.groups} has no integer form yet."
-            )
-        dense = isinstance(layer, QuantizedDense)
-        depthwise = isinstance(layer, QuantizedDepthwiseConv2D)
-        geometry = {}
-        if not dense:
-            geometry = {
-                "strides": layer.strides,
-                "padding": layer.padding,
-                "dilation_rate": layer.dilation_rate,
-            }
-        integer = IntegerMac(
-            "dense" if dense else "depthwise" if depthwise else "conv",
-            layer.weight_quantizer.bits,
-            layer.kernel.shape,
-            input_grid,
-            grid,
-            name=_call_name(node),
-            layer=layer.name,
-            **geometry,
-            **clip,
+    def _concatenation(self, group: Group, grid: Grid) -> Any:
+        """Every part on the grid of the whole."""
+        node: Any = group.node
+        name, tensors = call_name(node), []
+        for number, part in enumerate(group.inputs):
+            part_name = f"{name}_part{number}"
+            if isinstance(part, Group):
+                clipped = part.clipped(group.low, group.high)
+                tensors.append(self._finish(clipped, grid, part_name))
+            else:
+                whole = Group(node, (part,), low=group.low, high=group.high)
+                clip = clip_ends(whole, grid, part_name)
+                tensors.append(rescaled(part, grid, clip, part_name))
+        axis = node.operation.axis
+        return layers.Concatenate(axis=axis, name=name)(tensors)
+
+
+def rescaled(levels: Levels, grid: Grid, clip: dict[str, int], name: str) -> Any:
+    """Levels on another grid."""
+    if levels.grid == grid and all(clip[end] == getattr(grid, end) for end in clip):
+        return levels.tensor
+    layer = Rescale(levels.grid, grid, name=name, **clip)
+    if layer.low == grid.low and not grid.lower_end_is_clipped:
+        _leave_unclipped(layer)
+    return layer(levels.tensor)
+
+
+def _leave_unclipped(layer: Rescale) -> None:
+    """Takes away a lower end that the device cannot clip at.
+
+    Raises:
+      ValueError: a level below the end occurs; names the layer.
+    """
+    grid = layer.output_grid
+    layer.low = -128 - grid.zero_point
+    least = int(layer(np.array([layer.input_grid.low], np.float32))[0])
+    if least < grid.low:
+        raise ValueError(
+            f"Layer {layer.name!r}: level {least} occurs, below {grid.low}, where the device "
+            f"cannot clip: its step size {grid.step} is too small beside {layer.input_grid.step}, "
+            "that of the 8-bit tensor before it."
         )
-        scale, bias = _channel_terms(layer, norm)
-        kernel = layer.integer_kernel()
-        sign = np.where(scale < 0, -1, 1)
-        kernel = kernel * (sign.reshape(kernel.shape[-2:]) if depthwise else sign)
-        weight_step = np.asarray(layer.weight_quantizer.step(), np.float64).reshape(-1)
-        labels = (input_grid.step / input_grid.scale) * (grid.scale / grid.step)
-        integer.set_integers(kernel, bias, weight_step * np.abs(scale) * labels)
-        return integer
-
-
-def _call_name(node: Node) -> str:
-    """A name for each call of a shared layer."""
-    return f"{node.name}_{node.occurrence}" if node.occurrence else node.name
-
-
-def _channel_terms(layer: Any, norm: FoldableBatchNormalization | None) -> tuple[Any, Any]:
-    if norm is not None:
-        terms = norm.fold()
-    else:
-        step = layer.accumulator_step()
-        ones = np.ones(step.shape, np.float32)
-        bias = layer.bias if layer.use_bias else 0 * ones
-        terms = folded_terms(ones, 0 * ones, 0 * ones, ones, 0.0, bias, step)
-    scale, bias = (ops.convert_to_numpy(t) for t in terms)
-    return scale.astype(np.float64), bias

@@ -9,17 +9,25 @@ import keras
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.cost import LayerCost, assignment_bops
+from keras_metamix.graph.expand import expand
 from keras_metamix.graph.operations import Kind, kind
 from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.layers.mac import QuantizedMac
 
 
-def mac_nodes(topology: Topology) -> dict[str, list[Node]]:
-    """Calls of every MAC layer by layer name, in network order."""
+def mac_nodes(
+    topology: Topology, float_layers: frozenset[str] = frozenset()
+) -> dict[str, list[Node]]:
+    """Calls of every MAC layer by layer name, in network order.
+
+    In a searchable network a MAC layer that was left in float is none of them.
+    """
     nodes: dict[str, list[Node]] = {}
     for node in topology.nodes:
-        if kind(node.operation) is Kind.MAC:
+        if kind(node.operation) is Kind.MAC and node.name not in float_layers:
             nodes.setdefault(node.name, []).append(node)
-    return nodes
+    quantized = {k: v for k, v in nodes.items() if isinstance(v[0].operation, QuantizedMac)}
+    return quantized or nodes
 
 
 def layer_costs(model: keras.Model) -> list[LayerCost]:
@@ -30,9 +38,17 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
     Raises:
       ValueError: no MAC layer, or an unknown spatial size; names the layer.
     """
-    nodes = mac_nodes(Topology(getattr(model, "network", model)))
+    network = getattr(model, "network", model)
+    if not any(isinstance(layer, QuantizedMac) for layer in getattr(network, "layers", ())):
+        network, _ = expand(network)
+    nodes = mac_nodes(Topology(network))
     if not nodes:
         raise ValueError(f"Model {model.name!r} has no Conv2D, DepthwiseConv2D or Dense layer.")
+    return costs_of(nodes)
+
+
+def costs_of(nodes: dict[str, list[Node]]) -> list[LayerCost]:
+    """The cost table of what `mac_nodes` found."""
     edges = {next(iter(nodes)), next(reversed(nodes))}
     return [_layer_cost(calls, name in edges) for name, calls in nodes.items()]
 

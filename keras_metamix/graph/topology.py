@@ -17,12 +17,14 @@ class Node:
       operation: the Keras operation.
       occurrence: which of the operation's calls in this model, from 0.
       inputs, outputs: the symbolic tensors, in order.
+      arguments: positional and keyword arguments of the call, constants included.
     """
 
     operation: Any
     occurrence: int
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
+    arguments: tuple[Any, Any] = ((), {})
 
     @property
     def name(self) -> str:
@@ -62,6 +64,7 @@ class Topology:
                     counts[id(operation)],
                     tuple(keras_node.input_tensors),
                     tuple(keras_node.outputs),
+                    (keras_node.arguments.args, keras_node.arguments.kwargs),
                 )
                 counts[id(operation)] += 1
                 self._add(node)

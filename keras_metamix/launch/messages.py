@@ -22,7 +22,7 @@ def run_main(
     """Runs an absl main on what `parse_flags` makes of the command line; see `exit_status`."""
 
     def guarded(arguments: Any) -> int:
-        if flags.FLAGS["verbosity"].using_default_value:
+        if not flags.FLAGS["verbosity"].present:  # absl has set it to INFO, default or not
             logging.set_verbosity(logging.WARNING)  # libraries tell of each file that they open
         return exit_status(main, arguments)
 

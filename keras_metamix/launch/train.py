@@ -21,7 +21,10 @@ from rich.console import Console
 from keras_metamix.cost import assignment_bops
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.config import complete
+from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.messages import run_main
+from keras_metamix.launch.optimization import load_teacher, make_optimizer
 from keras_metamix.launch.results import (
     Candidate,
     bits_of,
@@ -33,13 +36,14 @@ from keras_metamix.launch.results import (
 )
 from keras_metamix.launch.training import (
     float_network,
-    load_data,
     search_space,
     target_bops,
     train_float,
     train_metamix,
     train_uniform,
 )
+from keras_metamix.metamix.distillation import Teacher
+from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.selection import check_budget
 from keras_metamix.report import results_table, validate_metrics, write_report
 from metamix_tflite import convert
@@ -65,21 +69,28 @@ def main(argv: list[str]) -> None:
 def run_experiment(config: ConfigDict, workdir: Path) -> None:
     """Runs the experiment of a config (see configs/) and writes its files into `workdir`."""
     started = time.perf_counter()
+    config = complete(config)
     keras.utils.set_random_seed(config.seed)
     data = load_data(config)
     float_model = float_network(config, data)
     target = target_bops(config, float_model)
-    _check_early(config, float_model, target)
+    teacher = load_teacher(config, float_model)
+    _check_early(config, float_model, target, teacher)
     workdir.mkdir(parents=True, exist_ok=True)
 
-    print(f"float training: {float_model.name}, {float_model.count_params():,} parameters")
-    train_float(config, float_model, data)
+    size = f"{float_model.name}, {float_model.count_params():,} parameters"
+    if config.float.epochs:
+        print(f"float training: {size}")
+        train_float(config, float_model, data)
+    else:
+        weights = config.float.weights or config.model.get("weights") or "none, untrained"
+        print(f"no float training: {size}, weights: {weights}")
     print(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
-    model, callback, lines = train_metamix(config, float_model, data, target)
+    model, callback, lines = train_metamix(config, float_model, data, target, teacher)
     uniform = None
     if config.train.uniform:
         print("uniform bit-widths, for comparison")
-        uniform, _ = train_uniform(config, float_model, data)
+        uniform, _ = train_uniform(config, float_model, data, teacher)
 
     print("export, verification, benchmark")
     candidates = _export(config, float_model, model, uniform)
@@ -92,20 +103,23 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
         "final_bits": bits_of(callback.assignment),
         "epochs": lines.records,
         "alphas": search_history(callback, model),
-        "notes": NOTES,
+        "notes": [*NOTES, *data.notes],
     }
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     metrics["run"] = run_facts(config, command, time.perf_counter() - started)
     _write(workdir, model, candidates, metrics)
 
 
-def _check_early(config: Any, float_model: keras.Model, target: float) -> None:
+def _check_early(
+    config: Any, float_model: keras.Model, target: float, teacher: keras.Model | None
+) -> None:
     """Finds out what is wrong with the search before hours of float training."""
-    from keras_metamix.metamix.model import MetaMixModel
-
     check_container(config.export.weight_container)
     model = MetaMixModel.from_float(float_model, search_space(config))
     check_budget(layer_costs(model), model.candidate_scores(), target)
+    make_optimizer(config, config.train.learning_rate)
+    if teacher is not None:
+        Teacher(teacher, config.train.distillation, model)
     if config.train.epochs <= config.search.meta_epochs + config.search.search_epochs:
         raise ValueError(
             f"config.train.epochs={config.train.epochs} leaves no epoch for weight training after "
@@ -144,10 +158,16 @@ def _write(workdir: Path, model: Any, candidates: list[Candidate], metrics: dict
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    name = Path(argv[0]).name
     try:
-        return app.parse_flags_with_usage(argv)
+        return FLAGS(argv)
     except AttributeError as error:  # ml_collections, of a field that the config does not have
-        sys.exit(f"{Path(argv[0]).name}: the config has no field {error} to set.")
+        sys.exit(f"{name}: the config has no field {error} to set.")
+    except flags.IllegalFlagValueError as error:
+        # Of a config file that raises, ml_collections gives the traceback, the error last.
+        sys.exit(f"{name}: {str(error).strip().splitlines()[-1].strip()}")
+    except flags.Error:
+        return app.parse_flags_with_usage(argv)  # says it and exits
 
 
 def run() -> None:

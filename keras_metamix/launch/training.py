@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
+from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from ml_collections import ConfigDict
 
 from keras_metamix import zoo
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.calibration import calibrate, image_batches
-from keras_metamix.data import evaluation_dataset, load, normalize, training_dataset
 from keras_metamix.graph.layer_costs import bops, uniform_assignment
+from keras_metamix.launch.averaging import AveragedWeights
+from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.messages import EpochLines
+from keras_metamix.launch.optimization import compile_float, compile_quantized
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 
 UNIFORM_BITS = 4
-
-
-@dataclasses.dataclass
-class Data:
-    """Batches to train and validate on, and the test images as the model takes them."""
-
-    train: Any
-    validation: Any
-    steps: int
-    test_images: np.ndarray
-    test_labels: np.ndarray
-
-
-def load_data(config: ConfigDict) -> Data:
-    """The images that `config.data` names.
-
-    Raises:
-      ValueError, OSError: an unknown name, or a folder without the data; says what was expected.
-    """
-    (images, labels), (test_images, test_labels) = load(config.data.name, config.data.dir or None)
-    batch_size = config.train.batch_size
-    train = training_dataset(images, labels, batch_size, config.seed, augment=config.data.augment)
-    validation = evaluation_dataset(test_images, test_labels, 250)
-    test = np.asarray(normalize(test_images))
-    return Data(train, validation, len(images) // batch_size, test, test_labels)
+_STATISTICS_BATCHES = 32  # re-estimate batch norm; an epoch's, where it has fewer
 
 
 def search_space(config: ConfigDict) -> SearchSpace:
@@ -53,18 +31,32 @@ def search_space(config: ConfigDict) -> SearchSpace:
 
 
 def float_network(config: ConfigDict, data: Data) -> keras.Model:
-    """The network of `config.model`, untrained.
+    """The network of `config.model`, with the weights that this or `config.float` names, if any.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name or argument, or weights of another network.
+      OSError: no such file of weights, or they cannot be downloaded.
     """
     if config.model.name not in zoo.__all__:
         raise ValueError(
             f"config.model.name: expected one of {zoo.__all__}, found {config.model.name!r}."
         )
-    shape, classes = data.test_images.shape[1:], int(data.test_labels.max()) + 1
+    make = getattr(zoo, config.model.name)
     arguments = {k: v for k, v in config.model.items() if k != "name"}
-    return getattr(zoo, config.model.name)(shape, classes, **arguments)
+    known = sorted(inspect.signature(make).parameters.keys() - {"input_shape", "classes"})
+    for name in arguments:
+        if name not in known:
+            raise ValueError(
+                f"config.model.{name}: {config.model.name} has no such argument; expected some "
+                f"of {known}."
+            )
+    model = make(data.test_images.shape[1:], data.classes, **arguments)
+    file = config.float.get("weights", "")
+    if file:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"config.float.weights: expected a file, found no {file!r}.")
+        model.load_weights(file)
+    return model
 
 
 def target_bops(config: ConfigDict, model: keras.Model) -> float:
@@ -78,31 +70,41 @@ def target_bops(config: ConfigDict, model: keras.Model) -> float:
 def train_float(config: ConfigDict, model: keras.Model, data: Data) -> EpochLines:
     """Trains the float model."""
     lines = EpochLines("float")
-    _compile(model, config, config.float.learning_rate, config.float.epochs * data.steps)
+    compile_float(model, config, config.float.epochs * data.steps)
     _fit(model, data, config.float.epochs, [lines])
     return lines
 
 
 def train_metamix(
-    config: ConfigDict, float_model: keras.Model, data: Data, target: float
+    config: ConfigDict,
+    float_model: keras.Model,
+    data: Data,
+    target: float,
+    teacher: keras.Model | None = None,
 ) -> tuple[MetaMixModel, MetaMixCallback, EpochLines]:
     """Searches and trains a MetaMixModel from a float model's weights."""
     model = MetaMixModel.from_float(float_model, search_space(config))
-    _compile(model, config, config.train.learning_rate, config.train.epochs * data.steps)
+    selection = config.search.meta_epochs + config.search.search_epochs
+    compile_quantized(model, config, data.steps, selection, teacher)
     callback = MetaMixCallback(
         target_bops=target,
         meta_epochs=config.search.meta_epochs,
         search_epochs=config.search.search_epochs,
+        cost=config.search.cost,
         cost_strength=config.search.cost_strength,
+        statistics_batches=min(_STATISTICS_BATCHES, data.steps),
         verbose=0,
     )
     lines = EpochLines("MetaMix", target)
-    _fit(model, data, config.train.epochs, [callback, lines])
+    _fit(model, data, config.train.epochs, [callback, *_averaging(config, data), lines])
     return model, callback, lines
 
 
 def train_uniform(
-    config: ConfigDict, float_model: keras.Model, data: Data
+    config: ConfigDict,
+    float_model: keras.Model,
+    data: Data,
+    teacher: keras.Model | None = None,
 ) -> tuple[MetaMixModel, EpochLines]:
     """Trains the same network at 4 bits everywhere, from the same float weights."""
     edge = config.space.edge_bits
@@ -111,28 +113,22 @@ def train_uniform(
     for images in image_batches(data.train, 1):
         calibrate(model, images)
     model.set_bits(uniform_assignment(float_model, UNIFORM_BITS, UNIFORM_BITS, edge))
-    _compile(model, config, config.train.learning_rate, config.train.epochs * data.steps)
+    compile_quantized(model, config, data.steps, 0, teacher)
     lines = EpochLines(f"uniform A{UNIFORM_BITS}W{UNIFORM_BITS}")
-    _fit(model, data, config.train.epochs, [lines])
+    _fit(model, data, config.train.epochs, [*_averaging(config, data), lines])
     return model, lines
 
 
-def _compile(model: keras.Model, config: ConfigDict, rate: float, steps: int) -> None:
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.01)
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=config.train.weight_decay, global_clipnorm=10.0
-    )
-    # The paper decays convolution and dense kernels, nothing else.
-    others = [v for v in model.trainable_variables if v.name != "kernel"]
-    optimizer.exclude_from_weight_decay(var_list=others)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+def _averaging(config: ConfigDict, data: Data) -> list[AveragedWeights]:
+    batches = min(_STATISTICS_BATCHES, data.steps)
+    return [AveragedWeights(batches)] if config.train.ema else []
 
 
 def _fit(model: keras.Model, data: Data, epochs: int, callbacks: list[Any]) -> None:
     model.fit(
         data.train,
         epochs=epochs,
+        steps_per_epoch=data.steps if data.endless else None,
         validation_data=data.validation,
         callbacks=callbacks,
         shuffle=False,  # the data set shuffles

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_metamix.layers.grid import HARD_SWISH_MINIMUM, Sign, activation_range
+from keras_metamix.layers.grid import Sign, activation_range
 from keras_metamix.layers.mode import current_mode
 from keras_metamix.ops import lsq, lsq_mixture, shifted_range
 
@@ -24,12 +24,16 @@ class ActivationQuantizer(keras.layers.Layer):
 
     Args:
       candidates: bit-widths, descending. One candidate: the bit-width is fixed.
-      sign: "unsigned", "signed" or "offset" (behind hard-swish: the grid is shifted so that it
-        begins at the activation's minimum and 0 lies on it).
+      sign: "unsigned", "signed" or "offset" (behind swish and hard-swish: the grid is shifted so
+        that it begins at the activation's minimum and 0 lies on it).
       activation: "relu" or "relu6" when the quantizer computes that activation too. An unsigned
         quantizer repeats a ReLU; absorbing it saves two passes over the tensor.
       role: "mac" (the input of a MAC layer) or "stream" (a tensor that no MAC layer reads
         directly, quantized only where the mode says so).
+      minimum: of an "offset" grid, below 0.
+      fixed_step: a step size that the device dictates; it is no variable then.
+      sign_from_data: whether calibration finds the sign (of the model's own inputs): pixels from 0
+        to 255 deserve all 256 levels.
 
     Shapes: any in, the same out. Variables: `log_step` (candidates,), trained;
     `bit_index` (), the candidate assigned; `alpha` (candidates,), where there is a choice.
@@ -41,6 +45,9 @@ class ActivationQuantizer(keras.layers.Layer):
         sign: Sign = "signed",
         activation: Absorbed = "linear",
         role: Literal["mac", "stream"] = "mac",
+        minimum: float | None = None,
+        fixed_step: float | None = None,
+        sign_from_data: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -49,26 +56,40 @@ class ActivationQuantizer(keras.layers.Layer):
                 f"Quantizer {self.name!r}: activation={activation!r} needs sign='unsigned', "
                 f"found {sign!r}."
             )
+        if (sign == "offset") != (minimum is not None):
+            raise ValueError(
+                f"Quantizer {self.name!r}: sign='offset' and minimum go together, found sign="
+                f"{sign!r} and minimum={minimum}."
+            )
         self.candidates = tuple(int(b) for b in candidates)
-        self.sign: Sign = sign
         self.activation, self.role = activation, role
-        ranges = [activation_range(b, sign) for b in self.candidates]
-        self._lows = np.array([low for low, _ in ranges], np.float32)
-        self._highs = np.array([high for _, high in ranges], np.float32)
+        self.sign_from_data = sign_from_data
+        self.set_sign(sign)
         self._cap = 6.0 if activation == "relu6" else math.inf
-        self._minimum = HARD_SWISH_MINIMUM if sign == "offset" else None
+        self.minimum, self.fixed_step = minimum, fixed_step
 
     @property
     def searched(self) -> bool:
         """Whether there is more than one candidate."""
         return len(self.candidates) > 1
 
+    def set_sign(self, sign: Sign) -> None:
+        """Changes the sign; what was traced before keeps the old one."""
+        self.sign: Sign = sign
+        ranges = [activation_range(b, sign) for b in self.candidates]
+        self._lows = np.array([low for low, _ in ranges], np.float32)
+        self._highs = np.array([high for _, high in ranges], np.float32)
+
+    @property
+    def _table(self) -> np.ndarray:
+        gradient_scales = 1.0 / np.sqrt(self._elements * self._highs)
+        return np.stack([self._lows, self._highs, gradient_scales]).astype(np.float32)
+
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
-        elements = math.prod(n for n in input_shape[1:] if n) or 1
-        gradient_scales = 1.0 / np.sqrt(elements * self._highs)
-        self._table = np.stack([self._lows, self._highs, gradient_scales]).astype(np.float32)
-        self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
+        self._elements = math.prod(n for n in input_shape[1:] if n) or 1
+        if self.fixed_step is None:
+            self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
         self.bit_index = self.add_weight(
             (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
         )
@@ -101,13 +122,23 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def steps(self) -> Any:
         """Step sizes of all candidates, shape (candidates,)."""
+        if self.fixed_step is not None:
+            return ops.full((len(self.candidates),), self.fixed_step)
         return ops.exp(self.log_step)
+
+    def step(self, index: Any | None = None) -> Any:
+        """Step size of a candidate, default the one assigned."""
+        if self.fixed_step is not None:
+            return ops.convert_to_tensor(self.fixed_step, "float32")
+        if not self.searched:
+            return ops.exp(self.log_step[0])
+        return ops.exp(ops.take(self.log_step, self.bit_index if index is None else index))
 
     def grid(self, index: Any) -> tuple[Any, Any, Any]:
         """Step, lowest and highest integer of candidate number `index`."""
-        step = ops.take(self.steps(), index)
+        step = self.step(index)
         low, high = ops.take(self._lows, index), ops.take(self._highs, index)
-        return step, *shifted_range(step, low, high, self._minimum)
+        return step, *shifted_range(step, low, high, self.minimum)
 
     def assigned_grid(self) -> tuple[Any, Any, Any]:
         """`grid` of the bit-width assigned."""
@@ -129,13 +160,13 @@ class ActivationQuantizer(keras.layers.Layer):
             return self.float_activation(x)
         if mode.activations == "mixture" and self.searched:
             steps = ops.stop_gradient(self.steps())
-            lows, highs = shifted_range(steps, self._lows, self._highs, self._minimum)
+            lows, highs = shifted_range(steps, self._lows, self._highs, self.minimum)
             return lsq_mixture(x, ops.softmax(self.alpha), steps, lows, highs, self._cap)
         index: Any = 0
         if self.searched:
             index = mode.forced if mode.activations == "forced" else self.bit_index
         return lsq(
-            x, self.steps(), index, self._table, self._cap, self._minimum, fuse=bool(training)
+            x, self.steps(), index, self._table, self._cap, self.minimum, fuse=bool(training)
         )
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -147,4 +178,7 @@ class ActivationQuantizer(keras.layers.Layer):
             "sign": self.sign,
             "activation": self.activation,
             "role": self.role,
+            "minimum": self.minimum,
+            "fixed_step": self.fixed_step,
+            "sign_from_data": self.sign_from_data,
         }

@@ -7,12 +7,16 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import current_mode
 
 # A dead channel (scale near 0) still needs a positive scale and an int32 bias in the file.
 SMALLEST_SCALE = 2.0**-24
 LARGEST_BIAS_INTEGER = 2.0**30
+# The device's weight of scales and shifts that fold into no MAC layer: a power of two, and large
+# enough that the bias, which counts in steps of input step / weight, is rounded finely.
+AFFINE_INTEGER = 64
 
 
 def folded_terms(
@@ -44,37 +48,55 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` that follows the quantization mode.
 
     In evaluation of a quantized network it rounds the bias that it will fold to onto the
-    device's int32 grid; `producer`, the MAC layer before it, is set by the model that owns
-    both. With `statistics="frozen"` training uses batch statistics and keeps the moving ones.
+    device's int32 grid. The model that owns it sets `producer`, the MAC layer that it folds into,
+    or, where there is none, `input_quantizer`: on the device it is then a 1x1 depthwise
+    convolution of its own. With `statistics="frozen"` training uses batch statistics and keeps
+    the moving ones.
     """
 
     producer: QuantizedMac | None = None
+    input_quantizer: ActivationQuantizer | None = None
 
-    def fold(self) -> tuple[Any, Any]:
-        """`folded_terms` of this layer and its producer."""
-        if self.producer is None:
-            raise ValueError(f"Batch norm {self.name!r} follows no MAC layer: it cannot be folded.")
+    def accumulator_step(self) -> Any:
+        """Step of the accumulator's integers, shape (channels,) or ()."""
+        if self.producer is not None:
+            return self.producer.accumulator_step()
+        if self.input_quantizer is None:
+            raise ValueError(f"Batch norm {self.name!r} is not part of a quantized model.")
+        return self.input_quantizer.step() / AFFINE_INTEGER
+
+    def fold(self, factor: Any = 1.0, shift: Any = 0.0, step: Any = None) -> tuple[Any, Any]:
+        """`folded_terms` of `factor * (this layer, and its producer) + shift`.
+
+        Args:
+          factor, shift: of constants behind it, scalars or shape (channels,).
+          step: of the accumulator, default `accumulator_step`.
+        """
         size = self.moving_mean.shape
-        bias = self.producer.bias if self.producer.use_bias else ops.zeros(size)  # pyright: ignore
+        has_bias = self.producer is not None and self.producer.use_bias  # pyright: ignore
         return folded_terms(
-            self.gamma if self.scale else ops.ones(size),
-            self.beta if self.center else ops.zeros(size),
+            (self.gamma if self.scale else ops.ones(size)) * factor,
+            (self.beta if self.center else ops.zeros(size)) * factor + shift,
             self.moving_mean,
             self.moving_variance,
             self.epsilon,
-            bias,
-            self.producer.accumulator_step(),
+            self.producer.bias if has_bias else ops.zeros(size),  # pyright: ignore
+            self.accumulator_step() if step is None else step,
         )
+
+    @property
+    def _folds(self) -> bool:
+        return self.producer is not None or self.input_quantizer is not None
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         mode = current_mode()
         training = bool(training) and self.trainable  # Keras: a frozen batch norm evaluates
         if training and self._fusable(inputs, mask):
             return self._train_fused(inputs, update=mode.statistics == "own")
-        if not training and mode.weights == "assigned" and self.producer is not None:
-            scale, integers = self.fold()
-            step = self.producer.accumulator_step()
-            if self.producer.use_bias:  # pyright: ignore[reportAttributeAccessIssue]
+        if not training and mode.weights == "assigned" and self._folds:
+            step = self.accumulator_step()
+            scale, integers = self.fold(step=step)
+            if self.producer is not None and self.producer.use_bias:  # pyright: ignore
                 inputs = inputs - self.producer.bias  # pyright: ignore
             return inputs * scale + integers * ops.abs(scale) * step
         if training and mode.statistics == "frozen":

@@ -9,8 +9,6 @@ import numpy as np
 
 Sign = Literal["unsigned", "signed", "offset"]
 
-HARD_SWISH_MINIMUM = -0.375
-
 
 def weight_range(bits: int) -> tuple[int, int]:
     """Symmetric and narrow: folding a negative batch-norm scale flips every integer's sign."""
@@ -23,7 +21,7 @@ def activation_range(bits: int, sign: Sign) -> tuple[int, int]:
 
     Unsigned (behind ReLU, sigmoid): [0, 2^b - 1]. Signed (linear bottlenecks, sums, images):
     narrow, +-(2^(b-1) - 1), and INT8's own [-128, 127] at 8 bits, where the device's
-    saturation is the clip. Offset (behind hard-swish): 2^b levels of which the quantizer
+    saturation is the clip. Offset (behind swish): 2^b levels of which the quantizer
     shifts the lowest to the activation's minimum; given here before the shift.
     """
     if sign != "signed":
@@ -42,7 +40,9 @@ class Grid:
 
     - unsigned: zero_point = 128 - 2^b, saturation above, fused RELU below;
     - signed: labelled with scale 1 / (2^(b-1) - 1), so that fused RELU_N1_TO_1 clips both ends;
-      producers and consumers take the ratio of the label to the true step into their scales.
+      producers and consumers take the ratio of the label to the true step into their scales;
+    - offset: zero_point = 127 - high, saturation above; below, a label as for signed where the
+      range reaches as far down as up, else nothing: the fold proves that no level is below.
 
     Attributes:
       scale: of the file, float32.
@@ -61,13 +61,27 @@ class Grid:
     def of(cls, step: float, low: int, high: int) -> Grid:
         """The grid of a quantizer with this step and clip range."""
         step = float(np.float32(step))
-        if low == -high:
-            return cls(float(np.float32(1.0 / high)), 0, low, high, step)
-        return cls(step, 127 - high, low, high, step)
+        zero_point = 0 if low == -high else 127 - high
+        grid = cls(step, zero_point, low, high, step)
+        return (
+            dataclasses.replace(grid, scale=float(np.float32(-1.0 / low)))
+            if grid.labelled
+            else grid
+        )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the scale is a label, by which fused RELU_N1_TO_1 clips at `low`."""
+        return self.high <= -self.low < 128
+
+    @property
+    def lower_end_is_clipped(self) -> bool:
+        """Whether saturation or a fused activation clips at `low`."""
+        return self.low >= 0 or self.labelled or self.low == -128 - self.zero_point
 
 
-def relu6_level(grid: Grid) -> int:
-    """The level that a fused RELU6 clips at."""
+def clip_level(grid: Grid, value: float) -> int:
+    """The level that a fused activation with an upper end of `value` (RELU6: 6) clips at."""
     # The device rounds the code, not the level: a tie may go the other way.
-    code = np.rint(np.float32(6.0) / np.float32(grid.scale) + np.float32(grid.zero_point))
+    code = np.rint(np.float32(value) / np.float32(grid.scale) + np.float32(grid.zero_point))
     return int(code) - grid.zero_point

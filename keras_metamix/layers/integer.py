@@ -7,12 +7,15 @@ accumulator as float32, times a float32 multiplier, rounded half to even, clippe
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
+import scipy.special
 from keras import ops
 
 from keras_metamix.layers.grid import Grid
@@ -87,7 +90,8 @@ class IntegerMac(IntegerLayer):
       kernel_shape: as Keras has it.
       input_grid: of the input.
       strides, padding, dilation_rate: of the convolution.
-      layer: name of the trained layer; one that is called twice folds into two.
+      layer: name of the trained layer (one that is called twice folds into two); None for
+        constants: batch norm on its own, average pooling.
 
     Variables: `kernel` int8, the trained integers (a channel whose folded scale is negative has
     them negated); `bias` int32; `weight_scale` float32 for each output channel; `multiplier`.
@@ -113,7 +117,7 @@ class IntegerMac(IntegerLayer):
         self.input_grid = _grid(input_grid)
         self.strides, self.dilation_rate = tuple(strides), tuple(dilation_rate)
         self.padding, self.accumulator = padding, accumulator
-        self.layer = layer or self.name
+        self.layer = layer
         self.channels = (
             int(np.prod(self.kernel_shape[-2:])) if kind == "depthwise" else self.kernel_shape[-1]
         )
@@ -137,7 +141,7 @@ class IntegerMac(IntegerLayer):
         self.weight_scale.assign(scale)
         product = np.float32(self.input_grid.scale) * scale
         self.multiplier.assign(product / np.float32(self.output_grid.scale))
-        axes = (0, 1) if self.kind == "depthwise" else tuple(range(kernel.ndim - 1))
+        axes: Any = (0, 1) if self.kind == "depthwise" else tuple(range(kernel.ndim - 1))
         reach = np.abs(kernel.astype(np.int64)).sum(axis=axes).reshape(-1)
         reach = reach * max(abs(self.input_grid.low), self.input_grid.high) + np.abs(bias)
         self.accumulator = "float32" if reach.max() < EXACT_FLOAT32 else "float64"
@@ -243,6 +247,46 @@ class Rescale(IntegerLayer):
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
+class IntegerTable(IntegerLayer):
+    """A function of one 8-bit tensor: on the device, a table of 256 codes.
+
+    Args:
+      function: "sigmoid" or "tanh".
+    """
+
+    def __init__(
+        self,
+        function: Literal["sigmoid", "tanh"],
+        input_grid: Grid | dict[str, Any],
+        output_grid: Grid | dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.function, self.input_grid = function, _grid(input_grid)
+
+    def table(self) -> np.ndarray:
+        """Output levels of the input's codes -128 to 127."""
+        levels = np.arange(-128, 128) - self.input_grid.zero_point
+        x = levels.astype(np.float32) * np.float32(self.input_grid.scale)
+        y = _tanh(x) if self.function == "tanh" else scipy.special.expit(x.astype(np.float64))
+        y = y.astype(np.float32)
+        # The device adds the zero-point before it rounds: a tie may go the other way.
+        zero_point = np.float32(self.output_grid.zero_point)
+        codes = np.rint(y * np.float32(1 / self.output_grid.scale) + zero_point)
+        return np.clip(codes - zero_point, self.low, self.high)
+
+    def call(self, x: Any) -> Any:
+        codes = ops.cast(x, "int32") + (self.input_grid.zero_point + 128)
+        return ops.take(self.table(), codes)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "function": self.function,
+            "input_grid": dataclasses.asdict(self.input_grid),
+        }
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
 class IntegerMean(IntegerLayer):
     """Mean over height and width."""
 
@@ -272,6 +316,16 @@ class IntegerMean(IntegerLayer):
             "input_grid": dataclasses.asdict(self.input_grid),
             "keepdims": self.keepdims,
         }
+
+
+def _tanh(x: np.ndarray) -> np.ndarray:
+    """The C library's `tanhf`, which LiteRT calls: NumPy's own may differ in the last bit."""
+    library = ctypes.util.find_library("m")
+    if library is None:
+        return np.tanh(x)
+    tanhf = ctypes.CDLL(library).tanhf
+    tanhf.argtypes, tanhf.restype = [ctypes.c_float], ctypes.c_float
+    return np.array([tanhf(value) for value in x.tolist()], np.float32)
 
 
 def _grid(grid: Grid | dict[str, Any]) -> Grid:

@@ -11,14 +11,15 @@ from keras import ops
 
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mode import current_mode
-from keras_metamix.layers.weight_quantizer import WeightQuantizer
+from keras_metamix.layers.weight_quantizer import Rule, WeightQuantizer
 from keras_metamix.ops import round_straight_through
 
 
 class QuantizedMac:
     """What the three MAC layers share. Mixed into a Keras layer class, before it.
 
-    `weight_candidates` are bit-widths of the kernel. `input_quantizer` and
+    `weight_candidates` are bit-widths of the kernel, `weight_rule` how its steps were set from
+    it last. `input_quantizer` and
     `has_batch_norm` are set by the model that owns the layer: with them the layer knows the
     grid of its bias.
     """
@@ -27,11 +28,18 @@ class QuantizedMac:
     input_quantizer: ActivationQuantizer | None = None
     has_batch_norm: bool = False
 
-    def __init__(self, *args: Any, weight_candidates: Sequence[int] = (8,), **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        weight_candidates: Sequence[int] = (8,),
+        weight_rule: Rule = "lsq",
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.weight_quantizer = WeightQuantizer(
             weight_candidates, self.channel_axes, name="weight_quantizer"
         )
+        self.weight_quantizer.rule = weight_rule
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)  # pyright: ignore[reportAttributeAccessIssue]
@@ -47,8 +55,7 @@ class QuantizedMac:
         """Step of the accumulator's integers for each output channel: s_input * s_weight."""
         if self.input_quantizer is None:
             raise ValueError(f"Layer {self.name!r} is not part of a quantized model.")  # pyright: ignore
-        input_step, _, _ = self.input_quantizer.assigned_grid()
-        return input_step * ops.reshape(self.weight_quantizer.step(), (-1,))
+        return self.input_quantizer.step() * ops.reshape(self.weight_quantizer.step(), (-1,))
 
     def _finish(self, outputs: Any) -> Any:
         if self.use_bias:  # pyright: ignore[reportAttributeAccessIssue]
@@ -66,7 +73,11 @@ class QuantizedMac:
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()  # pyright: ignore[reportAttributeAccessIssue]
-        return config | {"weight_candidates": list(self.weight_quantizer.candidates)}
+        quantizer = self.weight_quantizer
+        return config | {
+            "weight_candidates": list(quantizer.candidates),
+            "weight_rule": quantizer.rule,
+        }
 
 
 @keras.saving.register_keras_serializable("keras_metamix")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -15,7 +15,11 @@ from keras_metamix.layers.grid import weight_range
 from keras_metamix.layers.mode import current_mode
 from keras_metamix.ops import lsq_integers, lsq_per_channel
 
+Rule = Literal["lsq", "mse"]
 SMALLEST_STEP = 1e-8
+# Candidate steps of the MSE rule, as fractions of the step at which nothing is clipped: close
+# together, for a channel of few weights has an error of many valleys.
+_MSE_FRACTIONS = np.geomspace(0.02, 1.0, 120)
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -28,6 +32,9 @@ class WeightQuantizer(keras.layers.Layer):
 
     Variables: `log_step` (candidates, output channels); `bit_index` (); `alpha` (candidates,)
     where there is a choice. `follow` makes the choice that of an activation's quantizer.
+
+    Attributes:
+      rule: how `initialize_steps` sets the steps, "lsq" unless it was called with another.
     """
 
     def __init__(self, candidates: Sequence[int], channel_axes: Sequence[int], **kwargs: Any):
@@ -36,6 +43,7 @@ class WeightQuantizer(keras.layers.Layer):
         self.channel_axes = tuple(channel_axes)
         self._highs = np.array([weight_range(b)[1] for b in self.candidates], np.float32)
         self._leader: ActivationQuantizer | None = None
+        self.rule: Rule = "lsq"
 
     @property
     def searched(self) -> bool:
@@ -94,11 +102,22 @@ class WeightQuantizer(keras.layers.Layer):
             )
         self.bit_index.assign(self.candidates.index(bits))
 
-    def initialize_steps(self, kernel: Any) -> None:
-        """Sets every step to 2 * mean|w| / sqrt(Qp) of its channel (LSQ)."""
+    def initialize_steps(self, kernel: Any, rule: Rule | None = None) -> None:
+        """Sets the step of every channel from its weights.
+
+        Args:
+          kernel: of the shape this quantizer was built for.
+          rule: "lsq" (2 * mean|w| / sqrt(Qp)) or "mse" (least squared error, by search); None
+            keeps `rule`, so that steps set anew are set as they were the first time.
+        """
+        self.rule = rule or self.rule
+        magnitudes = np.abs(ops.convert_to_numpy(kernel))
         others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)
-        mean = np.mean(np.abs(ops.convert_to_numpy(kernel)), axis=others).reshape(-1)
-        steps = 2.0 * mean / np.sqrt(self._highs)[:, None]
+        if self.rule == "mse":
+            steps = np.stack([_mse_steps(magnitudes, others, high) for high in self._highs])
+        else:
+            mean = np.mean(magnitudes, axis=others).reshape(-1)
+            steps = 2.0 * mean / np.sqrt(self._highs)[:, None]
         self.log_step.assign(np.log(np.maximum(steps, SMALLEST_STEP)).astype(np.float32))
 
     def step(self, index: Any | None = None) -> Any:
@@ -143,3 +162,22 @@ class WeightQuantizer(keras.layers.Layer):
             "candidates": list(self.candidates),
             "channel_axes": list(self.channel_axes),
         }
+
+
+def _mse_steps(magnitudes: np.ndarray, others: tuple[int, ...], high: float) -> np.ndarray:
+    """The step of least squared error of each channel, shape (channels,).
+
+    Args:
+      magnitudes: absolute values of a kernel: its range is symmetric.
+      others: axes of the weights that share a step.
+      high: the largest integer.
+    """
+    reach = np.maximum(np.max(magnitudes, axis=others, keepdims=True) / high, SMALLEST_STEP)
+    best, best_error = reach, np.full(reach.shape, np.inf)
+    for fraction in _MSE_FRACTIONS:
+        step = (fraction * reach).astype(np.float32)
+        quantized = np.minimum(np.rint(magnitudes / step), high) * step
+        error = np.mean(np.square(magnitudes - quantized), axis=others, keepdims=True)
+        best = np.where(error < best_error, step, best)
+        best_error = np.minimum(error, best_error)
+    return best.reshape(-1)

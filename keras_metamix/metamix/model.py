@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -22,6 +22,7 @@ from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import link, quantize
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
+from keras_metamix.metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
     PAPER_UNIT,
@@ -30,7 +31,7 @@ from keras_metamix.metamix.loss import (
     expected_bops,
     selected_bits,
 )
-from keras_metamix.metamix.selection import LayerScores
+from keras_metamix.metamix.selection import LayerScores, layer_scores
 
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
@@ -54,6 +55,7 @@ class MetaMixModel(keras.Model):
       network: the searchable functional model.
       space: its SearchSpace.
       calibrated: whether step sizes were set from data.
+      float_layers: names of layers that were left in float.
     """
 
     def __init__(
@@ -62,14 +64,17 @@ class MetaMixModel(keras.Model):
         space: SearchSpace,
         phase: Phase = "bit_meta",
         calibrated: bool = False,
+        float_layers: Sequence[str] = (),
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.network, self.space, self.calibrated = network, space, calibrated
+        self.float_layers = tuple(float_layers)
         self._phase: Phase = phase
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
         self._objective: tuple[float, float, CostForm] | None = None
+        self._teacher: Teacher | None = None
         self._training_data: Any = None
         self.built = True
         link(network)
@@ -78,15 +83,27 @@ class MetaMixModel(keras.Model):
                 layer.weight_quantizer.follow(layer.input_quantizer)
 
     @classmethod
-    def from_float(cls, model: keras.Model, space: SearchSpace | None = None) -> MetaMixModel:
+    def from_float(
+        cls,
+        model: keras.Model,
+        space: SearchSpace | None = None,
+        float_layers: Iterable[str] = (),
+    ) -> MetaMixModel:
         """Rewrites a functional or Sequential Keras model; the float model stays as it is.
+
+        Args:
+          model: the float model; models and composite layers inside it are opened.
+          space: the candidates.
+          float_layers: names of layers to leave in float. Such a model trains, and cannot be
+            exported; `explain` lists what else cannot.
 
         Raises:
           TypeError: the model has no graph.
           ValueError: a layer that is not supported; names it.
         """
         space = space or SearchSpace()
-        return cls(quantize(model, space), space, name=f"{model.name}_metamix")
+        network, names = quantize(model, space, float_layers)
+        return cls(network, space, float_layers=sorted(names), name=f"{model.name}_metamix")
 
     # --- structure -------------------------------------------------------------------------
 
@@ -96,19 +113,13 @@ class MetaMixModel(keras.Model):
         return mac_layers(self.network)
 
     @property
-    def _choosers(self) -> list[Any]:
-        """Every quantizer that has architecture parameters."""
+    def architecture_variables(self) -> list[keras.Variable]:
+        """The alphas, and nothing else."""
         choosers = []
         for layer in self.mac_layers:
             tied = self.space.weight_bits_tied
-            pair = [layer.input_quantizer] + ([] if tied else [layer.weight_quantizer])
-            choosers += [q for q in pair if q.searched]
-        return choosers
-
-    @property
-    def architecture_variables(self) -> list[keras.Variable]:
-        """The alphas, and nothing else."""
-        return [chooser.alpha for chooser in self._choosers]
+            choosers += [layer.input_quantizer] + ([] if tied else [layer.weight_quantizer])
+        return [chooser.alpha for chooser in choosers if chooser.searched]
 
     @property
     def _weights_searched(self) -> bool:
@@ -116,18 +127,11 @@ class MetaMixModel(keras.Model):
 
     def candidate_scores(self) -> dict[str, LayerScores]:
         """Log-probability of every candidate pair of bit-widths of every MAC layer."""
-        scores = {}
-        for layer in self.mac_layers:
-            activation, weight = layer.input_quantizer, layer.weight_quantizer
-            a_scores = _log_probabilities(activation)
-            if self.space.weight_bits_tied:
-                pairs = [(b, b) for b in activation.candidates]
-                values = list(a_scores)
-            else:
-                pairs = list(itertools.product(activation.candidates, weight.candidates))
-                values = [a + w for a in a_scores for w in _log_probabilities(weight)]
-            scores[layer.name] = LayerScores(tuple(pairs), tuple(float(v) for v in values))
-        return scores
+        tied = self.space.weight_bits_tied
+        return {
+            layer.name: layer_scores(layer.input_quantizer, layer.weight_quantizer, tied)
+            for layer in self.mac_layers
+        }
 
     @property
     def bit_assignment(self) -> BitAssignment:
@@ -185,14 +189,25 @@ class MetaMixModel(keras.Model):
 
     # --- training --------------------------------------------------------------------------
 
-    def compile(self, *args: Any, search_optimizer: Any = None, **kwargs: Any) -> None:
+    def compile(
+        self,
+        *args: Any,
+        search_optimizer: Any = None,
+        teacher: keras.Model | None = None,
+        distillation: float = DEFAULT_WEIGHT,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`.
 
         Args:
           search_optimizer: trains the architecture parameters; default Adam with the paper's
             betas (0.5, 0.999) and weight decay 1e-3, and a learning rate that the callback
             sets to 1 / (number of search steps), since Adam moves alpha by at most that each.
+          teacher: a trained network whose logits this one learns in every phase, beside the
+            labels; see `distillation.py`. It is not saved: a loaded model has no teacher.
+          distillation: the teacher's share of the training loss, in (0, 1].
         """
+        self._teacher = None if teacher is None else Teacher(teacher, distillation, self)
         super().compile(*args, **kwargs)
         self.search_optimizer_is_default = search_optimizer is None
         self.search_optimizer = keras.optimizers.get(
@@ -247,7 +262,23 @@ class MetaMixModel(keras.Model):
             raise RuntimeError("training_batches: only inside fit.")
         return image_batches(self._training_data[0], count, self._training_data[1])
 
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        task = super().compute_loss(x, labels_of(y), y_pred, sample_weight, training)
+        return self._teacher.loss(task, y, y_pred, sample_weight) if self._teacher else task
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return super().compute_metrics(x, labels_of(y), y_pred, sample_weight)
+
     def train_step(self, data: Any) -> dict[str, Any]:
+        if self._teacher:
+            data = self._teacher.teach(data)
         if self._phase == "weight_training":
             with quantization_mode(self.evaluation_mode()):
                 return super().train_step(data)
@@ -336,13 +367,13 @@ class MetaMixModel(keras.Model):
         return {"search_loss": task * replicas, "bops": gigabops * PAPER_UNIT}
 
     def _chosen_gigabops(self) -> Any:
-        layers, costs = self.mac_layers, layer_costs(self.network)
+        layers, macs = self.mac_layers, [cost.macs for cost in layer_costs(self.network)]
         activation = [selected_bits(layer.input_quantizer) for layer in layers]
         if self.space.weight_bits_tied:
-            weight = activation
-        else:
-            weight = [selected_bits(layer.weight_quantizer) for layer in layers]
-        return expected_bops([c.macs for c in costs], activation, weight)
+            return expected_bops(macs, activation, activation)
+        return expected_bops(
+            macs, activation, [selected_bits(layer.weight_quantizer) for layer in layers]
+        )
 
     def _track_loss(self, loss: Any, x: Any) -> None:
         replicas = self.distribute_strategy.num_replicas_in_sync
@@ -359,6 +390,7 @@ class MetaMixModel(keras.Model):
             "space": self.space.to_dict(),
             "phase": self._phase,
             "calibrated": self.calibrated,
+            "float_layers": list(self.float_layers),
         }
 
     @classmethod
@@ -382,10 +414,3 @@ class MetaMixModel(keras.Model):
         default = config.pop("search_optimizer_is_default", True)
         self.compile(**config)
         self.search_optimizer_is_default = default
-
-
-def _log_probabilities(chooser: Any) -> np.ndarray:
-    if not chooser.searched:
-        return np.zeros(1)
-    alpha = np.asarray(chooser.alpha, np.float64)
-    return alpha - np.logaddexp.reduce(alpha)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import numbers
+from typing import Any
 
 import numpy as np
 from scipy import optimize, sparse
@@ -23,6 +25,29 @@ class LayerScores:
 
     pairs: tuple[tuple[int, int], ...]
     scores: tuple[float, ...]
+
+
+def layer_scores(activation: Any, weight: Any, tied: bool) -> LayerScores:
+    """Log-probability of every candidate pair of a MAC layer.
+
+    Args:
+      activation, weight: its quantizers, with `candidates` and, where there is a choice, `alpha`.
+      tied: whether the weights have the activation's bit-width.
+    """
+    scores = _log_probabilities(activation)
+    if tied:
+        pairs = [(bits, bits) for bits in activation.candidates]
+        return LayerScores(tuple(pairs), tuple(map(float, scores)))
+    pairs = itertools.product(activation.candidates, weight.candidates)
+    sums = np.add.outer(scores, _log_probabilities(weight)).ravel()
+    return LayerScores(tuple(pairs), tuple(map(float, sums)))
+
+
+def _log_probabilities(chooser: Any) -> np.ndarray:
+    if not chooser.searched:
+        return np.zeros(1)
+    alpha = np.asarray(chooser.alpha, np.float64)
+    return alpha - np.logaddexp.reduce(alpha)
 
 
 def argmax_assignment(scores: dict[str, LayerScores]) -> BitAssignment:

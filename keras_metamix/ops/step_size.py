@@ -44,11 +44,17 @@ def _residual(u: Any, low: Any, high: Any) -> tuple[Any, Any]:
 
 
 def shifted_range(step: Any, low: Any, high: Any, minimum: float | None) -> tuple[Any, Any]:
-    """The clip range moved to begin at `minimum`, with 0 on it; as it is where that is None."""
+    """The clip range moved to begin at `minimum`, with 0 on it; as it is where that is None.
+
+    A range that begins below 0 begins so far below the minimum that rounding on the way, by up to
+    a quarter of a step, does not reach its end: the device has no activation that clips there.
+    Where steps are so small that this took more than half of the range, it is half.
+    """
     if minimum is None:
         return low, high
-    # Where the reach is too short for the minimum, 0 stays on the grid: padding is 0.
-    shift = ops.stop_gradient(ops.maximum(ops.round(minimum / step), -high))
+    lowest = minimum / step
+    shift = ops.where(lowest > -0.5, ops.zeros_like(lowest), ops.round(lowest - 0.25))
+    shift = ops.stop_gradient(ops.maximum(shift, -(high + 1) / 2))
     return low + shift, high + shift
 
 

@@ -179,7 +179,7 @@ def test_off_differs_by_exactly_0_whatever_the_search_space(name, space, randomi
 @pytest.mark.parametrize("name", ["small_cnn", "small_mobilenet", "hard-swish"])
 def test_off_trains_as_the_float_model_does(name, randomized, images):
     model = randomized(MODELS[name]())
-    network, x = quantize(model, SearchSpace()), images(model)
+    network, x = quantize(model, SearchSpace())[0], images(model)
     with quantization_mode(FLOAT):
         found, expected = network(x, training=True), model(x, training=True)
     for a, b in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
@@ -203,7 +203,7 @@ def test_the_float_model_is_left_as_it_was(model, images, same):
     x = images(model)
     before, outputs = [np.array(w) for w in model.weights], model(x)
     nodes = {layer.name: len(layer._inbound_nodes) for layer in model.layers}
-    network = quantize(model, SearchSpace())
+    network = quantize(model, SearchSpace())[0]
     for variable in network.weights:
         if variable.dtype == "float32":
             variable.assign(np.full(variable.shape, 0.5))
@@ -218,7 +218,7 @@ def test_the_float_model_is_left_as_it_was(model, images, same):
 
 
 def test_a_model_is_rewritten_twice_the_same(model, images, same):
-    first, second = (quantize(model, SearchSpace()) for _ in range(2))
+    first, second = (quantize(model, SearchSpace())[0] for _ in range(2))
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
     with quantization_mode(FLOAT):
         same(first(images(model)), second(images(model)))
@@ -262,7 +262,7 @@ def test_sums_and_products_and_outputs_are_of_quantized_tensors(network):
 def test_candidates_are_the_search_space_s(name, edges):
     macs = [
         layer
-        for layer in quantize(MODELS[name](), SearchSpace((8, 4, 3), (8, 5))).layers
+        for layer in quantize(MODELS[name](), SearchSpace((8, 4, 3), (8, 5)))[0].layers
         if isinstance(layer, QuantizedMac)
     ]
     for layer in macs:
@@ -272,7 +272,7 @@ def test_candidates_are_the_search_space_s(name, edges):
 
 
 def test_names_and_streams_of_a_plain_network():
-    network = quantize(small_cnn(**SMALL), SearchSpace())
+    network = quantize(small_cnn(**SMALL), SearchSpace())[0]
     assert [layer.name for layer in network.layers] == [
         "image", "conv1_input", "conv1", "conv1_bn", "conv1_relu", "pool1",
         "conv2_input", "conv2", "conv2_bn", "conv2_relu", "pool2",
@@ -289,7 +289,7 @@ def test_names_and_streams_of_a_plain_network():
 
 def test_streams_of_a_residual_network(streams):
     """The sums, what is summed, what has several readers, what is pooled, the logits."""
-    network = quantize(small_resnet(**SMALL), SearchSpace())
+    network = quantize(small_resnet(**SMALL), SearchSpace())[0]
     assert set(streams(network)) == {
         "stem_relu_stream",
         "block1_conv2_bn_stream", "block1_relu_stream",
@@ -304,7 +304,7 @@ def test_streams_of_a_residual_network(streams):
 
 
 def test_streams_of_linear_bottlenecks(streams):
-    network = quantize(small_mobilenet(**SMALL), SearchSpace())
+    network = quantize(small_mobilenet(**SMALL), SearchSpace())[0]
     assert set(streams(network)) == {
         "stem_relu_stream",
         "block1_project_bn_stream", "block1_add_stream",
@@ -325,7 +325,7 @@ def test_streams_of_linear_bottlenecks(streams):
 
 @pytest.mark.parametrize("name", ["small_resnet", "two inputs", "shared layer"])
 def test_without_stream_bits_nothing_but_mac_inputs_is_quantized(name, streams):
-    network = quantize(MODELS[name](), SearchSpace(stream_bits=None))
+    network = quantize(MODELS[name](), SearchSpace(stream_bits=None))[0]
     assert streams(network) == []
     quantizers = [x for x in network.layers if isinstance(x, ActivationQuantizer)]
     macs = [x for x in network.layers if isinstance(x, QuantizedMac)]
@@ -333,7 +333,7 @@ def test_without_stream_bits_nothing_but_mac_inputs_is_quantized(name, streams):
 
 
 def test_hard_swish_is_read_through_an_offset_grid():
-    network = quantize(_hard_swish(), SearchSpace())
+    network = quantize(_hard_swish(), SearchSpace())[0]
     assert network.get_layer("expand_input").sign == "offset"
     assert network.get_layer("depthwise_input").sign == "offset"
     assert network.get_layer("excite_input").sign == "signed"
@@ -341,7 +341,7 @@ def test_hard_swish_is_read_through_an_offset_grid():
 
 
 def test_batch_norms_know_the_layer_that_they_fold_into():
-    network = quantize(small_mobilenet(**SMALL), SearchSpace())
+    network = quantize(small_mobilenet(**SMALL), SearchSpace())[0]
     norms = [x for x in network.layers if isinstance(x, FoldableBatchNormalization)]
     assert len(norms) == 20
     for norm in norms:
@@ -365,7 +365,7 @@ def test_a_compiled_and_trained_model_is_taken(images, same):
 def test_a_part_of_a_model_is_taken(images, same):
     whole = small_cnn(**SMALL)
     part = keras.Model(whole.input, whole.get_layer("pool2").output)
-    network = quantize(part, SearchSpace())
+    network = quantize(part, SearchSpace())[0]
     with quantization_mode(FLOAT):
         same(network(images(part)), part(images(part)))
     assert "conv3" not in {layer.name for layer in network.layers}
@@ -388,76 +388,17 @@ class _OwnConv(layers.Conv2D):
         return 2 * super().call(inputs)
 
 
-def _nested():
-    inner = keras.Sequential([keras.Input((6, 6, 4)), layers.Conv2D(2, 1)], name="inner")
-    return _with(inner)
-
-
-def _shared_norm():
-    image = keras.Input((8, 8, 4), name="image")
-    norm = layers.BatchNormalization(name="bad")
-    x = norm(layers.Conv2D(4, 3, name="a")(image))
-    x = norm(layers.Conv2D(4, 3, name="b")(x))
-    return keras.Model(image, layers.Dense(2, name="out")(layers.Flatten()(x)), name="refused")
-
-
-def _norm_of_one_call_of_two():
-    image = keras.Input((8, 8, 4), name="image")
-    conv = layers.Conv2D(4, 3, padding="same", name="bad")
-    x = layers.BatchNormalization(name="norm")(conv(image))
-    x = conv(x)
-    return keras.Model(image, layers.Dense(2, name="out")(layers.Flatten()(x)), name="refused")
-
-
-def _two_readers_before_norm():
-    image = keras.Input((8, 8, 4), name="image")
-    x = layers.Conv2D(4, 3, padding="same", name="conv")(image)
-    x = layers.Add(name="sum")([x, layers.BatchNormalization(name="bad")(x)])
-    return keras.Model(image, layers.Dense(2, name="out")(layers.Flatten()(x)), name="refused")
-
-
 REFUSED = {
-    "layer norm": (lambda: _with(layers.LayerNormalization(name="bad")),
-                   r"'bad' \(LayerNormalization\) is not supported"),
-    "pooled": (lambda: _with(layers.AveragePooling2D(2, name="bad")),
-                    r"'bad' \(AveragePooling2D\) is not supported"),
     "transposed": (lambda: _with(layers.Conv2DTranspose(2, 2, name="bad")),
-                   r"'bad' \(Conv2DTranspose\) is not supported"),
-    "separable": (lambda: _with(layers.SeparableConv2D(2, 2, name="bad")),
-                  r"'bad' \(SeparableConv2D\) is not supported"),
+                   r"'bad' \(Conv2DTranspose\) is not supported.*weights of its own"),
     "a user's own": (lambda: _with(_OwnConv(2, 2, name="bad")),
                      r"'bad' \(_OwnConv\) is not supported"),
-    "leaky": (lambda: _with(layers.ReLU(negative_slope=0.1, name="bad")),
-              r"'bad' \(ReLU\) is not supported"),
-    "capped": (lambda: _with(layers.ReLU(max_value=4.0, name="bad")),
-               r"'bad' \(ReLU\) is not supported"),
-    "layer of gelu": (lambda: _with(layers.Activation("gelu", name="bad")),
-                      r"'bad' \(Activation\) is not supported"),
-    "fused gelu": (lambda: _with(layers.Conv2D(2, 1, activation="gelu", name="bad")),
-                   r"'bad' \(Conv2D\).*activation 'gelu' is not supported"),
-    "own activation": (
-        lambda: _with(layers.Dense(2, activation=lambda x: x * x, name="bad")),
-        r"'bad' \(Dense\).*activation '<lambda>' is not supported"),
-    "nested": (_nested, r"'inner' \(Sequential\) is a model inside a model"),
     "channels first": (
         lambda: _with(layers.Conv2D(2, 1, data_format="channels_first", name="bad")),
         r"'bad' \(Conv2D\).*expected data_format='channels_last', found 'channels_first'"),
-    "norm of the image": (
-        lambda: _with(before=layers.BatchNormalization(name="bad")),
-        r"'bad' \(BatchNormalization\) does not directly follow a linear MAC layer"),
-    "norm after relu": (
-        lambda: _with(layers.ReLU(name="relu"), layers.BatchNormalization(name="bad")),
-        r"'bad' \(BatchNormalization\) does not directly follow"),
-    "norm after fused relu": (
-        lambda: _with(layers.BatchNormalization(name="bad"),
-                      before=layers.Conv2D(4, 3, activation="relu")),
-        r"'bad' \(BatchNormalization\) does not directly follow"),
     "norm on another axis": (
         lambda: _with(layers.BatchNormalization(axis=1, name="bad")),
         r"'bad' \(BatchNormalization\): expected the channel axis -1, found 1"),
-    "norm beside another reader": (_two_readers_before_norm, r"'bad' \(BatchNormalization\)"),
-    "one norm of two layers": (_shared_norm, "'bad'"),
-    "norm of one call of two": (_norm_of_one_call_of_two, "'norm'.*each called once"),
     "nothing to quantize": (
         lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.ReLU()], name="plain"),
         "'plain' has no MAC layer"),

@@ -11,7 +11,7 @@ import pytest
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.launch import training
+from keras_metamix.launch import datasets, training
 from keras_metamix.launch.train import run_experiment
 from keras_metamix.report import read_metrics
 
@@ -86,7 +86,7 @@ def test_a_folder_without_the_data_is_named(config, tmp_path, monkeypatch):
 
 
 def test_nan_in_the_training_data_is_counted(config):
-    data = training.load_data(config)
+    data = datasets.load_data(config)
     model = training.float_network(config, data)
     images, labels = next(iter(data.train))
     images = np.array(images)

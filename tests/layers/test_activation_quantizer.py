@@ -11,12 +11,21 @@ from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 BITS = (8, 4, 2)
 SHAPE = (2, 4, 4, 3)
 STEPS = np.array([0.02, 0.21, 0.57], np.float32)
+MINIMUM = -0.375  # of hard-swish
+
+
+def offset_shift(step, bits):
+    """Lowest level of an offset grid, as it is documented."""
+    shift = 0 if MINIMUM / step > -0.5 else int(np.rint(MINIMUM / step - 0.25))
+    return max(shift, -(2 ** (bits - 1)))
+
+
 KINDS = {
     "unsigned": {"sign": "unsigned"},
     "relu": {"sign": "unsigned", "activation": "relu"},
     "relu6": {"sign": "unsigned", "activation": "relu6"},
     "signed": {"sign": "signed"},
-    "offset": {"sign": "offset"},
+    "offset": {"sign": "offset", "minimum": MINIMUM},
 }
 
 
@@ -53,7 +62,7 @@ def ends(kind):
     def compute(bits, step):
         if kind == "signed":
             return (-128, 127) if bits == 8 else (-(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1)
-        shift = int(np.rint(-0.375 / step)) if kind == "offset" else 0
+        shift = offset_shift(step, bits) if kind == "offset" else 0
         return shift, 2**bits - 1 + shift
 
     return compute
@@ -151,15 +160,18 @@ def test_at_most_two_to_the_bits_levels(make, kind, b, in_mode):
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize("step", [0.01, 0.0371, 0.11, 0.25, 0.7, 2.0])
 def test_an_offset_grid_begins_at_hard_swish_s_minimum_and_holds_0(bits, step):
-    layer = ActivationQuantizer((bits,), sign="offset")
+    layer = ActivationQuantizer((bits,), sign="offset", minimum=MINIMUM)
     layer.build((None, 4))
     layer.log_step.assign([np.log(step)])
     found_step, low, high = (float(t) for t in layer.assigned_grid())
     assert found_step == pytest.approx(step)
     assert high - low == 2**bits - 1
     assert low == int(low) <= 0 <= high
-    reach = (2**bits - 1) * step  # where that is too short for both, 0 wins: padding is 0
-    assert abs(low * step - max(-0.375, -reach)) <= step / 2 * (1 + 1e-6)
+    assert low == offset_shift(found_step, bits)
+    # No value that is a quarter of a step below the minimum falls off the grid's lower end.
+    if -(2 ** (bits - 1)) < low < 0:
+        assert np.rint(MINIMUM / step - 0.24) >= low
+    assert low * step >= MINIMUM - 0.76 * step
     assert float(layer(np.zeros((1, 4), np.float32))[0, 0]) == 0.0
 
 
@@ -179,9 +191,8 @@ def test_step_gradient_is_lsq_s_with_the_sample_s_element_count(
         u = float_values.astype(np.float64) / STEPS[b]
         inside = (u >= low) & (u <= high)
         residual = np.where(inside, np.rint(u) - u, np.clip(u, low, high))
-        capacity = ends(bits, STEPS[b])[1] - min(0, int(np.rint(-0.375 / STEPS[b]))) * (
-            layer.sign == "offset"
-        )
+        shift = offset_shift(STEPS[b], bits) if layer.sign == "offset" else 0
+        capacity = ends(bits, STEPS[b])[1] - shift
         scale = 1 / np.sqrt(np.prod(SHAPE[1:]) * capacity)
         expected = np.zeros(3)
         expected[b] = STEPS[b] * scale * np.sum(upstream * residual)

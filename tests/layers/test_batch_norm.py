@@ -202,7 +202,7 @@ def test_training_does_not_round(bound, close):
 def test_a_lone_batch_norm_cannot_be_folded():
     norm = FoldableBatchNormalization(name="lone")
     norm.build((None, 3))
-    with pytest.raises(ValueError, match="'lone' follows no MAC layer"):
+    with pytest.raises(ValueError, match="'lone' is not part of a quantized model"):
         norm.fold()
 
 

@@ -75,11 +75,59 @@ def test_initial_steps_are_lsq_s_for_every_channel(make, initial_step):
         np.testing.assert_allclose(layer.step(b), initial_step(bits), rtol=1e-5)
 
 
-def test_a_channel_of_zeros_has_a_positive_step(make, kernel):
+@pytest.mark.parametrize("rule", ["lsq", "mse"])
+def test_a_channel_of_zeros_has_a_positive_step(make, kernel, rule):
     layer = make()
-    layer.initialize_steps(np.zeros_like(kernel))
+    layer.initialize_steps(np.zeros_like(kernel), rule)
     assert np.all(np.asarray(layer.step()) > 0)
     np.testing.assert_array_equal(layer(np.zeros_like(kernel)), np.zeros_like(kernel))
+
+
+def squared_error(kernel, step, bits, others):
+    """Of rounding to nearest, for each channel."""
+    high = 2 ** (bits - 1) - 1
+    quantized = np.rint(np.clip(kernel / step, -high, high)) * step
+    return np.mean(np.square(kernel - quantized), axis=others)
+
+
+def test_mse_steps_have_the_least_error_of_every_channel(make, kernel, initial_step, others):
+    layer = make()
+    layer.initialize_steps(kernel, "mse")
+    # How far above the least error the search may end: with so few weights in a channel the error
+    # has a valley for each of the integers, more of them than the search has steps at 8 bits.
+    for b, (bits, tolerance) in enumerate(zip(BITS, (2.0, 1.25, 1.05), strict=True)):
+        found = squared_error(kernel, np.asarray(layer.step(b)), bits, others)
+        assert np.all(found <= squared_error(kernel, initial_step(bits), bits, others) * 1.001)
+        reach = np.max(np.abs(kernel), axis=others, keepdims=True) / (2 ** (bits - 1) - 1)
+        # By exhaustion, ten times as fine.
+        best = np.min(
+            [squared_error(kernel, reach * f, bits, others) for f in np.linspace(0.02, 1, 1200)],
+            axis=0,
+        )
+        assert np.all(found <= tolerance * best), bits
+
+
+def test_mse_steps_clip_an_outlier_only_where_that_pays():
+    layer = WeightQuantizer((8, 2), (-1,), name="weights")
+    kernel = np.full((1000, 2), 1.0, np.float32)
+    kernel[::2] *= -1
+    kernel[0, 1] = 20.0
+    layer.build(kernel.shape)
+    layer.initialize_steps(kernel, "mse")
+    # Two bits hold -1, 0 and 1 steps: all but the outlier are held at a step near 1.
+    np.testing.assert_allclose(layer.step(1), [[1.0, 1.0]], rtol=0.1)
+    # Eight bits hold 20 at a step of 20/127, and what is lost of 1 is far less than clipping.
+    assert 0.9 * 20 / 127 <= float(layer.step(0)[0, 1]) <= 20 / 127 * 1.001
+
+
+@pytest.mark.parametrize("rule", ["lsq", "mse"])
+def test_steps_set_anew_follow_the_rule_of_the_last_time(make, kernel, rule):
+    layer = make()
+    layer.initialize_steps(kernel, rule)
+    steps = np.asarray(layer.log_step)
+    layer.log_step.assign(np.zeros_like(steps))
+    layer.initialize_steps(kernel)
+    np.testing.assert_array_equal(layer.log_step, steps)
 
 
 def test_off_is_the_kernel(make, kernel):

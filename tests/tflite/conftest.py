@@ -32,11 +32,13 @@ def _randomise(model, rng):
     """Weights and statistics that no initializer gives: negative scales, and one that is 0."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            size = layer.gamma.shape[0]
+            size = layer.moving_mean.shape[0]
             gamma = rng.uniform(0.5, 1.5, size) * rng.choice([-1.0, 1.0], size, p=[0.3, 0.7])
             gamma[rng.integers(size)] = 0.0
-            layer.gamma.assign(gamma)
-            layer.beta.assign(rng.normal(0.1, 0.4, size))
+            if layer.scale:
+                layer.gamma.assign(gamma)
+            if layer.center:
+                layer.beta.assign(rng.normal(0.1, 0.4, size))
             layer.moving_mean.assign(rng.normal(0, 0.2, size))
             layer.moving_variance.assign(rng.uniform(0.3, 2.0, size))
         elif getattr(layer, "use_bias", False):
@@ -55,7 +57,7 @@ def _random_bits(model, rng):
 def quantized():
     """quantized(float model, seed) -> (model in weight training, images): PTQ at random bits."""
 
-    def make(model, seed=0, images=32, space=None):
+    def make(model, seed=0, images=32, space=None, rule="mse"):
         rng = np.random.default_rng(seed)
         _randomise(model, rng)
         # A level and a contrast for each image, so that features differ from image to image.
@@ -63,7 +65,7 @@ def quantized():
         level, contrast = rng.normal(0, 1.5, (2, images, *[1] * len(shape)))
         batch = (level + contrast * rng.normal(0, 1, (images, *shape))).astype(np.float32)
         result = kmm.MetaMixModel.from_float(model, space or kmm.SearchSpace(BITS, BITS))
-        kmm.calibrate(result, batch, rule="mse")
+        kmm.calibrate(result, batch, rule=rule)
         result.set_bits(_random_bits(result, rng))
         return result, batch
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_metamix.layers.grid import Grid, relu6_level
+from keras_metamix.layers.grid import Grid, clip_level
 from keras_metamix.layers.integer import IntegerMean
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 
@@ -148,7 +148,7 @@ def test_relu6_clips_at_the_rounded_code(bits, run_operator, int8):
                 [codes],
             )
             last = min(int(np.rint(f32(6.0) / scale + f32(zero))), 127)
-            level_of_six = relu6_level(Grid.of(float(scale), 0, 2**bits - 1))
+            level_of_six = clip_level(Grid.of(float(scale), 0, 2**bits - 1), 6.0)
             assert min(level_of_six, 2**bits - 1) == last - zero, scale
             np.testing.assert_array_equal(
                 found, np.clip(codes.astype(int) + 128 + zero, zero, last)

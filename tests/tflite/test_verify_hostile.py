@@ -165,7 +165,7 @@ def levels_of_no_bit_width(model):
 
 
 @pytest.mark.parametrize(
-    ("edit", "found"), [(more_levels, 8), (not_clipped, None), (levels_of_no_bit_width, None)]
+    ("edit", "found"), [(more_levels, 8), (not_clipped, 8), (levels_of_no_bit_width, None)]
 )
 def test_the_bits_are_read_off_the_tensors(edit, found, resnet, remake):
     message = f"'block1_conv2': activation bits: declared 4, found {found}"

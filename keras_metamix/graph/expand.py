@@ -1,0 +1,267 @@
+"""Brings any functional Keras model to the few layers that the rewrite knows, in one flat graph.
+
+Every step keeps the arithmetic: the outputs are those of the given model, bit by bit.
+
+- Models inside models are opened, and so are layers that only call other layers.
+- The activation of a MAC layer becomes a layer of its own behind it.
+- A separable convolution becomes a depthwise and a pointwise one.
+- swish and hard-swish become the product of the tensor and its gate, as the device computes them.
+- Sums and products of more than two tensors become chains of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers, tree
+
+from keras_metamix.graph.operations import (
+    FLOAT_LAYERS,
+    MAC_LAYERS,
+    UnsupportedLayerError,
+    function_name,
+    is_keras_own,
+    kind,
+)
+from keras_metamix.graph.topology import as_functional
+
+_GATES = {"silu": "sigmoid", "hard_silu": "hard_sigmoid"}
+_RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
+_CHAINS = (layers.Add, layers.Multiply)
+_OPENING_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError)
+
+
+def expand(
+    model: keras.Model, float_layers: frozenset[str] = frozenset()
+) -> tuple[keras.Model, frozenset[str]]:
+    """The flat model of the same arithmetic; the given model stays as it is.
+
+    Args:
+      model: functional or Sequential, also with models or composite layers inside.
+      float_layers: names of layers that are kept as they are.
+
+    Returns:
+      The flat model, and the names that the kept layers have there.
+
+    Raises:
+      TypeError: the model has no graph.
+      UnsupportedLayerError: a layer that cannot be opened.
+      ValueError: a name in float_layers that no layer has.
+    """
+    return _Expansion(as_functional(model), float_layers).run()
+
+
+class _Expansion:
+    """One walk over a model."""
+
+    def __init__(self, model: keras.Model, float_layers: frozenset[str]):
+        self.model, self.float_layers = model, float_layers
+        self.clones: dict[int, Any] = {}
+        self.opened: dict[int, Any] = {}  # keeps what was opened alive: clones go by identity
+        self.names: set[str] = set()
+        self.prefix = ""
+        self.composite = ""  # the composite layer whose insides are copied at present
+        self.met: set[str] = set()
+        self.kept: set[str] = set()
+
+    def run(self) -> tuple[keras.Model, frozenset[str]]:
+        inputs = tree.map_structure(
+            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
+            self.model.input,
+        )
+        self.names |= {t.name for t in tree.flatten(inputs)}
+        outputs = self._replay(self.model, tree.flatten(inputs))
+        if unknown := self.float_layers - self.met:
+            raise ValueError(
+                f"float_layers: model {self.model.name!r} has no layer {sorted(unknown)}."
+            )
+        model = keras.Model(inputs, outputs, name=self.model.name)
+        return model, frozenset(self.kept)
+
+    def _replay(self, model: Any, tensors: list[Any]) -> Any:
+        return model._run_through_graph(tensors, call_fn=self._call)
+
+    def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        """What stands for one call of one operation."""
+        if "inputs" in kwargs and not args:
+            args = (kwargs.pop("inputs"),)
+        if self.composite and kwargs.get("training") is False:
+            raise UnsupportedLayerError(
+                self.composite,
+                f"Layer {self.composite!r} is not supported: it calls {operation.name!r} with "
+                "training=False, which a functional model does not keep.",
+            )
+        if names := {operation.name, f"{self.prefix}_{operation.name}"} & self.float_layers:
+            self.met |= names
+            clone = self._clone(operation)
+            self.kept.add(clone.name)
+            return clone(*args, **kwargs)
+        if isinstance(operation, keras.Model):
+            return self._open_model(operation, args)
+        if isinstance(operation, layers.SeparableConv2D):
+            return self._separable(operation, args[0])
+        if isinstance(operation, MAC_LAYERS) and is_keras_own(operation):
+            return self._mac(operation, args[0])
+        if isinstance(operation, _CHAINS) and len(args[0]) > 2:
+            return self._chain(operation, args[0])
+        if isinstance(operation, layers.Average) and len(args[0]) == 2:
+            total = self._new(layers.Add, f"{operation.name}_sum")(args[0])
+            return self._new(layers.Rescaling, operation.name, scale=0.5)(total)
+        function = self._function(operation)
+        if function in _GATES and len(args) == 1:
+            return self._gated(operation.name, function, args[0])
+        if kind(operation) is None and not isinstance(operation, FLOAT_LAYERS):
+            return self._open_layer(operation, args, kwargs)
+        return self._clone(operation)(*args, **kwargs)
+
+    def _function(self, operation: Any) -> str:
+        if isinstance(operation, layers.Activation):
+            return function_name(operation.activation)
+        return _RAW_GATES.get(type(operation).__name__, "")
+
+    # --- pieces ----------------------------------------------------------------------------
+
+    def _name(self, name: str) -> str:
+        """A name that no layer of the flat model has yet."""
+        found, number = name, 1
+        if found in self.names and self.prefix:
+            found = f"{self.prefix}_{name}"
+        while found in self.names:
+            found, number = f"{name}_{number}", number + 1
+        self.names.add(found)
+        return found
+
+    def _new(self, cls: Callable[..., Any], name: str, **arguments: Any) -> Any:
+        return cls(name=self._name(name), **arguments)
+
+    def _clone(self, operation: Any, **changes: Any) -> Any:
+        """The one copy of an operation, with its weights."""
+        if id(operation) not in self.clones:
+            config = operation.get_config() | {"name": self._name(operation.name)} | changes
+            clone = type(operation).from_config(config)
+            if isinstance(operation, layers.Layer) and operation.built:
+                _build_alike(clone, operation)
+            self.clones[id(operation)] = clone
+        return self.clones[id(operation)]
+
+    def _mac(self, layer: Any, inputs: Any) -> Any:
+        activation = layer.activation
+        if function_name(activation) == "linear":
+            return self._clone(layer)(inputs)
+        outputs = self._clone(layer, activation=None)(inputs)
+        return self._activation(f"{layer.name}_activation", activation, outputs)
+
+    def _activation(self, name: str, function: Any, inputs: Any) -> Any:
+        if function_name(function) in _GATES:
+            return self._gated(name, function_name(function), inputs)
+        if isinstance(function, layers.Layer):
+            return self._call(function, inputs)
+        return self._new(layers.Activation, name, activation=function)(inputs)
+
+    def _gated(self, name: str, function: str, inputs: Any) -> Any:
+        gate = self._new(layers.Activation, f"{name}_gate", activation=_GATES[function])(inputs)
+        return self._new(layers.Multiply, name)([inputs, gate])
+
+    def _chain(self, layer: Any, tensors: list[Any]) -> Any:
+        total = tensors[0]
+        for number, tensor in enumerate(tensors[1:], 2):
+            last = number == len(tensors)
+            name = layer.name if last else f"{layer.name}_{number}"
+            total = self._new(type(layer), name)([total, tensor])
+        return total
+
+    def _separable(self, layer: Any, inputs: Any) -> Any:
+        if id(layer) not in self.clones:
+            shared = {"data_format": layer.data_format, "dtype": layer.dtype_policy}
+            self.clones[id(layer)] = (
+                self._new(
+                    layers.DepthwiseConv2D,
+                    f"{layer.name}_depthwise",
+                    kernel_size=layer.kernel_size,
+                    strides=layer.strides,
+                    padding=layer.padding,
+                    depth_multiplier=layer.depth_multiplier,
+                    dilation_rate=layer.dilation_rate,
+                    use_bias=False,
+                    **shared,
+                ),
+                self._new(
+                    layers.Conv2D,
+                    f"{layer.name}_pointwise",
+                    filters=layer.filters,
+                    kernel_size=1,
+                    use_bias=layer.use_bias,
+                    **shared,
+                ),
+            )
+        depthwise, pointwise = self.clones[id(layer)]
+        outputs = pointwise(depthwise(inputs))
+        depthwise.kernel.assign(layer.depthwise_kernel)
+        pointwise.kernel.assign(layer.pointwise_kernel)
+        if layer.use_bias:
+            pointwise.bias.assign(layer.bias)
+        if function_name(layer.activation) == "linear":
+            return outputs
+        return self._activation(f"{layer.name}_activation", layer.activation, outputs)
+
+    # --- opening ---------------------------------------------------------------------------
+
+    def _open_model(self, model: Any, args: tuple[Any, ...]) -> Any:
+        try:
+            functional = self.opened.setdefault(id(model), as_functional(model))
+        except TypeError:
+            raise UnsupportedLayerError(
+                model.name,
+                f"Layer {model.name!r} is a subclassed model, which has no graph to open: build "
+                "it with the functional API, or name it in float_layers.",
+            ) from None
+        return self._inside(model.name, functional, tree.flatten(args))
+
+    def _inside(self, name: str, functional: Any, tensors: list[Any]) -> Any:
+        outer, self.prefix = self.prefix, name
+        try:
+            return self._replay(functional, tensors)
+        finally:
+            self.prefix = outer
+
+    def _open_layer(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs a composite layer's own `call` on symbolic tensors, which shows its graph."""
+        label = f"Layer {layer.name!r} ({type(layer).__name__})"
+        hint = "name it in float_layers to leave it in float, which cannot be exported"
+        if not isinstance(layer, layers.Layer):
+            raise UnsupportedLayerError(layer.name, f"{label} is not supported: {hint}.")
+        inner = [s for s in layer._flatten_layers(include_self=False) if s is not layer]
+        held = {id(v) for s in inner for v in s.weights}
+        if own := [v.name for v in layer.weights if id(v) not in held]:
+            raise UnsupportedLayerError(
+                layer.name,
+                f"{label} is not supported: it computes with weights of its own, {own}; {hint}.",
+            )
+        kwargs.pop("training", None)  # that of the whole model wins in Keras
+        tensors = [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
+        fresh = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in tensors]
+        twins = {id(t): f for t, f in zip(tensors, fresh, strict=True)}
+        inner_args, inner_kwargs = tree.map_structure(lambda t: twins.get(id(t), t), (args, kwargs))
+        try:
+            functional = keras.Model(fresh, layer.call(*inner_args, **inner_kwargs))
+        except _OPENING_ERRORS as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UnsupportedLayerError(
+                layer.name, f"{label} is not supported: it could not be opened ({reason}); {hint}."
+            ) from error
+        outer, self.composite = self.composite, layer.name
+        try:
+            return self._inside(layer.name, self.opened.setdefault(id(fresh), functional), tensors)
+        finally:
+            self.composite = outer
+
+
+def _build_alike(clone: Any, layer: Any) -> None:
+    """Builds a copy with the shapes of the original, and gives it the weights."""
+    config = layer.get_build_config()
+    if config and not clone.built:
+        clone.build_from_config(config)
+    if layer.weights:
+        clone.set_weights(layer.get_weights())

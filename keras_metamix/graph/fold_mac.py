@@ -1,0 +1,140 @@
+"""The depthwise, pointwise and other convolutions that groups fold into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import layers, ops
+
+from keras_metamix.graph.group import Group, call_name
+from keras_metamix.graph.topology import Node
+from keras_metamix.layers.batch_norm import (
+    AFFINE_INTEGER,
+    FoldableBatchNormalization,
+    folded_terms,
+)
+from keras_metamix.layers.grid import Grid
+from keras_metamix.layers.integer import IntegerMac
+from keras_metamix.layers.mac import QuantizedDense, QuantizedDepthwiseConv2D
+
+Clip = dict[str, Any]  # "low" and "high" of an IntegerLayer, where they are not the grid's
+
+
+def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerMac:
+    """A MAC layer with what folds into it."""
+    node: Any = group.node
+    layer = node.operation
+    dense = isinstance(layer, QuantizedDense)
+    depthwise = isinstance(layer, QuantizedDepthwiseConv2D)
+    geometry = {}
+    if not dense:
+        geometry = {
+            "strides": layer.strides,
+            "padding": layer.padding,
+            "dilation_rate": layer.dilation_rate,
+        }
+    integer = IntegerMac(
+        "dense" if dense else "depthwise" if depthwise else "conv",
+        layer.weight_quantizer.bits,
+        layer.kernel.shape,
+        input_grid,
+        grid,
+        name=call_name(node),
+        layer=layer.name,
+        **geometry,
+        **clip,
+    )
+    scale, bias = _channel_terms(group, layer)
+    kernel = layer.integer_kernel()
+    sign = np.where(scale < 0, -1, 1)
+    kernel = kernel * (sign.reshape(kernel.shape[-2:]) if depthwise else sign)
+    weight_step = np.asarray(layer.weight_quantizer.step(), np.float64).reshape(-1)
+    integer.set_integers(kernel, bias, weight_step * np.abs(scale) * _labels(input_grid, grid))
+    return integer
+
+
+def fold_constants(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerMac:
+    """Batch norm or constants behind no MAC layer: a 1x1 depthwise convolution."""
+    node: Any = group.node
+    channels = node.output.shape[-1]
+    ones = np.ones(channels, np.float32)
+    step = np.float32(input_grid.step / AFFINE_INTEGER) * ones
+    factor, shift = (np.float32(t) * ones for t in (group.factor, group.shift))
+    norm = node.operation
+    if isinstance(norm, FoldableBatchNormalization):
+        terms = norm.fold(factor, shift, step)
+    else:
+        terms = folded_terms(factor, shift, 0 * ones, ones, 0.0, 0 * ones, step)
+    scale, bias = (ops.convert_to_numpy(t).astype(np.float64) for t in terms)
+    layer = IntegerMac(
+        "depthwise", 8, (1, 1, channels, 1), input_grid, grid, name=call_name(node), **clip
+    )
+    kernel = np.where(scale < 0, -AFFINE_INTEGER, AFFINE_INTEGER).reshape(layer.kernel_shape)
+    layer.set_integers(kernel, bias, np.abs(scale) / AFFINE_INTEGER * _labels(input_grid, grid))
+    return layer
+
+
+def fold_average(node: Node, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerMac:
+    """Average pooling as a depthwise convolution with equal weights, which rounds half to even."""
+    pool = node.operation
+    height, width = pool.pool_size
+    if pool_is_padded(node):
+        raise ValueError(
+            f"Layer {node.name!r} ({type(pool).__name__}) averages over fewer values at the "
+            "border, which has no exact integer form: use padding='valid'."
+        )
+    channels = node.output.shape[-1]
+    layer = IntegerMac(
+        "depthwise",
+        8,
+        (height, width, channels, 1),
+        input_grid,
+        grid,
+        strides=pool.strides,
+        name=call_name(node),
+        **clip,
+    )
+    scale = np.full(channels, _labels(input_grid, grid) / (height * width))
+    layer.set_integers(np.ones(layer.kernel_shape), np.zeros(channels), scale)
+    return layer
+
+
+def pool_is_padded(node: Node) -> bool:
+    """Whether some windows of a pool reach over the border."""
+    pool = node.operation
+    sizes = node.output.shape[1:3], pool.strides, pool.pool_size, node.inputs[0].shape[1:3]
+    return pool.padding == "same" and any(
+        (out - 1) * stride + size > found for out, stride, size, found in zip(*sizes, strict=True)
+    )
+
+
+def four_dimensional(layer: IntegerMac, tensor: Any) -> Any:
+    """Applies a layer; a depthwise one to features without height and width too."""
+    if layer.kind != "depthwise" or len(tensor.shape) == 4:
+        return layer(tensor)
+    if len(tensor.shape) != 2:
+        raise ValueError(
+            f"Layer {layer.name!r}: expected a tensor of 2 or 4 dimensions, found {tensor.shape}."
+        )
+    channels = tensor.shape[-1]
+    image = layers.Reshape((1, 1, channels), name=f"{layer.name}_image")(tensor)
+    return layers.Reshape((channels,), name=f"{layer.name}_features")(layer(image))
+
+
+def _channel_terms(group: Group, layer: Any) -> tuple[Any, Any]:
+    """Scale and integer bias of each output channel of a MAC layer's group."""
+    step = layer.accumulator_step()
+    ones = np.ones(step.shape, np.float32)
+    factor, shift = (np.float32(t) * ones for t in (group.factor, group.shift))
+    if group.batch_norm is not None:
+        terms = group.batch_norm.fold(factor, shift, step)
+    else:
+        bias = layer.bias if layer.use_bias else 0 * ones
+        terms = folded_terms(factor, shift, 0 * ones, ones, 0.0, bias, step)
+    scale, bias = (ops.convert_to_numpy(t) for t in terms)
+    return scale.astype(np.float64), bias
+
+
+def _labels(input_grid: Grid, grid: Grid) -> float:
+    return (input_grid.step / input_grid.scale) * (grid.scale / grid.step)

@@ -1,0 +1,32 @@
+"""Layers that only move or select values, for tensors of levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import layers
+
+from keras_metamix.graph.fold_mac import fold_average
+from keras_metamix.graph.group import call_name
+from keras_metamix.graph.topology import Node
+from keras_metamix.layers.grid import Grid
+
+
+def move_layer(node: Node, grid: Grid) -> Any:
+    """The layer of a node, for levels on `grid`."""
+    operation, name = node.operation, call_name(node)
+    if not isinstance(operation, layers.Layer):  # a raw reshape
+        return layers.Reshape(node.output.shape[1:], name=name)
+    if isinstance(operation, layers.MaxPooling2D) and _only_strides(operation, grid):
+        return fold_average(node, grid, grid, {})
+    if type(operation).__module__.startswith("keras.src.applications"):
+        return layers.Identity(name=name)  # stochastic depth
+    return type(operation).from_config(operation.get_config() | {"name": name})
+
+
+def _only_strides(pool: layers.MaxPooling2D, grid: Grid) -> bool:
+    """Whether XNNPACK, which has no pool of 1x1, takes a depthwise convolution in its place.
+
+    It has to clip at the ends of the grid, which it cannot where an "offset" one begins.
+    """
+    return tuple(pool.pool_size) == (1, 1) and grid.lower_end_is_clipped

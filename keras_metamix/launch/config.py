@@ -1,0 +1,82 @@
+"""The fields of an experiment's config: those that it has to state, and defaults of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# A config has to state these; configs/quickstart.py says what they are. "model" also takes every
+# other argument of the zoo's function.
+REQUIRED = {
+    "data": ("name", "dir", "augment"),
+    "model": ("name",),
+    "space": ("activation_bits", "weight_bits", "edge_bits", "stream_bits"),
+    "float": ("epochs", "learning_rate"),
+    "search": ("target_bops", "target_ratio", "meta_epochs", "search_epochs", "cost_strength"),
+    "train": ("batch_size", "epochs", "learning_rate", "weight_decay", "uniform"),
+    "export": ("weight_container", "threads", "runs"),
+}
+OPTIONAL = {
+    "data": {
+        # Of ImageNet only.
+        "index_dir": "",  # where the positions of the records are kept; "": beside the records
+        "image_size": 224,  # height and width, pixels
+        "pixels": "minus_one_to_one",  # or "standardized", see data.imagenet.Form
+        "randaugment": 0,  # operations of RandAugment on each image
+        "magnitude": 0.5,  # their strength, 0 to 1
+        "sample": (16, 16),  # images that "imagenet2012_sample" is made of
+    },
+    "float": {
+        "weights": "",  # a .weights.h5 file of the float network, loaded before its training
+    },
+    "search": {
+        "cost": "relative",  # or "paper": Eq. 4 in 1e9 BOPs, as cost_strength then is
+        "learning_rate": None,  # of the architecture parameters; None: 1 / (steps of search)
+    },
+    "train": {
+        "optimizer": "adamw",  # any Keras optimizer's name; float training has the same
+        "selection_learning_rate": None,  # a constant until weight training, where the cosine
+        # then begins; None: the cosine is over all epochs
+        "clip_norm": 10.0,  # of all gradients together
+        "label_smoothing": 0.0,
+        "ema": 0.0,  # momentum of the average of weights that is exported; 0: none
+        "teacher": "",  # a .keras file, "float" (the float network itself), or "": none
+        "distillation": 0.5,  # the teacher's share of the loss
+    },
+    "export": {
+        "test_images": 1000,  # of ImageNet: how many the files are run on
+    },
+}
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """A copy of a config with the defaults filled in.
+
+    Raises:
+      ValueError: a field is missing, or is none of an experiment's; names it.
+    """
+    given = config.to_dict()
+    _check("config", given, ("title", "seed", *REQUIRED))
+    for section, required in REQUIRED.items():
+        optional = None if section == "model" else OPTIONAL.get(section, ())
+        _check(f"config.{section}", given[section], required, optional)
+    return ConfigDict({name: _filled(name, value) for name, value in given.items()})
+
+
+def _filled(name: str, value: Any) -> Any:
+    return OPTIONAL[name] | value if name in OPTIONAL else value
+
+
+def _check(
+    where: str, fields: dict[str, Any], required: Iterable[str], optional: Iterable[str] | None = ()
+) -> None:
+    """Of `optional` None, any other field may be there."""
+    for name in required:
+        if name not in fields:
+            raise ValueError(f"{where}.{name} is missing.")
+    known = {*required, *(fields if optional is None else optional)}
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{where}.{name}: no such field; expected some of {sorted(known)}.")

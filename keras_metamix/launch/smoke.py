@@ -1,0 +1,41 @@
+"""Shrinks an ImageNet recipe until it runs in two minutes on two CPU cores."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from keras_metamix.data.imagenet_sample import NAME
+
+ARGUMENT = "smoke"
+
+
+def apply_argument(config: ConfigDict, argument: str) -> ConfigDict:
+    """What a recipe's `get_config(argument)` returns: the recipe, or with "smoke" a tiny one.
+
+    The smoke run takes every step of the recipe on JPEGs that the project draws
+    (`data.imagenet_sample`). What it trains is worth nothing.
+
+    Raises:
+      ValueError: another argument.
+    """
+    if argument not in ("", ARGUMENT):
+        raise ValueError(
+            f"config argument: expected {ARGUMENT!r}, as in FILE.py:{ARGUMENT}, or none, "
+            f"found {argument!r}."
+        )
+    return _shrink(config) if argument else config
+
+
+def _shrink(config: ConfigDict) -> ConfigDict:
+    config.title += " (smoke)"
+    config.data.name, config.data.dir = NAME, "runs/imagenet_sample"
+    config.data.image_size, config.data.sample = 48, (16, 16)
+    # As after loading pretrained weights, no float training. Batch norm has two steps to learn what
+    # those would bring: it has to forget at once the variances of 1 that it begins with.
+    config.model.width, config.model.weights, config.model.momentum = 0.1, None, 0.01
+    # The paper's budgets are those of 224 x 224 pixels.
+    config.search.target_bops, config.search.target_ratio = None, 0.95
+    config.train.batch_size, config.train.epochs = 8, 3
+    config.train.optimizer = "sgd"  # most of the time goes into building graphs: Adam's is larger
+    config.export.runs, config.export.test_images = 10, 16
+    return config

@@ -1,0 +1,208 @@
+"""Operators that compute: each integer layer is one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from keras_metamix.graph.topology import Node
+from keras_metamix.layers import integer
+from keras_metamix.layers.grid import Grid, clip_level
+from metamix_tflite.containers import is_pointwise, weight_type
+from metamix_tflite.emission import PADDING, FileTensor, FileWriter
+from metamix_tflite.flatbuffer import Fused, Op, TensorType
+from metamix_tflite.metadata import checksum
+
+# XNNPACK leaves sums and products of smaller scale ratios to kernels that round in another way.
+_LEAST_ADD, _LEAST_MUL = 2.0**-10, 2.0**-16
+_TABLES = {"sigmoid": Op.LOGISTIC, "tanh": Op.TANH}
+_WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
+
+
+def quantize_input(file: FileWriter, node: Node) -> None:
+    """QUANTIZE of a float input; with io="int8" the input itself."""
+    layer, (source,) = node.operation, file.read(node)
+    _require_unclipped(node, layer)
+    target = file.output(node, layer.output_grid)
+    name = node.inputs[0].name
+    if file.io == "int8" and name in file.inputs:
+        raise ValueError(f"Input {name!r} is quantized twice, which io='int8' cannot hold.")
+    if file.io == "int8":
+        file.inputs[name] = target
+    else:
+        file.graph.operator(Op.QUANTIZE, [source.index], [target])
+
+
+def dequantize(file: FileWriter, node: Node) -> None:
+    """DEQUANTIZE of an output; with io="int8" the output itself."""
+    (source,) = file.read(node)
+    if file.io == "int8":
+        file.values[id(node.output)] = source
+        return
+    producer = file.topology.producer(node.inputs[0])
+    if producer is None:
+        raise ValueError(f"Output {node.name!r} is no layer's result.")
+    # Not the node's own name: Keras numbers it anew in each process.
+    index = file.graph.tensor(f"{producer.name}/float", source.shape, TensorType.FLOAT32)
+    file.values[id(node.output)] = FileTensor(index, source.shape, None)
+    file.graph.operator(Op.DEQUANTIZE, [source.index], [index], version=2)
+
+
+def mac(file: FileWriter, node: Node) -> None:
+    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED."""
+    layer: integer.IntegerMac = node.operation
+    (source,) = file.read(node)
+    activation = fused_activation(node, layer.output_grid, layer.low, layer.high)
+    kernel, scale = np.asarray(layer.kernel), np.asarray(layer.weight_scale)
+    bias = np.asarray(layer.bias)
+    _check_multiplier(node, np.asarray(layer.multiplier))
+    grouped = layer.kind == "conv" and kernel.shape[-2] != source.shape[-1]
+    pointwise = not grouped and is_pointwise(layer.kind, layer.kernel_shape, layer.strides)
+    held = weight_type(file.container, pointwise, layer.weight_bits, kernel.shape[-2])
+    matrix = layer.kind == "dense" or (pointwise and held == "INT4")
+    if matrix:
+        data, dimension = kernel.reshape(-1, kernel.shape[-1]).T, 0
+    elif layer.kind == "conv":
+        data, dimension = kernel.transpose(3, 0, 1, 2), 0
+    else:
+        data, dimension = kernel.reshape(1, *kernel.shape[:2], -1), 3
+    weights = file.graph.tensor(
+        f"{node.name}/weights", data.shape, _WEIGHT_TYPES[held], scale, 0, data, dimension
+    )
+    bias_scale = np.float32(layer.input_grid.scale) * scale
+    biases = file.graph.tensor(
+        f"{node.name}/bias", bias.shape, TensorType.INT32, bias_scale, 0, bias
+    )
+    target = file.output(node, layer.output_grid, activation)
+    file.declared["layers"][node.name] = {
+        "layer": layer.layer or "",  # constants have no trained layer
+        "weight_bits": layer.weight_bits,
+        "container": held,
+        "weights": checksum(data.astype(np.int8)),
+        "weight_scales": checksum(scale),
+        "bias": checksum(bias.astype(np.int32)),
+    }
+    op, options, version = _mac_operator(layer, matrix, held, activation)
+    file.graph.operator(op, [source.index, weights, biases], [target], options, version)
+
+
+def add(file: FileWriter, node: Node) -> None:
+    """ADD of two tensors."""
+    layer: integer.IntegerAdd = node.operation
+    scales = np.array([grid.scale for grid in layer.input_grids], np.float32)
+    _check_multiplier(node, scales / np.float32(layer.output_grid.scale), _LEAST_ADD)
+    options = schema.AddOptionsT()
+    _combine(file, node, Op.ADD, options, [t.index for t in file.read(node)])
+
+
+def multiply(file: FileWriter, node: Node) -> None:
+    """MUL of two tensors."""
+    layer: integer.IntegerMultiply = node.operation
+    product = np.prod([np.float32(grid.scale) for grid in layer.input_grids])
+    _check_multiplier(node, product / np.float32(layer.output_grid.scale), _LEAST_MUL)
+    options = schema.MulOptionsT()
+    _combine(file, node, Op.MUL, options, [t.index for t in file.read(node)])
+
+
+def rescale(file: FileWriter, node: Node) -> None:
+    """MUL by the constant 1 of another scale."""
+    layer: integer.Rescale = node.operation
+    (source,) = file.read(node)
+    product = np.float32(layer.input_grid.scale) * layer.factor
+    _check_multiplier(node, product / np.float32(layer.output_grid.scale), _LEAST_MUL)
+    one = file.graph.tensor(
+        f"{node.name}/one", (1,), TensorType.INT8, float(layer.factor), 0, np.ones(1, np.int8)
+    )
+    _combine(file, node, Op.MUL, schema.MulOptionsT(), [source.index, one])
+
+
+def _combine(file: FileWriter, node: Node, op: int, options: Any, inputs: list[int]) -> None:
+    layer = node.operation
+    activation = fused_activation(node, layer.output_grid, layer.low, layer.high)
+    options.fusedActivationFunction = getattr(Fused, activation)
+    target = file.output(node, layer.output_grid, activation)
+    file.graph.operator(op, inputs, [target], options, version=2)
+
+
+def mean(file: FileWriter, node: Node) -> None:
+    """MEAN over height and width."""
+    layer: integer.IntegerMean = node.operation
+    (source,) = file.read(node)
+    # MEAN has no fused activation, but a mean of levels >= 0 is >= 0.
+    _require_unclipped(node, layer, positive=layer.input_grid.low >= 0)
+    axes = file.vector(f"{node.name}/axes", [1, 2])
+    options = schema.ReducerOptionsT()
+    options.keepDims = layer.keepdims
+    target = file.output(node, layer.output_grid)
+    file.graph.operator(Op.MEAN, [source.index, axes], [target], options, version=2)
+
+
+def table(file: FileWriter, node: Node) -> None:
+    """LOGISTIC or TANH."""
+    layer: integer.IntegerTable = node.operation
+    (source,) = file.read(node)
+    _require_unclipped(node, layer)
+    target = file.output(node, layer.output_grid)
+    file.graph.operator(_TABLES[layer.function], [source.index], [target], version=2)
+
+
+def _mac_operator(
+    layer: integer.IntegerMac, matrix: bool, held: str, activation: str
+) -> tuple[int, Any, int]:
+    """Operator, options and the lowest version that has the types."""
+    version = 6 if held == "INT4" else 3
+    if matrix:
+        op, version, options = Op.FULLY_CONNECTED, 12, schema.FullyConnectedOptionsT()
+        options.keepNumDims = True
+    elif layer.kind == "conv":
+        op, options = Op.CONV_2D, schema.Conv2DOptionsT()
+    else:
+        op, options = Op.DEPTHWISE_CONV_2D, schema.DepthwiseConv2DOptionsT()
+        options.depthMultiplier = layer.kernel_shape[-1]
+    if not matrix:
+        options.padding = PADDING[layer.padding]
+        options.strideH, options.strideW = layer.strides
+        options.dilationHFactor, options.dilationWFactor = layer.dilation_rate
+    options.fusedActivationFunction = getattr(Fused, activation)
+    return op, options, version
+
+
+def fused_activation(node: Node, grid: Grid, low: int, high: int) -> str:
+    """The fused activation that, with INT8's saturation, clips to exactly [low, high]."""
+    least, most = -128 - grid.zero_point, 127 - grid.zero_point
+    unit = int(np.rint(np.float32(1.0) / np.float32(grid.scale)))
+    ranges = {
+        "NONE": (least, most),
+        "RELU": (max(least, 0), most),
+        "RELU6": (max(least, 0), min(most, clip_level(grid, 6.0))),
+        "RELU_N1_TO_1": (max(least, -unit), min(most, unit)),
+    }
+    for activation, ends in ranges.items():
+        if ends == (low, high):
+            return activation
+    raise ValueError(
+        f"Layer {node.name!r}: no LiteRT activation clips to levels [{low}, {high}] at scale "
+        f"{grid.scale} and zero-point {grid.zero_point}."
+    )
+
+
+def _require_unclipped(node: Node, layer: Any, positive: bool = False) -> None:
+    """Raises unless INT8's saturation alone gives the layer's range."""
+    zero_point = layer.output_grid.zero_point
+    below = layer.low == -128 - zero_point or (positive and layer.low == 0)
+    if not below or layer.high != 127 - zero_point:
+        raise ValueError(
+            f"Layer {node.name!r} ({type(layer).__name__}) would have to clip to levels "
+            f"[{layer.low}, {layer.high}], which its operator cannot: give it 8 bits."
+        )
+
+
+def _check_multiplier(node: Node, multiplier: Any, least: float = 0.0) -> None:
+    low, high = np.min(multiplier), np.max(multiplier)
+    if not least <= low <= high < 256.0:
+        raise ValueError(
+            f"Layer {node.name!r}: requantization by {low} to {high} is outside what XNNPACK "
+            f"takes (from {least}, below 256): a step size has run away, or a branch is dead."
+        )

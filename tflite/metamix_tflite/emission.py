@@ -1,0 +1,107 @@
+"""The file under construction: its tensors, and what it declares of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.layers.grid import Grid
+from metamix_tflite.flatbuffer import ModelBuilder, Signature, TensorType
+from metamix_tflite.metadata import METADATA_NAME, encode
+
+PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTensor:
+    """A tensor of the file, by index; `grid` is None for one of floats."""
+
+    index: int
+    shape: tuple[int, ...]
+    grid: Grid | None
+
+
+class FileWriter:
+    """What the operators of one file are added to.
+
+    Attributes:
+      topology: of the folded model.
+      container: the weight container.
+      io: type of the file's inputs and outputs.
+      graph: the file's one subgraph.
+      values: the file's tensor for each of the model's, by identity.
+      inputs: index of the tensor of each model input.
+      declared: what `verify` compares the file with.
+    """
+
+    def __init__(self, folded: keras.Model, container: str, io: str):
+        self.topology = Topology(folded)
+        self.container, self.io = container, io
+        self._model = ModelBuilder("keras-metamix")
+        self.graph = self._model.subgraph("serving_default")
+        self.values: dict[int, FileTensor] = {}
+        self.inputs: dict[str, int] = {}
+        self.declared: dict[str, Any] = {"layers": {}, "tensors": {}}
+        for tensor in self.topology.inputs:
+            shape, index = batch_one(tensor), -1
+            if io == "float32":
+                index = self.graph.tensor(tensor.name, shape, TensorType.FLOAT32)
+                self.inputs[tensor.name] = index
+            self.values[id(tensor)] = FileTensor(index, shape, None)
+
+    def finish(self) -> bytes:
+        """The file's bytes, once every node has its operators."""
+        inputs = {t.name: self.inputs[t.name] for t in self.topology.inputs}
+        outputs = {
+            f"output_{number}": self.values[id(tensor)].index
+            for number, tensor in enumerate(self.topology.outputs)
+        }
+        self.graph.finish(Signature(inputs, outputs))
+        self.declared |= {"weight_container": self.container, "io": self.io}
+        self._model.metadata(METADATA_NAME, encode(self.declared))
+        return self._model.finish()
+
+    def read(self, node: Node) -> list[FileTensor]:
+        """The tensors that a node reads."""
+        return [self.values[id(t)] for t in node.inputs]
+
+    def output(self, node: Node, grid: Grid | None, activation: str = "NONE") -> int:
+        """Index of the INT8 tensor of a node's output, declared."""
+        tensor = self.tensor(node.name, batch_one(node.output), grid, activation)
+        self.values[id(node.output)] = tensor
+        return tensor.index
+
+    def tensor(
+        self, name: str, shape: tuple[int, ...], grid: Grid | None, activation: str = "NONE"
+    ) -> FileTensor:
+        """An INT8 tensor, declared."""
+        if grid is None:
+            raise TypeError(f"Layer {name!r}: its output has no integer grid.")
+        index = self.graph.tensor(name, shape, TensorType.INT8, grid.scale, grid.zero_point)
+        self.declared["tensors"][name] = {
+            "scale": float(np.float32(grid.scale)),
+            "zero_point": grid.zero_point,
+            "activation": activation,
+        }
+        return FileTensor(index, shape, grid)
+
+    def vector(self, name: str, values: list[Any]) -> int:
+        """Index of an INT32 constant."""
+        data = np.asarray(values, np.int32)
+        return self.graph.tensor(name, data.shape, TensorType.INT32, data=data)
+
+
+def batch_one(tensor: Any) -> tuple[int, ...]:
+    """A tensor's shape with one image.
+
+    Raises:
+      ValueError: another dimension is not known; names the tensor.
+    """
+    if None in tensor.shape[1:]:
+        raise ValueError(f"Tensor {tensor.name!r}: expected a known shape, found {tensor.shape}.")
+    return (1, *tensor.shape[1:])
