@@ -31,6 +31,20 @@ def expected_bops(macs: list[int], activation_bits: list[Any], weight_bits: list
     return weighted_bits((m / PAPER_UNIT for m in macs), activation_bits, weight_bits)
 
 
+def chosen_gigabops(layers: list[Any], macs: list[int], tied: bool) -> Any:
+    """`expected_bops` of MAC layers at the bits that they would choose now.
+
+    Args:
+      layers: quantized MAC layers.
+      macs: of each.
+      tied: whether a layer's weights take the bits of its activation.
+    """
+    activation = [selected_bits(layer.input_quantizer) for layer in layers]
+    if tied:
+        return expected_bops(macs, activation, activation)
+    return expected_bops(macs, activation, [selected_bits(x.weight_quantizer) for x in layers])
+
+
 def cost_loss(gigabops: Any, target_bops: float, form: CostForm = "relative") -> Any:
     """Eq. 4, two-sided.
 

@@ -27,9 +27,8 @@ from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
     PAPER_UNIT,
     CostForm,
+    chosen_gigabops,
     cost_loss,
-    expected_bops,
-    selected_bits,
 )
 from keras_metamix.metamix.selection import LayerScores, layer_scores
 
@@ -94,8 +93,7 @@ class MetaMixModel(keras.Model):
         Args:
           model: the float model; models and composite layers inside it are opened.
           space: the candidates.
-          float_layers: names of layers to leave in float. Such a model trains, and cannot be
-            exported; `explain` lists what else cannot.
+          float_layers: names of layers to leave in float, so that no file can be exported.
 
         Raises:
           TypeError: the model has no graph.
@@ -104,8 +102,6 @@ class MetaMixModel(keras.Model):
         space = space or SearchSpace()
         network, names = quantize(model, space, float_layers)
         return cls(network, space, float_layers=sorted(names), name=f"{model.name}_metamix")
-
-    # --- structure -------------------------------------------------------------------------
 
     @property
     def mac_layers(self) -> list[Any]:
@@ -346,9 +342,7 @@ class MetaMixModel(keras.Model):
     def _search_update(self, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         """One update of the architecture parameters; all else is constant."""
         if self._objective is None:
-            raise ValueError(
-                "bit_search needs a budget: fit with MetaMixCallback(target_bops=...)."
-            )
+            raise ValueError("bit_search needs a budget: MetaMixCallback(target_bops=...).")
         target, strength, form = self._objective
         variables = self.architecture_variables
         weights = "mixture" if self._weights_searched else "off"
@@ -358,7 +352,8 @@ class MetaMixModel(keras.Model):
             with quantization_mode(mode):
                 predictions = self(x, training=True)
             task = self._compute_loss(x, y, predictions, weight, training=True)
-            gigabops = self._chosen_gigabops()
+            macs = [cost.macs for cost in layer_costs(self.network)]
+            gigabops = chosen_gigabops(self.mac_layers, macs, self.space.weight_bits_tied)
             cost = cost_loss(gigabops, target, form)
             replicas = self.distribute_strategy.num_replicas_in_sync
             loss = task + strength * cost / replicas
@@ -366,22 +361,11 @@ class MetaMixModel(keras.Model):
         self.search_optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return {"search_loss": task * replicas, "bops": gigabops * PAPER_UNIT}
 
-    def _chosen_gigabops(self) -> Any:
-        layers, macs = self.mac_layers, [cost.macs for cost in layer_costs(self.network)]
-        activation = [selected_bits(layer.input_quantizer) for layer in layers]
-        if self.space.weight_bits_tied:
-            return expected_bops(macs, activation, activation)
-        return expected_bops(
-            macs, activation, [selected_bits(layer.weight_quantizer) for layer in layers]
-        )
-
     def _track_loss(self, loss: Any, x: Any) -> None:
         replicas = self.distribute_strategy.num_replicas_in_sync
         self._loss_tracker.update_state(
             loss * replicas, sample_weight=tf.shape(tree.flatten(x)[0])[0]
         )
-
-    # --- saving ----------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
         return {
