@@ -3,7 +3,7 @@
     metamix-train --config=configs/metamix_resnet18.py --workdir=runs/resnet18 \
         --config.data.dir=/path/to/tensorflow_datasets
 
-The same code on images that the project draws, in two minutes:
+The same code on images that the project draws, in one minute:
 
     metamix-train --config=configs/metamix_resnet18.py:smoke --workdir=runs/smoke
 
