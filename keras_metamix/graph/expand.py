@@ -30,7 +30,7 @@ from keras_metamix.graph.topology import as_functional
 _GATES = {"silu": "sigmoid", "hard_silu": "hard_sigmoid"}
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
 _CHAINS = (layers.Add, layers.Multiply)
-_OPENING_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError)
+_OPENING_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def expand(
