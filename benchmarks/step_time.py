@@ -5,6 +5,7 @@
 Steps are interleaved (float, weight training, bit-meta, bit-search, float, ...) so that the
 machine's drift falls on all alike; ratios are of medians. "bit_search" is the search update
 alone; an epoch of the alternating phase pays for one of it and one of bit-meta per mini-batch.
+"bit_mixer" is a step of Bit-Mixer's last stage, each layer at a bit-width of its own.
 The 8-bit QAT of tensorflow-model-optimization is measured too (--notfmot: not), in a process of
 its own, since it needs legacy Keras, against a legacy-Keras float step of the same architecture.
 """
@@ -58,6 +59,15 @@ def _searchable(float_model: keras.Model, images: np.ndarray, phase: str) -> kmm
     return model
 
 
+def _mixer(float_model: keras.Model, images: np.ndarray) -> kmm.BitMixerModel:
+    model = kmm.BitMixerModel.from_float(float_model)
+    kmm.calibrate(model, images)
+    _compiled(model)
+    model.stage = "layer_wise"
+    model.layer_wise_share.assign(1.0)
+    return model
+
+
 def make_steps(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     """One compiled function for each kind of step; a call runs it once, to the end."""
     width, shape = FLAGS.width, images.shape[1:]
@@ -71,11 +81,13 @@ def make_steps(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     meta = _searchable(network(), images, "bit_meta")
     search = _searchable(network(), images, "bit_search")
     search.phase = "bit_search"
+    mixer = _mixer(network(), images)
     functions = {
         "float": lambda: plain.train_step((x, y)),
         "weight_training": lambda: training.train_step((x, y)),
         "bit_meta": lambda: meta.train_step((x, y)),
         "bit_search": lambda: search._search_update(x, y, None),
+        "bit_mixer": lambda: mixer.train_step((x, y)),
     }
     return {name: tf.function(f, autograph=False) for name, f in functions.items()}
 

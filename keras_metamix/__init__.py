@@ -1,6 +1,14 @@
 """Mixed-precision training of Keras 3 models whose trained integers are the deployed ones."""
 
 from keras_metamix.assignment import BitAssignment, LayerBits, SearchSpace
+from keras_metamix.bitmixer.callback import BitMixerCallback
+from keras_metamix.bitmixer.model import BitMixerModel
+from keras_metamix.bitmixer.operating_points import (
+    OperatingPoint,
+    choose_bits,
+    choose_points,
+    pareto_front,
+)
 from keras_metamix.calibration import calibrate
 from keras_metamix.cost import LayerCost, average_bits
 from keras_metamix.graph.explain import Explanation, explain
@@ -13,18 +21,24 @@ from keras_metamix.metamix.model import MetaMixModel
 __version__ = "0.1.0"
 __all__ = [
     "BitAssignment",
+    "BitMixerCallback",
+    "BitMixerModel",
     "Explanation",
     "LayerBits",
     "LayerCost",
     "MetaMixCallback",
     "MetaMixModel",
+    "OperatingPoint",
     "SearchSpace",
     "average_bits",
     "bops",
     "calibrate",
+    "choose_bits",
+    "choose_points",
     "explain",
     "fold_batch_norm",
     "layer_costs",
+    "pareto_front",
     "summary",
     "uniform_assignment",
 ]

@@ -2,7 +2,8 @@
 
 The direction is the design's:
 
-    assignment, cost, ops -> layers -> graph, calibration -> metamix | bitmixer -> launch
+    assignment, cost, ops, knapsack -> layers -> graph, calibration -> training, distillation ->
+    metamix | bitmixer -> launch
     keras_metamix -> metamix_tflite
 
 (from the imported to the importer). Every import statement counts, also inside functions and under
@@ -29,10 +30,12 @@ BASE = {
     "keras_metamix.assignment",
     "keras_metamix.cost",
     "keras_metamix.ops",
+    "keras_metamix.knapsack",
 }
 LAYERS = BASE | {"keras_metamix.layers"}
 GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
-METHODS = GRAPH | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
+TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
+METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 
 # Unit -> the units of ours that it may import, besides itself. A unit is a top-level module or
@@ -41,12 +44,15 @@ MAY_IMPORT = {
     "keras_metamix.files": set(),
     "keras_metamix.assignment": {"keras_metamix.files"},
     "keras_metamix.ops": set(),
+    "keras_metamix.knapsack": set(),
     "keras_metamix.cost": BASE,
     "keras_metamix.layers": BASE,
     "keras_metamix.graph": GRAPH,
     "keras_metamix.calibration": GRAPH,
-    "keras_metamix.metamix": GRAPH,
-    "keras_metamix.bitmixer": GRAPH,
+    "keras_metamix.training": GRAPH,
+    "keras_metamix.distillation": GRAPH,
+    "keras_metamix.metamix": TRAINING,
+    "keras_metamix.bitmixer": TRAINING,
     "keras_metamix.data": {"keras_metamix.files"},
     "keras_metamix.zoo": set(),
     "keras_metamix.report": {"keras_metamix.files", "keras_metamix.assignment"},

@@ -40,23 +40,23 @@ def fold_batch_norm(model: Any) -> keras.Model:
     end is left out: the outputs are the quantized logits.
 
     Args:
-      model: a MetaMixModel in weight training with `stream_bits=8`.
+      model: a MetaMixModel in weight training, or a BitMixerModel with quantized weights, at the
+        bit-widths assigned, with `stream_bits=8`.
 
     Raises:
       ValueError: the model is not ready, or a layer has no exact integer form; names it.
     """
     if getattr(model, "space", None) is None:
-        raise TypeError(f"fold_batch_norm takes a MetaMixModel, found {type(model).__name__}.")
+        raise TypeError(
+            "fold_batch_norm takes a MetaMixModel or a BitMixerModel, found "
+            f"{type(model).__name__}."
+        )
     if model.space.stream_bits is None:
         raise ValueError(
             "SearchSpace(stream_bits=None) leaves residual sums and logits in float, which the "
             "device cannot hold: train with stream_bits=8 to export."
         )
-    if model.phase != "weight_training":
-        raise ValueError(
-            f"The model is in phase {model.phase!r}: its weights are not quantized yet. Finish "
-            "the search, or fix an assignment with set_bits, before folding."
-        )
+    model.require_quantized()
     if not model.calibrated:
         raise ValueError(
             "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from keras_metamix.assignment import SearchSpace
@@ -15,6 +16,7 @@ from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.graph.transitions import Reading, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.mac import (
@@ -23,10 +25,14 @@ from keras_metamix.layers.mac import (
     QuantizedDepthwiseConv2D,
     QuantizedMac,
 )
+from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
 
 def quantize(
-    model: keras.Model, space: SearchSpace, float_layers: Iterable[str] = ()
+    model: keras.Model,
+    space: SearchSpace,
+    float_layers: Iterable[str] = (),
+    reading: Reading | None = None,
 ) -> tuple[keras.Model, frozenset[str]]:
     """The searchable network of a float model: same weights, same inputs and outputs.
 
@@ -34,6 +40,7 @@ def quantize(
       model: functional or Sequential.
       space: the candidates.
       float_layers: names of layers to leave in float; such a network cannot be exported.
+      reading: Bit-Mixer's: batch norms are transitional, keyed so, and weights nested.
 
     Returns:
       The network, and the names that the layers left in float have there.
@@ -42,17 +49,18 @@ def quantize(
       ValueError: an operation that cannot be wrapped; names it.
     """
     expanded, names = expand(model, frozenset(float_layers))
-    network = _Rewrite(expanded, space, names).run()
-    link(network)
+    network = _Rewrite(expanded, space, names, reading).run()
+    link(network, reading)
     return network, names
 
 
-def link(network: keras.Model) -> None:
-    """Tells MAC layers their input quantizer and batch norms what they fold into.
+def link(network: keras.Model, reading: Reading | None = None) -> None:
+    """Tells MAC layers their input quantizer, and batch norms what they fold into and are keyed by.
 
     These references follow from the graph, so they are not saved with it.
     """
     topology = Topology(network)
+    keys = transitions(topology, mac_nodes(topology), reading) if reading else {}
     calls = Counter(id(node.operation) for node in topology.nodes)
     for node in topology.nodes:
         operation = node.operation
@@ -71,6 +79,9 @@ def link(network: keras.Model) -> None:
             object.__setattr__(operation, "producer", before.operation if fused else None)  # pyright: ignore
             quantizer = None if fused else _quantizer_before(topology, node)
             object.__setattr__(operation, "input_quantizer", quantizer)
+    for name, transition in keys.items():
+        ends = tuple(mac and mac.operation.input_quantizer for mac in transition)
+        object.__setattr__(network.get_layer(name), "transition", ends)
 
 
 def _folds_into(norm: Node, mac: Node, calls: Counter[int]) -> bool:
@@ -93,8 +104,14 @@ def _quantizer_before(topology: Topology, node: Node | None) -> ActivationQuanti
 class _Rewrite:
     """One run of `keras.models.clone_model` by a plan."""
 
-    def __init__(self, model: keras.Model, space: SearchSpace, float_layers: frozenset[str]):
-        self.model, self.space = model, space
+    def __init__(
+        self,
+        model: keras.Model,
+        space: SearchSpace,
+        float_layers: frozenset[str],
+        reading: Reading | None,
+    ):
+        self.model, self.space, self.reading = model, space, reading
         self.topology = Topology(model)
         self.macs = mac_nodes(self.topology, float_layers)
         if not self.macs:
@@ -104,6 +121,7 @@ class _Rewrite:
         self.edges = {next(iter(self.macs)), next(reversed(self.macs))}
         exact = self.edges if space.edge_bits == 8 else set()
         self.plan = Plan(self.topology, exact, float_layers)
+        self.keys = transitions(self.topology, self.macs, reading) if reading else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
         self.input_quantizers = {name: self._input_quantizer(name) for name in self.macs}
@@ -128,7 +146,7 @@ class _Rewrite:
         config = operation.get_config()
         found = self.plan.kind(self.nodes[operation.name, 0])
         if found is Kind.BATCH_NORM:
-            clone = FoldableBatchNormalization.from_config(config)
+            clone = self._batch_norm(operation, config)
         elif found is Kind.MAC:
             clone = self._quantized_mac(operation, config)
         else:
@@ -136,9 +154,20 @@ class _Rewrite:
         _carry_weights(operation, clone)
         return clone
 
+    def _batch_norm(self, operation: Any, config: dict[str, Any]) -> Any:
+        if self.reading is None:
+            return FoldableBatchNormalization.from_config(config)
+        transition = self.keys[operation.name]
+        sets = [1 if mac is None else len(self._candidates(mac.name)[0]) for mac in transition]
+        own = 0 if self.reading == "following" else 1
+        return TransitionalBatchNormalization.from_config(config | {"sets": sets, "own": own})
+
+    def _candidates(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.space.layer_candidates(name in self.edges)
+
     def _quantized_mac(self, operation: Any, config: dict[str, Any]) -> Any:
-        _, weights = self.space.layer_candidates(operation.name in self.edges)
-        config |= {"weight_candidates": weights}
+        _, weights = self._candidates(operation.name)
+        config |= {"weight_candidates": weights, "nested_weights": self.reading is not None}
         for cls, quantized in (
             (keras.layers.DepthwiseConv2D, QuantizedDepthwiseConv2D),
             (keras.layers.Conv2D, QuantizedConv2D),
@@ -182,7 +211,7 @@ class _Rewrite:
         return self.plan.absorbable(tensor)
 
     def _input_quantizer(self, name: str) -> ActivationQuantizer:
-        candidates, _ = self.space.layer_candidates(name in self.edges)
+        candidates, _ = self._candidates(name)
         tensors = [node.inputs[0] for node in self.macs[name]]
         grids = {(self.plan[t].sign, self.plan[t].minimum) for t in tensors}
         sign: Any = "signed"
@@ -225,6 +254,10 @@ def _carry_weights(source: Any, target: Any) -> None:
     if not isinstance(source, keras.layers.Layer) or not source.weights:
         return
     target.build_from_config(source.get_build_config())
+    if isinstance(target, TransitionalBatchNormalization):
+        for variable, values in zip(target.weights, source.get_weights(), strict=True):
+            variable.assign(np.broadcast_to(values, variable.shape))
+        return
     if not isinstance(target, QuantizedMac):
         target.set_weights(source.get_weights())
         return

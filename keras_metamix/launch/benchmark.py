@@ -2,7 +2,8 @@
 
     metamix-benchmark MODEL.tflite [MORE.tflite ...] [--threads=1] [--json=FILE]
 
-The files take turns, one inference each, so that the machine's drift falls on all of them alike.
+The files take turns, one inference each, so that the machine's drift falls on all of them alike. Of
+a file with operating points each has a row.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from keras_metamix.files import written_whole
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
 from metamix_tflite.latency import DEVICES, BenchmarkReport, benchmark_all
+from metamix_tflite.read import read_operating_points
 from metamix_tflite.run import Runner
 
 
@@ -52,10 +54,16 @@ def main(arguments: argparse.Namespace) -> None:
     """
     if arguments.json is not None:
         check_output("--json", arguments.json)
-    files = {str(path): read_model(path) for path in arguments.files}
-    reports = benchmark_all(
-        files, arguments.device, arguments.threads, arguments.runs, arguments.warmup
-    )
+    files, signatures = {}, {}
+    for path in arguments.files:
+        flat, names = read_model(path)
+        for name in names or [None]:
+            label = str(path) if name is None else f"{path}:{name}"
+            files[label] = flat
+            if name is not None:
+                signatures[label] = name
+    counts = arguments.threads, arguments.runs, arguments.warmup
+    reports = benchmark_all(files, arguments.device, *counts, signatures)
     Console().print(_table(reports))
     if arguments.json is not None:
         rows = [{"file": name, **dataclasses.asdict(report)} for name, report in reports.items()]
@@ -63,19 +71,21 @@ def main(arguments: argparse.Namespace) -> None:
             temporary.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def read_model(path: Path) -> bytes:
-    """The bytes of a .tflite that LiteRT can run.
+def read_model(path: Path) -> tuple[bytes, list[str]]:
+    """The bytes of a .tflite that LiteRT can run, and the names of its operating points, if any.
 
     Raises:
       OSError, ValueError: no such file, or another kind of file; names it.
     """
     flat = path.read_bytes()
     try:
-        Runner(flat)
+        points = list(read_operating_points(flat))
+        for signature in points or [None]:
+            Runner(flat, signature=signature)
     except (RuntimeError, ValueError) as error:
         found = f"{len(flat)} bytes that LiteRT refuses: {error}"
         raise ValueError(f"{path}: expected a .tflite, found {found}") from error
-    return flat
+    return flat, points
 
 
 def _table(reports: dict[str, BenchmarkReport]) -> Table:

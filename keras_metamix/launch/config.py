@@ -7,16 +7,26 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# A config has to state these; configs/quickstart.py says what they are. "model" also takes every
-# other argument of the zoo's function.
-REQUIRED = {
+# A config has to state these; configs/quickstart.py and configs/bitmixer_quickstart.py say what
+# they are. "model" also takes every other argument of the zoo's function.
+_COMMON = {
     "data": ("name", "dir", "augment"),
     "model": ("name",),
     "space": ("activation_bits", "weight_bits", "edge_bits", "stream_bits"),
     "float": ("epochs", "learning_rate"),
-    "search": ("target_bops", "target_ratio", "meta_epochs", "search_epochs", "cost_strength"),
-    "train": ("batch_size", "epochs", "learning_rate", "weight_decay", "uniform"),
     "export": ("weight_container", "threads", "runs"),
+}
+REQUIRED = {
+    "metamix": _COMMON
+    | {
+        "search": ("target_bops", "target_ratio", "meta_epochs", "search_epochs", "cost_strength"),
+        "train": ("batch_size", "epochs", "learning_rate", "weight_decay", "uniform"),
+    },
+    "bitmixer": _COMMON
+    | {
+        "mixer": ("batch_norm", "stage_epochs", "in_place_distillation", "operating_points"),
+        "train": ("batch_size", "learning_rate", "weight_decay"),
+    },
 }
 OPTIONAL = {
     "data": {
@@ -34,6 +44,12 @@ OPTIONAL = {
     "search": {
         "cost": "relative",  # or "paper": Eq. 4 in 1e9 BOPs, as cost_strength then is
         "learning_rate": None,  # of the architecture parameters; None: 1 / (steps of search)
+    },
+    "mixer": {
+        "cost": "bops",  # or "size": what the operating points' budgets are of
+        "method": "solver",  # or "greedy", see `choose_bits`
+        "images": 1000,  # of the training data, that bit-widths are chosen on
+        "front": 8,  # budgets of the Pareto front; 0: none
     },
     "train": {
         "optimizer": "adamw",  # any Keras optimizer's name; float training has the same
@@ -57,9 +73,14 @@ def complete(config: ConfigDict) -> ConfigDict:
     Raises:
       ValueError: a field is missing, or is none of an experiment's; names it.
     """
-    given = config.to_dict()
-    _check("config", given, ("title", "seed", *REQUIRED))
-    for section, required in REQUIRED.items():
+    given = {"method": "metamix"} | config.to_dict()
+    if given["method"] not in REQUIRED:
+        raise ValueError(
+            f"config.method: expected one of {[*REQUIRED]}, found {given['method']!r}."
+        )
+    sections = REQUIRED[given["method"]]
+    _check("config", given, ("title", "seed", "method", *sections))
+    for section, required in sections.items():
         optional = None if section == "model" else OPTIONAL.get(section, ())
         _check(f"config.{section}", given[section], required, optional)
     return ConfigDict({name: _filled(name, value) for name, value in given.items()})

@@ -1,9 +1,10 @@
 """Writes the .tflite of a trained model, checked against the model.
 
     metamix-export MODEL.keras [--output=model.tflite] [--weight_container=fast]
+    metamix-export MIXER.keras --point eco=eco.bits.json --point full=full.bits.json
 
 The file is read back and compared with the model's bit assignment, then run by LiteRT beside the
-model. The bit-widths go beside it, as `bits.json`.
+model. The bit-widths go beside it, as `bits.json`. With points it has a signature for each.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.assignment import BitAssignment
+from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.files import written_whole
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.launch.results import layer_rows
 from keras_metamix.metamix.model import MetaMixModel
-from metamix_tflite import convert, parity
+from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
 
 _RANDOM_IMAGES = 50
@@ -47,7 +49,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         prog="metamix-export", description="Writes the .tflite of a trained model, checked."
     )
     add = parser.add_argument
-    add("model", type=Path, help="a .keras file of a MetaMixModel in weight training")
+    add("model", type=Path, help="a .keras file of a trained MetaMixModel or BitMixerModel")
     add("--output", type=Path, default=Path("model.tflite"), help="default: model.tflite")
     add("--weight_container", default="fast", help=f"one of {', '.join(CONTAINERS)}; default: fast")
     add("--io", default="float32", help="inputs and outputs: float32 or int8; default: float32")
@@ -55,7 +57,15 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--bits",
         type=Path,
-        help="a bits.json to assign first; its weight steps are set from the weights, untrained",
+        help="a bits.json to assign first; of a MetaMixModel, weight steps are then set from the "
+        "weights, untrained",
+    )
+    add(
+        "--point",
+        action="append",
+        default=[],
+        metavar="NAME=BITS.json",
+        help="an operating point of a BitMixerModel: a signature of that name; once for each",
     )
     add("--nobits_json", action="store_true", help="write no bits.json beside the output")
     return parser.parse_args(argv[1:])
@@ -73,28 +83,67 @@ def main(arguments: argparse.Namespace) -> None:
     bits_json = output.with_name("bits.json")
     for path in (output,) if arguments.nobits_json else (output, bits_json):
         check_output("--output", path)
+    points = _read_points(arguments.point)
     model = load_model(arguments.model)
+    if points:
+        _export_points(model, points, arguments)
+        return
     if arguments.bits is not None:
         _assign(model, arguments.bits)
-    elif model.phase != "weight_training":
-        raise ValueError(
-            f"{arguments.model}: expected a model in phase 'weight_training', found "
-            f"{model.phase!r}: let fit with MetaMixCallback finish, or give bit-widths by --bits."
-        )
+    try:
+        model.require_quantized()
+    except ValueError as error:
+        hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
+        raise ValueError(f"{arguments.model}: {error} {hint}") from error
     flat = convert(model, arguments.weight_container, arguments.io)
-    rows = layer_rows(flat, model)  # verifies the file against the assignment
+    bits = model.bit_assignment
+    rows = layer_rows(verify(flat, bits), model, bits)
     agreement = _parity(flat, model, arguments)
 
     if not arguments.nobits_json:
-        model.bit_assignment.save(bits_json)
+        bits.save(bits_json)
     with written_whole(output) as temporary:
         temporary.write_bytes(flat)
     Console().print(_table(rows))
     print(f"{output}: {len(flat):,} bytes, {sum(row['bops'] for row in rows):,} BOPs; {agreement}")
 
 
-def load_model(path: Path) -> MetaMixModel:
-    """Reads a `.keras` file of a MetaMixModel.
+def _read_points(texts: list[str]) -> dict[str, BitAssignment]:
+    """The operating points that --point names."""
+    points = {}
+    for text in texts:
+        name, separator, file = text.partition("=")
+        if not (name and separator and file):
+            raise ValueError(f"--point: expected NAME=BITS.json, found {text!r}.")
+        if name in points:
+            raise ValueError(f"--point: expected each name once, found {name!r} again.")
+        points[name] = BitAssignment.load(file)
+    return points
+
+
+def _export_points(
+    model: Any, points: dict[str, BitAssignment], arguments: argparse.Namespace
+) -> None:
+    """Writes a file with a signature for each operating point."""
+    if not isinstance(model, BitMixerModel):
+        raise ValueError(f"--point: {arguments.model}: expected a BitMixerModel, found another.")
+    if arguments.bits is not None:
+        raise ValueError("--point: expected no --bits beside it.")
+    flat = convert(model, arguments.weight_container, arguments.io, points)
+    graphs = verify(flat, points)
+    with written_whole(arguments.output) as temporary:
+        temporary.write_bytes(flat)
+    for name, bits in points.items():
+        rows = layer_rows(graphs[name], model, bits)
+        print(f"{name}: {sum(row['bops'] for row in rows):,} BOPs")
+        Console().print(_table(rows))
+        if arguments.io == "float32":
+            print(f"{name}: {_parity(flat, model, arguments, {name: bits})}")
+    print(f"{arguments.output}: {len(flat):,} bytes, signatures {', '.join(points)}")
+
+
+def load_model(path: Path) -> MetaMixModel | BitMixerModel:
+    """Reads a `.keras` file of a MetaMixModel or a BitMixerModel.
 
     Raises:
       OSError, ValueError: no such file, a damaged one, or one of another model.
@@ -108,18 +157,18 @@ def load_model(path: Path) -> MetaMixModel:
         # Keras appends whole configurations to some of its messages.
         reason = textwrap.shorten(str(error), 200)
         raise ValueError(f"{path}: Keras cannot load it: {reason}") from error
-    if not isinstance(model, MetaMixModel):
+    if not isinstance(model, MetaMixModel | BitMixerModel):
         raise ValueError(
-            f"{path}: expected a MetaMixModel, found a {type(model).__name__} model: quantize it "
-            "with MetaMixModel.from_float, and train it or fix its bits by set_bits."
+            f"{path}: expected a MetaMixModel or a BitMixerModel, found a {type(model).__name__} "
+            "model: quantize it with from_float, and train it or fix its bits by set_bits."
         )
     return model
 
 
-def _assign(model: MetaMixModel, file: Path) -> None:
+def _assign(model: MetaMixModel | BitMixerModel, file: Path) -> None:
     """Gives a model the bit-widths of a `bits.json`."""
     bits = BitAssignment.load(file)
-    if model.phase == "weight_training" and bits == model.bit_assignment:
+    if getattr(model, "phase", "") == "weight_training" and bits == model.bit_assignment:
         return  # setting them again would replace the trained weight steps
     try:
         model.set_bits(bits)
@@ -127,8 +176,13 @@ def _assign(model: MetaMixModel, file: Path) -> None:
         raise ValueError(f"--bits={file}: {error}") from error
 
 
-def _parity(flat: bytes, model: MetaMixModel, arguments: argparse.Namespace) -> str:
-    """How the file compares with the model, and on which images."""
+def _parity(
+    flat: bytes,
+    model: MetaMixModel | BitMixerModel,
+    arguments: argparse.Namespace,
+    point: dict[str, BitAssignment] | None = None,
+) -> str:
+    """How the file, or one point of it, compares with the model, and on which images."""
     network = model.network
     if len(network.inputs) > 1 or len(network.outputs) > 1:
         return "parity not checked: that takes a network of one input and one output"
@@ -142,7 +196,11 @@ def _parity(flat: bytes, model: MetaMixModel, arguments: argparse.Namespace) -> 
     if arguments.io != "float32":
         flat = convert(model, arguments.weight_container)  # the same integers, float at its ends
         source += ", with float32 ends"
-    return f"on {source}: {parity(flat, model, images)}"
+    if point is not None:
+        (report,) = parity(flat, model, images, point).values()
+    else:
+        report = parity(flat, model, images)
+    return f"on {source}: {report}"
 
 
 def _read_images(file: Path, shape: tuple[int, ...]) -> np.ndarray:

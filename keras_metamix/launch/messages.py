@@ -81,7 +81,7 @@ class EpochLines(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = logs or {}
         seconds = time.perf_counter() - self._started
-        phase = getattr(self.model, "phase", "float")
+        phase = getattr(self.model, "phase", getattr(self.model, "stage", "float"))
         record = {
             "epoch": epoch,
             "phase": phase,

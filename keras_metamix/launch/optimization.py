@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from ml_collections import ConfigDict
 
+from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.schedule import SelectionThenCosine
 
@@ -52,6 +53,18 @@ def compile_quantized(
         teacher=teacher,
         distillation=config.train.distillation,
     )
+
+
+def compile_mixer(
+    model: BitMixerModel | MetaMixModel, config: ConfigDict, steps: int, **settings: Any
+) -> None:
+    """Readies a model for `steps` of training by a Bit-Mixer config: a cosine from its rate."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        config.train.learning_rate, max(steps, 1), alpha=_FLOOR
+    )
+    optimizer = make_optimizer(config, schedule)
+    _decay_kernels_alone(optimizer, model)
+    model.compile(optimizer, _loss(config), metrics=["accuracy"], **settings)
 
 
 def load_teacher(config: ConfigDict, float_model: keras.Model) -> keras.Model | None:
@@ -110,14 +123,9 @@ def _search_optimizer(config: ConfigDict) -> Any:
 
 
 def _decay_kernels_alone(optimizer: Any, model: keras.Model) -> None:
-    """As the paper does: no decay of biases, batch norm and step sizes.
-
-    The optimizer is built here, because MetaMixModel.compile makes an exclusion of its own where
-    it is not, and the last one counts.
-    """
+    """As the paper does: no decay of biases, batch norm and step sizes."""
     others = [v for v in model.trainable_variables if v.name != "kernel"]
     optimizer.exclude_from_weight_decay(var_list=others)
-    optimizer.build(model.trainable_variables)
 
 
 def _loss(config: ConfigDict) -> Any:

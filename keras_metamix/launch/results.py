@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import parity, verify
+from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.latency import benchmark_all
 from metamix_tflite.run import Runner
 
@@ -32,12 +34,42 @@ _BATCH = 50
 
 @dataclasses.dataclass
 class Candidate:
-    """One network of the comparison: its file, and the model it was made of."""
+    """One network of the comparison: its file, and the model it was made of.
+
+    Attributes:
+      name, file: in the table, and in the folder of the run.
+      flat: the file's bytes.
+      model: a MetaMixModel or BitMixerModel, or the float model.
+      signature, bits: of an operating point, in a file that has several.
+    """
 
     name: str
     file: str
     flat: bytes
-    model: MetaMixModel | keras.Model
+    model: Any
+    signature: str | None = None
+    bits: BitAssignment | None = None
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a method's run leaves to be measured and written.
+
+    Attributes:
+      model: trained.
+      candidates: rows of the results table, the float model first.
+      metrics: sections of `metrics.json`.
+      files: further files by name, each a function that writes one to a path.
+      notes: what the report has to say of them.
+      summary: of the run, printed behind the table.
+    """
+
+    model: Any
+    candidates: list[Candidate]
+    metrics: dict[str, Any]
+    files: dict[str, Callable[[Path], Any]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    summary: str = ""
 
 
 def float_file(model: keras.Model) -> bytes:
@@ -60,11 +92,13 @@ def measure(
         {c.name: c.flat for c in candidates},
         threads=config.export.threads,
         runs=config.export.runs,
+        signatures={c.name: c.signature for c in candidates if c.signature},
     )
     rows = []
     for candidate in candidates:
         report = reports[candidate.name]
-        predictions = Runner(candidate.flat, batch_size=_BATCH).predict(images)
+        runner = Runner(candidate.flat, batch_size=_BATCH, signature=candidate.signature)
+        predictions = runner.predict(images)
         row = {
             "name": candidate.name,
             "file": candidate.file,
@@ -79,23 +113,26 @@ def measure(
 
 
 def _bits_and_parity(candidate: Candidate, images: np.ndarray) -> dict[str, Any]:
-    model = candidate.model
-    if not isinstance(model, MetaMixModel):
+    model, signature = candidate.model, candidate.signature
+    if not hasattr(model, "bit_assignment"):
         macs = sum(cost.macs for cost in layer_costs(model))
         return {"bops": macs * 32 * 32, "average_bits": [32.0, 32.0], "parity": None}
-    bits, costs = model.bit_assignment, layer_costs(model)
-    verify(candidate.flat, bits)
+    bits, costs = candidate.bits or model.bit_assignment, layer_costs(model)
+    if signature is None:
+        verify(candidate.flat, bits)
+        report = parity(candidate.flat, model, images)
+    else:
+        report = parity(candidate.flat, model, images, {signature: bits})[signature]
     return {
         "bops": assignment_bops(costs, bits),
         "average_bits": list(average_bits(costs, bits)),
-        "parity": dataclasses.asdict(parity(candidate.flat, model, images)),
+        "parity": dataclasses.asdict(report),
     }
 
 
-def layer_rows(flat: bytes, model: MetaMixModel) -> list[dict[str, Any]]:
-    """One row for each MAC layer of the exported network."""
-    bits = model.bit_assignment
-    declared = verify(flat, bits).metadata["layers"]
+def layer_rows(graph: FileGraph, model: Any, bits: BitAssignment) -> list[dict[str, Any]]:
+    """One row for each MAC layer of the exported network, of what `verify` read back."""
+    declared = graph.metadata["layers"]
     rows = []
     for cost in layer_costs(model):
         pair = bits[cost.name]

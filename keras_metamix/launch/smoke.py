@@ -33,9 +33,14 @@ def _shrink(config: ConfigDict) -> ConfigDict:
     # As after loading pretrained weights, no float training. Batch norm has two steps to learn what
     # those would bring: it has to forget at once the variances of 1 that it begins with.
     config.model.width, config.model.weights, config.model.momentum = 0.1, None, 0.01
-    # The paper's budgets are those of 224 x 224 pixels.
-    config.search.target_bops, config.search.target_ratio = None, 0.95
-    config.train.batch_size, config.train.epochs = 8, 3
-    config.train.optimizer = "sgd"  # most of the time goes into building graphs: Adam's is larger
+    config.train.batch_size = 8
+    if "mixer" in config:
+        config.mixer.stage_epochs, config.mixer.images, config.mixer.front = (1, 1, 1), 16, 0
+    else:
+        config.train.epochs = 3
+        # The paper's budgets are those of 224 x 224 pixels.
+        config.search.target_bops, config.search.target_ratio = None, 0.95
+    # Most of the time goes into building graphs: Adam's is larger, and so is weight decay's.
+    config.train.optimizer, config.train.weight_decay = "sgd", 0.0
     config.export.runs, config.export.test_images = 10, 16
     return config

@@ -1,4 +1,4 @@
-"""Float training, search, weight training, export, verification, benchmark, report.
+"""Float training, the method of the config, export, verification, benchmark, report.
 
     metamix-train --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -18,37 +18,18 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from keras_metamix.cost import assignment_bops
 from keras_metamix.files import written_whole
-from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.messages import run_main
-from keras_metamix.launch.optimization import load_teacher, make_optimizer
-from keras_metamix.launch.results import (
-    Candidate,
-    bits_of,
-    float_file,
-    layer_rows,
-    measure,
-    run_facts,
-    search_history,
-)
-from keras_metamix.launch.training import (
-    float_network,
-    search_space,
-    target_bops,
-    train_float,
-    train_metamix,
-    train_uniform,
-)
-from keras_metamix.metamix.distillation import Teacher
-from keras_metamix.metamix.model import MetaMixModel
-from keras_metamix.metamix.selection import check_budget
+from keras_metamix.launch.optimization import make_optimizer
+from keras_metamix.launch.results import Outcome, measure, run_facts
+from keras_metamix.launch.training import float_network, train_float
 from keras_metamix.report import results_table, validate_metrics, write_report
-from metamix_tflite import convert
 from metamix_tflite.containers import check_container
 
+_METHODS = {"metamix": metamix_run, "bitmixer": bitmixer_run}
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/metamix", "Folder that the results go to.")
@@ -70,12 +51,13 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     """Runs the experiment of a config (see configs/) and writes its files into `workdir`."""
     started = time.perf_counter()
     config = complete(config)
+    method = _METHODS[config.method]
     keras.utils.set_random_seed(config.seed)
     data = load_data(config)
     float_model = float_network(config, data)
-    target = target_bops(config, float_model)
-    teacher = load_teacher(config, float_model)
-    _check_early(config, float_model, target, teacher)
+    check_container(config.export.weight_container)
+    make_optimizer(config, config.train.learning_rate)
+    method.check(config, float_model)
     workdir.mkdir(parents=True, exist_ok=True)
 
     size = f"{float_model.name}, {float_model.count_params():,} parameters"
@@ -85,75 +67,34 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     else:
         weights = config.float.weights or config.model.get("weights") or "none, untrained"
         print(f"no float training: {size}, weights: {weights}")
-    print(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
-    model, callback, lines = train_metamix(config, float_model, data, target, teacher)
-    uniform = None
-    if config.train.uniform:
-        print("uniform bit-widths, for comparison")
-        uniform, _ = train_uniform(config, float_model, data, teacher)
-
-    print("export, verification, benchmark")
-    candidates = _export(config, float_model, model, uniform)
+    outcome = method.run(config, float_model, data)
     metrics = {
         "title": config.title,
-        "target_bops": target,
-        "rows": measure(candidates, data.test_images, data.test_labels, config),
-        "layers": layer_rows(candidates[-1].flat, model),
-        "argmax_bits": bits_of(callback.argmax_assignment),
-        "final_bits": bits_of(callback.assignment),
-        "epochs": lines.records,
-        "alphas": search_history(callback, model),
-        "notes": [*NOTES, *data.notes],
+        "rows": measure(outcome.candidates, data.test_images, data.test_labels, config),
+        "notes": [*NOTES, *outcome.notes, *data.notes],
+        **outcome.metrics,
     }
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     metrics["run"] = run_facts(config, command, time.perf_counter() - started)
-    _write(workdir, model, candidates, metrics)
+    _write(workdir, outcome, metrics)
 
 
-def _check_early(
-    config: Any, float_model: keras.Model, target: float, teacher: keras.Model | None
-) -> None:
-    """Finds out what is wrong with the search before hours of float training."""
-    check_container(config.export.weight_container)
-    model = MetaMixModel.from_float(float_model, search_space(config))
-    check_budget(layer_costs(model), model.candidate_scores(), target)
-    make_optimizer(config, config.train.learning_rate)
-    if teacher is not None:
-        Teacher(teacher, config.train.distillation, model)
-    if config.train.epochs <= config.search.meta_epochs + config.search.search_epochs:
-        raise ValueError(
-            f"config.train.epochs={config.train.epochs} leaves no epoch for weight training after "
-            f"{config.search.meta_epochs} of bit-meta and {config.search.search_epochs} of search."
-        )
-
-
-def _export(config: Any, float_model: Any, model: Any, uniform: Any) -> list[Candidate]:
-    container = config.export.weight_container
-    candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
-    if uniform is not None:
-        flat = convert(uniform, weight_container=container)
-        candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
-    flat = convert(model, weight_container=container)
-    return [*candidates, Candidate("MetaMix", "model.tflite", flat, model)]
-
-
-def _write(workdir: Path, model: Any, candidates: list[Candidate], metrics: dict[str, Any]) -> None:
+def _write(workdir: Path, outcome: Outcome, metrics: dict[str, Any]) -> None:
     """Writes every file, and prints the table and the names."""
     validate_metrics(metrics)
-    for candidate in candidates:
-        with written_whole(workdir / candidate.file) as temporary:
-            temporary.write_bytes(candidate.flat)
-    bits = model.bit_assignment
-    bits.save(workdir / "bits.json")
-    with written_whole(workdir / "model.keras") as temporary:
-        model.save(temporary)
-    with written_whole(workdir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in outcome.candidates}
+    files |= outcome.files
+    files |= {
+        "model.keras": outcome.model.save,
+        "metrics.json": lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"),
+    }
+    for name, write in files.items():
+        with written_whole(workdir / name) as temporary:
+            write(temporary)
     write_report(metrics, workdir / "report.html")
     Console().print(results_table(metrics))
-    spent = assignment_bops(layer_costs(model), bits)
-    print(f"BOPs {spent:,} of {metrics['target_bops']:,.0f}; {metrics['run']['seconds']:.0f} s")
-    for name in ("bits.json", "model.keras", "model.tflite", "metrics.json", "report.html"):
+    print(f"{outcome.summary}{metrics['run']['seconds']:.0f} s")
+    for name in (*files, "report.html"):
         print(f"wrote {workdir / name}")
 
 

@@ -1,4 +1,4 @@
-"""The three trainings of an experiment: float, MetaMix, uniform."""
+"""The trainings of an experiment: float, MetaMix, uniform, Bit-Mixer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 
 from keras_metamix import zoo
 from keras_metamix.assignment import SearchSpace
+from keras_metamix.bitmixer.callback import BitMixerCallback
+from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import calibrate, image_batches
 from keras_metamix.graph.layer_costs import bops, uniform_assignment
 from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.messages import EpochLines
-from keras_metamix.launch.optimization import compile_float, compile_quantized
+from keras_metamix.launch.optimization import compile_float, compile_mixer, compile_quantized
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 
@@ -79,11 +81,12 @@ def train_metamix(
     config: ConfigDict,
     float_model: keras.Model,
     data: Data,
-    target: float,
     teacher: keras.Model | None = None,
 ) -> tuple[MetaMixModel, MetaMixCallback, EpochLines]:
     """Searches and trains a MetaMixModel from a float model's weights."""
     model = MetaMixModel.from_float(float_model, search_space(config))
+    target = target_bops(config, model)
+    print(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
     selection = config.search.meta_epochs + config.search.search_epochs
     compile_quantized(model, config, data.steps, selection, teacher)
     callback = MetaMixCallback(
@@ -107,15 +110,49 @@ def train_uniform(
     teacher: keras.Model | None = None,
 ) -> tuple[MetaMixModel, EpochLines]:
     """Trains the same network at 4 bits everywhere, from the same float weights."""
-    edge = config.space.edge_bits
-    space = SearchSpace((UNIFORM_BITS,), UNIFORM_BITS, edge, config.space.stream_bits)
-    model = MetaMixModel.from_float(float_model, space)
-    for images in image_batches(data.train, 1):
-        calibrate(model, images)
-    model.set_bits(uniform_assignment(float_model, UNIFORM_BITS, UNIFORM_BITS, edge))
+    model = _fixed(config, float_model, data, UNIFORM_BITS)
     compile_quantized(model, config, data.steps, 0, teacher)
     lines = EpochLines(f"uniform A{UNIFORM_BITS}W{UNIFORM_BITS}")
     _fit(model, data, config.train.epochs, [*_averaging(config, data), lines])
+    return model, lines
+
+
+def train_alone(
+    config: ConfigDict, float_model: keras.Model, data: Data, bits: int, epochs: int
+) -> MetaMixModel:
+    """Trains the network of a Bit-Mixer config at one bit-width everywhere, for comparison."""
+    model = _fixed(config, float_model, data, bits)
+    compile_mixer(model, config, epochs * data.steps)
+    _fit(model, data, epochs, [EpochLines(f"uniform A{bits}W{bits}")])
+    return model
+
+
+def _fixed(config: ConfigDict, float_model: keras.Model, data: Data, bits: int) -> MetaMixModel:
+    """A MetaMixModel at one bit-width everywhere but at its ends, in weight training."""
+    edge = config.space.edge_bits
+    space = SearchSpace((bits,), bits, edge, config.space.stream_bits)
+    model = MetaMixModel.from_float(float_model, space)
+    for images in image_batches(data.train, 1):
+        calibrate(model, images)
+    model.set_bits(uniform_assignment(float_model, bits, bits, edge))
+    return model
+
+
+def train_mixer(
+    config: ConfigDict, float_model: keras.Model, data: Data
+) -> tuple[BitMixerModel, EpochLines]:
+    """Trains a BitMixerModel through its stages, from a float model's weights."""
+    mixer = config.mixer
+    model = BitMixerModel.from_float(
+        float_model, search_space(config), mixer.batch_norm, seed=config.seed
+    )
+    epochs = sum(mixer.stage_epochs)
+    share = mixer.in_place_distillation
+    compile_mixer(model, config, epochs * data.steps, in_place_distillation=share)
+    batches = min(_STATISTICS_BATCHES, data.steps)
+    callback = BitMixerCallback(tuple(mixer.stage_epochs), batches, verbose=0)
+    lines = EpochLines(f"Bit-Mixer ({mixer.batch_norm})")
+    _fit(model, data, epochs, [callback, lines])
     return model, lines
 
 

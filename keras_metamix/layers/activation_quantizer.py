@@ -11,11 +11,14 @@ import numpy as np
 from keras import ops
 
 from keras_metamix.layers.grid import Sign, activation_range
-from keras_metamix.layers.mode import current_mode
-from keras_metamix.ops import lsq, lsq_mixture, shifted_range
+from keras_metamix.layers.mode import candidate_of, current_mode
+from keras_metamix.ops import lsq, lsq_mixture, pick, shifted_range
 
 Absorbed = Literal["linear", "relu", "relu6"]
 ALPHA_STDDEV = 1e-3
+# Fusing pays in training, on tensors of so many values; elsewhere the compilation of every new
+# shape costs more than it saves.
+_FUSED_FROM = 2**15
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -83,7 +86,7 @@ class ActivationQuantizer(keras.layers.Layer):
     @property
     def _table(self) -> np.ndarray:
         gradient_scales = 1.0 / np.sqrt(self._elements * self._highs)
-        return np.stack([self._lows, self._highs, gradient_scales]).astype(np.float32)
+        return np.stack([self._lows, self._highs, gradient_scales], axis=1).astype(np.float32)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
@@ -120,6 +123,15 @@ class ActivationQuantizer(keras.layers.Layer):
             )
         self.bit_index.assign(self.candidates.index(bits))
 
+    def chosen_index(self) -> Any:
+        """Number of the candidate that the mode chooses: the one assigned, or one forced."""
+        if not self.searched:
+            return 0
+        mode = current_mode()
+        if mode.activations == "forced":
+            return candidate_of(mode.forced, self.name)
+        return self.bit_index
+
     def steps(self) -> Any:
         """Step sizes of all candidates, shape (candidates,)."""
         if self.fixed_step is not None:
@@ -130,19 +142,17 @@ class ActivationQuantizer(keras.layers.Layer):
         """Step size of a candidate, default the one assigned."""
         if self.fixed_step is not None:
             return ops.convert_to_tensor(self.fixed_step, "float32")
-        if not self.searched:
-            return ops.exp(self.log_step[0])
-        return ops.exp(ops.take(self.log_step, self.bit_index if index is None else index))
+        return ops.exp(pick(self.log_step, self.chosen_index() if index is None else index))
 
     def grid(self, index: Any) -> tuple[Any, Any, Any]:
         """Step, lowest and highest integer of candidate number `index`."""
         step = self.step(index)
-        low, high = ops.take(self._lows, index), ops.take(self._highs, index)
+        low, high = pick(self._lows, index), pick(self._highs, index)
         return step, *shifted_range(step, low, high, self.minimum)
 
     def assigned_grid(self) -> tuple[Any, Any, Any]:
         """`grid` of the bit-width assigned."""
-        return self.grid(self.bit_index)
+        return self.grid(self.bit_index if self.searched else 0)
 
     def float_activation(self, x: Any) -> Any:
         """What the layer computes when it does not quantize."""
@@ -161,13 +171,10 @@ class ActivationQuantizer(keras.layers.Layer):
         if mode.activations == "mixture" and self.searched:
             steps = ops.stop_gradient(self.steps())
             lows, highs = shifted_range(steps, self._lows, self._highs, self.minimum)
-            return lsq_mixture(x, ops.softmax(self.alpha), steps, lows, highs, self._cap)
-        index: Any = 0
-        if self.searched:
-            index = mode.forced if mode.activations == "forced" else self.bit_index
-        return lsq(
-            x, self.steps(), index, self._table, self._cap, self.minimum, fuse=bool(training)
-        )
+            probabilities = ops.softmax(self.alpha)
+            return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
+        index, fuse = self.chosen_index(), bool(training) and _is_large(x)
+        return lsq(x, self.steps(), index, self._table, self._cap, self.minimum, fuse)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -182,3 +189,8 @@ class ActivationQuantizer(keras.layers.Layer):
             "fixed_step": self.fixed_step,
             "sign_from_data": self.sign_from_data,
         }
+
+
+def _is_large(x: Any) -> bool:
+    """Whether a tensor has `_FUSED_FROM` values, or may have, its batch size being unknown."""
+    return None in x.shape or math.prod(x.shape) >= _FUSED_FROM

@@ -72,17 +72,31 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
           factor, shift: of constants behind it, scalars or shape (channels,).
           step: of the accumulator, default `accumulator_step`.
         """
-        size = self.moving_mean.shape
+        gamma, beta, mean, variance = self._parameters()
         has_bias = self.producer is not None and self.producer.use_bias  # pyright: ignore
         return folded_terms(
-            (self.gamma if self.scale else ops.ones(size)) * factor,
-            (self.beta if self.center else ops.zeros(size)) * factor + shift,
-            self.moving_mean,
-            self.moving_variance,
+            gamma * factor,
+            beta * factor + shift,
+            mean,
+            variance,
             self.epsilon,
-            self.producer.bias if has_bias else ops.zeros(size),  # pyright: ignore
+            self.producer.bias if has_bias else ops.zeros_like(mean),  # pyright: ignore
             self.accumulator_step() if step is None else step,
         )
+
+    def _parameters(self) -> tuple[Any, Any, Any, Any]:
+        """Gamma, beta, mean and variance in use, shape (channels,)."""
+        size = self.moving_mean.shape
+        return (
+            self.gamma if self.scale else ops.ones(size),
+            self.beta if self.center else ops.zeros(size),
+            self.moving_mean,
+            self.moving_variance,
+        )
+
+    def _update_statistics(self, mean: Any, variance: Any) -> None:
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
 
     @property
     def _folds(self) -> bool:
@@ -100,10 +114,14 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
                 inputs = inputs - self.producer.bias  # pyright: ignore
             return inputs * scale + integers * ops.abs(scale) * step
         if training and mode.statistics == "frozen":
+            gamma, beta, _, _ = self._parameters()
             mean, variance = self._moments(inputs, mask)
             return ops.batch_normalization(
-                inputs, mean, variance, self.axis, self.beta, self.gamma, self.epsilon
+                inputs, mean, variance, self.axis, beta, gamma, self.epsilon
             )
+        return self._normalize(inputs, training, mask)
+
+    def _normalize(self, inputs: Any, training: bool, mask: Any) -> Any:
         return super().call(inputs, training=training, mask=mask)
 
     def _fusable(self, inputs: Any, mask: Any) -> bool:
@@ -120,17 +138,16 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
         """Keras composes batch norm of elementwise ops; TensorFlow has one kernel for it."""
         import tensorflow as tf
 
-        size = self.moving_mean.shape
+        gamma, beta, _, _ = self._parameters()
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
-            ops.convert_to_tensor(self.gamma) if self.scale else tf.ones(size),
-            ops.convert_to_tensor(self.beta) if self.center else tf.zeros(size),
+            ops.convert_to_tensor(gamma),
+            ops.convert_to_tensor(beta),
             epsilon=self.epsilon,
             is_training=True,
         )
         if update:
-            count = tf.cast(tf.size(inputs) // size[0], tf.float32)
+            count = tf.cast(tf.size(inputs) // mean.shape[0], tf.float32)
             variance *= (count - 1.0) / count  # the kernel's is unbiased, Keras' is not
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+            self._update_statistics(mean, variance)
         return outputs

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mode import current_mode
+from keras_metamix.layers.nested_weight_quantizer import NestedWeightQuantizer
 from keras_metamix.layers.weight_quantizer import Rule, WeightQuantizer
 from keras_metamix.ops import round_straight_through
 
@@ -18,10 +19,10 @@ from keras_metamix.ops import round_straight_through
 class QuantizedMac:
     """What the three MAC layers share. Mixed into a Keras layer class, before it.
 
-    `weight_candidates` are bit-widths of the kernel, `weight_rule` how its steps were set from
-    it last. `input_quantizer` and
-    `has_batch_norm` are set by the model that owns the layer: with them the layer knows the
-    grid of its bias.
+    `weight_candidates` are bit-widths of the kernel, `weight_rule` how its steps were set from it
+    last, `nested_weights` whether lower bit-widths derive from the highest one's integers.
+    `input_quantizer` and `has_batch_norm` are set by the model that owns the layer: with them the
+    layer knows the grid of its bias.
     """
 
     channel_axes: tuple[int, ...] = (-1,)
@@ -33,10 +34,12 @@ class QuantizedMac:
         *args: Any,
         weight_candidates: Sequence[int] = (8,),
         weight_rule: Rule = "lsq",
+        nested_weights: bool = False,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self.weight_quantizer = WeightQuantizer(
+        quantizer = NestedWeightQuantizer if nested_weights else WeightQuantizer
+        self.weight_quantizer = quantizer(
             weight_candidates, self.channel_axes, name="weight_quantizer"
         )
         self.weight_quantizer.rule = weight_rule
@@ -77,6 +80,7 @@ class QuantizedMac:
         return config | {
             "weight_candidates": list(quantizer.candidates),
             "weight_rule": quantizer.rule,
+            "nested_weights": isinstance(quantizer, NestedWeightQuantizer),
         }
 
 

@@ -12,8 +12,8 @@ from keras import ops
 
 from keras_metamix.layers.activation_quantizer import ALPHA_STDDEV, ActivationQuantizer
 from keras_metamix.layers.grid import weight_range
-from keras_metamix.layers.mode import current_mode
-from keras_metamix.ops import lsq_integers, lsq_per_channel
+from keras_metamix.layers.mode import candidate_of, current_mode
+from keras_metamix.ops import lsq_integers, lsq_per_channel, pick
 
 Rule = Literal["lsq", "mse"]
 SMALLEST_STEP = 1e-8
@@ -89,6 +89,15 @@ class WeightQuantizer(keras.layers.Layer):
         """The bit-width assigned."""
         return self.candidates[int(self._chooser().bit_index.numpy())]
 
+    def chosen_index(self) -> Any:
+        """Number of the candidate that the mode chooses: the one assigned, or one forced."""
+        if not self.searched:
+            return 0
+        mode, chooser = current_mode(), self._chooser()
+        if mode.weights == "forced":
+            return candidate_of(mode.forced_weights, chooser.name)
+        return chooser.bit_index
+
     def assign_bits(self, bits: int) -> None:
         """Assigns a candidate; no retrace follows.
 
@@ -122,12 +131,12 @@ class WeightQuantizer(keras.layers.Layer):
 
     def step(self, index: Any | None = None) -> Any:
         """Step sizes of a candidate (default: the one assigned), broadcastable to the kernel."""
-        index = self._chooser().bit_index if index is None else index
-        return ops.reshape(ops.exp(ops.take(self.log_step, index, axis=0)), self._step_shape)
+        index = self.chosen_index() if index is None else index
+        return ops.exp(ops.reshape(pick(self.log_step, index), self._step_shape))
 
     def integers(self, kernel: Any) -> Any:
         """The integers that the kernel is deployed as, as floats of its shape."""
-        high = ops.take(self._highs, self._chooser().bit_index)
+        high = pick(self._highs, self.chosen_index())
         return lsq_integers(kernel, self.step(), -high, high)
 
     def call(self, kernel: Any) -> Any:
@@ -140,15 +149,11 @@ class WeightQuantizer(keras.layers.Layer):
                 probabilities[b] * ops.stop_gradient(self._quantize(kernel, b))
                 for b in range(len(self.candidates))
             )
-        index: Any = 0
-        if self.searched:
-            forced = mode.weights == "forced"
-            index = mode.forced_weights if forced else self._chooser().bit_index
-        return self._quantize(kernel, index)
+        return self._quantize(kernel, self.chosen_index())
 
     def _quantize(self, kernel: Any, index: Any) -> Any:
-        high = ops.take(self._highs, index)
-        scale = ops.take(self._gradient_scales, index)
+        high = pick(self._highs, index)
+        scale = pick(self._gradient_scales, index)
         return lsq_per_channel(kernel, self.step(index), -high, high, scale)
 
     def _chooser(self) -> Any:

@@ -6,23 +6,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import tree
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
-from keras_metamix.calibration import (
-    calibrate,
-    calibrate_weights,
-    check_finite,
-    first_batches,
-    image_batches,
-)
+from keras_metamix.calibration import calibrate_weights, image_batches
+from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import link, quantize
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
-from keras_metamix.metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
     PAPER_UNIT,
@@ -31,6 +24,7 @@ from keras_metamix.metamix.loss import (
     cost_loss,
 )
 from keras_metamix.metamix.selection import LayerScores, layer_scores
+from keras_metamix.training import build_metrics, build_optimizer, calibrate_once
 
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
@@ -160,10 +154,19 @@ class MetaMixModel(keras.Model):
             raise ValueError(f"phase: expected one of {list(PHASES)}, found {phase!r}.")
         if phase == self._phase:
             return
-        self._phase = phase
-        self.test_function = self.predict_function = None
+        before, self._phase = self.evaluation_mode(), phase
+        if self.evaluation_mode() != before:
+            self.test_function = self.predict_function = None
         if self.train_function is not None:
             self.make_train_function(force=True)
+
+    def require_quantized(self) -> None:
+        """Raises ValueError unless the model is in weight training."""
+        if self.phase != "weight_training":
+            raise ValueError(
+                f"expected a model in phase 'weight_training', found {self.phase!r}: let fit with "
+                "MetaMixCallback finish, or fix an assignment with set_bits."
+            )
 
     # --- forward passes --------------------------------------------------------------------
 
@@ -210,13 +213,8 @@ class MetaMixModel(keras.Model):
             search_optimizer
             or keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.999, weight_decay=1e-3)
         )
-        steps = [v for v in self.trainable_variables if v.name == "log_step"]
-        if self.optimizer is None:
-            return
-        if not self.optimizer.built:
-            self.optimizer.exclude_from_weight_decay(var_list=steps)
-            self.optimizer.build(self.trainable_variables)
-        if not self.search_optimizer.built:
+        build_optimizer(self.optimizer, self.trainable_variables)
+        if self.optimizer is not None and not self.search_optimizer.built:
             self.search_optimizer.build(self.architecture_variables)
 
     def set_objective(
@@ -232,25 +230,13 @@ class MetaMixModel(keras.Model):
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
-        if isinstance(x, np.ndarray):
-            check_finite(x, "training images")
-        if not self.calibrated:
-            for images in image_batches(x, 1, batch_size):
-                calibrate(self, images)
-        self._build_metrics(x, y, batch_size)
+        calibrate_once(self, x, batch_size)
+        build_metrics(self, x, y, batch_size)
         self._training_data = (x, batch_size)
         try:
             return super().fit(x, y, batch_size, *args, **kwargs)
         finally:
             self._training_data = None
-
-    def _build_metrics(self, x: Any, y: Any, batch_size: int | None) -> None:
-        """Makes the metrics' variables now: made in the first step, they cost a second trace."""
-        if self._compile_metrics is None or self._compile_metrics.built:
-            return
-        data = x if y is None else (x, y)
-        for batch in first_batches(data, 1, batch_size):
-            self._symbolic_build(data_batch=batch)
 
     def training_batches(self, count: int) -> Any:
         """Inputs of up to `count` batches of what `fit` is training on."""

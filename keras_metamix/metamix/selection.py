@@ -8,10 +8,10 @@ import numbers
 from typing import Any
 
 import numpy as np
-from scipy import optimize, sparse
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import LayerCost, assignment_bops
+from keras_metamix.knapsack import knapsack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,60 +83,13 @@ def budgeted_assignment(
     to optimality as an integer program (HiGHS through scipy).
     """
     check_budget(layers, scores, target)
-    best = argmax_assignment(scores)
-    if assignment_bops(layers, best) <= target:
-        return best
-    values, costs, rows = [], [], []
-    for row, layer in enumerate(layers):
-        entry = scores[layer.name]
-        values += entry.scores
-        costs += [layer.macs * a * w for a, w in entry.pairs]
-        rows += [row] * len(entry.pairs)
-    count = len(values)
-    one_each = sparse.csr_array((np.ones(count), (rows, np.arange(count))))
-    unit = float(target)
-    result = optimize.milp(
-        -np.asarray(values),
-        integrality=np.ones(count),
-        options={"mip_rel_gap": 0.0},
-        bounds=optimize.Bounds(0, 1),
-        constraints=[
-            optimize.LinearConstraint(one_each, 1, 1),  # pyright: ignore[reportArgumentType]
-            optimize.LinearConstraint(np.asarray(costs)[None] / unit, -np.inf, 1.0),
-        ],
-    )
-    if not result.success:
-        raise RuntimeError(f"The knapsack solver stopped: {result.message}")
-    chosen, start = {}, 0
-    for layer in layers:
-        pairs = scores[layer.name].pairs
-        chosen[layer.name] = pairs[int(np.argmax(result.x[start : start + len(pairs)]))]
-        start += len(pairs)
-    assignment = _assignment(chosen)
-    return _repair(layers, scores, assignment, target)
-
-
-def _repair(
-    layers: list[LayerCost],
-    scores: dict[str, LayerScores],
-    assignment: BitAssignment,
-    target: float,
-) -> BitAssignment:
-    """Takes back what the solver's feasibility tolerance let through: the integers decide."""
-    chosen = {n: (assignment[n].activation, assignment[n].weight) for n in scores}
-    while assignment_bops(layers, assignment) > target:
-        options = []
-        for layer in layers:
-            entry = scores[layer.name]
-            now = entry.pairs.index(chosen[layer.name])
-            for pair, score in zip(entry.pairs, entry.scores, strict=True):
-                saved = layer.macs * (np.prod(chosen[layer.name]) - np.prod(pair))
-                if saved > 0:
-                    options.append(((entry.scores[now] - score) / saved, layer.name, pair))
-        _, name, pair = min(options)
-        chosen[name] = pair
-        assignment = _assignment(chosen)
-    return assignment
+    rows = [scores[layer.name] for layer in layers]
+    prices = [
+        [layer.macs * a * w for a, w in row.pairs] for layer, row in zip(layers, rows, strict=True)
+    ]
+    chosen = knapsack([row.scores for row in rows], prices, target)
+    pairs = [row.pairs[number] for row, number in zip(rows, chosen, strict=True)]
+    return _assignment({layer.name: pair for layer, pair in zip(layers, pairs, strict=True)})
 
 
 def _assignment(pairs: dict[str, tuple[int, int]]) -> BitAssignment:

@@ -1,5 +1,7 @@
 """Rounding and quantization primitives with custom gradients."""
 
+from keras_metamix.ops.nested import lsq_nested, nested_integers
+from keras_metamix.ops.picking import pick
 from keras_metamix.ops.rounding import hard_selection, round_straight_through
 from keras_metamix.ops.step_size import (
     lsq,
@@ -14,7 +16,10 @@ __all__ = [
     "lsq",
     "lsq_integers",
     "lsq_mixture",
+    "lsq_nested",
     "lsq_per_channel",
+    "nested_integers",
+    "pick",
     "round_straight_through",
     "shifted_range",
 ]

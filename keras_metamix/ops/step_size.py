@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_metamix.ops.fusion import fused
+from keras_metamix.ops.picking import pick
 
 
 def lsq_integers(v: Any, step: Any, low: Any, high: Any) -> Any:
@@ -40,7 +42,7 @@ def _residual(u: Any, low: Any, high: Any) -> tuple[Any, Any]:
     """Whether u = v / s is inside the clip range, and dq/ds before the gradient scale."""
     clipped = ops.clip(u, low, high)
     inside = ops.equal(u, clipped)
-    return inside, ops.round(clipped) - ops.where(inside, u, ops.zeros_like(u))
+    return inside, ops.round(clipped) - ops.where(inside, u, 0.0)
 
 
 def shifted_range(step: Any, low: Any, high: Any, minimum: float | None) -> tuple[Any, Any]:
@@ -60,8 +62,9 @@ def shifted_range(step: Any, low: Any, high: Any, minimum: float | None) -> tupl
 
 def _candidate_functions(cap: float, minimum: float | None) -> tuple[Callable, Callable]:
     def chosen(steps, index, table):
-        step, column = ops.take(steps, index), ops.take(table, index, axis=1)
-        return step, *shifted_range(step, column[0], column[1], minimum), column[2]
+        step, row = pick(steps, index), pick(table, index)
+        low, high, scale = row if isinstance(row, np.ndarray) else ops.unstack(row, 3)
+        return step, *shifted_range(step, low, high, minimum), scale
 
     def forward(v, steps, index, table):
         step, low, high, _ = chosen(steps, index, table)
@@ -72,8 +75,10 @@ def _candidate_functions(cap: float, minimum: float | None) -> tuple[Callable, C
         inside, residual = _residual(_capped(v, cap) * (1.0 / step), low, high)
         if not math.isinf(cap):
             inside = ops.logical_and(inside, ops.less(v, cap))
-        dv = ops.where(inside, upstream, ops.zeros_like(upstream))
+        dv = ops.where(inside, upstream, 0.0)
         ds = _sum(upstream * residual) * scale
+        if steps.shape[0] == 1:
+            return dv, ops.reshape(ds, (1,))
         return dv, ds * ops.one_hot(index, steps.shape[0], dtype=steps.dtype)
 
     return forward, backward
@@ -103,7 +108,6 @@ def _mixture_functions(cap: float) -> tuple[Callable, Callable]:
     return forward, backward
 
 
-# Fusing pays in training; elsewhere the compilation of every new shape costs more than it saves.
 @functools.cache
 def _candidate_kernels(cap: float, minimum: float | None, fuse: bool) -> tuple[Callable, ...]:
     functions = _candidate_functions(cap, minimum)
@@ -111,8 +115,9 @@ def _candidate_kernels(cap: float, minimum: float | None, fuse: bool) -> tuple[C
 
 
 @functools.cache
-def _mixture_kernels(cap: float) -> tuple[Callable, ...]:
-    return tuple(fused(f) for f in _mixture_functions(cap))
+def _mixture_kernels(cap: float, fuse: bool) -> tuple[Callable, ...]:
+    functions = _mixture_functions(cap)
+    return tuple(fused(f) for f in functions) if fuse else functions
 
 
 def lsq(
@@ -130,7 +135,8 @@ def lsq(
       v: values, any shape.
       steps: positive, shape (candidates,).
       index: which one; an integer or an int32 scalar tensor.
-      table: shape (3, candidates): lowest and highest integer, factor of the step's gradient.
+      table: shape (candidates, 3): lowest and highest integer, factor of the step's gradient. An
+        array, and an integer as index, make fewer ops.
       cap: `min(v, cap)` is quantized (6.0: the upper half of a ReLU6; the lower half and a
         ReLU are a range that begins at 0).
       minimum: where the range begins, see `shifted_range`.
@@ -138,8 +144,9 @@ def lsq(
         depends on the choice is inside, since a dozen tiny ops cost as much as a small tensor.
     """
     forward, backward = _candidate_kernels(cap, minimum, fuse)
-    index = ops.cast(ops.reshape(index, ()), "int32")  # a kernel takes tensors, not variables
-    table = ops.convert_to_tensor(table, v.dtype)
+    if fuse:  # a kernel takes tensors, not variables
+        index = ops.cast(ops.reshape(index, ()), "int32")
+        table = ops.convert_to_tensor(table, v.dtype)
 
     @keras.ops.custom_gradient
     def quantize(v, steps):
@@ -159,7 +166,7 @@ def lsq_per_channel(v: Any, step: Any, low: Any, high: Any, gradient_scale: Any 
     def quantize(v, step):
         def gradient(upstream):
             inside, residual = _residual(v / step, low, high)
-            dv = ops.where(inside, upstream, ops.zeros_like(upstream))
+            dv = ops.where(inside, upstream, 0.0)
             ds = ops.sum(upstream * residual, axis=axes, keepdims=True)
             return dv, ds * gradient_scale
 
@@ -176,15 +183,16 @@ def lsq_mixture(
     lows: Sequence[float] | Any,
     highs: Sequence[float] | Any,
     cap: float = math.inf,
+    fuse: bool = True,
 ) -> Any:
     """MetaMix Eq. 2: `sum_b p_b Q_b(v; s_b)`; gradients reach v and p, the steps are constants.
 
     Args:
       v: values, any shape.
       probabilities, steps, lows, highs: shape (candidates,).
-      cap: as in `lsq`.
+      cap, fuse: as in `lsq`.
     """
-    forward, backward = _mixture_kernels(cap)
+    forward, backward = _mixture_kernels(cap, fuse)
     steps, lows, highs = (
         ops.stop_gradient(ops.convert_to_tensor(t, v.dtype)) for t in (steps, lows, highs)
     )

@@ -9,6 +9,7 @@ from keras_metamix.report.plots import (
     accuracy_against_bops,
     alpha_trajectories,
     bits_per_layer,
+    pareto_front,
     training_curves,
 )
 from keras_metamix.report.table import layers_markdown, results_markdown, results_table
@@ -18,6 +19,7 @@ __all__ = [
     "alpha_trajectories",
     "bits_per_layer",
     "layers_markdown",
+    "pareto_front",
     "read_metrics",
     "render_page",
     "results_markdown",

@@ -19,6 +19,7 @@ from keras_metamix.report import numbers, plots, style, table
 from keras_metamix.report.metrics import validate_metrics
 
 _LARGEST_SVG = 300_000  # bytes; a figure of more lines is smaller as pixels
+_MOST_PANELS = 40  # a figure of more is larger than that
 _FIGURES = (
     ("rows", plots.accuracy_against_bops, "Accuracy against operations",
      "Test accuracy of each exported file over its bit operations."),
@@ -160,16 +161,14 @@ def _figure_markup(figure: Figure, key: str, caption: str) -> Markup:
     """A figure as inline SVG in the colours of the page, or as PNG where that is smaller."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not again for each format
+    if len(figure.axes) > _MOST_PANELS:
+        return _pixels(figure, caption)
     vector = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": key}):  # the same metrics give the same page
         figure.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
     svg = vector.getvalue()
     if len(svg) > _LARGEST_SVG:
-        pixels = io.BytesIO()
-        figure.savefig(pixels, format="png", dpi=110, facecolor="white")
-        data = base64.b64encode(pixels.getvalue()).decode("ascii")
-        image = Markup('<img class="pixels" alt="{}" src="data:image/png;base64,{}">')
-        return image.format(caption, data)
+        return _pixels(figure, caption)
     svg = svg[svg.index("<svg") :]  # an XML declaration has no place inside HTML
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
@@ -178,6 +177,14 @@ def _figure_markup(figure: Figure, key: str, caption: str) -> Markup:
     svg = svg.replace(style.INK, "currentColor").replace(style.RULE, "var(--rule)")
     label = Markup('<svg role="img" aria-label="{}" ').format(caption)
     return Markup(svg.replace("<svg ", label, 1))  # matplotlib escapes its texts
+
+
+def _pixels(figure: Figure, caption: str) -> Markup:
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format="png", dpi=110, facecolor="white")
+    data = base64.b64encode(pixels.getvalue()).decode("ascii")
+    image = Markup('<img class="pixels" alt="{}" src="data:image/png;base64,{}">')
+    return image.format(caption, data)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -19,6 +19,9 @@ _PHASES = {
     "bit_meta": ("bit-meta", "#cc79a7"),
     "bit_search": ("bit-search", "#e69f00"),
     "weight_training": ("weight training", "#56b4e9"),
+    "activations": ("activations alone", "#cc79a7"),
+    "network_wide": ("network-wide bits", "#e69f00"),
+    "layer_wise": ("layer-wise bits", "#56b4e9"),
 }
 _LEAST_ACCURACY_SPAN = 0.04  # hundredths of a point are no difference to look at
 _MAX_POINTS = 150  # of one alpha curve: finer cannot be seen in a panel
@@ -152,6 +155,36 @@ def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
     style.finish(axis, ylabel="test accuracy", xlabel="BOPs")
     figure.legend(handles=handles, loc="outside right upper", **style.LEGEND)
+    return figure
+
+
+def pareto_front(
+    points: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, Any]], unit: str
+) -> Figure:
+    """Accuracy over cost of a Bit-Mixer's operating points, beside its uniform bit-widths.
+
+    Args:
+      points: rows {"cost", "accuracy", "name"}, the named ones those of the file.
+      uniform: rows {"cost", "accuracy", "bits"}.
+      unit: of the cost.
+    """
+    figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    line = sorted((p["cost"], p["accuracy"]) for p in points)
+    axis.plot(*zip(*line, strict=True), color=style.GREY, marker="o", label="chosen by budget")
+    for point in points:
+        if point["name"]:
+            axis.annotate(style.label(point["name"], 20), (point["cost"], point["accuracy"]),
+                          xytext=(5, -12), textcoords="offset points", fontsize=9)  # fmt: skip
+    for row in uniform:
+        colour, bits = style.bit_colour(row["bits"]), row["bits"]
+        label = f"uniform, {bits} bits: {numbers.percent(row['accuracy'])}"
+        axis.scatter([row["cost"]], [row["accuracy"]], s=90, color=colour, label=label, zorder=3)
+    axis.xaxis.set_major_formatter(FuncFormatter(style.tick))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
+    axis.margins(x=0.1, y=0.15)
+    style.finish(axis, ylabel="test accuracy", xlabel=unit)
+    figure.legend(loc="outside right upper", **style.LEGEND)
     return figure
 
 

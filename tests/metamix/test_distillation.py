@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from keras_metamix.metamix.distillation import Divergence, Taught
+from keras_metamix.distillation import Divergence, Taught
 from keras_metamix.metamix.model import PHASES, MetaMixModel
 
 WEIGHT = 0.3

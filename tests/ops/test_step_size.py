@@ -20,7 +20,7 @@ SHAPE = (32, 4, 4)  # one shape for all scalar tests: XLA compiles once
 
 def quantized(v, step, low, high, scale=1.0, cap=math.inf):
     """`lsq` with one candidate."""
-    table = [[tf.cast(end, tf.float32)] for end in (low, high, scale)]
+    table = [[tf.cast(end, tf.float32) for end in (low, high, scale)]]
     return lsq(v, tf.reshape(step, (1,)), 0, tf.stack(table), cap)
 
 

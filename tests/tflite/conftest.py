@@ -74,10 +74,13 @@ def quantized():
 
 @pytest.fixture(scope="session")
 def differing():
-    """differing(file, folded model, images) -> (output values that differ, delegated)."""
+    """differing(file, folded model, images, signature) -> (output values that differ, delegated).
 
-    def count(flat, folded, images):
-        runner = mt.Runner(flat, batch_size=len(images))
+    `signature` is needed where the file has several.
+    """
+
+    def count(flat, folded, images, signature=None):
+        runner = mt.Runner(flat, batch_size=len(images), signature=signature)
         found = runner.invoke(images)
         expected = keras.tree.flatten(folded(images))
         wrong = [np.sum(f != np.asarray(e)) for f, e in zip(found, expected, strict=True)]

@@ -193,11 +193,11 @@ def declaration_of(model):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}", "not of format 1"),
-        (b"[1, 2]", "not of format 1"),
+        (b"{}", "not of format 1 or 2"),
+        (b"[1, 2]", "not of format 1 or 2"),
         (b"not json", "declaration is damaged"),
         (b"[" * 100_000, "declaration is damaged"),
-        (b'{"format": 2}', "not of format 1"),
+        (b'{"format": 3}', "not of format 1 or 2"),
         (b'{"format": 1}', "weight_container: expected"),
         (b'{"format": 1, "weight_container": []}', "weight_container: expected"),
         (b'{"format": 1, "weight_container": "fast", "layers": 3}', "no layers"),

@@ -256,7 +256,7 @@ def weights_of_another_layer(model):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (second_subgraph, "expected one subgraph, found 2"),
+        (second_subgraph, "expected one subgraph for each signature, found 2 for 1"),
         (sparse_weights, f"'{LAYER}/weights' is sparse"),
         (weights_outside_the_file, "lies outside the flatbuffer"),
         (buffer_that_is_not_there, "buffer .* is not there"),

@@ -37,6 +37,9 @@ PROGRAM = """
     np.testing.assert_array_equal(found, np.load(folder / "outputs.npy"))
     report = mt.benchmark(flat, runs=3, warmup=1)
     assert report.delegated and report.runs == 3
+    switching = mt.OperatingPointRunner((folder / "points.tflite").read_bytes())
+    assert [*switching.measure(runs=2, warmup=0)] == ["same"]
+    np.testing.assert_array_equal(switching.predict(images[:3]), found[:3])
     loaded = {m.partition(".")[0] for m in sys.modules} & {"tensorflow", "keras"}
     assert not loaded, loaded
     print("ran without TensorFlow")
@@ -44,8 +47,10 @@ PROGRAM = """
 
 
 def test_a_device_needs_litert_alone(tmp_path, resnet):
-    _, images, flat, bits = resnet
+    model, images, flat, bits = resnet
     (tmp_path / "model.tflite").write_bytes(flat)
+    points = mt.convert(model, operating_points={"same": bits})
+    (tmp_path / "points.tflite").write_bytes(points)
     bits.save(tmp_path / "bits.json")
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "outputs.npy", mt.Runner(flat).predict(images))

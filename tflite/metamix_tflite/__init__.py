@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from metamix_tflite.latency import BenchmarkReport, benchmark
+from metamix_tflite.operating_points import OperatingPointRunner
 from metamix_tflite.run import Runner
 from metamix_tflite.verification import VerificationError, verify
 
@@ -21,6 +22,7 @@ _NEEDS_KERAS = {"convert": "writer", "parity": "comparison", "ParityReport": "co
 
 __all__ = [
     "BenchmarkReport",
+    "OperatingPointRunner",
     "ParityReport",
     "Runner",
     "VerificationError",

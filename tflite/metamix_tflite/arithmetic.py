@@ -11,7 +11,7 @@ from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, clip_level
 from metamix_tflite.containers import is_pointwise, weight_type
-from metamix_tflite.emission import PADDING, FileTensor, FileWriter
+from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 from metamix_tflite.metadata import checksum
 
@@ -21,7 +21,7 @@ _TABLES = {"sigmoid": Op.LOGISTIC, "tanh": Op.TANH}
 _WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
 
 
-def quantize_input(file: FileWriter, node: Node) -> None:
+def quantize_input(file: SignatureWriter, node: Node) -> None:
     """QUANTIZE of a float input; with io="int8" the input itself."""
     layer, (source,) = node.operation, file.read(node)
     _require_unclipped(node, layer)
@@ -35,7 +35,7 @@ def quantize_input(file: FileWriter, node: Node) -> None:
         file.graph.operator(Op.QUANTIZE, [source.index], [target])
 
 
-def dequantize(file: FileWriter, node: Node) -> None:
+def dequantize(file: SignatureWriter, node: Node) -> None:
     """DEQUANTIZE of an output; with io="int8" the output itself."""
     (source,) = file.read(node)
     if file.io == "int8":
@@ -50,7 +50,7 @@ def dequantize(file: FileWriter, node: Node) -> None:
     file.graph.operator(Op.DEQUANTIZE, [source.index], [index], version=2)
 
 
-def mac(file: FileWriter, node: Node) -> None:
+def mac(file: SignatureWriter, node: Node) -> None:
     """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED."""
     layer: integer.IntegerMac = node.operation
     (source,) = file.read(node)
@@ -88,7 +88,7 @@ def mac(file: FileWriter, node: Node) -> None:
     file.graph.operator(op, [source.index, weights, biases], [target], options, version)
 
 
-def add(file: FileWriter, node: Node) -> None:
+def add(file: SignatureWriter, node: Node) -> None:
     """ADD of two tensors."""
     layer: integer.IntegerAdd = node.operation
     scales = np.array([grid.scale for grid in layer.input_grids], np.float32)
@@ -97,7 +97,7 @@ def add(file: FileWriter, node: Node) -> None:
     _combine(file, node, Op.ADD, options, [t.index for t in file.read(node)])
 
 
-def multiply(file: FileWriter, node: Node) -> None:
+def multiply(file: SignatureWriter, node: Node) -> None:
     """MUL of two tensors."""
     layer: integer.IntegerMultiply = node.operation
     product = np.prod([np.float32(grid.scale) for grid in layer.input_grids])
@@ -106,7 +106,7 @@ def multiply(file: FileWriter, node: Node) -> None:
     _combine(file, node, Op.MUL, options, [t.index for t in file.read(node)])
 
 
-def rescale(file: FileWriter, node: Node) -> None:
+def rescale(file: SignatureWriter, node: Node) -> None:
     """MUL by the constant 1 of another scale."""
     layer: integer.Rescale = node.operation
     (source,) = file.read(node)
@@ -118,7 +118,7 @@ def rescale(file: FileWriter, node: Node) -> None:
     _combine(file, node, Op.MUL, schema.MulOptionsT(), [source.index, one])
 
 
-def _combine(file: FileWriter, node: Node, op: int, options: Any, inputs: list[int]) -> None:
+def _combine(file: SignatureWriter, node: Node, op: int, options: Any, inputs: list[int]) -> None:
     layer = node.operation
     activation = fused_activation(node, layer.output_grid, layer.low, layer.high)
     options.fusedActivationFunction = getattr(Fused, activation)
@@ -126,7 +126,7 @@ def _combine(file: FileWriter, node: Node, op: int, options: Any, inputs: list[i
     file.graph.operator(op, inputs, [target], options, version=2)
 
 
-def mean(file: FileWriter, node: Node) -> None:
+def mean(file: SignatureWriter, node: Node) -> None:
     """MEAN over height and width."""
     layer: integer.IntegerMean = node.operation
     (source,) = file.read(node)
@@ -139,7 +139,7 @@ def mean(file: FileWriter, node: Node) -> None:
     file.graph.operator(Op.MEAN, [source.index, axes], [target], options, version=2)
 
 
-def table(file: FileWriter, node: Node) -> None:
+def table(file: SignatureWriter, node: Node) -> None:
     """LOGISTIC or TANH."""
     layer: integer.IntegerTable = node.operation
     (source,) = file.read(node)

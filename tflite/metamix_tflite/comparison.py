@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, overload
 
 import numpy as np
 
+from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import check_finite
 from keras_metamix.graph.fold_bn import fold_batch_norm
-from metamix_tflite.read import read_file
+from metamix_tflite.file_graph import FileGraph
+from metamix_tflite.read import read_file, read_signatures
 from metamix_tflite.run import Runner
 
 _BATCH = 50
@@ -42,31 +45,69 @@ class ParityReport:
         )
 
 
-def parity(flat: bytes, model: Any, images: np.ndarray) -> ParityReport:
+@overload
+def parity(flat: bytes, model: Any, images: np.ndarray) -> ParityReport: ...
+@overload
+def parity(
+    flat: bytes, model: Any, images: np.ndarray, operating_points: Mapping[str, BitAssignment]
+) -> dict[str, ParityReport]: ...
+
+
+def parity(
+    flat: bytes,
+    model: Any,
+    images: np.ndarray,
+    operating_points: Mapping[str, BitAssignment] | None = None,
+) -> ParityReport | dict[str, ParityReport]:
     """Runs a float32 file on `images` and compares all of its output values.
 
     Args:
       flat: bytes of `convert(model)`.
-      model: the MetaMixModel it was made of.
+      model: the MetaMixModel or BitMixerModel it was made of.
       images: shape (images, ...) as the model takes them.
+      operating_points: bit assignments by the signature to compare with the model at these bits,
+        all or some of those the file was made of. The model's bits stay. None compares a file of
+        one signature with the model at its present bits.
+
+    Returns:
+      The report; with operating points one for each, by name.
 
     Raises:
-      ValueError: no images, NaN in them, or a file of several inputs or outputs.
+      ValueError: no images, NaN in them, a signature that the file lacks, or several inputs or
+        outputs.
     """
     images = np.asarray(images, np.float32)
     if not len(images):
         raise ValueError("parity: expected at least one image, found none.")
     check_finite(images, "images")
-    runner = Runner(flat, batch_size=min(_BATCH, len(images)))
+    if operating_points is None:
+        return _compare(flat, read_file(flat), model, images)
+    graphs, before = read_signatures(flat), model.bit_assignment
+    if not operating_points or not set(operating_points) <= set(graphs):
+        raise ValueError(f"parity: expected some of {[*graphs]}, found {[*operating_points]}.")
+    reports = {}
+    try:
+        for name, bits in operating_points.items():
+            model.set_bits(bits)
+            reports[name] = _compare(flat, graphs[name], model, images, name)
+    finally:
+        model.set_bits(before)
+    return reports
+
+
+def _compare(
+    flat: bytes, graph: FileGraph, model: Any, images: np.ndarray, signature: str | None = None
+) -> ParityReport:
+    runner = Runner(flat, batch_size=min(_BATCH, len(images)), signature=signature)
     if runner.input_details[0]["dtype"] != np.float32:
         raise ValueError("parity compares files of io='float32'; this one takes integers.")
-    ends = len(runner.input_details), len(read_file(flat).outputs)
+    ends = len(graph.inputs), len(graph.outputs)
     if ends != (1, 1):
         raise ValueError(f"parity compares files of one input and output, found {ends}.")
     device = runner.predict(images)
     folded = fold_batch_norm(model).predict(images, batch_size=_BATCH, verbose=0)
     trained = model.predict(images, batch_size=_BATCH, verbose=0)
-    steps = np.abs(device - folded) / _output_scale(flat)
+    steps = np.abs(device - folded) / _output_scale(graph)
     agreement = np.mean(device.argmax(-1) == trained.argmax(-1))
     return ParityReport(
         outputs=device.size,
@@ -77,8 +118,7 @@ def parity(flat: bytes, model: Any, images: np.ndarray) -> ParityReport:
     )
 
 
-def _output_scale(flat: bytes) -> float:
-    graph = read_file(flat)
+def _output_scale(graph: FileGraph) -> float:
     producer = graph.producer(graph.outputs[0])
     if producer is None:
         raise ValueError("The file's output is no operator's result.")

@@ -1,4 +1,4 @@
-"""The file under construction: its tensors, and what it declares of them."""
+"""A signature under construction: its tensors, and what the file declares of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Grid
 from metamix_tflite.flatbuffer import ModelBuilder, Signature, TensorType
-from metamix_tflite.metadata import METADATA_NAME, encode
 
 PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
 
@@ -26,24 +25,29 @@ class FileTensor:
     grid: Grid | None
 
 
-class FileWriter:
-    """What the operators of one file are added to.
+class SignatureWriter:
+    """What the operators of one folded model are added to: a signature and its subgraph.
+
+    Args:
+      model: the file; it stores what is equal in several signatures once.
+      name: the signature's key.
 
     Attributes:
       topology: of the folded model.
       container: the weight container.
-      io: type of the file's inputs and outputs.
-      graph: the file's one subgraph.
-      values: the file's tensor for each of the model's, by identity.
+      io: type of the signature's inputs and outputs.
+      graph: its subgraph.
+      values: the subgraph's tensor for each of the model's, by identity.
       inputs: index of the tensor of each model input.
-      declared: what `verify` compares the file with.
+      declared: what `verify` compares the signature with.
     """
 
-    def __init__(self, folded: keras.Model, container: str, io: str):
+    def __init__(
+        self, model: ModelBuilder, name: str, folded: keras.Model, container: str, io: str
+    ):
         self.topology = Topology(folded)
         self.container, self.io = container, io
-        self._model = ModelBuilder("keras-metamix")
-        self.graph = self._model.subgraph("serving_default")
+        self.graph = model.subgraph(name)
         self.values: dict[int, FileTensor] = {}
         self.inputs: dict[str, int] = {}
         self.declared: dict[str, Any] = {"layers": {}, "tensors": {}}
@@ -54,17 +58,14 @@ class FileWriter:
                 self.inputs[tensor.name] = index
             self.values[id(tensor)] = FileTensor(index, shape, None)
 
-    def finish(self) -> bytes:
-        """The file's bytes, once every node has its operators."""
+    def finish(self) -> None:
+        """Adds the signature to the file, once every node has its operators."""
         inputs = {t.name: self.inputs[t.name] for t in self.topology.inputs}
         outputs = {
             f"output_{number}": self.values[id(tensor)].index
             for number, tensor in enumerate(self.topology.outputs)
         }
         self.graph.finish(Signature(inputs, outputs))
-        self.declared |= {"weight_container": self.container, "io": self.io}
-        self._model.metadata(METADATA_NAME, encode(self.declared))
-        return self._model.finish()
 
     def read(self, node: Node) -> list[FileTensor]:
         """The tensors that a node reads."""

@@ -24,6 +24,7 @@ _DTYPES = {
 }
 SCHEMA_VERSION = 3
 FILE_IDENTIFIER = b"TFL3"
+DEFAULT_SIGNATURE = "serving_default"  # of a file with one network
 
 
 def pack_int4(values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -49,13 +51,21 @@ def benchmark(
     threads: int = 1,
     runs: int = 200,
     warmup: int = 20,
+    signature: str | None = None,
 ) -> BenchmarkReport:
     """Times single-image inferences, one after the other, after a warm-up.
 
+    Args:
+      flat: bytes of a .tflite.
+      device, threads: where.
+      runs, warmup: inferences that are timed, and that are not.
+      signature: which of the file's, where there are several.
+
     Raises:
-      ValueError: an unknown device, or counts below 1.
+      ValueError: an unknown device or signature, or counts below 1.
     """
-    return benchmark_all({"file": flat}, device, threads, runs, warmup)["file"]
+    signatures = None if signature is None else {"file": signature}
+    return benchmark_all({"file": flat}, device, threads, runs, warmup, signatures)["file"]
 
 
 def benchmark_all(
@@ -64,16 +74,24 @@ def benchmark_all(
     threads: int = 1,
     runs: int = 200,
     warmup: int = 20,
+    signatures: Mapping[str, str] | None = None,
 ) -> dict[str, BenchmarkReport]:
     """`benchmark` of several files in turn, one inference each, so that the machine's drift
-    falls on all of them alike."""
+    falls on all of them alike.
+
+    Args:
+      files: by a name for the report.
+      device, threads, runs, warmup: see `benchmark`.
+      signatures: the signature of each file that has several.
+    """
     if device not in DEVICES:
         raise ValueError(f"device: expected one of {DEVICES}, found {device!r}.")
     for name, least, found in (("threads", 1, threads), ("runs", 1, runs), ("warmup", 0, warmup)):
         if found < least:
             raise ValueError(f"{name}: expected at least {least}, found {found}.")
-    runners = {name: Runner(flat, threads) for name, flat in files.items()}
-    inputs = {name: _random_inputs(runner) for name, runner in runners.items()}
+    chosen = signatures or {}
+    runners = {n: Runner(flat, threads, signature=chosen.get(n)) for n, flat in files.items()}
+    inputs = {name: random_inputs(runner.input_details) for name, runner in runners.items()}
     times: dict[str, list[float]] = {name: [] for name in files}
     for run in range(warmup + runs):
         for name, runner in runners.items():
@@ -98,10 +116,11 @@ def benchmark_all(
     return reports
 
 
-def _random_inputs(runner: Runner) -> list[np.ndarray]:
+def random_inputs(details: list[dict[str, Any]]) -> list[np.ndarray]:
+    """An array for each input that LiteRT describes."""
     random = np.random.default_rng(0)
     arrays = []
-    for detail in runner.input_details:
+    for detail in details:
         if detail["dtype"] == np.float32:
             arrays.append(random.normal(size=detail["shape"]).astype(np.float32))
         else:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from metamix_tflite.read import FileGraph, FileOperator, FileTensor, VerificationError
+from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, VerificationError
 
 MOVES = ("MAX_POOL_2D", "PAD", "RESHAPE", "STRIDED_SLICE", "CONCATENATION")
 # LiteRT's kernels write these scales and zero-points whatever the file says.

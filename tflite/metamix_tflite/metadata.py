@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from metamix_tflite.containers import check_container
 
 METADATA_NAME = "keras_metamix"
-FORMAT = 1
+FORMAT, POINTS_FORMAT = 1, 2  # of one network, and of several by their signatures' names
 _LARGEST = 1 << 24  # bytes of JSON, enough for 50,000 layers
 _FIELDS = {
     "layers": {
@@ -32,8 +33,14 @@ def checksum(array: np.ndarray) -> int:
 
 
 def encode(declared: dict[str, Any]) -> bytes:
-    """A declaration as compressed JSON."""
-    text = json.dumps({"format": FORMAT, **declared}, separators=(",", ":"))
+    """A declaration as compressed JSON.
+
+    Args:
+      declared: "weight_container" and "io", with "layers" and "tensors" of the file's signature or
+        with {name: {"bops", "layers", "tensors"}} of several as "signatures".
+    """
+    number = POINTS_FORMAT if "signatures" in declared else FORMAT
+    text = json.dumps({"format": number, **declared}, separators=(",", ":"))
     return zlib.compress(text.encode(), 9)
 
 
@@ -48,9 +55,41 @@ def decode(content: bytes) -> dict[str, Any]:
         declared = json.loads(stream.decompress(content, _LARGEST))
     except (zlib.error, ValueError, RecursionError) as error:
         raise ValueError(f"its declaration is damaged ({error})") from error
-    if not stream.eof or not isinstance(declared, dict) or declared.get("format") != FORMAT:
-        raise ValueError(f"its declaration is not of format {FORMAT}")
+    known = (FORMAT, POINTS_FORMAT)
+    if not stream.eof or not isinstance(declared, dict) or declared.get("format") not in known:
+        raise ValueError(f"its declaration is not of format {FORMAT} or {POINTS_FORMAT}")
     check_container(declared.get("weight_container", ""))
+    if declared["format"] == FORMAT:
+        _check_sections(declared)
+        return declared
+    signatures = declared.get("signatures")
+    if not isinstance(signatures, dict):
+        raise ValueError("its declaration has no signatures")
+    for name, entry in signatures.items():
+        if not isinstance(entry, dict) or type(entry.get("bops")) is not int:
+            raise ValueError(f"its declaration of {name!r} has no BOPs")
+        _check_sections(entry)
+    return declared
+
+
+def of_signatures(declared: dict[str, Any], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What a file declares of each of its signatures, {} where it declares nothing.
+
+    Raises:
+      ValueError: the file has other signatures than it declares.
+    """
+    if "signatures" not in declared:
+        if declared and len(names) != 1:
+            raise ValueError(f"its declaration is of one signature, found {sorted(names)}")
+        return dict.fromkeys(names, declared)
+    shared = {key: value for key, value in declared.items() if key != "signatures"}
+    points = declared["signatures"]
+    if set(points) != set(names):
+        raise ValueError(f"its declaration is of {sorted(points)}, found {sorted(names)}")
+    return {name: shared | points[name] for name in names}
+
+
+def _check_sections(declared: dict[str, Any]) -> None:
     for section, fields in _FIELDS.items():
         entries = declared.get(section)
         if not isinstance(entries, dict):
@@ -58,4 +97,3 @@ def decode(content: bytes) -> dict[str, Any]:
         for name, entry in entries.items():
             if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != fields:
                 raise ValueError(f"its declaration of {name!r} has other fields than {[*fields]}")
-    return declared

@@ -7,13 +7,13 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_metamix.graph.topology import Node
-from metamix_tflite.emission import PADDING, FileTensor, FileWriter, batch_one
+from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
 from metamix_tflite.flatbuffer import Op
 
 _LARGEST_CONCATENATION = 5  # inputs that XNNPACK joins at once
 
 
-def concatenate(file: FileWriter, node: Node) -> None:
+def concatenate(file: SignatureWriter, node: Node) -> None:
     """One operator, or a chain of them, each of as many tensors as XNNPACK joins."""
     sources = file.read(node)
     options = schema.ConcatenationOptionsT()
@@ -30,19 +30,19 @@ def concatenate(file: FileWriter, node: Node) -> None:
     _join(file, parts, file.output(node, sources[0].grid), options)
 
 
-def _join(file: FileWriter, parts: list[FileTensor], target: int, options: Any) -> None:
+def _join(file: SignatureWriter, parts: list[FileTensor], target: int, options: Any) -> None:
     indices = [part.index for part in parts]
     file.graph.operator(Op.CONCATENATION, indices, [target], options, version=2)
 
 
-def max_pool(file: FileWriter, node: Node) -> None:
+def max_pool(file: SignatureWriter, node: Node) -> None:
     """MAX_POOL_2D."""
     layer, (source,) = node.operation, file.read(node)
     target = file.output(node, source.grid)
     _pool(file, source, target, layer.pool_size, layer.strides, layer.padding)
 
 
-def global_max_pool(file: FileWriter, node: Node) -> None:
+def global_max_pool(file: SignatureWriter, node: Node) -> None:
     """MAX_POOL_2D over all of height and width."""
     (source,) = file.read(node)
     if node.operation.keepdims:
@@ -55,7 +55,7 @@ def global_max_pool(file: FileWriter, node: Node) -> None:
 
 
 def _pool(
-    file: FileWriter, source: FileTensor, target: int, size: Any, strides: Any, padding: str
+    file: SignatureWriter, source: FileTensor, target: int, size: Any, strides: Any, padding: str
 ) -> None:
     options = schema.Pool2DOptionsT()
     options.padding = PADDING[padding]
@@ -64,7 +64,7 @@ def _pool(
     file.graph.operator(Op.MAX_POOL_2D, [source.index], [target], options, version=2)
 
 
-def pad(file: FileWriter, node: Node) -> None:
+def pad(file: SignatureWriter, node: Node) -> None:
     """PAD with the zero-point, which is 0."""
     layer, (source,) = node.operation, file.read(node)
     amounts = [[0, 0], *[list(pair) for pair in layer.padding], [0, 0]]
@@ -73,7 +73,7 @@ def pad(file: FileWriter, node: Node) -> None:
     file.graph.operator(Op.PAD, [source.index, paddings], [target], schema.PadOptionsT(), version=2)
 
 
-def crop(file: FileWriter, node: Node) -> None:
+def crop(file: SignatureWriter, node: Node) -> None:
     """STRIDED_SLICE over height and width, which leaves the batch size open."""
     (source,), (top, left) = file.read(node), (pair[0] for pair in node.operation.cropping)
     height, width = node.output.shape[1:3]
@@ -87,12 +87,12 @@ def crop(file: FileWriter, node: Node) -> None:
     file.graph.operator(Op.STRIDED_SLICE, inputs, [target], options, version=2)
 
 
-def reshape(file: FileWriter, node: Node) -> None:
+def reshape(file: SignatureWriter, node: Node) -> None:
     """RESHAPE."""
     _reshape_from(file, node, file.read(node)[0])
 
 
-def _reshape_from(file: FileWriter, node: Node, source: FileTensor) -> None:
+def _reshape_from(file: SignatureWriter, node: Node, source: FileTensor) -> None:
     shape = [-1, *batch_one(node.output)[1:]]
     options = schema.ReshapeOptionsT()
     options.newShape = shape
@@ -101,6 +101,6 @@ def _reshape_from(file: FileWriter, node: Node, source: FileTensor) -> None:
     file.graph.operator(Op.RESHAPE, [source.index, vector], [target], options)
 
 
-def same(file: FileWriter, node: Node) -> None:
+def same(file: SignatureWriter, node: Node) -> None:
     """No operator: the input tensor."""
     file.values[id(node.output)] = file.read(node)[0]

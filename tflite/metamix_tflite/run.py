@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from metamix_tflite.read import require_tflite
+from metamix_tflite.read import only_signature
 
 
 class Runner:
@@ -17,18 +17,21 @@ class Runner:
       flat: bytes of a .tflite.
       threads: CPU threads.
       batch_size: images in one invocation.
+      signature: which of the file's, where there are several.
 
     Raises:
-      TypeError, ValueError: not the bytes of a .tflite.
+      TypeError, ValueError: not the bytes of a .tflite, or no such signature in it.
 
     Attributes:
-      delegated: whether one XNNPACK partition holds the whole graph.
+      delegated: whether one XNNPACK partition holds the whole graph of the signature.
       partitions: number of XNNPACK partitions.
     """
 
-    def __init__(self, flat: bytes, threads: int = 1, batch_size: int = 1):
-        require_tflite(flat)
-        self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
+    def __init__(
+        self, flat: bytes, threads: int = 1, batch_size: int = 1, signature: str | None = None
+    ):
+        content = only_signature(flat, signature)
+        self._interpreter = Interpreter(model_content=content, num_threads=threads)
         self.batch_size = batch_size
         if batch_size != 1:
             for detail in self._interpreter.get_input_details():

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, overload
 
 import numpy as np
 
 from metamix_tflite.containers import weight_type
+from metamix_tflite.file_graph import (
+    FileGraph,
+    FileOperator,
+    FileTensor,
+    VerificationError,
+    named_signature,
+)
 from metamix_tflite.levels import LevelRange, level_ranges
 from metamix_tflite.metadata import checksum
-from metamix_tflite.read import FileGraph, FileOperator, FileTensor, VerificationError, read_file
+from metamix_tflite.read import read_signatures
 
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 _WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}
@@ -25,50 +34,102 @@ _INPUTS: dict[str, tuple[int, ...]] = {
 __all__ = ["VerificationError", "verify"]
 
 
-def verify(flat: bytes, bits: Any | None = None) -> FileGraph:
+class Assignment(Protocol):
+    """What is read of a BitAssignment, which takes Keras to import."""
+
+    @property
+    def activation_bits(self) -> Mapping[str, int]: ...
+
+    @property
+    def weight_bits(self) -> Mapping[str, int]: ...
+
+
+@overload
+def verify(flat: bytes, bits: Mapping[str, Assignment]) -> dict[str, FileGraph]: ...
+@overload
+def verify(flat: bytes, bits: Assignment) -> FileGraph: ...
+@overload
+def verify(flat: bytes, bits: None = None) -> FileGraph | dict[str, FileGraph]: ...
+
+
+def verify(
+    flat: bytes, bits: Assignment | Mapping[str, Assignment] | None = None
+) -> FileGraph | dict[str, FileGraph]:
     """Checks a .tflite of `convert`, without TensorFlow.
 
-    Checked: no operator computes in float; every INT8 tensor has the declared scale, zero-point
-    and activation; the input of every MAC layer is clipped to the declared number of levels, and
-    no level more; its weights lie in the declared range, container and values; scales and bias
-    are the declared ones and belong together.
+    Checked of each signature: no operator computes in float; every INT8 tensor has the declared
+    scale, zero-point and activation; the input of every MAC layer is clipped to the declared number
+    of levels, and no level more; its weights lie in the declared range, container and values;
+    scales and bias are the declared ones and belong together; an operating point has the declared
+    BOPs.
 
     Args:
       flat: the file's bytes.
-      bits: a BitAssignment that the file has to hold; None checks the file against itself.
+      bits: a BitAssignment that the file has to hold, or for operating points one for each
+        signature by name; None checks the file against itself.
 
     Returns:
-      The file as read.
+      The file as read; by signature where `bits` is, or where it is None and the file has several.
 
     Raises:
-      VerificationError: names the layer or tensor, what was declared and what was found.
+      VerificationError: names the layer or tensor, what was declared and what was found, and of
+        several signatures the signature.
     """
-    graph = read_file(flat)
+    graphs = read_signatures(flat)
+    if isinstance(bits, Mapping):
+        if set(bits) != set(graphs):
+            raise VerificationError(f"Expected signatures {[*bits]}, found {[*graphs]}.")
+        by_name: Mapping[str, Assignment | None] = bits
+    else:
+        if bits is not None and len(graphs) != 1:
+            raise VerificationError(
+                f"Expected a file of one signature for one bit assignment, found {[*graphs]}."
+            )
+        by_name = dict.fromkeys(graphs, bits)
+    for name, graph in graphs.items():
+        with named_signature(name, graphs):
+            _verify_graph(graph, by_name[name])
+    several = isinstance(bits, Mapping) or len(graphs) != 1
+    return graphs if several else next(iter(graphs.values()))
+
+
+def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     declared = graph.metadata
     if not declared:
         raise VerificationError("The file declares no bit-widths: it was not written by convert.")
     _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
     ranges = level_ranges(graph)
-    names, layers = set(), set()
+    names, layers, bops = set(), set(), 0
     for operator in graph.operators:
-        if operator.op in _CHANNEL_AXIS:
-            name = _name(graph, operator)
-            names.add(name)
-            if name not in declared["layers"]:
-                raise VerificationError(f"Layer {name!r} is in the file and not declared.")
-            layer = declared["layers"][name]["layer"]  # of several calls, the trained one
-            if layer:  # constants have no bit-width
-                layers.add(layer)
-                if bits is not None:
-                    _check_bits(layer, declared["layers"][name], ranges[operator.inputs[0]], bits)
-            _check_mac(name, graph, operator, declared)
+        if operator.op not in _CHANNEL_AXIS:
+            continue
+        name = _name(graph, operator)
+        names.add(name)
+        if name not in declared["layers"]:
+            raise VerificationError(f"Layer {name!r} is in the file and not declared.")
+        entry, found = declared["layers"][name], ranges[operator.inputs[0]]
+        layer = entry["layer"]  # of several calls, the trained one
+        if layer and bits is not None:
+            _check_bits(layer, entry, found, bits)
+        _check_mac(name, graph, operator, declared)
+        if layer:  # constants have no bit-width
+            layers.add(layer)
+            bops += _macs(graph, operator) * (found.bits or 0) * entry["weight_bits"]
     missing = set(declared["layers"]) - names
     if bits is not None:
         missing |= set(bits.weight_bits) - layers
     if missing:
         raise VerificationError(f"Layers {sorted(missing)} are declared and not in the file.")
-    return graph
+    if declared.get("bops", bops) != bops:
+        raise VerificationError(f"BOPs: declared {declared['bops']}, found {bops}.")
+
+
+def _macs(graph: FileGraph, operator: FileOperator) -> int:
+    """Multiply-accumulates: each output value takes as many as its channel has weights."""
+    weights, output = graph.tensors[operator.inputs[1]], graph.tensors[operator.outputs[0]]
+    channels = weights.shape[_CHANNEL_AXIS[operator.op]]
+    return math.prod(output.shape) * math.prod(weights.shape) // channels
 
 
 def _name(graph: FileGraph, operator: FileOperator) -> str:

@@ -1,20 +1,25 @@
-"""Writes a folded network as one .tflite."""
+"""Writes a folded network, or one for each operating point, as one .tflite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
 
+from keras_metamix.assignment import BitAssignment
+from keras_metamix.cost import assignment_bops
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from metamix_tflite import arithmetic, moves
 from metamix_tflite.containers import check_container
-from metamix_tflite.emission import FileWriter
+from metamix_tflite.emission import SignatureWriter
+from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, ModelBuilder
+from metamix_tflite.metadata import METADATA_NAME, encode
 
-_EMITTERS: dict[type, Callable[[FileWriter, Node], None]] = {
+_EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {
     integer.QuantizeInput: arithmetic.quantize_input,
     integer.Dequantize: arithmetic.dequantize,
     integer.IntegerMac: arithmetic.mac,
@@ -41,15 +46,20 @@ def convert(
     model: Any,
     weight_container: Literal["fast", "smallest"] = "fast",
     io: Literal["float32", "int8"] = "float32",
+    operating_points: Mapping[str, BitAssignment] | None = None,
 ) -> bytes:
     """The .tflite of a trained model; its integers are the trained ones.
 
     Args:
-      model: a MetaMixModel in weight training, or what `fold_batch_norm` made of it.
+      model: a MetaMixModel in weight training, a BitMixerModel with quantized weights, or what
+        `fold_batch_norm` made of one of them.
       weight_container: "fast" keeps one XNNPACK partition (INT4 for pointwise and dense layers,
         the other low-bit integers in INT8); "smallest" holds every weight of at most 4 bits in
         INT4, which LiteRT runs outside XNNPACK for k x k and depthwise convolutions.
       io: type of the file's inputs and outputs.
+      operating_points: bit assignments by name. The file holds the model at each of them, as a
+        signature of that name; constants that are equal are stored once. The model's bits stay.
+        None writes the model at its present bits, as signature "serving_default".
 
     Raises:
       ValueError: an argument, or a layer that has no exact operator; names it.
@@ -57,11 +67,63 @@ def convert(
     check_container(weight_container)
     if io not in ("float32", "int8"):
         raise ValueError(f"io: expected 'float32' or 'int8', found {io!r}.")
-    folded = model if _is_folded(model) else fold_batch_norm(model)
-    file = FileWriter(folded, weight_container, io)
-    for node in file.topology.nodes:
-        _emitter(node)(file, node)
+    file = ModelBuilder("keras-metamix")
+
+    def write(name: str, folded: keras.Model) -> dict[str, Any]:
+        signature = SignatureWriter(file, name, folded, weight_container, io)
+        for node in signature.topology.nodes:
+            _emitter(node)(signature, node)
+        signature.finish()
+        return signature.declared
+
+    if operating_points is None:
+        declared = write(DEFAULT_SIGNATURE, model if _is_folded(model) else fold_batch_norm(model))
+    else:
+        declared = {"signatures": _write_points(model, operating_points, write)}
+    declared |= {"weight_container": weight_container, "io": io}
+    file.metadata(METADATA_NAME, encode(declared))
     return file.finish()
+
+
+def _write_points(
+    model: Any,
+    points: Mapping[str, BitAssignment],
+    write: Callable[[str, keras.Model], dict[str, Any]],
+) -> dict[str, Any]:
+    """Writes a signature for each operating point and returns what they declare, by name."""
+    _check_points(model, points)
+    costs, before, declared = layer_costs(model), model.bit_assignment, {}
+    try:
+        for name, bits in points.items():
+            try:
+                model.set_bits(bits)
+                written = write(name, fold_batch_norm(model))
+            except ValueError as error:
+                raise ValueError(f"Operating point {name!r}: {error}") from error
+            declared[name] = {"bops": assignment_bops(costs, bits), **written}
+    finally:
+        model.set_bits(before)
+    return declared
+
+
+def _check_points(model: Any, points: Any) -> None:
+    if not hasattr(model, "set_bits"):
+        raise TypeError(
+            "operating_points: expected a BitMixerModel or a MetaMixModel, which change their "
+            f"bit-widths, found {type(model).__name__}."
+        )
+    model.require_quantized()  # else set_bits would end a search
+    if not isinstance(points, Mapping) or not points:
+        raise ValueError(
+            f"operating_points: expected {{name: bit assignment}}, at least one, found {points!r}."
+        )
+    for name, bits in points.items():
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise ValueError(f"operating_points: expected printable names, found {name!r}.")
+        if not isinstance(bits, BitAssignment):
+            raise ValueError(
+                f"Operating point {name!r}: expected a BitAssignment, found {type(bits).__name__}."
+            )
 
 
 def _is_folded(model: Any) -> bool:
@@ -69,7 +131,7 @@ def _is_folded(model: Any) -> bool:
     return any(isinstance(layer, integer.IntegerLayer) for layer in layers)
 
 
-def _emitter(node: Node) -> Callable[[FileWriter, Node], None]:
+def _emitter(node: Node) -> Callable[[SignatureWriter, Node], None]:
     for cls, emitter in _EMITTERS.items():
         if isinstance(node.operation, cls):
             return emitter

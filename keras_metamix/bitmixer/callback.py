@@ -1,0 +1,118 @@
+"""Moves a BitMixerModel through its three stages inside one `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_metamix.bitmixer.model import STAGES, BitMixerModel, Stage
+from keras_metamix.calibration import (
+    calibrate_streams,
+    calibrate_weights,
+    image_batches,
+    reestimate_batch_norm,
+)
+from keras_metamix.layers.mode import quantization_mode
+
+
+class BitMixerCallback(keras.callbacks.Callback):
+    """The three stages of Bit-Mixer, each starting from what the one before it trained.
+
+    Args:
+      stage_epochs: epochs of "activations", "network_wide" and "layer_wise"; `fit` runs their sum.
+        The paper has 160 in total and publishes no split.
+      statistics_batches: training batches that re-estimate the batch norms of every bit-width when
+        weights and streams begin to be quantized; 0 leaves them to training.
+      verbose: 1 prints a line at each stage.
+
+    Attributes:
+      stages: the stage of each epoch.
+    """
+
+    def __init__(self, stage_epochs: Sequence[int], statistics_batches: int = 32, verbose: int = 1):
+        super().__init__()
+        valid = len(stage_epochs) == 3 and all(isinstance(n, int) and n >= 0 for n in stage_epochs)
+        if not valid or not sum(stage_epochs):
+            raise ValueError(
+                f"stage_epochs: expected three numbers of epochs, found {tuple(stage_epochs)!r}."
+            )
+        self.stage_epochs = tuple(stage_epochs)
+        self.statistics_batches, self.verbose = statistics_batches, verbose
+        self.stages: list[Stage] = []
+        self._epoch = 0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if not isinstance(self.model, BitMixerModel):
+            raise TypeError(
+                "BitMixerCallback trains a BitMixerModel (see BitMixerModel.from_float), "
+                f"found {type(self.model).__name__}."
+            )
+        found = (self.params or {}).get("epochs")
+        if found != sum(self.stage_epochs):
+            raise ValueError(
+                f"fit(epochs={found}): BitMixerCallback(stage_epochs={self.stage_epochs}) needs "
+                f"{sum(self.stage_epochs)}."
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        model: Any = self.model
+        wanted = self._stage_of(epoch)
+        while STAGES.index(model.stage) < STAGES.index(wanted):
+            self._enter(STAGES[STAGES.index(model.stage) + 1])
+        if self.verbose and (epoch == 0 or model.stage not in self.stages[-1:]):
+            print(f"[Bit-Mixer] stage {model.stage} from epoch {epoch + 1}", flush=True)
+        self.stages.append(model.stage)
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        model: Any = self.model
+        if model.stage != "layer_wise":
+            return
+        steps = (self.params or {}).get("steps") or 0
+        before = (self._epoch - sum(self.stage_epochs[:2])) * steps + batch
+        total = steps * self.stage_epochs[2]
+        # One call serves several steps where compile was given steps_per_execution.
+        share = (before + model.steps_per_execution) / total if total else 1.0
+        model.layer_wise_share.assign(min(1.0, max(0.0, share)))
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            stage = self.model.stage  # pyright: ignore[reportOptionalMemberAccess]
+            raise ValueError(
+                f"The loss is {loss} at batch {batch} of stage {stage}: the data hold NaN or Inf, "
+                "or the learning rate is too large."
+            )
+
+    def _stage_of(self, epoch: int) -> Stage:
+        first, second, _ = self.stage_epochs
+        return STAGES[(epoch >= first) + (epoch >= first + second)]
+
+    def _enter(self, stage: Stage) -> None:
+        model: Any = self.model
+        model.stage = stage
+        if stage == "layer_wise":
+            model.spread_diagonal()
+            return
+        calibrate_weights(model.network)
+        for images in self._batches(1):
+            calibrate_streams(model.network, images)
+        if self.statistics_batches:
+            self._reestimate()
+
+    def _reestimate(self) -> None:
+        """Batch norm of every uniform bit-width, for the network with quantized weights."""
+        model: Any = self.model
+        before = model.bit_assignment
+        for bits in model.space.activation_bits:
+            model.set_bits(model.uniform_bits(bits))
+            with quantization_mode(model.evaluation_mode()):
+                reestimate_batch_norm(model.network, self._batches(self.statistics_batches))
+        model.set_bits(before)
+
+    def _batches(self, count: int) -> Any:
+        data, batch_size = self.model.training_data  # pyright: ignore
+        return image_batches(data, count, batch_size)

@@ -1,0 +1,148 @@
+"""Bit-Mixer in an experiment: three stages, operating points, one file with a signature each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from keras_metamix.assignment import BitAssignment
+from keras_metamix.bitmixer.model import BitMixerModel
+from keras_metamix.bitmixer.operating_points import (
+    METHODS,
+    OperatingPoint,
+    choose_points,
+    price_table,
+)
+from keras_metamix.launch.datasets import Data
+from keras_metamix.launch.results import Candidate, Outcome, float_file, layer_rows
+from keras_metamix.launch.training import search_space, train_mixer
+from keras_metamix.report import pareto_front as pareto_figure
+from metamix_tflite import convert, verify
+
+_UNITS = {"bops": "BOPs", "size": "bytes of weights"}
+
+
+def check(config: ConfigDict, float_model: keras.Model) -> None:
+    """Finds out what is wrong with the config before hours of training.
+
+    Raises:
+      ValueError: an operating point's share, or an unknown cost or method; names it.
+    """
+    mixer = config.mixer
+    model = BitMixerModel.from_float(float_model, search_space(config), mixer.batch_norm)
+    price_table(model, mixer.cost)
+    if mixer.method not in METHODS:
+        raise ValueError(
+            f"config.mixer.method: expected one of {list(METHODS)}, found {mixer.method!r}."
+        )
+    if not mixer.operating_points:
+        raise ValueError("config.mixer.operating_points: expected at least one, found none.")
+    for name, share in mixer.operating_points.items():
+        if not 0 <= share <= 1:
+            raise ValueError(
+                f"config.mixer.operating_points.{name}: expected a share from 0 (the fewest bits) "
+                f"to 1 (the most), found {share}."
+            )
+
+
+def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
+    """Trains, chooses operating points and exports them."""
+    mixer, container = config.mixer, config.export.weight_container
+    model, lines = train_mixer(config, float_model, data)
+
+    print("operating points")
+    low, high = _cost_range(model, mixer.cost)
+    shares = sorted(mixer.operating_points.items(), key=lambda item: -item[1])
+    budgets = {name: low + share * (high - low) for name, share in shares}
+    front = {f"front {n}": float(b) for n, b in enumerate(np.linspace(low, high, mixer.front))}
+    batches = -(-mixer.images // config.train.batch_size)
+    known = data.train.take(batches).cache()  # the test images choose nothing
+    chosen = choose_points(model, known, budgets | front, mixer.cost, mixer.method)
+    points = {name: chosen[name].bits for name in budgets}
+
+    print("export, verification, benchmark")
+    flat = convert(model, container, operating_points=points)
+    graphs = verify(flat, points)
+    candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
+    candidates += [
+        Candidate(name, "model.tflite", flat, model, name, bits) for name, bits in points.items()
+    ]
+    last = list(points)[-1]
+    separate = sum(
+        len(convert(model, container, operating_points={name: bits}))
+        for name, bits in points.items()
+    )
+    uniform = _uniform_rows(model, data, mixer.cost)
+    notes = [
+        f"One file of {len(flat):,} bytes holds {len(points)} signatures; as files of their own "
+        f"they take {separate:,}.",
+        f"The layers are those of operating point {last!r}.",
+    ]
+    notes += [
+        f"Uniform {row['bits']} bits: {row['accuracy']:.2%} of the test images, training graph."
+        for row in uniform
+    ]
+    files: dict[str, Any] = {f"{name}.bits.json": bits.save for name, bits in points.items()}
+    if front:
+        rows = _front_rows(model, data, chosen, set(points))
+        figure = pareto_figure(rows, uniform, _UNITS[mixer.cost])
+        files["pareto.png"] = lambda path: figure.savefig(path, format="png", facecolor="white")
+        files["pareto.json"] = lambda path: path.write_text(json.dumps([*rows, *uniform]) + "\n")
+    return Outcome(
+        model,
+        candidates,
+        metrics={
+            "target_bops": None,
+            "layers": layer_rows(graphs[last], model, points[last]),
+            "argmax_bits": {},
+            "final_bits": dict(points[last].activation_bits),
+            "epochs": lines.records,
+            "alphas": {"candidates": {}, "history": {}, "steps": []},
+        },
+        files=files,
+        notes=tuple(notes),
+    )
+
+
+def _uniform_rows(model: BitMixerModel, data: Data, cost: Any) -> list[dict[str, Any]]:
+    """Cost and test accuracy of the uniform bit-widths."""
+    table, rows = price_table(model, cost), []
+    for bits in model.space.activation_bits:
+        price = sum(row.get(bits, max(row.values())) for row in table.values())
+        accuracy = _accuracy(model, data, model.uniform_bits(bits))
+        rows.append({"bits": bits, "cost": price, "accuracy": accuracy})
+    return rows
+
+
+def _front_rows(
+    model: BitMixerModel, data: Data, points: Mapping[str, OperatingPoint], named: set[str]
+) -> list[dict[str, Any]]:
+    """Cost and test accuracy of operating points; of two with the same bits the first."""
+    rows: dict[tuple[int, ...], dict[str, Any]] = {}
+    for name, point in points.items():
+        key = tuple(point.bits.activation_bits.values())
+        if key not in rows:
+            accuracy = _accuracy(model, data, point.bits)
+            label = name if name in named else ""
+            rows[key] = {"name": label, "cost": point.cost, "accuracy": accuracy}
+    return list(rows.values())
+
+
+def _accuracy(model: BitMixerModel, data: Data, bits: BitAssignment) -> float:
+    before = model.bit_assignment
+    model.set_bits(bits)
+    found: Any = model.evaluate(data.validation, verbose=0, return_dict=True)
+    model.set_bits(before)
+    return float(found["accuracy"])
+
+
+def _cost_range(model: BitMixerModel, cost: Any) -> tuple[float, float]:
+    table = price_table(model, cost)
+    return sum(min(r.values()) for r in table.values()), sum(
+        max(r.values()) for r in table.values()
+    )

@@ -1,0 +1,78 @@
+"""MetaMix in an experiment: search, weight training, and the files to compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from ml_collections import ConfigDict
+
+from keras_metamix.cost import assignment_bops
+from keras_metamix.distillation import Teacher
+from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.datasets import Data
+from keras_metamix.launch.optimization import load_teacher
+from keras_metamix.launch.results import (
+    Candidate,
+    Outcome,
+    bits_of,
+    float_file,
+    layer_rows,
+    search_history,
+)
+from keras_metamix.launch.training import search_space, target_bops, train_metamix, train_uniform
+from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.metamix.selection import check_budget
+from metamix_tflite import convert, verify
+
+
+def check(config: ConfigDict, float_model: keras.Model) -> None:
+    """Finds out what is wrong with the search before hours of float training."""
+    model = MetaMixModel.from_float(float_model, search_space(config))
+    check_budget(layer_costs(model), model.candidate_scores(), target_bops(config, model))
+    teacher = load_teacher(config, float_model)
+    if teacher is not None:
+        Teacher(teacher, config.train.distillation, model)
+    if config.train.epochs <= config.search.meta_epochs + config.search.search_epochs:
+        raise ValueError(
+            f"config.train.epochs={config.train.epochs} leaves no epoch for weight training after "
+            f"{config.search.meta_epochs} of bit-meta and {config.search.search_epochs} of search."
+        )
+
+
+def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
+    """Searches, trains and exports."""
+    teacher = load_teacher(config, float_model)
+    model, callback, lines = train_metamix(config, float_model, data, teacher)
+    target = callback.target_bops
+    uniform = None
+    if config.train.uniform:
+        print("uniform bit-widths, for comparison")
+        uniform, _ = train_uniform(config, float_model, data, teacher)
+    print("export, verification, benchmark")
+    bits = model.bit_assignment
+    candidates = _export(config, float_model, model, uniform)
+    return Outcome(
+        model,
+        candidates,
+        metrics={
+            "target_bops": target,
+            "layers": layer_rows(verify(candidates[-1].flat, bits), model, bits),
+            "argmax_bits": bits_of(callback.argmax_assignment),
+            "final_bits": bits_of(callback.assignment),
+            "epochs": lines.records,
+            "alphas": search_history(callback, model),
+        },
+        files={"bits.json": bits.save},
+        summary=f"BOPs {assignment_bops(layer_costs(model), bits):,} of {target:,.0f}; ",
+    )
+
+
+def _export(config: Any, float_model: Any, model: Any, uniform: Any) -> list[Candidate]:
+    container = config.export.weight_container
+    candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
+    if uniform is not None:
+        flat = convert(uniform, weight_container=container)
+        candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
+    flat = convert(model, weight_container=container)
+    return [*candidates, Candidate("MetaMix", "model.tflite", flat, model)]

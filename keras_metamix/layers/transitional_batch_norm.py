@@ -1,0 +1,107 @@
+"""Bit-Mixer's batch normalization: a set of parameters for each change of bit-width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.layers.batch_norm import FoldableBatchNormalization
+from keras_metamix.ops import pick
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class TransitionalBatchNormalization(FoldableBatchNormalization):
+    """Batch norm whose parameters and statistics depend on two adjacent layers' bit-widths.
+
+    Set number `i * sets[1] + j` serves candidate i of the transition's first layer and candidate j
+    of its second. A transition end with one bit-width, or none, has one row.
+
+    Args:
+      sets: rows and columns: candidates of the first and of the second layer.
+      own: which of the two, 0 or 1, is the layer whose result is normalized.
+
+    Raises:
+      ValueError: batch renormalization, which keeps further statistics.
+
+    Variables: gamma, beta, moving_mean, moving_variance, shape (rows * columns, channels).
+
+    Attributes:
+      transition: input quantizers of the two layers (None: no choice); set by the model that owns
+        this layer, since it follows from the graph.
+    """
+
+    transition: tuple[ActivationQuantizer | None, ActivationQuantizer | None] = (None, None)
+
+    def __init__(self, sets: Sequence[int] = (1, 1), own: Literal[0, 1] = 1, **kwargs: Any):
+        super().__init__(**kwargs)
+        if self.renorm:
+            raise ValueError(f"Batch norm {self.name!r}: expected renorm=False, found True.")
+        self.sets, self.own = (int(sets[0]), int(sets[1])), own
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        axis = self.axis % len(input_shape)
+        shape = (self.sets[0] * self.sets[1], input_shape[axis])
+        if self.scale:
+            self.gamma = self.add_weight(
+                shape,
+                self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+                name="gamma",
+            )
+        if self.center:
+            self.beta = self.add_weight(
+                shape,
+                self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+                name="beta",
+            )
+        for name in ("moving_mean", "moving_variance"):
+            initializer = getattr(self, f"{name}_initializer")
+            setattr(self, name, self.add_weight(shape, initializer, trainable=False, name=name))
+        self._reduction_axes = [i for i in range(len(input_shape)) if i != axis]
+
+    def set_index(self) -> Any:
+        """Number of the set in use: of the bit-widths assigned, or drawn for this step."""
+        first, second = (0 if q is None else q.chosen_index() for q in self.transition)
+        return first * self.sets[1] + second
+
+    def _parameters(self) -> tuple[Any, Any, Any, Any]:
+        index, size = self.set_index(), self.moving_mean.shape[1:]
+        return (
+            pick(self.gamma, index) if self.scale else ops.ones(size),
+            pick(self.beta, index) if self.center else ops.zeros(size),
+            pick(self.moving_mean, index),
+            pick(self.moving_variance, index),
+        )
+
+    def _update_statistics(self, mean: Any, variance: Any) -> None:
+        row = ops.expand_dims(ops.one_hot(self.set_index(), self.moving_mean.shape[0]), -1)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving + row * (1.0 - self.momentum) * (batch - moving))
+
+    def _normalize(self, inputs: Any, training: bool, mask: Any) -> Any:
+        gamma, beta, mean, variance = self._parameters()
+        if training:
+            mean, variance = self._moments(inputs, mask)
+            self._update_statistics(mean, variance)
+        return ops.batch_normalization(inputs, mean, variance, self.axis, beta, gamma, self.epsilon)
+
+    def spread_diagonal(self) -> None:
+        """Copies the set of equal bit-widths to those of the transitions that end in it."""
+        rows, columns = self.sets
+        if min(rows, columns) == 1:
+            return
+        first, second = np.divmod(np.arange(rows * columns), columns)
+        source = (first, second)[self.own] * (columns + 1)
+        for variable in self.weights:
+            variable.assign(ops.take(variable, source, axis=0))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"sets": list(self.sets), "own": self.own}

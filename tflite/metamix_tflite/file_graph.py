@@ -1,0 +1,99 @@
+"""A signature's graph as it was read from a .tflite."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+
+class VerificationError(ValueError):
+    """A file is not what it was declared to be."""
+
+
+@contextlib.contextmanager
+def named_signature(name: str, among: Collection[str]) -> Iterator[None]:
+    """Puts a signature's name before what is wrong with it, where a file has several."""
+    try:
+        yield
+    except ValueError as error:
+        if len(among) == 1:
+            raise
+        raise VerificationError(f"Signature {name!r}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTensor:
+    """A tensor; `data` is None unless it is a constant (INT4 unpacked to int8)."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    scales: np.ndarray
+    zero_points: np.ndarray
+    quantized_dimension: int
+    data: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOperator:
+    """An operator; tensors by index, `activation` is its fused one."""
+
+    op: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    activation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FileGraph:
+    """A signature's subgraph and what the file declares of it (`metadata`, {} for a stranger's).
+
+    Tensors have different names. Operators stand in the order in which they run: each reads
+    inputs, constants and what was written before it, and writes what nothing else writes.
+    """
+
+    tensors: list[FileTensor]
+    operators: list[FileOperator]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    metadata: dict[str, Any]
+
+    def producer(self, tensor: int) -> FileOperator | None:
+        """The operator that writes a tensor."""
+        return self._producers.get(tensor)
+
+    @functools.cached_property
+    def _producers(self) -> dict[int, FileOperator]:
+        return {i: operator for operator in self.operators for i in operator.outputs}
+
+
+def check_order(graph: FileGraph) -> None:
+    """Raises VerificationError unless a graph is as `FileGraph` says."""
+    tensors = graph.tensors
+
+    def named(index: int) -> str:
+        name = f" {tensors[index].name!r}" if 0 <= index < len(tensors) else ""
+        return f"tensor {index}{name}"
+
+    if len({t.name for t in tensors}) != len(tensors):
+        raise VerificationError("Several tensors of the file have the same name.")
+    constants = {i for i, t in enumerate(tensors) if t.data is not None}
+    if not set(graph.inputs) <= set(range(len(tensors))) - constants:
+        raise VerificationError(f"The graph's inputs {graph.inputs} are no tensors to set.")
+    written = set(graph.inputs)
+    for number, operator in enumerate(graph.operators):
+        where = f"Operator {number} ({operator.op})"
+        for index in operator.inputs:
+            if index not in written and index not in constants:
+                raise VerificationError(f"{where} reads {named(index)}, which nothing wrote.")
+        for index in operator.outputs:
+            if index in written or index in constants or not 0 <= index < len(tensors):
+                raise VerificationError(f"{where} writes {named(index)}, which it cannot.")
+            written.add(index)
+    if not set(graph.outputs) <= written:
+        raise VerificationError(f"The graph's outputs {graph.outputs} are not all written.")

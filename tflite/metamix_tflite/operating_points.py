@@ -1,0 +1,194 @@
+"""Runs a .tflite of several operating points, switching between inferences without a reload."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from metamix_tflite.latency import random_inputs
+from metamix_tflite.read import read_operating_points
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatingPoint:
+    """One signature of a file.
+
+    Attributes:
+      name: the signature.
+      bops: bit operations of one image, as the file declares them.
+      price: of the table that the runner was given, in its unit; None without one.
+      latency_us: median latency of one image; None before `measure`.
+    """
+
+    name: str
+    bops: int
+    price: float | None = None
+    latency_us: float | None = None
+
+
+class OperatingPointRunner:
+    """One interpreter for all operating points of a file, one of which is selected.
+
+    The point of the most BOPs counts as the best, and is selected first. LiteRT prepares the
+    weights of all points when it loads the file: `select` costs nothing, but each point takes the
+    memory of a network.
+
+    Args:
+      flat: bytes of `convert(model, operating_points=...)`.
+      threads: CPU threads.
+      prices: what an inference costs at each point, by name: energy, say.
+
+    Raises:
+      TypeError, ValueError: not such a file, or a price that is missing or no number.
+    """
+
+    def __init__(self, flat: bytes, threads: int = 1, prices: Mapping[str, float] | None = None):
+        points = read_operating_points(flat)
+        if not points:
+            raise ValueError(
+                "Expected a file of convert(model, operating_points=...), found one that declares "
+                "no operating points."
+            )
+        self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
+        self._interpreter.allocate_tensors()  # XNNPACK packs the weights of all points
+        self._signatures = {n: self._interpreter.get_signature_runner(n) for n in points}
+        self._ends = {name: (point["inputs"], point["outputs"]) for name, point in points.items()}
+        priced = {} if prices is None else _checked(prices, points)
+        self._points = {
+            name: OperatingPoint(name, points[name]["bops"], priced.get(name))
+            for name in sorted(points, key=lambda name: points[name]["bops"], reverse=True)
+        }
+        self._selected = next(iter(self._points))
+
+    @property
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """All operating points, the best first."""
+        return tuple(self._points.values())
+
+    @property
+    def selected(self) -> OperatingPoint:
+        """The one that runs."""
+        return self._points[self._selected]
+
+    @property
+    def input_details(self) -> list[dict[str, Any]]:
+        """LiteRT's description of the inputs of the selected point."""
+        details = self._signatures[self._selected].get_input_details()
+        return [details[name] for name in self._ends[self._selected][0]]
+
+    def measure(self, runs: int = 50, warmup: int = 5) -> dict[str, float]:
+        """Times every point on one image, in turn; the one selected stays.
+
+        Returns:
+          Median latencies in microseconds by name, which `points` hold from now on.
+
+        Raises:
+          ValueError: counts below 1, or for the warm-up below 0.
+        """
+        for name, least, found in (("runs", 1, runs), ("warmup", 0, warmup)):
+            if found < least:
+                raise ValueError(f"{name}: expected at least {least}, found {found}.")
+        arrays = random_inputs(self.input_details)
+        times: dict[str, list[float]] = {name: [] for name in self._points}
+        for _ in range(warmup + runs):
+            for name, samples in times.items():
+                start = time.perf_counter()
+                self._run(name, *arrays)
+                samples.append((time.perf_counter() - start) * 1e6)
+        medians = {name: float(np.median(samples[warmup:])) for name, samples in times.items()}
+        for name, latency in medians.items():
+            self._points[name] = dataclasses.replace(self._points[name], latency_us=latency)
+        return medians
+
+    def select(
+        self,
+        name: str | None = None,
+        *,
+        latency_us: float | None = None,
+        budget: float | None = None,
+        prices: Mapping[str, float] | None = None,
+    ) -> OperatingPoint:
+        """Selects the best point that fits, or one by name, for the inferences that follow.
+
+        Args:
+          name: of the point.
+          latency_us: the longest median latency that `measure` may have found.
+          budget: the highest price of an inference.
+          prices: by name, for the budget; default the runner's, and without these BOPs.
+
+        Returns:
+          The point selected.
+
+        Raises:
+          ValueError: none fits, then the one selected stays; no such name; nothing measured; not
+            exactly one of `name`, `latency_us` and `budget`.
+        """
+        if [name, latency_us, budget].count(None) != 2:
+            raise ValueError("select: expected one of a name, latency_us=... and budget=....")
+        if name is not None:
+            if name not in self._points:
+                raise ValueError(f"select: expected one of {[*self._points]}, found {name!r}.")
+            self._selected = name
+            return self.selected
+        if budget is None:
+            self._selected = self._best("latency_us", self._latencies(), latency_us)
+        else:
+            self._selected = self._best("budget", self._prices(prices), budget)
+        return self.selected
+
+    def invoke(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """Outputs of the selected point, for an array of images for each input."""
+        return self._run(self._selected, *arrays)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """The first output for any number of images, shape (images, ...), one after the other."""
+        outputs = [self.invoke(images[i : i + 1])[0] for i in range(len(images))]
+        return np.concatenate(outputs)
+
+    def _run(self, name: str, *arrays: np.ndarray) -> list[np.ndarray]:
+        inputs, outputs = self._ends[name]
+        found = self._signatures[name](**dict(zip(inputs, arrays, strict=True)))
+        return [found[output] for output in outputs]
+
+    def _best(self, what: str, costs: Mapping[str, float], limit: Any) -> str:
+        """The first point, so the best one, whose cost is within a limit."""
+        for name in self._points:
+            if costs[name] <= limit:
+                return name
+        least = min(costs, key=lambda name: costs[name])
+        raise ValueError(
+            f"select({what}={limit!r}): no operating point fits; the least is {least!r} with "
+            f"{costs[least]:.6g}."
+        )
+
+    def _latencies(self) -> dict[str, float]:
+        found = {p.name: p.latency_us for p in self.points if p.latency_us is not None}
+        if not found:
+            raise ValueError("select(latency_us=...): nothing is measured yet, call measure().")
+        return found
+
+    def _prices(self, prices: Mapping[str, float] | None) -> Mapping[str, float]:
+        if prices is not None:
+            return _checked(prices, self._points)
+        return {p.name: p.bops if p.price is None else p.price for p in self.points}
+
+
+def _checked(prices: Mapping[str, float], points: Collection[str]) -> dict[str, float]:
+    """Prices of all points.
+
+    Raises:
+      ValueError: a point without a price, or a price that is no number; names the point.
+    """
+    if set(prices) != set(points):
+        raise ValueError(f"prices: expected one for each of {[*points]}, found {[*prices]}.")
+    for name, price in prices.items():
+        if not isinstance(price, numbers.Real) or not math.isfinite(price):
+            raise ValueError(f"prices: expected a number for {name!r}, found {price!r}.")
+    return dict(prices)

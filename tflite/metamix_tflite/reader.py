@@ -1,0 +1,241 @@
+"""Reads the fields of a .tflite, which nothing vouches for."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
+from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, unpack_int4
+from metamix_tflite.metadata import METADATA_NAME, decode, of_signatures
+
+_NUMPY = {"FLOAT32": np.float32, "INT32": np.int32, "INT8": np.int8, "INT64": np.int64}
+# The options that hold an operator's fused activation. LiteRT ignores options of another type.
+_FUSED_OPTIONS = {
+    "CONV_2D": schema.Conv2DOptions,
+    "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptions,
+    "FULLY_CONNECTED": schema.FullyConnectedOptions,
+    "ADD": schema.AddOptions,
+    "MUL": schema.MulOptions,
+    "MAX_POOL_2D": schema.Pool2DOptions,
+}
+_SUBGRAPHS, _SIGNATURES = 8, 18  # of Model's vectors, in its table by the schema
+_LARGEST_RANK = 8
+_LARGEST_EXPANSION = 64  # equal constants share their bytes: what is read may exceed the file
+
+
+def _names(enum: type) -> dict[int, str]:
+    return {v: k for k, v in vars(enum).items() if isinstance(v, int)}
+
+
+_TYPE_NAMES = _names(schema.TensorType)
+_OP_NAMES = _names(schema.BuiltinOperator)
+_FUSED_NAMES = _names(schema.ActivationFunctionType)
+
+
+class FileReader:
+    """Reads one file, field by field, and no more bytes than a file of its size can mean.
+
+    Every method raises ValueError, TypeError, KeyError or struct.error for what it cannot read.
+    """
+
+    def __init__(self, flat: bytes):
+        self._flat, self._model = flat, schema.Model.GetRootAs(flat, 0)
+        self._unread = _LARGEST_EXPANSION * len(flat)
+        self._constants: dict[tuple[int, str, tuple[int, ...]], np.ndarray | None] = {}
+
+    def graphs(self) -> dict[str, FileGraph]:
+        """The graph of each signature, in the order of the subgraphs."""
+        definitions = self._definitions()
+        declared = of_signatures(self.declaration(), list(definitions))
+        codes = [self._code(i) for i in range(self._model.OperatorCodesLength())]
+        graphs = {}
+        for index, (name, definition) in enumerate(definitions.items()):
+            with named_signature(name, definitions):
+                subgraph = self._model.Subgraphs(index)
+                graphs[name] = self._graph(definition, subgraph, codes, declared[name])
+        return graphs
+
+    def operating_points(self) -> dict[str, dict[str, Any]]:
+        """See `read_operating_points`."""
+        definitions, declared = self._definitions(), self.declaration()
+        if "signatures" not in declared:
+            return {}
+        points = of_signatures(declared, list(definitions))
+        for name, definition in definitions.items():
+            points[name]["inputs"] = [*self._ends(definition.Inputs, definition.InputsLength())]
+            points[name]["outputs"] = [*self._ends(definition.Outputs, definition.OutputsLength())]
+        return points
+
+    def names(self) -> list[str]:
+        """The signatures' names; a stranger's file may have other subgraphs beside theirs."""
+        count = self._model.SignatureDefsLength()
+        names = [self._text(self._model.SignatureDefs(i).SignatureKey()) for i in range(count)]
+        return names or [DEFAULT_SIGNATURE]
+
+    def only(self, name: str) -> bytes:
+        """The file with one subgraph and no signature: two vectors are cut short."""
+        index = list(self._definitions()).index(name)
+        content, table = bytearray(self._flat), self._model._tab
+        subgraphs, signatures = (table.Vector(table.Offset(f)) for f in (_SUBGRAPHS, _SIGNATURES))
+        position = self._model.Subgraphs(index)._tab.Pos
+        struct.pack_into("<II", content, subgraphs - 4, 1, position - subgraphs)
+        struct.pack_into("<I", content, signatures - 4, 0)
+        return bytes(content)
+
+    def declaration(self) -> dict[str, Any]:
+        """What `encode` wrote, {} in a stranger's file."""
+        for number in range(self._model.MetadataLength()):
+            entry = self._model.Metadata(number)
+            if self._text(entry.Name()) == METADATA_NAME:
+                return decode(self._bytes(entry.Buffer()).tobytes())
+        return {}
+
+    def _definitions(self) -> dict[str, Any]:
+        """The signatures by name, in the order of their subgraphs."""
+        subgraphs, count = self._model.SubgraphsLength(), self._model.SignatureDefsLength()
+        if subgraphs != max(count, 1):
+            raise ValueError(
+                f"expected one subgraph for each signature, found {subgraphs} for {count}"
+            )
+        found: dict[int, tuple[str, Any]] = {}
+        for number in range(count):
+            definition = self._model.SignatureDefs(number)
+            found[definition.SubgraphIndex()] = self._text(definition.SignatureKey()), definition
+        if not found:
+            return {DEFAULT_SIGNATURE: None}
+        definitions = dict(found[index] for index in sorted(found))
+        if sorted(found) != [*range(count)] or len(definitions) != count:
+            raise ValueError("several of its signatures have the same subgraph, or the same name")
+        return definitions
+
+    def _graph(
+        self, definition: Any, graph: Any, codes: list[str], declared: dict[str, Any]
+    ) -> FileGraph:
+        inputs = self._integers(graph.InputsAsNumpy())
+        outputs = self._integers(graph.OutputsAsNumpy())
+        if definition is not None:
+            self._check_ends(definition.Inputs, definition.InputsLength(), inputs)
+            self._check_ends(definition.Outputs, definition.OutputsLength(), outputs)
+        return FileGraph(
+            [self._tensor(graph.Tensors(i)) for i in range(graph.TensorsLength())],
+            [self._operator(graph.Operators(i), codes) for i in range(graph.OperatorsLength())],
+            inputs,
+            outputs,
+            declared,
+        )
+
+    def _check_ends(self, entry: Any, count: int, expected: tuple[int, ...]) -> None:
+        """A signature names each input or output of its subgraph once."""
+        found = self._ends(entry, count)
+        if sorted(found.values()) != sorted(expected):
+            raise ValueError(f"a signature has tensors {found}, its subgraph {expected}")
+
+    def _ends(self, entry: Any, count: int) -> dict[str, int]:
+        """Tensors of a signature's inputs or outputs by name."""
+        return {self._text(entry(i).Name()): entry(i).TensorIndex() for i in range(count)}
+
+    def _vector(self, values: Any) -> np.ndarray:
+        """A vector as the schema returns it: the integer 0 where it is absent."""
+        if not isinstance(values, np.ndarray):
+            return np.empty(0)
+        self._count(values.nbytes)
+        return values
+
+    def _count(self, size: int) -> None:
+        self._unread -= size + 1
+        if self._unread < 0:
+            raise ValueError("it points at the same bytes over and over")
+
+    def _integers(self, values: Any) -> tuple[int, ...]:
+        return tuple(int(i) for i in self._vector(values))
+
+    def _text(self, content: bytes | None) -> str:
+        content = content or b""
+        self._count(len(content))
+        return content.decode()
+
+    def _code(self, index: int) -> str:
+        self._count(0)
+        code = self._model.OperatorCodes(index)
+        return _OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+
+    def _operator(self, operator: Any, codes: list[str]) -> FileOperator:
+        if operator.OpcodeIndex() >= len(codes):
+            raise ValueError(f"an operator has code number {operator.OpcodeIndex()}")
+        op = codes[operator.OpcodeIndex()]
+        activation = 0
+        if op in _FUSED_OPTIONS:
+            options = _FUSED_OPTIONS[op]()
+            expected = getattr(schema.BuiltinOptions, type(options).__name__)
+            table = operator.BuiltinOptions()
+            if operator.BuiltinOptionsType() != expected or table is None:
+                raise ValueError(f"{op} without its options")
+            options.Init(table.Bytes, table.Pos)
+            activation = options.FusedActivationFunction()
+        return FileOperator(
+            op,
+            self._integers(operator.InputsAsNumpy()),
+            self._integers(operator.OutputsAsNumpy()),
+            _FUSED_NAMES[activation],
+        )
+
+    def _tensor(self, tensor: Any) -> FileTensor:
+        name = self._text(tensor.Name())
+        shape = self._integers(tensor.ShapeAsNumpy())
+        if len(shape) > _LARGEST_RANK or any(n < 0 for n in shape):
+            raise ValueError(f"tensor {name!r} has a shape of {len(shape)} dimensions, {shape[:8]}")
+        scales: Any = 0
+        zero_points, dimension, details = 0, 0, 0
+        quantization = tensor.Quantization()
+        if quantization is not None:
+            scales, zero_points = quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
+            dimension, details = quantization.QuantizedDimension(), quantization.DetailsType()
+        if details or tensor.Sparsity() is not None or tensor.IsVariable():
+            raise ValueError(f"tensor {name!r} is sparse, blockwise quantized or variable")
+        kind = _TYPE_NAMES[tensor.Type()]
+        return FileTensor(
+            name,
+            shape,
+            kind,
+            self._vector(scales).astype(np.float32),
+            self._vector(zero_points).astype(np.int64),
+            dimension,
+            self._constant(name, tensor.Buffer(), kind, shape),
+        )
+
+    def _bytes(self, index: int) -> np.ndarray:
+        """The content of a buffer, empty where there is none."""
+        if index >= self._model.BuffersLength():
+            raise ValueError(f"buffer {index} is not there")
+        buffer = self._model.Buffers(index)
+        if buffer.Offset() or buffer.Size():
+            raise ValueError(f"buffer {index} lies outside the flatbuffer")
+        return self._vector(buffer.DataAsNumpy()).astype(np.uint8)
+
+    def _constant(
+        self, name: str, buffer: int, kind: str, shape: tuple[int, ...]
+    ) -> np.ndarray | None:
+        """A tensor's data, None where its buffer is empty; signatures share what is equal."""
+        key = buffer, kind, shape
+        if key not in self._constants:
+            self._constants[key] = self._data(name, self._bytes(buffer), kind, shape)
+        return self._constants[key]
+
+    def _data(
+        self, name: str, raw: np.ndarray, kind: str, shape: tuple[int, ...]
+    ) -> np.ndarray | None:
+        if not raw.size:
+            return None
+        if kind != "INT4" and kind not in _NUMPY:
+            raise ValueError(f"tensor {name!r} is a constant of type {kind}")
+        size = math.prod(shape)
+        expected = (size + 1) // 2 if kind == "INT4" else size * np.dtype(_NUMPY[kind]).itemsize
+        if raw.size != expected:
+            raise ValueError(f"tensor {name!r}: expected {expected} bytes, found {raw.size}")
+        values = unpack_int4(raw, size) if kind == "INT4" else raw.view(_NUMPY[kind])
+        return values.reshape(shape)
