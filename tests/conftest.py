@@ -1,9 +1,18 @@
 """What every test file shares."""
 
 import gc
+import os
 
 import keras
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked long run with LONG_TESTS=1 alone."""
+    if "LONG_TESTS" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: set LONG_TESTS=1"))
 
 
 @pytest.fixture(scope="module", autouse=True)

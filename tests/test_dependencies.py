@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "keras_metamix.training": GRAPH,
     "keras_metamix.distillation": GRAPH,
     "keras_metamix.metamix": TRAINING,
-    "keras_metamix.bitmixer": TRAINING,
+    "keras_metamix.bitmixer": TRAINING | {"keras_metamix.report"},
     "keras_metamix.data": {"keras_metamix.files"},
     "keras_metamix.zoo": set(),
     "keras_metamix.report": {"keras_metamix.files", "keras_metamix.assignment"},

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.cost import LayerCost
+from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.knapsack import knapsack
 
@@ -20,6 +23,7 @@ Table = list[list[float]]
 # What one layer costs at each candidate bit-width: {layer: {activation bits: price}}.
 Prices = Mapping[str, Mapping[int, float]]
 Cost = Literal["bops", "size"] | Prices
+UNITS = {"bops": "BOPs", "size": "bytes of weights, scales and biases"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +88,19 @@ def pareto_front(
     budgets: int | Sequence[float] = 8,
     cost: Cost = "bops",
     method: Method = "solver",
+    plot: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> list[OperatingPoint]:
     """Operating points from the cheapest to the best, none of which another one beats.
 
     Args:
       budgets: how many, evenly from the lowest to the highest cost, or the budgets themselves.
+      plot: a PNG to write, of the points' accuracy on `data` over their cost, beside the uniform
+        bit-widths'; the model has to be compiled with metrics=["accuracy"] then.
       model, data, cost, method, verbose: see `choose_bits`.
+
+    Raises:
+      ValueError: see `choose_bits`; no accuracy to plot.
     """
     if isinstance(budgets, int):
         prices = price_table(model, cost)
@@ -103,7 +113,49 @@ def pareto_front(
     for point in points:
         if not front or point.metrics["loss"] < front[-1].metrics["loss"]:
             front.append(point)
+    if plot is not None:
+        _plot(plot, front, uniform_points(model, data, cost), cost)
     return front
+
+
+def uniform_points(
+    model: BitMixerModel, data: Any, cost: Cost = "bops"
+) -> dict[int, OperatingPoint]:
+    """The operating points of one bit-width everywhere but at the ends, by bit-width."""
+    prices, points = price_table(model, cost), {}
+    before, measure = model.bit_assignment, _Measure(model, data, verbose=0)
+    try:
+        for number, bits in enumerate(model.space.activation_bits):
+            chosen = [number if bits in row else 0 for row in prices.values()]
+            price = sum(
+                row[b] for row, b in zip(prices.values(), measure.bits(chosen), strict=True)
+            )
+            found = measure.assignment(chosen), price, measure.metrics(chosen)
+            points[bits] = OperatingPoint(*found)
+    finally:
+        model.set_bits(before)
+    return points
+
+
+def _plot(
+    path: str | os.PathLike[str],
+    front: Sequence[OperatingPoint],
+    uniform: Mapping[int, OperatingPoint],
+    cost: Cost,
+) -> None:
+    if "accuracy" not in front[0].metrics:
+        raise ValueError(
+            "plot: expected a model compiled with metrics=['accuracy'], found metrics "
+            f"{[*front[0].metrics]}."
+        )
+    points = [{"name": "", "cost": p.cost, "accuracy": p.metrics["accuracy"]} for p in front]
+    rows = [
+        {"bits": bits, "cost": p.cost, "accuracy": p.metrics["accuracy"]}
+        for bits, p in uniform.items()
+    ]
+    unit = UNITS.get(cost, "cost") if isinstance(cost, str) else "cost"
+    with written_whole(path) as temporary:
+        report.pareto_front(points, rows, unit).savefig(temporary, format="png", facecolor="white")
 
 
 def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]:
@@ -149,10 +201,16 @@ class _Measure:
         self.layers = model.mac_layers
         self.count = 0
 
+    def bits(self, chosen: Sequence[int]) -> list[int]:
+        """Activation bits of each layer."""
+        return [
+            layer.input_quantizer.candidates[number]
+            for layer, number in zip(self.layers, chosen, strict=True)
+        ]
+
     def assignment(self, chosen: Sequence[int]) -> BitAssignment:
         activations, weights = {}, {}
-        for layer, number in zip(self.layers, chosen, strict=True):
-            bits = layer.input_quantizer.candidates[number]
+        for layer, bits in zip(self.layers, self.bits(chosen), strict=True):
             activations[layer.name] = bits
             weights[layer.name] = _weight_bits(layer, bits)
         return BitAssignment(activations, weights)

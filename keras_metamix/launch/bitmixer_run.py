@@ -14,17 +14,17 @@ from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.bitmixer.operating_points import (
     METHODS,
+    UNITS,
     OperatingPoint,
     choose_points,
     price_table,
+    uniform_points,
 )
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.results import Candidate, Outcome, float_file, layer_rows
 from keras_metamix.launch.training import search_space, train_mixer
 from keras_metamix.report import pareto_front as pareto_figure
 from metamix_tflite import convert, verify
-
-_UNITS = {"bops": "BOPs", "size": "bytes of weights"}
 
 
 def check(config: ConfigDict, float_model: keras.Model) -> None:
@@ -77,7 +77,10 @@ def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
         len(convert(model, container, operating_points={name: bits}))
         for name, bits in points.items()
     )
-    uniform = _uniform_rows(model, data, mixer.cost)
+    uniform = [
+        {"bits": bits, "cost": point.cost, "accuracy": point.metrics["accuracy"]}
+        for bits, point in uniform_points(model, data.validation, mixer.cost).items()
+    ]
     notes = [
         f"One file of {len(flat):,} bytes holds {len(points)} signatures; as files of their own "
         f"they take {separate:,}.",
@@ -90,7 +93,7 @@ def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
     files: dict[str, Any] = {f"{name}.bits.json": bits.save for name, bits in points.items()}
     if front:
         rows = _front_rows(model, data, chosen, set(points))
-        figure = pareto_figure(rows, uniform, _UNITS[mixer.cost])
+        figure = pareto_figure(rows, uniform, UNITS[mixer.cost])
         files["pareto.png"] = lambda path: figure.savefig(path, format="png", facecolor="white")
         files["pareto.json"] = lambda path: path.write_text(json.dumps([*rows, *uniform]) + "\n")
     return Outcome(
@@ -107,16 +110,6 @@ def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
         files=files,
         notes=tuple(notes),
     )
-
-
-def _uniform_rows(model: BitMixerModel, data: Data, cost: Any) -> list[dict[str, Any]]:
-    """Cost and test accuracy of the uniform bit-widths."""
-    table, rows = price_table(model, cost), []
-    for bits in model.space.activation_bits:
-        price = sum(row.get(bits, max(row.values())) for row in table.values())
-        accuracy = _accuracy(model, data, model.uniform_bits(bits))
-        rows.append({"bits": bits, "cost": price, "accuracy": accuracy})
-    return rows
 
 
 def _front_rows(

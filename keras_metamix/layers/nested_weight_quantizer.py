@@ -11,6 +11,8 @@ from keras import ops
 from keras_metamix.layers.weight_quantizer import SMALLEST_STEP, Rule, WeightQuantizer
 from keras_metamix.ops import lsq_integers, lsq_nested, nested_integers, pick
 
+_MOST_BITS_OF_LSQ = 4
+
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class NestedWeightQuantizer(WeightQuantizer):
@@ -25,8 +27,15 @@ class NestedWeightQuantizer(WeightQuantizer):
         self._shifts = np.array([self.candidates[0] - b for b in self.candidates], np.float32)
 
     def initialize_steps(self, kernel: Any, rule: Rule | None = None) -> None:
-        """The highest candidate's steps by `rule`; the others' by least squares."""
-        super().initialize_steps(kernel, rule)
+        """The highest candidate's steps by `rule`; the others' by least squares.
+
+        Above 4 bits the highest's are by "mse", whatever the rule: LSQ's make so wide a grid of 8
+        bits that all of a Gaussian kernel's integers of 2 bits are 0.
+        """
+        rule = rule or self.rule
+        wide = self.searched and self.candidates[0] > _MOST_BITS_OF_LSQ
+        super().initialize_steps(kernel, "mse" if wide else rule)
+        self.rule = rule
         kernel = ops.convert_to_tensor(kernel)
         others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)
         top = self.highest_integers(kernel)

@@ -147,6 +147,8 @@ def lsq(
     if fuse:  # a kernel takes tensors, not variables
         index = ops.cast(ops.reshape(index, ()), "int32")
         table = ops.convert_to_tensor(table, v.dtype)
+    elif not isinstance(index, int):
+        index = ops.convert_to_tensor(index)  # read once: the gradient is of the same choice
 
     @keras.ops.custom_gradient
     def quantize(v, steps):

@@ -534,7 +534,7 @@ def test_a_second_fit_goes_on_in_the_last_stage_without_a_trace(fitted, data):
 
 @pytest.mark.parametrize(
     ("epochs", "stages"),
-    [((0, 0, 1), ["layer_wise"]), ((0, 1, 0), ["network_wide"]), ((1, 0, 0), ["activations"])],
+    [((0, 0, 1), ["layer_wise"]), ((1, 0, 0), ["activations"])],
     ids=str,
 )
 def test_stages_without_epochs_are_passed_through(epochs, stages, mixer, data, capsys):

@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -218,9 +217,7 @@ def test_a_wheel_that_is_not_to_be_had_is_named(example, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "RUN_EXAMPLES" not in os.environ, reason="four minutes and 3.4 GB: set RUN_EXAMPLES=1"
-)
+@pytest.mark.long
 def test_the_whole_example_is_exact(example, tmp_path):
     module = example("efficientnet_lite0")
     # The folder of an earlier run saves the download, and is all there is without a network.

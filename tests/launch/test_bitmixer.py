@@ -82,8 +82,11 @@ def test_an_experiment_writes_one_file_with_its_operating_points(config, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_smoke_run_writes_exact_operating_points(tmp_path):
-    config = load("bitmixer_resnet18", "smoke")
+@pytest.mark.parametrize(
+    "name", ["bitmixer_resnet18", pytest.param("bitmixer_mobilenet_v2", marks=pytest.mark.long)]
+)
+def test_a_smoke_run_writes_exact_operating_points(name, tmp_path):
+    config = load(name, "smoke")
     config.data.dir = str(tmp_path / "tfds")
     run_experiment(config, tmp_path / "run")
     rows = read_metrics(tmp_path / "run")["rows"]

@@ -22,6 +22,8 @@ OPTIONS = {
     "momentum": {"momentum": 0.7, "epsilon": 1e-5},
     "frozen by trainable": {"trainable": False},
 }
+CASES = {name: (sets, {}) for name, sets in SETS.items()}
+CASES |= {name: ((3, 3), options) for name, options in OPTIONS.items() if options}
 
 
 @pytest.fixture(params=SHAPES)
@@ -29,9 +31,10 @@ def shape(request):
     return SHAPES[request.param]
 
 
-@pytest.fixture(params=OPTIONS)
-def options(request):
-    return OPTIONS[request.param]
+@pytest.fixture(params=CASES)
+def case(request):
+    """Sets and other arguments of a layer."""
+    return CASES[request.param]
 
 
 @pytest.fixture(params=SETS)
@@ -124,8 +127,9 @@ def assign(layer, i, j):
 
 
 def test_training_is_keras_s_in_the_set_drawn_and_leaves_the_others(
-    make, keras_twin, sets, options, batches, close
+    make, keras_twin, case, batches, close
 ):
+    sets, options = case
     layer = make(sets, **options)
     for number, i, j in some(sets):
         twin = keras_twin(layer, number, **options)
@@ -165,7 +169,8 @@ def test_gradients_are_keras_s_in_the_set_drawn_and_0_in_the_others(
             np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-3, err_msg=name)
 
 
-def test_evaluation_in_float_is_keras_s_exactly(make, keras_twin, sets, options, batches):
+def test_evaluation_in_float_is_keras_s_exactly(make, keras_twin, case, batches):
+    sets, options = case
     layer = make(sets, **options)
     outputs = []
     for number, i, j in choices(sets):

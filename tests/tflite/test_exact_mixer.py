@@ -85,8 +85,7 @@ def by_layer(model, rng):
     return kmm.BitAssignment(bits, bits)
 
 
-QUICK = [(residual, "feeding"), (residual, "shared"), (depthwise, "following")]
-QUICK += [(depthwise, "switchable")]
+QUICK = [(residual, "feeding"), (depthwise, "following")]
 CASES = [
     pytest.param(
         build,
@@ -103,7 +102,7 @@ CASES = [
 def test_random_assignments_are_exact(build, batch_norm, mixer, differing):
     model, images, rng = mixer(build, batch_norm, seed=READINGS.index(batch_norm))
     outputs = []
-    for bits in [model.uniform_bits(4), *(by_layer(model, rng) for _ in range(2))]:
+    for bits in (by_layer(model, rng), by_layer(model, rng)):
         model.set_bits(bits)
         folded, flat = kmm.fold_batch_norm(model), mt.convert(model)
         mt.verify(flat, bits)
@@ -113,8 +112,7 @@ def test_random_assignments_are_exact(build, batch_norm, mixer, differing):
             name = tensor.name.removesuffix("/weights")
             if name != tensor.name:
                 assert np.abs(tensor.data).max() <= 2 ** (bits[name].weight - 1) - 1
-    for other in outputs[1:]:
-        assert np.any(other != outputs[0])
+    assert np.any(outputs[0] != outputs[1])
 
 
 @pytest.mark.parametrize("build", [residual, depthwise], ids=lambda b: b.__name__)
