@@ -5,6 +5,7 @@ PYTHON      ?= python3.11
 WORKDIR     ?= runs/quickstart
 CONFIG      ?= configs/quickstart.py
 PYTEST_ARGS ?=
+TWO_WORKERS := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 BIN    := .venv/bin
 STAMP  := .venv/.stamp
@@ -41,7 +42,7 @@ demo: $(STAMP) ## train, search, export and report on real images; writes runs/q
 	$(BIN)/metamix-train --config=$(CONFIG) --workdir=$(WORKDIR)
 
 test: $(STAMP) ## the whole test suite (PYTEST_ARGS='-m "not slow"' for the quick part)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TWO_WORKERS) $(PYTEST_ARGS)
 
 lint: $(DEV) ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -63,7 +64,7 @@ bench: $(STAMP) ## step times over a plain float step; writes runs/step_time.jso
 	$(BIN)/python benchmarks/step_time.py --json runs/step_time.json
 
 lowest: $(LOWEST) ## the quick tests with every dependency at its lower bound (Python 3.11)
-	.venv-lowest/bin/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow" $(PYTEST_ARGS)
+	.venv-lowest/bin/python -m pytest $(TWO_WORKERS) -m "not slow" $(PYTEST_ARGS)
 
 dev: $(DEV) ## the environment with the developers' tools
 

@@ -8,7 +8,10 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Tests marked long run with LONG_TESTS=1 alone."""
+    """Files with slow tests come first, so that two workers end together; tests marked long run
+    with LONG_TESTS=1 alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     if "LONG_TESTS" not in os.environ:
         for item in items:
             if item.get_closest_marker("long"):

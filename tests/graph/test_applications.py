@@ -31,11 +31,8 @@ NOT_EXPORTED = {
 }
 
 
-# Those of hundreds of layers: a minute each.
-LONG = dict.fromkeys(
-    ("NASNetMobile", "DenseNet121", "EfficientNetV2B0", "InceptionV3", "Xception"),
-    pytest.mark.long,
-)
+# Training and files of the others take half a minute each, and more.
+QUICK = {"MobileNet", "MobileNetV3Small", "ResNet50V2"}
 
 
 @pytest.fixture
@@ -69,7 +66,10 @@ def test_quantizers_off_change_nothing_and_explain_says_what_cannot_be_exported(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(n, marks=LONG.get(n, ())) for n in FAMILIES])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES],
+)
 def test_every_phase_takes_a_step_and_a_loaded_model_computes_the_same(name, family, tmp_path):
     source, images = family(name)
     model = kmm.MetaMixModel.from_float(source)
