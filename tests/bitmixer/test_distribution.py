@@ -129,6 +129,6 @@ def test_two_replicas_train_through_all_stages_and_switch_without_a_trace(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.long), 0.5])
 def test_a_step_of_two_replicas_is_a_step_of_one_device(share, run):
     run(STEP.replace("SHARE", str(share)))

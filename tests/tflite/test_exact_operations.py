@@ -329,6 +329,7 @@ def test_files_are_exact_and_hold_the_assignment(name, seed, check):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "tanh"])
 def test_files_of_other_seeds_are_exact(name, check):
     for seed in SEEDS:
