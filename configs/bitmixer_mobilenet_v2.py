@@ -3,7 +3,7 @@
     metamix-train --config=configs/bitmixer_mobilenet_v2.py --workdir=runs/bitmixer_mobilenet_v2 \
         --config.data.dir=/path/to/tensorflow_datasets
 
-The same code on images that the project draws, in two minutes:
+The same code on images that the project draws, in two to three minutes:
 
     metamix-train --config=configs/bitmixer_mobilenet_v2.py:smoke --workdir=runs/smoke
 
