@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.title = "Bit-Mixer quickstart"
     config.seed = 0
     config.method = "bitmixer"
+    config.distribute = ""  # or "mirrored", "multi_worker", "tpu": see docs/long_runs.md
 
     config.data = ConfigDict()
     config.data.name = "fashion_mnist_extract"  # or "fashion_mnist": all 60,000 + 10,000 images
@@ -49,6 +50,10 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 128
     config.train.learning_rate = 2e-3
     config.train.weight_decay = 0.0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.steps = 0  # between two checkpoints; 0: by minutes alone
+    config.checkpoint.minutes = 5.0
 
     config.export = ConfigDict()
     config.export.weight_container = "fast"

@@ -23,6 +23,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.title = "Bit-Mixer ResNet-18"
     config.seed = 0
     config.method = "bitmixer"
+    config.distribute = ""  # or "mirrored", "multi_worker", "tpu": see docs/long_runs.md
 
     config.data = ConfigDict()
     config.data.name = "imagenet2012"
@@ -66,6 +67,10 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.weight_decay = 5e-6  # of kernels alone
     config.train.clip_norm = 10.0
     config.train.label_smoothing = 0.0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.steps = 0  # between two checkpoints; 0: by minutes alone
+    config.checkpoint.minutes = 5.0
 
     config.export = ConfigDict()
     config.export.weight_container = "fast"

@@ -22,6 +22,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = ConfigDict()
     config.title = "MetaMix MobileNetV2"
     config.seed = 0  # ours
+    config.distribute = ""  # or "mirrored", "multi_worker", "tpu": see docs/long_runs.md
 
     config.data = ConfigDict()
     config.data.name = "imagenet2012"
@@ -76,6 +77,10 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.teacher = ""
     config.train.distillation = 0.5  # ours
     config.train.uniform = False  # ours: a uniform A4W4 network beside doubles the time
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.steps = 0  # between two checkpoints; 0: by minutes alone
+    config.checkpoint.minutes = 5.0
 
     config.export = ConfigDict()
     config.export.weight_container = "fast"

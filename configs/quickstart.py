@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.title = "quickstart"
     config.seed = 0
+    config.distribute = ""  # or "mirrored", "multi_worker", "tpu": see docs/long_runs.md
 
     config.data = ConfigDict()
     config.data.name = "fashion_mnist_extract"  # or "fashion_mnist": all 60,000 + 10,000 images
@@ -51,6 +52,10 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 1e-3
     config.train.weight_decay = 0.0
     config.train.uniform = True  # a uniform A4W4 network beside, for as many epochs
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.steps = 0  # between two checkpoints; 0: by minutes alone
+    config.checkpoint.minutes = 5.0
 
     config.export = ConfigDict()
     config.export.weight_container = "fast"

@@ -1,12 +1,47 @@
-"""What the methods' models do alike around Keras' `compile` and `fit`."""
+"""What the methods' models and callbacks do alike around Keras' `compile` and `fit`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
+from keras_metamix.assignment import SearchSpace
 from keras_metamix.calibration import calibrate, check_finite, first_batches, image_batches
+
+
+class Progress:
+    """Which of several phases a model is in: a variable, so that weights and checkpoints hold it.
+
+    Args:
+      model: gets the variable.
+      phases: their names.
+      start: the one to begin with.
+    """
+
+    def __init__(self, model: keras.Model, phases: Sequence[str], start: str):
+        self._phases, self._known = tuple(phases), start
+        self._index = model.add_weight(
+            (),
+            keras.initializers.Constant(self._phases.index(start)),
+            dtype="int32",
+            trainable=False,
+            name="progress",
+        )
+
+    def read(self) -> Any:
+        """The phase's name; while a function is traced, the one that was read or written last."""
+        if tf.executing_eagerly():
+            self._known = self._phases[int(self._index.numpy())]
+        return self._known
+
+    def write(self, phase: str) -> None:
+        """Moves to a phase."""
+        self._index.assign(self._phases.index(phase))
+        self._known = phase
 
 
 def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
@@ -19,19 +54,59 @@ def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
     optimizer.build(variables)
 
 
-def calibrate_once(model: Any, x: Any, batch_size: int | None) -> None:
-    """Sets step sizes from the first batch of what `fit` takes as `x`, if nobody has."""
+def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
+    """Readies a model for `fit`: step sizes from the first batch, if nobody has set them."""
     if isinstance(x, np.ndarray):
         check_finite(x, "training images")
     if not model.calibrated:
         for images in image_batches(x, 1, batch_size):
             calibrate(model, images)
+    build_metrics(model, x, y, batch_size)
+    model.training_data = (x, batch_size)
 
 
-def build_metrics(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
+def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = None) -> None:
     """Makes the metrics' variables now: made in the first step, they cost a second trace."""
     if model._compile_metrics is None or model._compile_metrics.built:
         return
     data = x if y is None else (x, y)
-    for batch in first_batches(data, 1, batch_size):
-        model._symbolic_build(data_batch=batch)
+    with model.distribute_strategy.scope():
+        for batch in first_batches(data, 1, batch_size):
+            model._symbolic_build(data_batch=batch)
+
+
+def training_batches(model: Any, data: Any, count: int) -> Iterator[Any]:
+    """Inputs of up to `count` batches of `data`, or, of None, of what `fit` is training on."""
+    if data is not None:
+        return image_batches(data, count)
+    if model.training_data is None:
+        raise RuntimeError("training_batches: only inside fit.")
+    return image_batches(model.training_data[0], count, model.training_data[1])
+
+
+def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> None:
+    """Applies gradients, or zeros where the loss is NaN or Inf.
+
+    So the weights stay those that gave that loss, and `diagnosis` can find the layer.
+    """
+    finite = tf.math.is_finite(loss)
+    optimizer.apply_gradients(
+        (tf.where(finite, gradient, tf.zeros_like(gradient)), variable)
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if gradient is not None
+    )
+
+
+def track_loss(model: Any, loss: Any, x: Any) -> None:
+    """Adds a replica's loss to the mean that Keras shows."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    count = tf.shape(keras.tree.flatten(x)[0])[0]
+    model._loss_tracker.update_state(loss * replicas, sample_weight=count)
+
+
+def arguments_from_config(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
+    """A model's config with its network and its search space made."""
+    network = keras.saving.deserialize_keras_object(
+        config["network"], custom_objects=custom_objects
+    )
+    return {**config, "network": network, "space": SearchSpace.from_dict(config["space"])}

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_metamix as kmm
-from keras_metamix.training import build_metrics, build_optimizer, calibrate_once
+from keras_metamix.training import begin_fit, build_metrics, build_optimizer
 from keras_metamix.zoo import small_cnn
 
 MODELS = {"MetaMixModel": kmm.MetaMixModel, "BitMixerModel": kmm.BitMixerModel}
@@ -123,13 +123,13 @@ def all_steps(model):
 
 def test_step_sizes_are_set_once_from_the_first_batch(model, data):
     x, _ = data
-    calibrate_once(model, x, 4)
+    begin_fit(model, x, None, 4)
     assert model.calibrated
     found = all_steps(model)
     kmm.calibrate(model, x[:4])
     for ours, expected in zip(found, all_steps(model), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    calibrate_once(model, 5 * x, 4)  # later data change nothing
+    begin_fit(model, 5 * x, None, 4)  # later data change nothing
     for ours, expected in zip(found, all_steps(model), strict=True):
         np.testing.assert_array_equal(ours, expected)
 
@@ -140,7 +140,7 @@ def test_nan_in_training_images_is_named(model, data, calibrated):
     x = data[0].copy()
     x[5, 1, 2, 0] = np.nan
     with pytest.raises(ValueError, match="training images hold 1 NaN or Inf of 768 values"):
-        calibrate_once(model, x, 4)
+        begin_fit(model, x, None, 4)
 
 
 def test_metrics_have_their_variables_before_the_first_step(model, data, loss):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,11 @@ from keras_metamix.bitmixer.model import STAGES, BitMixerModel, Stage
 from keras_metamix.calibration import (
     calibrate_streams,
     calibrate_weights,
-    image_batches,
     reestimate_batch_norm,
 )
+from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.layers.mode import quantization_mode
+from keras_metamix.training import training_batches
 
 
 class BitMixerCallback(keras.callbacks.Callback):
@@ -26,13 +26,20 @@ class BitMixerCallback(keras.callbacks.Callback):
         The paper has 160 in total and publishes no split.
       statistics_batches: training batches that re-estimate the batch norms of every bit-width when
         weights and streams begin to be quantized; 0 leaves them to training.
+      statistics_data: what these are taken from; default: what `fit` trains on.
       verbose: 1 prints a line at each stage.
 
     Attributes:
       stages: the stage of each epoch.
     """
 
-    def __init__(self, stage_epochs: Sequence[int], statistics_batches: int = 32, verbose: int = 1):
+    def __init__(
+        self,
+        stage_epochs: Sequence[int],
+        statistics_batches: int = 32,
+        statistics_data: Any = None,
+        verbose: int = 1,
+    ):
         super().__init__()
         valid = len(stage_epochs) == 3 and all(isinstance(n, int) and n >= 0 for n in stage_epochs)
         if not valid or not sum(stage_epochs):
@@ -40,7 +47,8 @@ class BitMixerCallback(keras.callbacks.Callback):
                 f"stage_epochs: expected three numbers of epochs, found {tuple(stage_epochs)!r}."
             )
         self.stage_epochs = tuple(stage_epochs)
-        self.statistics_batches, self.verbose = statistics_batches, verbose
+        self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
+        self.verbose = verbose
         self.stages: list[Stage] = []
         self._epoch = 0
 
@@ -79,13 +87,9 @@ class BitMixerCallback(keras.callbacks.Callback):
         model.layer_wise_share.assign(min(1.0, max(0.0, share)))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            stage = self.model.stage  # pyright: ignore[reportOptionalMemberAccess]
-            raise ValueError(
-                f"The loss is {loss} at batch {batch} of stage {stage}: the data hold NaN or Inf, "
-                "or the learning rate is too large."
-            )
+        model: Any = self.model
+        where = f"at step {batch + 1} of epoch {self._epoch + 1}, stage {model.stage}"
+        check_loss(model, logs, where, self._batches(LOOKED_AT))
 
     def _stage_of(self, epoch: int) -> Stage:
         first, second, _ = self.stage_epochs
@@ -114,5 +118,12 @@ class BitMixerCallback(keras.callbacks.Callback):
         model.set_bits(before)
 
     def _batches(self, count: int) -> Any:
-        data, batch_size = self.model.training_data  # pyright: ignore
-        return image_batches(data, count, batch_size)
+        return training_batches(self.model, self.statistics_data, count)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a resumed `fit` needs to go on, as JSON takes it."""
+        return {"stages": self.stages}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave."""
+        self.stages = state["stages"]

@@ -15,7 +15,15 @@ from keras_metamix.graph.quantize import link, quantize
 from keras_metamix.graph.transitions import READINGS, Reading
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
-from keras_metamix.training import build_metrics, build_optimizer, calibrate_once
+from keras_metamix.training import (
+    Progress,
+    arguments_from_config,
+    begin_fit,
+    build_optimizer,
+    descend,
+    track_loss,
+)
+from keras_metamix.workers import adapt_to_workers
 
 Stage = Literal["activations", "network_wide", "layer_wise"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -60,9 +68,11 @@ class BitMixerModel(keras.Model):
         self.network, self.space, self.calibrated = network, space, calibrated
         self.batch_norm, self.seed = batch_norm, seed
         self.float_layers = tuple(float_layers)
-        self._stage: Stage = stage
         self._distillation = 0.0
+        self.training_data: Any = None
         self.built = True
+        self._progress = Progress(self, STAGES, stage)
+        self._traced: QuantizationMode | None = None
         self.layer_wise_share = self.add_weight(
             (), "zeros", trainable=False, name="layer_wise_share"
         )
@@ -70,6 +80,7 @@ class BitMixerModel(keras.Model):
         if space.weight_bits_tied:
             for layer in self.mac_layers:
                 layer.weight_quantizer.follow(layer.input_quantizer)
+        adapt_to_workers(self)
 
     @classmethod
     def from_float(
@@ -146,19 +157,19 @@ class BitMixerModel(keras.Model):
     @property
     def stage(self) -> Stage:
         """ "activations", "network_wide" or "layer_wise"."""
-        return self._stage
+        return self._progress.read()
 
     @stage.setter
     def stage(self, stage: Stage) -> None:
         if stage not in STAGES:
             raise ValueError(f"stage: expected one of {list(STAGES)}, found {stage!r}.")
-        retrace = (stage == "activations") != (self._stage == "activations")
-        self._stage = stage
-        if not retrace:
+        before = self.evaluation_mode()
+        self._progress.write(stage)
+        if self.evaluation_mode() == before:
             return
         self.test_function = self.predict_function = None
         if self.train_function is not None:
-            self.make_train_function(force=True)
+            self.make_train_function()
 
     def spread_diagonal(self) -> None:
         """Starts every batch-norm set of two bit-widths as that of one (before stage 3)."""
@@ -220,13 +231,17 @@ class BitMixerModel(keras.Model):
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
-        calibrate_once(self, x, batch_size)
-        build_metrics(self, x, y, batch_size)
-        self.training_data = (x, batch_size)
+        begin_fit(self, x, y, batch_size)
         try:
             return super().fit(x, y, batch_size, *args, **kwargs)
         finally:
             self.training_data = None
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """As Keras'; also made anew when the stage needs it, loaded with weights perhaps."""
+        mode = self.evaluation_mode()
+        force, self._traced = force or self._traced != mode, mode
+        return super().make_train_function(force)
 
     def draw(self) -> dict[str, Any]:
         """A candidate number for every searched layer, by quantizer name.
@@ -266,15 +281,10 @@ class BitMixerModel(keras.Model):
                 divergence = Divergence()(tf.stop_gradient(highest), predictions, weight)
                 loss = (task + (1 - share) * loss + share * divergence) / 2
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, [v.value for v in self.trainable_variables])
-        self.optimizer.apply_gradients(
-            (g, v)
-            for g, v in zip(gradients, self.trainable_variables, strict=True)
-            if g is not None
-        )
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        count = tf.shape(keras.tree.flatten(x)[0])[0]
-        self._loss_tracker.update_state(loss * replicas, sample_weight=count)
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled, [v.value for v in variables])
+        descend(self.optimizer, gradients, variables, loss)
+        track_loss(self, loss, x)
         return self.compute_metrics(x, y, predictions, sample_weight=weight)
 
     def get_config(self) -> dict[str, Any]:
@@ -283,7 +293,7 @@ class BitMixerModel(keras.Model):
             "network": keras.saving.serialize_keras_object(self.network),
             "space": self.space.to_dict(),
             "batch_norm": self.batch_norm,
-            "stage": self._stage,
+            "stage": self.stage,
             "calibrated": self.calibrated,
             "float_layers": list(self.float_layers),
             "seed": self.seed,
@@ -291,12 +301,7 @@ class BitMixerModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> BitMixerModel:
-        config = dict(config)
-        config["network"] = keras.saving.deserialize_keras_object(
-            config["network"], custom_objects=custom_objects
-        )
-        config["space"] = SearchSpace.from_dict(config["space"])
-        return cls(**config)
+        return cls(**arguments_from_config(config, custom_objects))
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

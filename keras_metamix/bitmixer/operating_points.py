@@ -13,7 +13,7 @@ import numpy as np
 from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.cost import LayerCost
+from keras_metamix.cost import LayerCost, assignment_bops, weight_bytes
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.knapsack import knapsack
@@ -103,10 +103,7 @@ def pareto_front(
       ValueError: see `choose_bits`; no accuracy to plot.
     """
     if isinstance(budgets, int):
-        prices = price_table(model, cost)
-        low = sum(min(row.values()) for row in prices.values())
-        high = sum(max(row.values()) for row in prices.values())
-        budgets = [float(b) for b in np.linspace(low, high, budgets)]
+        budgets = [float(b) for b in np.linspace(*cost_range(model, cost), budgets)]
     points = _points(model, data, list(budgets), cost, method, verbose)
     points.sort(key=lambda point: (point.cost, point.metrics["loss"]))
     front: list[OperatingPoint] = []
@@ -173,6 +170,12 @@ def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]
     return table
 
 
+def cost_range(model: BitMixerModel, cost: Cost) -> tuple[float, float]:
+    """What the fewest and the most bits cost."""
+    rows = [row.values() for row in price_table(model, cost).values()]
+    return sum(map(min, rows)), sum(map(max, rows))
+
+
 def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
     if isinstance(cost, Mapping):
         found = cost.get(layer.name, {}).get(activation)
@@ -181,10 +184,11 @@ def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
                 f"cost: expected a price of layer {layer.name!r} at {activation} bits, found none."
             )
         return found
+    bits = BitAssignment({layer.name: activation}, {layer.name: weight})
     if cost == "bops":
-        return layer.macs * activation * weight
+        return assignment_bops([layer], bits)
     if cost == "size":
-        return -(-layer.weights * weight // 8) + 8 * layer.output_channels
+        return weight_bytes([layer], bits)
     raise ValueError(f"cost: expected 'bops', 'size' or a table of prices, found {cost!r}.")
 
 

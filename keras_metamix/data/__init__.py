@@ -14,6 +14,7 @@ from keras_metamix.data.imagenet import Form as Form
 from keras_metamix.data.imagenet import imagenet_evaluation as imagenet_evaluation
 from keras_metamix.data.imagenet import imagenet_training as imagenet_training
 from keras_metamix.data.imagenet import open_imagenet as open_imagenet
+from keras_metamix.data.order import Share as Share
 from keras_metamix.data.pipeline import MEAN as MEAN
 from keras_metamix.data.pipeline import STD as STD
 from keras_metamix.data.pipeline import evaluation_dataset as evaluation_dataset

@@ -14,10 +14,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_metamix.data.augmentation import rand_augment, random_flip
+from keras_metamix.data.order import ALL, Share, in_order, ordered
 from keras_metamix.data.record_index import RecordIndex, record_index
 
 NAME = "imagenet2012"
@@ -151,6 +151,7 @@ def imagenet_training(
     seed: int,
     augmentation: Augmentation | None = None,
     start_step: int = 0,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
     """Batches for training, epoch after epoch without an end; give `fit` its `steps_per_epoch`.
 
@@ -165,35 +166,22 @@ def imagenet_training(
         TensorFlow is equal.
       start_step: number of the first batch, counted from the first epoch's begin. What is before
         is not read.
+      share: what of each batch is read, where several workers train.
 
     Raises:
       ValueError: `batch_size` or `start_step` out of range.
     """
-    if not 1 <= batch_size <= len(split):
-        raise ValueError(f"batch_size: expected 1 to {len(split)} images, found {batch_size}.")
-    if start_step < 0:
-        raise ValueError(f"start_step: expected 0 or more, found {start_step}.")
     augmentation = augmentation or Augmentation()
-    used = len(split) // batch_size * batch_size
-
-    def place(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        epoch_seed = tf.stack([tf.constant(seed, tf.int64), position // used])
-        record = tf.random.experimental.index_shuffle(
-            position % used, epoch_seed, tf.constant(len(split) - 1, tf.int64)
-        )
-        # Another key than the order's, or a seed would give related crops to related places.
-        return record, tf.random.experimental.stateless_fold_in(epoch_seed, position % used)
 
     def load(seed: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         jpeg, label = _parse(split, serialized)
         return _normalize(_augmented(jpeg, seed, form, augmentation), form), label
 
-    positions = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
-    places = positions.map(place)
+    places = ordered(len(split), batch_size, seed, start_step, share)
     records = _read(places.map(lambda record, seed: record), split.index)
     examples = tf.data.Dataset.zip(places.map(lambda record, seed: seed), records)
     batches = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    return _in_order(batches.batch(batch_size, drop_remainder=True))
+    return in_order(batches.batch(share.batch_size(batch_size), drop_remainder=True))
 
 
 def imagenet_evaluation(
@@ -214,7 +202,7 @@ def imagenet_evaluation(
     # Keras warns of data that end, unless they say when.
     records = records.apply(tf.data.experimental.assert_cardinality(total))
     examples = records.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    return _in_order(examples.batch(batch_size))
+    return in_order(examples.batch(batch_size))
 
 
 def _read(numbers: tf.data.Dataset, index: RecordIndex) -> tf.data.Dataset:
@@ -291,9 +279,3 @@ def _normalize(image: tf.Tensor, form: Form) -> tf.Tensor:
     if form.pixels == "minus_one_to_one":
         return image / 127.5 - 1.0
     return (image - tf.constant(MEANS)) / tf.constant(DEVIATIONS)
-
-
-def _in_order(batches: tf.data.Dataset) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -1,7 +1,11 @@
 """tf.data pipelines: shuffled and augmented training batches, plain evaluation batches."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
+
+from keras_metamix.data.order import ALL, Share, in_order, ordered
 
 # Mean and standard deviation of the full Fashion-MNIST training set's pixels scaled to [0, 1].
 MEAN = 0.2860
@@ -32,30 +36,39 @@ def training_dataset(
     seed: int,
     augment: bool = True,
     num_classes: int = 10,
+    start_step: int = 0,
+    share: Share = ALL,
 ) -> tf.data.Dataset:
-    """Returns batches for training: shuffled anew every epoch, incomplete last batch dropped.
+    """Batches for training, epoch after epoch without an end; give `fit` its `steps_per_epoch`.
 
-    `images` is (N, H, W, C), uint8 in 0-255 or float in [0, 1]; `labels` is (N,), integers in
-    [0, num_classes). Elements are `(images, labels)`: normalised float32 (batch_size, H, W, C)
-    and int64 (batch_size,). With `augment` every image is mirrored with probability 1/2 and
-    shifted by -2 to 2 pixels in each direction (uniformly; zero pixels move in), which is padding
-    by 2 and cropping.
+    An epoch has `len(images) // batch_size` batches; the images that are over differ from epoch
+    to epoch. Elements are `(images, labels)`: normalised float32 (batch_size, H, W, C) and int64
+    (batch_size,). With `augment` every image is mirrored with probability 1/2 and shifted by -2 to
+    2 pixels in each direction (uniformly; zero pixels move in), which is padding by 2 and cropping.
 
-    Two datasets built with the same arguments give the same batches in their first, second, ...
-    iteration, complete or not (if `tf.random.set_seed` is used, with the same global seed at
-    building). Under tf.distribute, `fit` begins one more iteration before its first epoch.
+    Args:
+      images: (N, H, W, C), uint8 in 0-255 or float in [0, 1].
+      labels: (N,), integers in [0, num_classes).
+      batch_size: at most N.
+      seed: of order and augmentation. Equal arguments give equal batches.
+      augment, num_classes: see above.
+      start_step: number of the first batch, counted from the first epoch's begin.
+      share: what of each batch is read, where several workers train.
 
-    Raises ValueError if the arrays do not fit the above or hold fewer than `batch_size` images.
+    Raises:
+      ValueError: the arrays do not fit the above, or `batch_size` or `start_step` is out of range.
     """
     images, labels = _validate(images, labels, batch_size, num_classes)
-    if batch_size > len(images):
-        raise ValueError(f"expected batch_size <= {len(images)} images, found {batch_size}")
-    indices = tf.data.Dataset.range(len(images))
-    indices = indices.shuffle(len(images), seed=seed, reshuffle_each_iteration=True)
-    batches = _gather(indices.batch(batch_size, drop_remainder=True), images, labels)
-    if augment:
-        batches = _augment(batches, seed)
-    return _in_order(batches)
+    fetch = _fetcher(images, labels)
+
+    def batch(numbers: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        found, named = fetch(numbers)
+        return (_augmented(found, drawn) if augment else found), named
+
+    places = ordered(len(images), batch_size, seed, start_step, share)
+    numbers = places.map(lambda number, seed: (number, tf.random.stateless_uniform([3], seed)))
+    numbers = numbers.batch(share.batch_size(batch_size), drop_remainder=True)
+    return in_order(numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 def evaluation_dataset(
@@ -66,51 +79,38 @@ def evaluation_dataset(
     Arrays, elements and errors are those of `training_dataset`.
     """
     images, labels = _validate(images, labels, batch_size, num_classes)
-    return _in_order(_gather(tf.data.Dataset.range(len(images)).batch(batch_size), images, labels))
+    numbers = tf.data.Dataset.range(len(images)).batch(batch_size)
+    return in_order(numbers.map(_fetcher(images, labels), num_parallel_calls=tf.data.AUTOTUNE))
 
 
-def _gather(indices: tf.data.Dataset, images: np.ndarray, labels: np.ndarray) -> tf.data.Dataset:
-    """Turns batches of indices into normalised batches.
+def _fetcher(
+    images: np.ndarray, labels: np.ndarray
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Gives the normalised images and the labels of given numbers.
 
-    Shuffling indices and fetching whole batches is twice as fast as shuffling single images.
+    Shuffling numbers and fetching whole batches is twice as fast as shuffling single images.
     """
     all_images, all_labels = tf.constant(images), tf.constant(labels)
+    return lambda numbers: (
+        normalize(tf.gather(all_images, numbers)),
+        tf.gather(all_labels, numbers),
+    )
 
-    def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return normalize(tf.gather(all_images, index)), tf.gather(all_labels, index)
 
-    return indices.map(fetch, num_parallel_calls=tf.data.AUTOTUNE)
+def _augmented(images: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+    """Mirrors and shifts each image by three numbers from 0 to 1, `drawn` (B, 3).
 
-
-def _augment(batches: tf.data.Dataset, seed: int) -> tf.data.Dataset:
-    """Mirrors and shifts each image; the random numbers depend on seed, epoch and batch alone.
-
-    They are drawn here and handed to the keras-cv layer's batch method: the layer's own generator
-    is stateful, so that parallel calls, prefetching and an iterator left half-way would change
-    what a later epoch gets.
+    They are handed to the keras-cv layer's batch method: its own generator has a state.
     """
     import keras_cv
 
     flip = keras_cv.layers.RandomFlip("horizontal", dtype="float32")
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-
-    def transform(
-        batch: tuple[tf.Tensor, tf.Tensor], seed_pair: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = batch
-        count = tf.shape(images)[0]
-        flip_seed, shift_seed = tf.unstack(tf.random.experimental.stateless_split(seed_pair, 2))
-        # The layer mirrors an axis where its number is above 1/2: vertically never.
-        mirror = tf.random.stateless_uniform([count, 1], flip_seed)
-        mirrored = flip.augment_images(
-            images, {"flip_horizontals": mirror, "flip_verticals": tf.zeros_like(mirror)}
-        )
-        offsets = tf.random.stateless_uniform(
-            [count, 2], shift_seed, minval=-PAD, maxval=PAD + 1, dtype=tf.int32
-        )
-        return tf.ensure_shape(_shift(mirrored, offsets), images.shape), labels
-
-    return tf.data.Dataset.zip(batches, seeds).map(transform, num_parallel_calls=tf.data.AUTOTUNE)
+    mirror = drawn[:, :1]  # the layer mirrors an axis where its number is above 1/2
+    mirrored = flip.augment_images(
+        images, {"flip_horizontals": mirror, "flip_verticals": tf.zeros_like(mirror)}
+    )
+    offsets = tf.cast(drawn[:, 1:] * (2 * PAD + 1), tf.int32) - PAD
+    return tf.ensure_shape(_shift(mirrored, offsets), images.shape)
 
 
 def _shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
@@ -129,12 +129,6 @@ def _shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
         interpolation="NEAREST",
         fill_mode="CONSTANT",
     )
-
-
-def _in_order(batches: tf.data.Dataset) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def _validate(

@@ -8,6 +8,7 @@ import keras
 
 from keras_metamix.calibration import reestimate_batch_norm
 from keras_metamix.layers.mode import quantization_mode
+from keras_metamix.training import training_batches
 
 
 class AveragedWeights(keras.callbacks.Callback):
@@ -21,12 +22,21 @@ class AveragedWeights(keras.callbacks.Callback):
 
     Args:
       batches: how many batches estimate them.
+      data: what these are taken from; default: what `fit` trains on.
     """
 
-    def __init__(self, batches: int = 32):
+    def __init__(self, batches: int = 32, data: Any = None):
         super().__init__()
-        self.batches = batches
+        self.batches, self.data = batches, data
         self._begun = False
+
+    def get_state(self) -> dict[str, Any]:
+        """Whether averaging has begun."""
+        return {"begun": self._begun}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave."""
+        self._begun = state["begun"]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model
@@ -41,4 +51,5 @@ class AveragedWeights(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         model: Any = self.model
         with quantization_mode(model.evaluation_mode()):
-            reestimate_batch_norm(model.network, model.training_batches(self.batches))
+            batches = training_batches(model, self.data, self.batches)
+            reestimate_batch_norm(model.network, batches)

@@ -17,11 +17,13 @@ from keras_metamix.bitmixer.operating_points import (
     UNITS,
     OperatingPoint,
     choose_points,
+    cost_range,
     price_table,
     uniform_points,
 )
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.results import Candidate, Outcome, float_file, layer_rows
+from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_mixer
 from keras_metamix.report import pareto_front as pareto_figure
 from metamix_tflite import convert, verify
@@ -50,13 +52,14 @@ def check(config: ConfigDict, float_model: keras.Model) -> None:
             )
 
 
-def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
+def run(session: Session, float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
+    config, data = session.config, session.data
     mixer, container = config.mixer, config.export.weight_container
-    model, lines = train_mixer(config, float_model, data)
+    model, lines = train_mixer(session, float_model)
 
-    print("operating points")
-    low, high = _cost_range(model, mixer.cost)
+    session.say("operating points")
+    low, high = cost_range(model, mixer.cost)
     shares = sorted(mixer.operating_points.items(), key=lambda item: -item[1])
     budgets = {name: low + share * (high - low) for name, share in shares}
     front = {f"front {n}": float(b) for n, b in enumerate(np.linspace(low, high, mixer.front))}
@@ -65,7 +68,7 @@ def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
     chosen = choose_points(model, known, budgets | front, mixer.cost, mixer.method)
     points = {name: chosen[name].bits for name in budgets}
 
-    print("export, verification, benchmark")
+    session.say("export, verification, benchmark")
     flat = convert(model, container, operating_points=points)
     graphs = verify(flat, points)
     candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
@@ -132,10 +135,3 @@ def _accuracy(model: BitMixerModel, data: Data, bits: BitAssignment) -> float:
     found: Any = model.evaluate(data.validation, verbose=0, return_dict=True)
     model.set_bits(before)
     return float(found["accuracy"])
-
-
-def _cost_range(model: BitMixerModel, cost: Any) -> tuple[float, float]:
-    table = price_table(model, cost)
-    return sum(min(r.values()) for r in table.values()), sum(
-        max(r.values()) for r in table.values()
-    )

@@ -51,7 +51,13 @@ OPTIONAL = {
         "images": 1000,  # of the training data, that bit-widths are chosen on
         "front": 8,  # budgets of the Pareto front; 0: none
     },
+    "checkpoint": {
+        "steps": 0,  # between two checkpoints; 0: by minutes alone
+        "minutes": 5.0,  # after which the next one is written; 0: by steps alone
+    },
     "train": {
+        "validate_every": 1,  # epochs; the last one is always validated
+        "synchronize": True,  # under config.distribute: batch norm of all replicas' images together
         "optimizer": "adamw",  # any Keras optimizer's name; float training has the same
         "selection_learning_rate": None,  # a constant until weight training, where the cosine
         # then begins; None: the cosine is over all epochs
@@ -73,14 +79,15 @@ def complete(config: ConfigDict) -> ConfigDict:
     Raises:
       ValueError: a field is missing, or is none of an experiment's; names it.
     """
-    given = {"method": "metamix"} | config.to_dict()
+    given = {"method": "metamix", "distribute": "", "checkpoint": {}} | config.to_dict()
     if given["method"] not in REQUIRED:
         raise ValueError(
             f"config.method: expected one of {[*REQUIRED]}, found {given['method']!r}."
         )
     sections = REQUIRED[given["method"]]
-    _check("config", given, ("title", "seed", "method", *sections))
-    for section, required in sections.items():
+    top = ("title", "seed", "method", "distribute", "checkpoint", *sections)
+    _check("config", given, top)
+    for section, required in {**sections, "checkpoint": ()}.items():
         optional = None if section == "model" else OPTIONAL.get(section, ())
         _check(f"config.{section}", given[section], required, optional)
     return ConfigDict({name: _filled(name, value) for name, value in given.items()})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,23 +33,27 @@ class Data:
     """Batches to train and validate on, and the test images as the model takes them.
 
     Attributes:
-      train: one epoch, or, with `endless`, epoch after epoch.
+      training: gives batches from step `start_step` on, epoch after epoch without an end; of each
+        batch a worker's `share`.
       validation: all of the images that no training sees.
       steps: batches of an epoch.
       test_images, test_labels: those that the files are run on.
       classes: how many there are.
-      endless: whether `fit` has to be told the steps of an epoch.
       notes: what the report has to say of these images.
     """
 
-    train: Any
+    training: Callable[..., Any]
     validation: Any
     steps: int
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: int
-    endless: bool = False
     notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def train(self) -> Any:
+        """The batches from the first step on."""
+        return self.training()
 
 
 def load_data(config: ConfigDict) -> Data:
@@ -58,21 +64,31 @@ def load_data(config: ConfigDict) -> Data:
     """
     data = _imagenet(config) if config.data.name in IMAGENET else _fashion_mnist(config)
     if config.train.get("label_smoothing"):
-        data.train, data.validation = (
-            batches.map(lambda x, y: (x, tf.one_hot(y, data.classes)))
-            for batches in (data.train, data.validation)
-        )
+        training, validation = data.training, data.validation
+
+        def one_hot(batches: Any) -> Any:
+            return batches.map(lambda x, y: (x, tf.one_hot(y, data.classes)))
+
+        data.training = lambda *args, **kwargs: one_hot(training(*args, **kwargs))
+        data.validation = one_hot(validation)
     return data
 
 
 def _fashion_mnist(config: ConfigDict) -> Data:
     (images, labels), (test_images, test_labels) = load(config.data.name, config.data.dir or None)
-    batch_size = config.train.batch_size
-    train = training_dataset(images, labels, batch_size, config.seed, augment=config.data.augment)
+    training = functools.partial(
+        training_dataset,
+        images,
+        labels,
+        config.train.batch_size,
+        config.seed,
+        augment=config.data.augment,
+    )
     validation = evaluation_dataset(test_images, test_labels, _EVALUATION_BATCH)
     test = np.asarray(normalize(test_images))
     classes = int(test_labels.max()) + 1
-    return Data(train, validation, len(images) // batch_size, test, test_labels, classes)
+    steps = len(images) // config.train.batch_size
+    return Data(training, validation, steps, test, test_labels, classes)
 
 
 def _imagenet(config: ConfigDict) -> Data:
@@ -86,13 +102,12 @@ def _imagenet(config: ConfigDict) -> Data:
     images, labels = zip(*tested.as_numpy_iterator(), strict=True)
     images, labels = np.concatenate(images), np.concatenate(labels)
     return Data(
-        imagenet_training(train, batch_size, form, config.seed, augmentation),
+        functools.partial(imagenet_training, train, batch_size, form, config.seed, augmentation),
         imagenet_evaluation(validation, _EVALUATION_BATCH, form),
         len(train) // batch_size,
         images,
         labels,
         train.classes,
-        endless=True,
         notes=(
             f"Accuracy and parity are of the first {len(labels):,} of {len(validation):,} "
             "validation images (config.export.test_images).",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,48 +58,101 @@ class EpochLines(keras.callbacks.Callback):
 
     Args:
       title: what is trained.
+      phases: epochs of each phase, in their order.
       target_bops: the budget; None where there is none.
+      prints: whether this process prints.
 
     Attributes:
       records: the lines as dictionaries, for `metrics.json`.
     """
 
-    def __init__(self, title: str, target_bops: float | None = None):
+    def __init__(
+        self,
+        title: str,
+        phases: Sequence[int] = (),
+        target_bops: float | None = None,
+        prints: bool = True,
+    ):
         super().__init__()
-        self.title, self.target_bops = title, target_bops
+        self.title, self.target_bops, self.prints = title, target_bops, prints
+        self.phases = tuple(phases)
         self.records: list[dict[str, Any]] = []
+        self._epoch = self._steps = 0
+        self._seconds = 0.0  # of this epoch before a restart
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def get_state(self) -> dict[str, Any]:
+        """The lines so far."""
+        spent = self._seconds + time.perf_counter() - self._started
+        return {"records": self.records, "seconds": spent}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave."""
+        self.records, self._seconds = state["records"], state["seconds"]
         self._started = time.perf_counter()
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._started, self._epoch, self._steps, self._seconds = time.perf_counter(), epoch, 0, 0.0
+
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if not logs:  # a step that was done before a restart
+            return
+        self._steps += 1
         steps = (self.params or {}).get("steps")
-        if sys.stdout.isatty() and steps:
-            loss = (logs or {}).get("loss", float("nan"))
-            print(f"  step {batch + 1}/{steps}  loss {loss:.4f}", end="\r", flush=True)
+        if self.prints and sys.stdout.isatty() and steps:
+            pace = (time.perf_counter() - self._started) / self._steps
+            left = pace * (steps * self._epochs_left(self._epoch) + steps - batch - 1)
+            line = f"  step {batch + 1}/{steps}  loss {logs['loss']:.4f}  {_clock(left)} left"
+            print(f"{line:<78}", end="\r", flush=True)
+
+    def _epochs_left(self, epoch: int) -> int:
+        """Epochs of this phase that follow `epoch`."""
+        end = 0
+        for count in self.phases:
+            end += count
+            if epoch < end:
+                return end - epoch - 1
+        return 0
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = logs or {}
-        seconds = time.perf_counter() - self._started
+        seconds = self._seconds + time.perf_counter() - self._started
         phase = getattr(self.model, "phase", getattr(self.model, "stage", "float"))
         record = {
             "epoch": epoch,
             "phase": phase,
             "loss": float(logs["loss"]),
             "accuracy": float(logs["accuracy"]),
-            "val_loss": float(logs["val_loss"]),
-            "val_accuracy": float(logs["val_accuracy"]),
+            "val_loss": _number(logs.get("val_loss")),
+            "val_accuracy": _number(logs.get("val_accuracy")),
             "bops": int(logs["bops"]) if "bops" in logs else None,
             "seconds": seconds,
         }
         self.records.append(record)
+        self._seconds, self._started = 0.0, time.perf_counter()
+        if not self.prints:
+            return
         total = (self.params or {}).get("epochs", 0)
         budget = ""
         if record["bops"] is not None and self.target_bops:
             budget = f"  BOPs {record['bops'] / 1e6:.2f} M of {self.target_bops / 1e6:.2f} M"
+        validated = logs.get("val_accuracy")
+        val = "" if validated is None else f"  val {validated:.4f}"
+        left = self._epochs_left(epoch)
+        ahead = f", {_clock(left * seconds)} of this phase left" if left else ""
         print(
             f"  {self.title}  {phase:<15} epoch {epoch + 1}/{total}  loss {record['loss']:.4f}"
-            f"  accuracy {record['accuracy']:.4f}  val {record['val_accuracy']:.4f}{budget}"
-            f"  {seconds:.1f} s",
+            f"  accuracy {record['accuracy']:.4f}{val}{budget}  {seconds:.1f} s{ahead}",
             flush=True,
         )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _clock(seconds: float) -> str:
+    """`42 s`, `3 min`, `2 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from keras_metamix.cost import assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.optimization import load_teacher
 from keras_metamix.launch.results import (
     Candidate,
@@ -20,6 +19,7 @@ from keras_metamix.launch.results import (
     layer_rows,
     search_history,
 )
+from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, target_bops, train_metamix, train_uniform
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.selection import check_budget
@@ -40,16 +40,17 @@ def check(config: ConfigDict, float_model: keras.Model) -> None:
         )
 
 
-def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
+def run(session: Session, float_model: keras.Model) -> Outcome:
     """Searches, trains and exports."""
+    config = session.config
     teacher = load_teacher(config, float_model)
-    model, callback, lines = train_metamix(config, float_model, data, teacher)
+    model, callback, lines = train_metamix(session, float_model, teacher)
     target = callback.target_bops
     uniform = None
     if config.train.uniform:
-        print("uniform bit-widths, for comparison")
-        uniform, _ = train_uniform(config, float_model, data, teacher)
-    print("export, verification, benchmark")
+        session.say("uniform bit-widths, for comparison")
+        uniform, _ = train_uniform(session, float_model, teacher)
+    session.say("export, verification, benchmark")
     bits = model.bit_assignment
     candidates = _export(config, float_model, model, uniform)
     return Outcome(

@@ -40,7 +40,9 @@ def _shrink(config: ConfigDict) -> ConfigDict:
         config.train.epochs = 3
         # The paper's budgets are those of 224 x 224 pixels.
         config.search.target_bops, config.search.target_ratio = None, 0.95
-    # Most of the time goes into building graphs: Adam's is larger, and so is weight decay's.
-    config.train.optimizer, config.train.weight_decay = "sgd", 0.0
+    # Most of the time goes into building graphs: Adam's is larger, and so are those of weight decay
+    # and clipping, and each phase would have one of its own to validate with.
+    config.train.optimizer, config.train.weight_decay, config.train.clip_norm = "sgd", 0.0, 0.0
+    config.train.validate_every = 3
     config.export.runs, config.export.test_images = 10, 16
     return config

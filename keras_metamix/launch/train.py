@@ -8,12 +8,12 @@ Whatever is wrong with the config, the data or the budget is said before the flo
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import keras
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
@@ -22,9 +22,11 @@ from keras_metamix.files import written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
+from keras_metamix.launch.distribution import synchronize_batch_norm
 from keras_metamix.launch.messages import run_main
 from keras_metamix.launch.optimization import make_optimizer
 from keras_metamix.launch.results import Outcome, measure, run_facts
+from keras_metamix.launch.session import CHECKPOINTS, Session
 from keras_metamix.launch.training import float_network, train_float
 from keras_metamix.report import results_table, validate_metrics, write_report
 from metamix_tflite.containers import check_container
@@ -48,26 +50,36 @@ def main(argv: list[str]) -> None:
 
 
 def run_experiment(config: ConfigDict, workdir: Path) -> None:
-    """Runs the experiment of a config (see configs/) and writes its files into `workdir`."""
+    """Runs the experiment of a config (see configs/) and writes its files into `workdir`.
+
+    Stopped at any moment and called again, it goes on from the last checkpoint there and ends with
+    the same weights; checkpoints are removed when all is written.
+    """
     started = time.perf_counter()
     config = complete(config)
     method = _METHODS[config.method]
-    keras.utils.set_random_seed(config.seed)
-    data = load_data(config)
-    float_model = float_network(config, data)
     check_container(config.export.weight_container)
     make_optimizer(config, config.train.learning_rate)
-    method.check(config, float_model)
-    workdir.mkdir(parents=True, exist_ok=True)
+    session = Session(config, load_data(config), workdir)
+    with session.scope():
+        float_model = float_network(config, session.data)
+    with session.strategy.scope():
+        method.check(config, float_model)
+    if config.distribute and config.train.synchronize:
+        synchronize_batch_norm(float_model)
+    session.open()
 
     size = f"{float_model.name}, {float_model.count_params():,} parameters"
     if config.float.epochs:
-        print(f"float training: {size}")
-        train_float(config, float_model, data)
+        session.say(f"float training: {size}")
+        train_float(session, float_model)
     else:
         weights = config.float.weights or config.model.get("weights") or "none, untrained"
-        print(f"no float training: {size}, weights: {weights}")
-    outcome = method.run(config, float_model, data)
+        session.say(f"no float training: {size}, weights: {weights}")
+    outcome = method.run(session, float_model)
+    if not session.chief:
+        return
+    data = session.data
     metrics = {
         "title": config.title,
         "rows": measure(outcome.candidates, data.test_images, data.test_labels, config),
@@ -77,6 +89,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     metrics["run"] = run_facts(config, command, time.perf_counter() - started)
     _write(workdir, outcome, metrics)
+    shutil.rmtree(workdir / CHECKPOINTS)
 
 
 def _write(workdir: Path, outcome: Outcome, metrics: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import keras
 from ml_collections import ConfigDict
@@ -14,16 +13,18 @@ from keras_metamix.assignment import SearchSpace
 from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import calibrate, image_batches
+from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.graph.layer_costs import bops, uniform_assignment
 from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.messages import EpochLines
 from keras_metamix.launch.optimization import compile_float, compile_mixer, compile_quantized
+from keras_metamix.launch.session import Session
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.workers import adapt_to_workers
 
 UNIFORM_BITS = 4
-_STATISTICS_BATCHES = 32  # re-estimate batch norm; an epoch's, where it has fewer
 
 
 def search_space(config: ConfigDict) -> SearchSpace:
@@ -69,105 +70,103 @@ def target_bops(config: ConfigDict, model: keras.Model) -> float:
     return config.search.target_ratio * bops(model, uniform)
 
 
-def train_float(config: ConfigDict, model: keras.Model, data: Data) -> EpochLines:
-    """Trains the float model."""
-    lines = EpochLines("float")
-    compile_float(model, config, config.float.epochs * data.steps)
-    _fit(model, data, config.float.epochs, [lines])
+def train_float(session: Session, model: keras.Model) -> EpochLines:
+    """Trains the float model, made in the scope of the session's strategy."""
+    config = session.config
+    epochs = config.float.epochs
+    lines = EpochLines("float", [epochs], prints=session.chief)
+    with session.strategy.scope():
+        compile_float(model, config, epochs * session.data.steps)
+    adapt_to_workers(model)
+    session.fit("float", model, epochs, [StopOnNonFinite(session.data.train)], lines)
     return lines
 
 
 def train_metamix(
-    config: ConfigDict,
-    float_model: keras.Model,
-    data: Data,
-    teacher: keras.Model | None = None,
+    session: Session, float_model: keras.Model, teacher: keras.Model | None = None
 ) -> tuple[MetaMixModel, MetaMixCallback, EpochLines]:
     """Searches and trains a MetaMixModel from a float model's weights."""
-    model = MetaMixModel.from_float(float_model, search_space(config))
+    config, data = session.config, session.data
+    meta, search = config.search.meta_epochs, config.search.search_epochs
+    with session.scope():
+        model = MetaMixModel.from_float(float_model, search_space(config))
+        compile_quantized(model, config, data.steps, meta + search, teacher)
     target = target_bops(config, model)
-    print(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
-    selection = config.search.meta_epochs + config.search.search_epochs
-    compile_quantized(model, config, data.steps, selection, teacher)
     callback = MetaMixCallback(
         target_bops=target,
-        meta_epochs=config.search.meta_epochs,
-        search_epochs=config.search.search_epochs,
+        meta_epochs=meta,
+        search_epochs=search,
         cost=config.search.cost,
         cost_strength=config.search.cost_strength,
-        statistics_batches=min(_STATISTICS_BATCHES, data.steps),
+        statistics_batches=session.statistics_batches,
+        statistics_data=data.train,
         verbose=0,
     )
-    lines = EpochLines("MetaMix", target)
-    _fit(model, data, config.train.epochs, [callback, *_averaging(config, data), lines])
+    epochs = config.train.epochs
+    phases = (meta, search, epochs - meta - search)
+    lines = EpochLines("MetaMix", phases, target, session.chief)
+    session.say(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
+    session.fit("metamix", model, epochs, [callback, *_averaging(session)], lines)
     return model, callback, lines
 
 
 def train_uniform(
-    config: ConfigDict,
-    float_model: keras.Model,
-    data: Data,
-    teacher: keras.Model | None = None,
+    session: Session, float_model: keras.Model, teacher: keras.Model | None = None
 ) -> tuple[MetaMixModel, EpochLines]:
     """Trains the same network at 4 bits everywhere, from the same float weights."""
-    model = _fixed(config, float_model, data, UNIFORM_BITS)
-    compile_quantized(model, config, data.steps, 0, teacher)
-    lines = EpochLines(f"uniform A{UNIFORM_BITS}W{UNIFORM_BITS}")
-    _fit(model, data, config.train.epochs, [*_averaging(config, data), lines])
+    config, epochs = session.config, session.config.train.epochs
+    with session.scope():
+        model = _fixed(session, float_model, UNIFORM_BITS)
+        compile_quantized(model, config, session.data.steps, 0, teacher)
+    title = f"uniform A{UNIFORM_BITS}W{UNIFORM_BITS}"
+    lines = EpochLines(title, [epochs], prints=session.chief)
+    callbacks = [StopOnNonFinite(session.data.train), *_averaging(session)]
+    session.fit("uniform", model, epochs, callbacks, lines)
     return model, lines
 
 
-def train_alone(
-    config: ConfigDict, float_model: keras.Model, data: Data, bits: int, epochs: int
-) -> MetaMixModel:
+def train_alone(session: Session, float_model: keras.Model, bits: int, epochs: int) -> MetaMixModel:
     """Trains the network of a Bit-Mixer config at one bit-width everywhere, for comparison."""
-    model = _fixed(config, float_model, data, bits)
-    compile_mixer(model, config, epochs * data.steps)
-    _fit(model, data, epochs, [EpochLines(f"uniform A{bits}W{bits}")])
+    with session.scope():
+        model = _fixed(session, float_model, bits)
+        compile_mixer(model, session.config, epochs * session.data.steps)
+    lines = EpochLines(f"uniform A{bits}W{bits}", [epochs], prints=session.chief)
+    session.fit(f"alone_{bits}", model, epochs, [StopOnNonFinite(session.data.train)], lines)
     return model
 
 
-def _fixed(config: ConfigDict, float_model: keras.Model, data: Data, bits: int) -> MetaMixModel:
+def _fixed(session: Session, float_model: keras.Model, bits: int) -> MetaMixModel:
     """A MetaMixModel at one bit-width everywhere but at its ends, in weight training."""
+    config = session.config
     edge = config.space.edge_bits
     space = SearchSpace((bits,), bits, edge, config.space.stream_bits)
     model = MetaMixModel.from_float(float_model, space)
-    for images in image_batches(data.train, 1):
+    for images in image_batches(session.data.train, 1):
         calibrate(model, images)
     model.set_bits(uniform_assignment(float_model, bits, bits, edge))
     return model
 
 
-def train_mixer(
-    config: ConfigDict, float_model: keras.Model, data: Data
-) -> tuple[BitMixerModel, EpochLines]:
+def train_mixer(session: Session, float_model: keras.Model) -> tuple[BitMixerModel, EpochLines]:
     """Trains a BitMixerModel through its stages, from a float model's weights."""
+    config, data = session.config, session.data
     mixer = config.mixer
-    model = BitMixerModel.from_float(
-        float_model, search_space(config), mixer.batch_norm, seed=config.seed
-    )
     epochs = sum(mixer.stage_epochs)
-    share = mixer.in_place_distillation
-    compile_mixer(model, config, epochs * data.steps, in_place_distillation=share)
-    batches = min(_STATISTICS_BATCHES, data.steps)
-    callback = BitMixerCallback(tuple(mixer.stage_epochs), batches, verbose=0)
-    lines = EpochLines(f"Bit-Mixer ({mixer.batch_norm})")
-    _fit(model, data, epochs, [callback, lines])
+    with session.scope():
+        model = BitMixerModel.from_float(
+            float_model, search_space(config), mixer.batch_norm, seed=config.seed
+        )
+        share = mixer.in_place_distillation
+        compile_mixer(model, config, epochs * data.steps, in_place_distillation=share)
+    callback = BitMixerCallback(
+        tuple(mixer.stage_epochs), session.statistics_batches, data.train, verbose=0
+    )
+    lines = EpochLines(f"Bit-Mixer ({mixer.batch_norm})", mixer.stage_epochs, prints=session.chief)
+    session.fit("bitmixer", model, epochs, [callback], lines)
     return model, lines
 
 
-def _averaging(config: ConfigDict, data: Data) -> list[AveragedWeights]:
-    batches = min(_STATISTICS_BATCHES, data.steps)
-    return [AveragedWeights(batches)] if config.train.ema else []
-
-
-def _fit(model: keras.Model, data: Data, epochs: int, callbacks: list[Any]) -> None:
-    model.fit(
-        data.train,
-        epochs=epochs,
-        steps_per_epoch=data.steps if data.endless else None,
-        validation_data=data.validation,
-        callbacks=callbacks,
-        shuffle=False,  # the data set shuffles
-        verbose=0,
-    )
+def _averaging(session: Session) -> list[AveragedWeights]:
+    if not session.config.train.ema:
+        return []
+    return [AveragedWeights(session.statistics_batches, session.data.train)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -11,11 +10,13 @@ import numpy as np
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import calibrate_streams, calibrate_weights, reestimate_batch_norm
 from keras_metamix.cost import assignment_bops
+from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.metamix.loss import CostForm
 from keras_metamix.metamix.model import PHASES, MetaMixModel, Phase
 from keras_metamix.metamix.selection import argmax_assignment, budgeted_assignment, check_budget
+from keras_metamix.training import training_batches
 
 
 class MetaMixCallback(keras.callbacks.Callback):
@@ -28,6 +29,7 @@ class MetaMixCallback(keras.callbacks.Callback):
       cost: form of Eq. 4: "relative" |BOPs / T - 1|, or the "paper"'s, in 1e9 BOPs.
       cost_strength: lambda of Eq. 3; default 8 for "relative", 1 for "paper".
       statistics_batches: training batches that re-estimate batch norm after the selection.
+      statistics_data: what these are taken from; default: what `fit` trains on.
       record_every: steps of bit-search between two records of the probabilities.
       verbose: 1 prints a line at each phase.
 
@@ -47,6 +49,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         cost: CostForm = "relative",
         cost_strength: float | None = None,
         statistics_batches: int = 32,
+        statistics_data: Any = None,
         record_every: int = 10,
         verbose: int = 1,
     ):
@@ -61,13 +64,14 @@ class MetaMixCallback(keras.callbacks.Callback):
         )
         self.cost: CostForm = cost
         self.cost_strength = cost_strength
-        self.statistics_batches, self.record_every = statistics_batches, record_every
+        self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
+        self.record_every = record_every
         self.verbose = verbose
         self.argmax_assignment: BitAssignment | None = None
         self.assignment: BitAssignment | None = None
         self.probabilities: list[dict[str, Any]] = []
         self.phases: list[Phase] = []
-        self._step = 0
+        self._step = self._epoch = 0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         model: Any = self.model
@@ -84,7 +88,7 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model
-        wanted = self._phase_of(epoch)
+        self._epoch, wanted = epoch, self._phase_of(epoch)
         if PHASES.index(wanted) > PHASES.index(model.phase):
             if wanted == "bit_search":
                 self._set_search_rate()
@@ -99,13 +103,10 @@ class MetaMixCallback(keras.callbacks.Callback):
         self.phases.append(model.phase)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise ValueError(
-                f"The loss is {loss} at batch {batch} of phase {self.model.phase}: the data hold "  # pyright: ignore
-                "NaN or Inf, or the learning rate is too large."
-            )
-        if self.model.phase != "bit_search":  # pyright: ignore[reportOptionalMemberAccess]
+        model: Any = self.model
+        where = f"at step {batch + 1} of epoch {self._epoch + 1}, phase {model.phase}"
+        check_loss(model, logs, where, self._batches(LOOKED_AT))
+        if not logs or model.phase != "bit_search":  # no logs: the step was done before a restart
             return
         if self._step % self.record_every == 0:
             self._record()
@@ -145,10 +146,30 @@ class MetaMixCallback(keras.callbacks.Callback):
         """Steps of weights and streams, then batch norm, for the network as selected."""
         model: Any = self.model
         calibrate_weights(model.network)
-        for images in model.training_batches(1):
+        for images in self._batches(1):
             calibrate_streams(model.network, images)
         with quantization_mode(model.evaluation_mode()):
-            reestimate_batch_norm(model.network, model.training_batches(self.statistics_batches))
+            reestimate_batch_norm(model.network, self._batches(self.statistics_batches))
+
+    def _batches(self, count: int) -> Any:
+        return training_batches(self.model, self.statistics_data, count)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a resumed `fit` needs to go on, as JSON takes it."""
+        return {
+            "argmax_assignment": _to_dict(self.argmax_assignment),
+            "assignment": _to_dict(self.assignment),
+            "probabilities": self.probabilities,
+            "phases": self.phases,
+            "step": self._step,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes what `get_state` gave."""
+        self.argmax_assignment = _from_dict(state["argmax_assignment"])
+        self.assignment = _from_dict(state["assignment"])
+        self.probabilities, self.phases = state["probabilities"], state["phases"]
+        self._step = state["step"]
 
     def _record(self) -> None:
         model: Any = self.model
@@ -167,3 +188,13 @@ class MetaMixCallback(keras.callbacks.Callback):
     def _say(self, line: str) -> None:
         if self.verbose:
             print(f"[MetaMix] {line}", flush=True)
+
+
+def _to_dict(bits: BitAssignment | None) -> dict[str, Any] | None:
+    if bits is None:
+        return None
+    return {"activation_bits": dict(bits.activation_bits), "weight_bits": dict(bits.weight_bits)}
+
+
+def _from_dict(state: dict[str, Any] | None) -> BitAssignment | None:
+    return BitAssignment(**state) if state else None

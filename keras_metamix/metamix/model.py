@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
-from keras_metamix.calibration import calibrate_weights, image_batches
+from keras_metamix.calibration import calibrate_weights
 from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
 from keras_metamix.graph.layer_costs import layer_costs
@@ -24,7 +24,15 @@ from keras_metamix.metamix.loss import (
     cost_loss,
 )
 from keras_metamix.metamix.selection import LayerScores, layer_scores
-from keras_metamix.training import build_metrics, build_optimizer, calibrate_once
+from keras_metamix.training import (
+    Progress,
+    arguments_from_config,
+    begin_fit,
+    build_optimizer,
+    descend,
+    track_loss,
+)
+from keras_metamix.workers import adapt_to_workers, has_synchronized_norm
 
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
@@ -63,17 +71,19 @@ class MetaMixModel(keras.Model):
         super().__init__(**kwargs)
         self.network, self.space, self.calibrated = network, space, calibrated
         self.float_layers = tuple(float_layers)
-        self._phase: Phase = phase
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
         self._objective: tuple[float, float, CostForm] | None = None
         self._teacher: Teacher | None = None
-        self._training_data: Any = None
+        self.training_data: Any = None
         self.built = True
+        self._progress = Progress(self, PHASES, phase)
+        self._traced: Phase | None = None
         link(network)
         if space.weight_bits_tied:
             for layer in self.mac_layers:
                 layer.weight_quantizer.follow(layer.input_quantizer)
+        adapt_to_workers(self)
 
     @classmethod
     def from_float(
@@ -146,19 +156,20 @@ class MetaMixModel(keras.Model):
     @property
     def phase(self) -> Phase:
         """ "bit_meta", "bit_search" or "weight_training"."""
-        return self._phase
+        return self._progress.read()
 
     @phase.setter
     def phase(self, phase: Phase) -> None:
         if phase not in PHASES:
             raise ValueError(f"phase: expected one of {list(PHASES)}, found {phase!r}.")
-        if phase == self._phase:
+        if phase == self.phase:
             return
-        before, self._phase = self.evaluation_mode(), phase
+        before = self.evaluation_mode()
+        self._progress.write(phase)
         if self.evaluation_mode() != before:
             self.test_function = self.predict_function = None
         if self.train_function is not None:
-            self.make_train_function(force=True)
+            self.make_train_function()
 
     def require_quantized(self) -> None:
         """Raises ValueError unless the model is in weight training."""
@@ -172,7 +183,7 @@ class MetaMixModel(keras.Model):
 
     def evaluation_mode(self) -> QuantizationMode:
         """What `call` does in the present phase."""
-        if self._phase == "weight_training":
+        if self.phase == "weight_training":
             return QuantizationMode(streams=self.space.stream_bits is not None)
         weights = "assigned" if self._weights_searched else "off"
         return QuantizationMode(weights=weights, streams=False)
@@ -230,19 +241,16 @@ class MetaMixModel(keras.Model):
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
-        calibrate_once(self, x, batch_size)
-        build_metrics(self, x, y, batch_size)
-        self._training_data = (x, batch_size)
+        begin_fit(self, x, y, batch_size)
         try:
             return super().fit(x, y, batch_size, *args, **kwargs)
         finally:
-            self._training_data = None
+            self.training_data = None
 
-    def training_batches(self, count: int) -> Any:
-        """Inputs of up to `count` batches of what `fit` is training on."""
-        if self._training_data is None:
-            raise RuntimeError("training_batches: only inside fit.")
-        return image_batches(self._training_data[0], count, self._training_data[1])
+    def make_train_function(self, force: bool = False) -> Any:
+        """As Keras'; also made anew when the phase is another one, loaded with weights perhaps."""
+        force, self._traced = force or self._traced != self.phase, self.phase
+        return super().make_train_function(force)
 
     def compute_loss(
         self,
@@ -261,15 +269,27 @@ class MetaMixModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         if self._teacher:
             data = self._teacher.teach(data)
-        if self._phase == "weight_training":
-            with quantization_mode(self.evaluation_mode()):
-                return super().train_step(data)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        predictions = self._meta_update(x, y, weight)
-        logs = {}
-        if self._phase == "bit_search":
-            logs = self._search_update(x, y, weight)
+        if self.phase == "weight_training":
+            predictions, logs = self._weight_update(x, y, weight), {}
+        else:
+            predictions, logs = self._meta_update(x, y, weight)
+        if self.phase == "bit_search":
+            logs |= self._search_update(x, y, weight)
         return self.compute_metrics(x, y, predictions, sample_weight=weight) | logs
+
+    def _weight_update(self, x: Any, y: Any, weight: Any) -> Any:
+        """One update of everything but the architecture parameters, bits as assigned."""
+        variables = self.trainable_variables
+        with tf.GradientTape() as tape:
+            with quantization_mode(self.evaluation_mode()):
+                predictions = self(x, training=True)
+            loss = self._compute_loss(x, y, predictions, weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        track_loss(self, loss, x)
+        gradients = tape.gradient(scaled, [v.value for v in variables])
+        descend(self.optimizer, gradients, variables, loss)
+        return predictions
 
     def _meta_mode(self, index: Any) -> QuantizationMode:
         """Candidate number `index` in every searched layer (Eq. 1).
@@ -288,13 +308,17 @@ class MetaMixModel(keras.Model):
     def _meta_update(self, x: Any, y: Any, weight: Any) -> Any:
         """One update from the average of the candidates' losses (Eq. 1).
 
-        A loop, one candidate after the other: their activations are never held together.
+        A loop, one candidate after the other: their activations are never held together. Batch
+        norm that replicas share cannot stand in a loop of TensorFlow's: Python loops then.
+
+        Returns:
+          The last candidate's predictions, and each candidate's loss, by name.
         """
         variables = self.trainable_variables
         count = len(self.space.activation_bits)
         trained = [False] * len(variables)
 
-        def candidate(index: Any, loss_sum: Any, sums: Any, _: Any) -> Any:
+        def candidate(index: Any, losses: Any, sums: Any, _: Any) -> Any:
             with tf.GradientTape() as tape, quantization_mode(self._meta_mode(index)):
                 predictions = self(x, training=True)
                 loss = self._compute_loss(x, y, predictions, weight, training=True) / count
@@ -303,18 +327,26 @@ class MetaMixModel(keras.Model):
             for number, gradient in enumerate(gradients):
                 trained[number] = gradient is not None
             sums = [s if g is None else s + g for s, g in zip(sums, gradients, strict=True)]
-            return index + 1, loss_sum + loss, sums, predictions
+            return index + 1, losses + tf.one_hot(index, count) * loss, sums, predictions
 
         zeros = [tf.zeros(v.shape, v.dtype) for v in variables]
-        start = (tf.constant(0), tf.constant(0.0), zeros, self._empty_predictions(x))
-        _, loss, sums, predictions = tf.while_loop(
-            lambda index, *_: index < count, candidate, start, parallel_iterations=1
-        )
-        self._track_loss(loss, x)
-        self.optimizer.apply_gradients(
-            (g, v) for g, v, used in zip(sums, variables, trained, strict=True) if used
-        )
-        return predictions
+        state = (tf.constant(0), tf.zeros(count), zeros, self._empty_predictions(x))
+        if has_synchronized_norm(self.network):
+            for _ in range(count):
+                state = candidate(*state)
+        else:
+            state = tf.while_loop(
+                lambda index, *_: index < count, candidate, state, parallel_iterations=1
+            )
+        _, losses, sums, predictions = state
+        loss = tf.reduce_sum(losses)
+        track_loss(self, loss, x)
+        gradients = [g if used else None for g, used in zip(sums, trained, strict=True)]
+        descend(self.optimizer, gradients, variables, loss)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        each = tf.unstack(losses * count * replicas)
+        names = [f"loss_{bits}_bits" for bits in self.space.activation_bits]
+        return predictions, dict(zip(names, each, strict=True))
 
     def _empty_predictions(self, x: Any) -> Any:
         """Zeros of the network's output shape for a batch like `x`."""
@@ -344,33 +376,22 @@ class MetaMixModel(keras.Model):
             replicas = self.distribute_strategy.num_replicas_in_sync
             loss = task + strength * cost / replicas
         gradients = tape.gradient(loss, [v.value for v in variables])
-        self.search_optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        descend(self.search_optimizer, gradients, variables, loss)
         return {"search_loss": task * replicas, "bops": gigabops * PAPER_UNIT}
-
-    def _track_loss(self, loss: Any, x: Any) -> None:
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        self._loss_tracker.update_state(
-            loss * replicas, sample_weight=tf.shape(tree.flatten(x)[0])[0]
-        )
 
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
             "space": self.space.to_dict(),
-            "phase": self._phase,
+            "phase": self.phase,
             "calibrated": self.calibrated,
             "float_layers": list(self.float_layers),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MetaMixModel:
-        config = dict(config)
-        config["network"] = keras.saving.deserialize_keras_object(
-            config["network"], custom_objects=custom_objects
-        )
-        config["space"] = SearchSpace.from_dict(config["space"])
-        return cls(**config)
+        return cls(**arguments_from_config(config, custom_objects))
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_metamix.data import MEAN, STD, evaluation_dataset, normalize, training_dataset
+from keras_metamix.data import (
+    MEAN,
+    STD,
+    Share,
+    evaluation_dataset,
+    normalize,
+    training_dataset,
+)
 
 
 def sample(count: int = 70, shape: tuple[int, ...] = (28, 28, 1)) -> tuple[np.ndarray, np.ndarray]:
@@ -15,6 +22,11 @@ def sample(count: int = 70, shape: tuple[int, ...] = (28, 28, 1)) -> tuple[np.nd
 def collect(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
     images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels)
+
+
+def training(images, labels, batch_size, seed, steps, **settings):
+    """`steps` batches as arrays."""
+    return collect(training_dataset(images, labels, batch_size, seed, **settings).take(steps))
 
 
 def windows(image: np.ndarray) -> np.ndarray:
@@ -51,9 +63,10 @@ def test_evaluation_gives_everything_in_order():
 def test_training_shapes_and_pairs():
     images, labels = sample()
     dataset = training_dataset(images, labels, 32, seed=1, augment=False)
-    assert len(dataset) == 2
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     assert dataset.element_spec[0].shape == (32, 28, 28, 1)
-    got_images, got_labels = collect(dataset)
+    got_images, got_labels = collect(dataset.take(2))
+    assert got_images.dtype == np.float32 and got_labels.dtype == np.int64
     reference = {i.tobytes(): n for n, i in enumerate(images)}
     raw = np.rint((got_images * STD + MEAN) * 255).astype(np.uint8)
     positions = [reference[i.tobytes()] for i in raw]
@@ -61,25 +74,51 @@ def test_training_shapes_and_pairs():
     np.testing.assert_array_equal(got_labels, labels[positions])
 
 
+def test_an_epoch_has_every_image_once_where_batches_divide_them():
+    images, labels = np.zeros((64, 8, 8, 1), np.uint8), np.arange(64) % 10
+    images[:, 0, 0, 0] = np.arange(64)
+    found = training(images, labels, 16, 3, 8, augment=False)[0][:, 0, 0, 0]
+    numbers = np.rint((found * STD + MEAN) * 255).astype(int)
+    first, second = numbers[:64], numbers[64:]
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert not np.array_equal(first, second)
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_epochs_differ_and_repeat_with_the_seed(augment):
     images, labels = sample(640)
-    first, second = (training_dataset(images, labels, 64, 7, augment) for _ in range(2))
-    epochs = [[collect(d)[0] for _ in range(2)] for d in (first, second)]
-    np.testing.assert_array_equal(epochs[0], epochs[1])
-    assert not np.array_equal(epochs[0][0], epochs[0][1])
-    other = collect(training_dataset(images, labels, 64, 8, augment))[0]
-    assert not np.array_equal(epochs[0][0], other)
+    first, again = (training(images, labels, 64, 7, 20, augment=augment)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first[:640], first[640:])
+    other = training(images, labels, 64, 8, 10, augment=augment)[0]
+    assert not np.array_equal(first[:640], other)
 
 
-def test_an_iterator_left_half_way_does_not_change_the_next_epoch():
-    images, labels = sample(640)
-    whole, half = (training_dataset(images, labels, 32, seed=7) for _ in range(2))
-    collect(whole)
-    collect(half.take(3))
-    next(iter(half))
-    collect(whole)
-    np.testing.assert_array_equal(collect(whole)[0], collect(half)[0])
+@pytest.mark.parametrize("start", [1, 9, 10, 25])
+def test_a_start_step_gives_the_rest_of_the_same_batches(start):
+    images, labels = sample(330)  # 10 batches an epoch, and 10 images over
+    whole = training(images, labels, 32, 7, start + 3)
+    rest = training(images, labels, 32, 7, 3, start_step=start)
+    for ours, theirs in zip(rest, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs[start * 32 :])
+
+
+@pytest.mark.parametrize(("parts", "count"), [(2, 1), (4, 1), (4, 2)])
+def test_the_shares_of_workers_make_up_the_global_batch(parts, count):
+    """A worker of `count` replicas reads their pieces, one after the other."""
+    images, labels = sample(100)
+    whole = training(images, labels, 32, 7, 5, start_step=2)[0].reshape(5, 32, 28, 28, 1)
+    pieces = []
+    for first in range(0, parts, count):
+        share = Share(parts, first, count)
+        mine = training(images, labels, 32, 7, 5 * count, start_step=2, share=share)[0]
+        pieces.append(mine.reshape(5, 32 // parts * count, 28, 28, 1))
+    np.testing.assert_array_equal(np.concatenate(pieces, 1), whole)
+
+
+def test_a_batch_that_replicas_cannot_divide_is_refused():
+    with pytest.raises(ValueError, match=r"a multiple of 3 \(replicas\), found 32"):
+        training_dataset(*sample(), 32, seed=0, share=Share(3, 0, 1))
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (9, 12, 3), (96, 64, 3)])
@@ -88,7 +127,7 @@ def test_augmentation_is_mirrored_padded_crops_uniformly(shape):
     count = 2000
     dataset = training_dataset(np.repeat(images, count, 0), np.repeat(labels, count), 500, seed=3)
     assert dataset.element_spec[0].shape == (500, *shape)
-    raw = np.rint((collect(dataset)[0] * STD + MEAN) * 255).astype(np.uint8)
+    raw = np.rint((collect(dataset.take(4))[0] * STD + MEAN) * 255).astype(np.uint8)
     known = {w.tobytes(): n for n, w in enumerate(windows(images[0]))}
     found = np.array([known.get(i.tobytes(), -1) for i in raw])
     assert (found >= 0).all(), f"{(found < 0).sum()} images are no crop of the padded image"
@@ -99,14 +138,9 @@ def test_augmentation_is_mirrored_padded_crops_uniformly(shape):
 
 def test_float_images_equal_their_bytes():
     images, labels = sample()
-    as_bytes = collect(training_dataset(images, labels, 32, seed=1))[0]
-    as_floats = collect(training_dataset(images / 255, labels, 32, seed=1))[0]
+    as_bytes = training(images, labels, 32, 1, 2)[0]
+    as_floats = training(images / 255, labels, 32, 1, 2)[0]
     np.testing.assert_allclose(as_bytes, as_floats, atol=1e-6)
-
-
-def test_one_batch_trains_the_whole_set():
-    images, labels = sample(16)
-    assert len(list(training_dataset(images, labels, 16, seed=0))) == 1
 
 
 def broken(value: float) -> np.ndarray:
@@ -144,7 +178,9 @@ def test_wrong_arrays_are_refused(build, images, labels, message):
 
 
 def test_wrong_batch_sizes_are_refused():
-    with pytest.raises(ValueError, match="batch_size <= 4 images, found 5"):
+    with pytest.raises(ValueError, match="batch_size: expected 1 to 4 images, found 5"):
         training_dataset(broken(0), LABELS, 5, seed=0)
+    with pytest.raises(ValueError, match="start_step: expected 0 or more, found -1"):
+        training_dataset(broken(0), LABELS, 2, seed=0, start_step=-1)
     with pytest.raises(ValueError, match="batch_size >= 1, found 0"):
         evaluation_dataset(broken(0), LABELS, 0)

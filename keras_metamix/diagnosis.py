@@ -1,0 +1,115 @@
+"""Where NaN and Inf come from, once the loss is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_metamix.calibration import image_batches
+from keras_metamix.layers.mode import inside_mode, quantization_mode
+
+LOOKED_AT = 50  # batches, for the layer that made a loss NaN
+_REMEDIES = (
+    "try a smaller learning rate, gradient clipping (global_clipnorm of the optimizer) or a larger "
+    "batch, and look at the images of that step"
+)
+
+
+class NonFiniteError(ValueError):
+    """A loss, a step size or an activation became NaN or Inf."""
+
+
+def check_loss(
+    model: Any, logs: Mapping[str, Any] | None, where: str, batches: Iterable[Any] = ()
+) -> None:
+    """Stops a training whose loss is NaN or Inf, with the name of the layer that it comes from.
+
+    Args:
+      model: after the step; a MetaMixModel and a BitMixerModel keep the weights from before it.
+      logs: of the step, as Keras gives them to callbacks.
+      where: epoch, step and phase, for the message.
+      batches: inputs to look for the layer with.
+
+    Raises:
+      NonFiniteError: it is.
+    """
+    loss = (logs or {}).get("loss")
+    if loss is not None and not math.isfinite(loss):
+        cause = find_non_finite(model, batches)
+        raise NonFiniteError(f"The loss is {float(loss)} {where}: {cause}; {_REMEDIES}.")
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """`check_loss` after each step of a training that has no callback of ours to do it.
+
+    Args:
+      data: batches as `fit` takes them, to look for the layer with.
+    """
+
+    def __init__(self, data: Any = ()):
+        super().__init__()
+        self.data, self._epoch = data, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        where = f"at step {batch + 1} of epoch {self._epoch + 1}"
+        check_loss(self.model, logs, where, image_batches(self.data, LOOKED_AT))
+
+
+def find_non_finite(model: Any, batches: Iterable[Any]) -> str:
+    """The first layer whose weights, step sizes or outputs are not finite, in words.
+
+    Args:
+      model: a model whose layers stand in network order, or one that has such a `network`.
+      batches: inputs; the first that shows something is enough.
+    """
+    network = getattr(model, "network", model)
+    for layer in network.layers:
+        for variable in layer.trainable_variables:
+            if count := _non_finite(variable):
+                return (
+                    f"{variable.name} of layer {layer.name!r} holds {count} NaN or Inf of "
+                    f"{math.prod(variable.shape)} values"
+                )
+        if hasattr(layer, "steps") and (count := _non_finite(layer.steps())):
+            return f"layer {layer.name!r} has {count} step sizes that are NaN or Inf"
+    number = 0
+    for number, images in enumerate(batches, start=1):
+        found = _in_activations(model, network, images)
+        if found:
+            return f"{found}, on batch {number} of the training data"
+    return (
+        "weights and step sizes are finite, and so are the activations of all layers on the "
+        f"first {number} batches of the training data"
+    )
+
+
+def _in_activations(model: Any, network: keras.Model, images: Any) -> str:
+    for array in keras.tree.flatten(images):
+        if count := _non_finite(array):
+            return f"the images hold {count} NaN or Inf"
+    layers = [layer for layer in network.layers if layer._inbound_nodes]
+    outputs = [keras.tree.flatten(layer._inbound_nodes[0].output_tensors) for layer in layers]
+    every = keras.Model(network.inputs, outputs)
+    if hasattr(model, "evaluation_mode") and not inside_mode():
+        with quantization_mode(model.evaluation_mode()):
+            found = every(images, training=False)
+    else:
+        found = every(images, training=False)
+    for layer, tensors in zip(layers, found, strict=True):
+        if count := sum(_non_finite(tensor) for tensor in tensors):
+            return f"layer {layer.name!r} puts out {count} NaN or Inf"
+    return ""
+
+
+def _non_finite(values: Any) -> int:
+    array = keras.ops.convert_to_numpy(values)
+    if not np.issubdtype(array.dtype, np.floating):
+        return 0
+    return int(np.sum(~np.isfinite(array)))

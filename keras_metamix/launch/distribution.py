@@ -1,0 +1,86 @@
+"""Which devices train an experiment, and which part of the batches each of them gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from keras_metamix.data import Share
+from keras_metamix.launch.datasets import Data
+
+DISTRIBUTIONS = ("", "mirrored", "multi_worker", "tpu")
+
+
+def make_strategy(config: ConfigDict) -> Any:
+    """The tf.distribute strategy of `config.distribute`; "multi_worker" reads TF_CONFIG.
+
+    Raises:
+      ValueError: an unknown name, a batch size that the replicas cannot divide, no TPU.
+    """
+    name = config.distribute
+    if name not in DISTRIBUTIONS:
+        raise ValueError(
+            f"config.distribute: expected one of {list(DISTRIBUTIONS)}, found {name!r}."
+        )
+    if name == "mirrored":
+        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        strategy: Any = tf.distribute.MirroredStrategy([device.name for device in found])
+    elif name == "multi_worker":
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    elif name == "tpu":
+        strategy = _tpu_strategy()
+    else:
+        strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    if config.train.batch_size % replicas:
+        raise ValueError(
+            f"config.train.batch_size={config.train.batch_size}: expected a multiple of the "
+            f"{replicas} replicas of config.distribute={name!r}."
+        )
+    return strategy
+
+
+def _tpu_strategy() -> Any:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    except (ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"config.distribute='tpu': expected a TPU, found none: {error}."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def is_chief(strategy: Any) -> bool:
+    """Whether this process writes the files: of several workers the first does."""
+    resolver = strategy.cluster_resolver
+    return not resolver or not resolver.task_type or resolver.task_id in (None, 0)
+
+
+def has_workers(strategy: Any) -> bool:
+    """Whether processes train together."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def distributed_training(strategy: Any, data: Data, start_step: int) -> Any:
+    """The batches from a step on; a worker of several reads its own part of each and no more."""
+    if not has_workers(strategy):
+        return data.training(start_step=start_step)
+    replicas = strategy.num_replicas_in_sync
+
+    def read(context: Any) -> Any:
+        local = replicas // context.num_input_pipelines
+        share = Share(replicas, context.input_pipeline_id * local, local)
+        return data.training(start_step=start_step, share=share)
+
+    return strategy.distribute_datasets_from_function(read)
+
+
+def synchronize_batch_norm(model: keras.Model) -> keras.Model:
+    """Batch norm of the statistics of all replicas' images together, as one device has them."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+    return model
