@@ -15,6 +15,7 @@ from keras_metamix.calibration import (
     image_batches,
     reestimate_batch_norm,
 )
+from keras_metamix.checks import require_whole, shown
 from keras_metamix.layers.mode import quantization_mode
 
 
@@ -34,11 +35,14 @@ class BitMixerCallback(keras.callbacks.Callback):
 
     def __init__(self, stage_epochs: Sequence[int], statistics_batches: int = 32, verbose: int = 1):
         super().__init__()
-        valid = len(stage_epochs) == 3 and all(isinstance(n, int) and n >= 0 for n in stage_epochs)
-        if not valid or not sum(stage_epochs):
+        valid = isinstance(stage_epochs, Sequence) and len(stage_epochs) == 3
+        if not valid or stage_epochs[0] == stage_epochs[1] == stage_epochs[2] == 0:
             raise ValueError(
-                f"stage_epochs: expected three numbers of epochs, found {tuple(stage_epochs)!r}."
+                f"stage_epochs: expected three numbers of epochs, found {shown(stage_epochs)}."
             )
+        for epochs in stage_epochs:
+            require_whole("stage_epochs", epochs)
+        require_whole("statistics_batches", statistics_batches)
         self.stage_epochs = tuple(stage_epochs)
         self.statistics_batches, self.verbose = statistics_batches, verbose
         self.stages: list[Stage] = []

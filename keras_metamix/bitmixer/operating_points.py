@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
+from keras_metamix.checks import require_number, require_whole, shown
 from keras_metamix.cost import LayerCost
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs
@@ -78,6 +80,8 @@ def choose_points(
     verbose: int = 1,
 ) -> dict[str, OperatingPoint]:
     """`choose_bits` for several budgets by name; what is measured serves them all."""
+    if not isinstance(budgets, Mapping) or not budgets:
+        raise ValueError(f"budgets: expected at least one by name, found {shown(budgets)}.")
     points = _points(model, data, list(budgets.values()), cost, method, verbose)
     return dict(zip(budgets, points, strict=True))
 
@@ -102,11 +106,14 @@ def pareto_front(
     Raises:
       ValueError: see `choose_bits`; no accuracy to plot.
     """
-    if isinstance(budgets, int):
+    if not isinstance(budgets, Sequence):
+        require_whole("budgets", budgets, 1)
         prices = price_table(model, cost)
         low = sum(min(row.values()) for row in prices.values())
         high = sum(max(row.values()) for row in prices.values())
         budgets = [float(b) for b in np.linspace(low, high, budgets)]
+    if not budgets:
+        raise ValueError("budgets: expected at least one, found none.")
     points = _points(model, data, list(budgets), cost, method, verbose)
     points.sort(key=lambda point: (point.cost, point.metrics["loss"]))
     front: list[OperatingPoint] = []
@@ -164,6 +171,8 @@ def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]
     Raises:
       ValueError: an unknown cost, or a price that is missing; names the layer.
     """
+    if not isinstance(model, BitMixerModel):
+        raise TypeError(f"Expected a BitMixerModel, found {type(model).__name__}.")
     table = {}
     for layer, layer_cost in zip(model.mac_layers, layer_costs(model.network), strict=True):
         row = {}
@@ -175,11 +184,12 @@ def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]
 
 def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
     if isinstance(cost, Mapping):
-        found = cost.get(layer.name, {}).get(activation)
+        row = cost.get(layer.name)
+        found = row.get(activation) if isinstance(row, Mapping) else row
+        where = f"cost: the price of layer {layer.name!r} at {activation} bits"
         if found is None:
-            raise ValueError(
-                f"cost: expected a price of layer {layer.name!r} at {activation} bits, found none."
-            )
+            raise ValueError(f"{where}: expected a number, found none.")
+        require_number(where, None if found is row else found, 0)
         return found
     if cost == "bops":
         return layer.macs * activation * weight
@@ -222,6 +232,11 @@ class _Measure:
         self.model.set_bits(self.assignment(chosen))
         arrays = self.data if isinstance(self.data, tuple) else (self.data,)
         found: Any = self.model.evaluate(*arrays, verbose=0, return_dict=True)
+        if "loss" not in found or not np.isfinite(found["loss"]):
+            raise ValueError(
+                "data: expected images and labels that give a finite loss, found "
+                f"{found.get('loss', 'no image')}."
+            )
         return {name: float(value) for name, value in found.items()}
 
     def end(self) -> None:
@@ -238,10 +253,10 @@ def _points(
     table = [list(row.values()) for row in price_table(model, cost).values()]
     least = sum(min(row) for row in table)
     for budget in budgets:
-        if not budget >= least * (1 - 1e-12):
+        if not isinstance(budget, numbers.Real) or not budget >= least * (1 - 1e-12):
             raise ValueError(
-                f"budget={budget!r}: expected at least {least:.6g}, what the fewest bits cost; the "
-                f"most cost {sum(max(row) for row in table):.6g}."
+                f"budget={shown(budget)}: expected at least {least:.6g}, what the fewest bits "
+                f"cost; the most cost {sum(max(row) for row in table):.6g}."
             )
     if method not in METHODS:
         raise ValueError(f"method: expected one of {list(METHODS)}, found {method!r}.")

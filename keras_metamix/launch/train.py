@@ -18,7 +18,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from keras_metamix.files import written_whole
+from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
@@ -58,6 +58,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     check_container(config.export.weight_container)
     make_optimizer(config, config.train.learning_rate)
     method.check(config, float_model)
+    require_folder("--workdir", workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
     size = f"{float_model.name}, {float_model.count_params():,} parameters"

@@ -11,10 +11,11 @@ from keras import tree
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate_weights, image_batches
+from keras_metamix.checks import one_of, require_fields, require_number
 from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.graph.quantize import link, quantize
+from keras_metamix.graph.quantize import link, quantize, require_network
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
@@ -22,9 +23,11 @@ from keras_metamix.metamix.loss import (
     CostForm,
     chosen_gigabops,
     cost_loss,
+    require_cost,
 )
 from keras_metamix.metamix.selection import LayerScores, layer_scores
 from keras_metamix.training import build_metrics, build_optimizer, calibrate_once
+from keras_metamix.training_data import check_training_data
 
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
@@ -63,7 +66,7 @@ class MetaMixModel(keras.Model):
         super().__init__(**kwargs)
         self.network, self.space, self.calibrated = network, space, calibrated
         self.float_layers = tuple(float_layers)
-        self._phase: Phase = phase
+        self._phase: Phase = one_of("phase", phase, PHASES)
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
         self._objective: tuple[float, float, CostForm] | None = None
@@ -71,6 +74,7 @@ class MetaMixModel(keras.Model):
         self._training_data: Any = None
         self.built = True
         link(network)
+        require_network(network, space, self.name)
         if space.weight_bits_tied:
             for layer in self.mac_layers:
                 layer.weight_quantizer.follow(layer.input_quantizer)
@@ -221,8 +225,8 @@ class MetaMixModel(keras.Model):
         self, target_bops: float, strength: float | None = None, form: CostForm = "relative"
     ) -> None:
         """The cost term of bit-search, Eq. 3 and 4; `MetaMixCallback` calls this."""
-        if form not in DEFAULT_STRENGTH:
-            raise ValueError(f"cost: expected one of {list(DEFAULT_STRENGTH)}, found {form!r}.")
+        require_cost(form, strength)
+        require_number("target_bops", target_bops, 0, above=True)
         strength = DEFAULT_STRENGTH[form] if strength is None else strength
         self._objective = (float(target_bops), float(strength), form)
 
@@ -230,6 +234,7 @@ class MetaMixModel(keras.Model):
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
+        check_training_data(self, x, y)
         calibrate_once(self, x, batch_size)
         build_metrics(self, x, y, batch_size)
         self._training_data = (x, batch_size)
@@ -365,7 +370,7 @@ class MetaMixModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MetaMixModel:
-        config = dict(config)
+        config = require_fields(cls.__name__, config, ("network", "space"))
         config["network"] = keras.saving.deserialize_keras_object(
             config["network"], custom_objects=custom_objects
         )
