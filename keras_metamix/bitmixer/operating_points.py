@@ -186,10 +186,10 @@ def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
     if isinstance(cost, Mapping):
         row = cost.get(layer.name)
         found = row.get(activation) if isinstance(row, Mapping) else row
-        where = f"cost: the price of layer {layer.name!r} at {activation} bits"
+        wanted = f"a price of layer {layer.name!r} at {activation} bits"
         if found is None:
-            raise ValueError(f"{where}: expected a number, found none.")
-        require_number(where, None if found is row else found, 0)
+            raise ValueError(f"cost: expected {wanted}, found none.")
+        require_number(f"cost: {wanted}", None if found is row else found, 0)
         return found
     if cost == "bops":
         return layer.macs * activation * weight

@@ -150,7 +150,8 @@ def _validate(
         images, labels = np.asarray(images), np.asarray(labels)
     except ValueError as error:  # arrays of several shapes in a list
         raise ValueError(f"expected images and labels of one shape each: {error}") from error
-    require_whole("batch_size", batch_size, 1)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"expected batch_size >= 1, found {shown(batch_size)}")
     require_whole("num_classes", num_classes, 1)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected images of shape (N, H, W, C), found shape {images.shape}")
