@@ -58,7 +58,7 @@ def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
 
 def require_fields(name: str, config: Any, required: Sequence[str]) -> dict[str, Any]:
     """A copy of a saved config, or ValueError where a required field is missing."""
-    if not isinstance(config, Mapping) or not set(required) <= set(config):
+    if not isinstance(config, Mapping) or any(config.get(field) is None for field in required):
         raise ValueError(
             f"{name}: expected a config with {' and '.join(required)}, found {shown(config)}."
         )

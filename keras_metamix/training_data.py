@@ -24,6 +24,8 @@ def check_training_data(model: Any, x: Any, y: Any) -> None:
     if _batches(x) == 0:
         raise ValueError("fit: expected at least one batch of training data, found none.")
     if y is None:
+        if isinstance(x, np.ndarray) and model.loss is not None:
+            raise ValueError("fit: expected a label for each image, found none.")
         return
     images, labels = keras.tree.flatten(x), keras.tree.flatten(y)
     counts = [len(a) if getattr(a, "ndim", 0) else None for a in (*images, *labels)]

@@ -78,7 +78,8 @@ def complete(config: ConfigDict) -> ConfigDict:
       ValueError: a field is missing, is none of an experiment's, or has a value out of its range;
         names it.
     """
-    if not isinstance(config, ConfigDict):
+    # Of a file that could not be loaded the first part raises why.
+    if getattr(config, "to_dict", None) is None or not isinstance(config, ConfigDict):
         raise TypeError(f"config: expected the ConfigDict of get_config, found {shown(config)}.")
     given = {"method": "metamix"} | config.to_dict()
     one_of("config.method", given["method"], [*REQUIRED])

@@ -108,6 +108,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         # Of a config file that raises, ml_collections gives the traceback, the error last.
         sys.exit(f"{name}: {str(error).strip().splitlines()[-1].strip()}")
+    except (SyntaxError, ImportError) as error:  # of the config file
+        sys.exit(f"{name}: --config: {type(error).__name__}: {error}")
     except flags.Error:
         return app.parse_flags_with_usage(argv)  # says it and exits
 

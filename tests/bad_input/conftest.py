@@ -29,7 +29,7 @@ def given():
     kmm.calibrate(quantized, images)
     quantized.set_bits(kmm.uniform_assignment(model, 4, 4))
     mixer = kmm.BitMixerModel.from_float(model)
-    mixer.compile("sgd", cross_entropy())
+    mixer.compile("sgd", cross_entropy(), metrics=["accuracy"])
     kmm.calibrate(mixer, images)
     mixer.stage = "layer_wise"
     points = {"full": mixer.uniform_bits(4), "eco": mixer.uniform_bits(2)}
