@@ -1,5 +1,6 @@
 """What metamix-train says of a config, or a folder, before it trains anything."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -9,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from keras_metamix.launch import train
+from keras_metamix.launch import datasets, train
 
 TOP = Path(__file__).parents[2]
 NAN = float("nan")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _images_read_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", functools.cache(datasets.load))
+        yield
 
 
 def load(name):

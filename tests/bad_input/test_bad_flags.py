@@ -11,25 +11,56 @@ from keras_metamix.launch import benchmark, export, report
 
 NAN, INF = float("nan"), float("inf")
 ROW = {
-    "name": "float", "file": "f.tflite", "accuracy": 0.5, "bops": 10, "file_bytes": 100,
-    "average_bits": [32.0, 32.0], "latency_us": 1.0, "latency_spread_us": [1.0, 2.0],
-    "threads": 1, "parity": None,
+    "name": "float",
+    "file": "f.tflite",
+    "accuracy": 0.5,
+    "bops": 10,
+    "file_bytes": 100,
+    "average_bits": [32.0, 32.0],
+    "latency_us": 1.0,
+    "latency_spread_us": [1.0, 2.0],
+    "threads": 1,
+    "parity": None,
 }
 LAYER = {
-    "name": "conv", "kind": "Conv2D", "macs": 10, "bops": 160, "activation_bits": 4,
-    "weight_bits": 4, "weights": 9, "container": "INT8", "searched": True,
+    "name": "conv",
+    "kind": "Conv2D",
+    "macs": 10,
+    "bops": 160,
+    "activation_bits": 4,
+    "weight_bits": 4,
+    "weights": 9,
+    "container": "INT8",
+    "searched": True,
 }
 EPOCH = {
-    "epoch": 0, "phase": "float", "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0,
-    "val_accuracy": 0.5, "bops": None, "seconds": 1.0,
+    "epoch": 0,
+    "phase": "float",
+    "loss": 1.0,
+    "accuracy": 0.5,
+    "val_loss": 1.0,
+    "val_accuracy": 0.5,
+    "bops": None,
+    "seconds": 1.0,
 }
 RUN = {
-    "config": {}, "date": "2026-01-01", "versions": {}, "machine": "one", "command": "train",
+    "config": {},
+    "date": "2026-01-01",
+    "versions": {},
+    "machine": "one",
+    "command": "train",
     "seconds": 1.0,
 }
 METRICS = {
-    "title": "run", "run": RUN, "target_bops": 1.0, "rows": [ROW], "layers": [LAYER],
-    "argmax_bits": {}, "final_bits": {}, "epochs": [EPOCH], "notes": ["a note"],
+    "title": "run",
+    "run": RUN,
+    "target_bops": 1.0,
+    "rows": [ROW],
+    "layers": [LAYER],
+    "argmax_bits": {},
+    "final_bits": {},
+    "epochs": [EPOCH],
+    "notes": ["a note"],
     "alphas": {"candidates": {"conv": [4, 2]}, "history": {"conv": [[0.5, 0.5]]}, "steps": [0]},
 }
 
