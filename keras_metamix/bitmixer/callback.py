@@ -36,12 +36,11 @@ class BitMixerCallback(keras.callbacks.Callback):
     def __init__(self, stage_epochs: Sequence[int], statistics_batches: int = 32, verbose: int = 1):
         super().__init__()
         valid = isinstance(stage_epochs, Sequence) and len(stage_epochs) == 3
-        if not valid or stage_epochs[0] == stage_epochs[1] == stage_epochs[2] == 0:
+        valid = valid and all(type(n) is int and n >= 0 for n in stage_epochs)
+        if not valid or not sum(stage_epochs):
             raise ValueError(
                 f"stage_epochs: expected three numbers of epochs, found {shown(stage_epochs)}."
             )
-        for epochs in stage_epochs:
-            require_whole("stage_epochs", epochs)
         require_whole("statistics_batches", statistics_batches)
         self.stage_epochs = tuple(stage_epochs)
         self.statistics_batches, self.verbose = statistics_batches, verbose

@@ -242,7 +242,7 @@ SOURCES = [
         "magnitude",
         lambda g: data.Augmentation(magnitude=NAN),
         ValueError,
-        "magnitude: expected a finite number, at least 0 and at most 1, found nan",
+        "magnitude: expected a weight in .0, 1], found nan",
     ),
 ]
 

@@ -143,7 +143,7 @@ ARGUMENTS = [
             f"in_place_distillation {value!r}",
             lambda g, v=value: g.mixer.compile("sgd", in_place_distillation=v),
             ValueError,
-            f"in_place_distillation: expected a finite number.*, found {value!r}",
+            rf"in_place_distillation: expected a weight in \[0, 1\], found {value!r}",
         )
         for value in (-0.1, 1.5, NAN, "x", None)
     ),
@@ -152,7 +152,7 @@ ARGUMENTS = [
             f"distillation {value!r}",
             lambda g, v=value: metamix(g).compile("sgd", teacher=g.model, distillation=v),
             ValueError,
-            f"distillation: expected a finite number, above 0 and at most 1, found {value!r}",
+            rf"distillation: expected a weight in \(0, 1\], found {value!r}",
         )
         for value in (0, 1.5, NAN, "x")
     ),
