@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from keras_metamix.checks import shown
 from keras_metamix.files import written_whole
 
 SUPPORTED_BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -20,7 +21,7 @@ FORMAT = "keras_metamix.bit_assignment"
 
 def _check_bits(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value not in SUPPORTED_BITS:
-        raise ValueError(f"{where}: expected a bit-width of 2 to 8, found {value!r}.")
+        raise ValueError(f"{where}: expected a bit-width of 2 to 8, found {shown(value)}.")
     return value
 
 
@@ -31,7 +32,7 @@ def _candidates(value: object, where: str) -> tuple[int, ...]:
     if not bits:
         raise ValueError(f"{where}: expected at least one bit-width, found none.")
     if len(set(bits)) != len(bits):
-        raise ValueError(f"{where}: every candidate once, found {list(bits)}.")
+        raise ValueError(f"{where}: expected every candidate once, found {shown(list(bits))}.")
     return tuple(sorted(bits, reverse=True))
 
 
@@ -75,17 +76,19 @@ class SearchSpace:
             if self.weight_bits != "same":
                 raise ValueError(
                     "SearchSpace.weight_bits: expected a bit-width, several, or 'same', "
-                    f"found {self.weight_bits!r}."
+                    f"found {shown(self.weight_bits)}."
                 )
         elif isinstance(self.weight_bits, int):
             _check_bits(self.weight_bits, "SearchSpace.weight_bits")
         else:
             set_(self, "weight_bits", _candidates(self.weight_bits, "SearchSpace.weight_bits"))
         _check_bits(self.edge_bits, "SearchSpace.edge_bits")
-        if self.stream_bits not in (None, 8):
+        if self.stream_bits is not None and (
+            not isinstance(self.stream_bits, int) or self.stream_bits != 8
+        ):
             raise ValueError(
                 "SearchSpace.stream_bits: expected 8 (INT8 tensors on the device) or None, "
-                f"found {self.stream_bits!r}."
+                f"found {shown(self.stream_bits)}."
             )
 
     def layer_candidates(self, edge: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -109,10 +112,23 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> SearchSpace:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+          ValueError: no such fields, or a bit-width outside 2 to 8; names the field.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(fields, Mapping) or not set(fields) <= set(names):
+            raise ValueError(f"SearchSpace: expected some of {names}, found {shown(fields)}.")
         values: dict[str, Any] = dict(fields)
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**values)
+
+
+def require_space(space: object) -> None:
+    """Raises TypeError unless `space` is a SearchSpace."""
+    if not isinstance(space, SearchSpace):
+        raise TypeError(f"space: expected a SearchSpace, found {shown(space)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,15 +151,20 @@ class BitAssignment:
                     f"BitAssignment.{field}: expected {{layer name: bits}}, "
                     f"found {type(bits).__name__}."
                 )
+            for name in bits:
+                if not isinstance(name, str):
+                    raise TypeError(
+                        f"BitAssignment.{field}: expected names of layers, found {shown(name)}."
+                    )
             checked = {
-                name: _check_bits(b, f"{field} of layer {name!r}") for name, b in bits.items()
+                name: _check_bits(b, f"{field} of layer {shown(name)}") for name, b in bits.items()
             }
             object.__setattr__(self, field, checked)
         extra = set(self.activation_bits) ^ set(self.weight_bits)
         if extra:
             raise ValueError(
                 "BitAssignment: activation_bits and weight_bits name different layers: "
-                f"{sorted(extra)} is in one of them only."
+                f"{shown(sorted(extra))} is in one of them only."
             )
 
     def __getitem__(self, name: str) -> LayerBits:
@@ -157,8 +178,8 @@ class BitAssignment:
         if missing or unknown:
             raise ValueError(
                 f"The bit assignment is of another model than {model_name}: "
-                f"{len(missing)} MAC layers have no bits {missing[:3]}, "
-                f"{len(unknown)} names are unknown {unknown[:3]}."
+                f"{len(missing)} MAC layers have no bits {shown(missing[:3])}, "
+                f"{len(unknown)} names are unknown {shown(unknown[:3])}."
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -178,21 +199,24 @@ class BitAssignment:
           ValueError: not such a file; names the file, and what was found.
         """
         try:
-            content = json.loads(Path(path).read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: expected JSON, found {error}.") from error
+            content = json.loads(Path(path).read_text(), object_pairs_hook=_once_each)
+        except (ValueError, RecursionError) as error:  # of text that is not UTF-8, too
+            raise ValueError(f"{path}: expected JSON, found none: {error}.") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(
-                f"{path}: expected a file of BitAssignment.save ('format': '{FORMAT}')."
+                f"{path}: expected a file of BitAssignment.save ('format': '{FORMAT}'), found "
+                f"{shown(content)}."
             )
         layers = content.get("layers")
         if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
-            raise ValueError(f"{path}: expected 'layers' to map names to bits.")
+            raise ValueError(
+                f"{path}: expected 'layers' to map names to bits, found {shown(layers)}."
+            )
         for name, bits in layers.items():
             if set(bits) != {"activation_bits", "weight_bits"}:
                 raise ValueError(
-                    f"{path}: layer {name!r}: expected activation_bits and weight_bits, "
-                    f"found {sorted(bits)}."
+                    f"{path}: layer {shown(name)}: expected activation_bits and weight_bits, "
+                    f"found {shown(sorted(bits))}."
                 )
         try:
             return cls(
@@ -201,3 +225,19 @@ class BitAssignment:
             )
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def require_assignment(bits: object) -> None:
+    """Raises TypeError unless `bits` is a BitAssignment."""
+    if not isinstance(bits, BitAssignment):
+        raise TypeError(f"bits: expected a BitAssignment, found {shown(bits)}.")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ: of two equal ones `json` would drop the first."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twice)} twice in one object")
+    return fields

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_metamix.checks import require_whole, shown
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import activation_range
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
-from keras_metamix.layers.weight_quantizer import SMALLEST_STEP, Rule
+from keras_metamix.layers.weight_quantizer import LARGEST, SMALLEST_STEP, Rule
 from keras_metamix.ops import shifted_range
 
 # Candidate steps of the MSE rule, as fractions of the step at which nothing is clipped.
@@ -62,20 +63,29 @@ def calibrate(model: Any, images: Any, rule: Rule = "lsq") -> None:
         that are set anew later, by `set_bits` or before weight training, follow it too.
 
     Raises:
-      ValueError: another rule; NaN or Inf in the images or in a layer's values; names it.
+      TypeError: another model, or images that are no arrays of numbers.
+      ValueError: another rule; images of another shape, or none; NaN or Inf in them or in a
+        layer's values; names it.
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule: expected one of {list(get_args(Rule))}, found {rule!r}.")
+    if not hasattr(type(model), "bit_assignment"):
+        raise TypeError(
+            f"calibrate: expected a MetaMixModel or a BitMixerModel, found {shown(model)}."
+        )
     check_finite(images, "calibration images")
+    check_shapes(images, model.network)
+    setter = _StepSetter(rule)
     mode = QuantizationMode(
         activations="observe",
         weights="off",
         streams=False,
         statistics="frozen",
-        observer=_step_setter(rule),
+        observer=setter,
     )
     with quantization_mode(mode):
         model.network(images, training=not _has_statistics(model.network))
+    setter.finish()
     calibrate_weights(model.network, rule)
     model.calibrated = True
     model.train_function = model.test_function = model.predict_function = None  # signs are traced
@@ -93,20 +103,61 @@ def _has_statistics(network: keras.Model) -> bool:
 
 def calibrate_streams(network: keras.Model, images: Any) -> None:
     """Sets the steps of the stream quantizers from an otherwise quantized network."""
-    mode = QuantizationMode(observer=_step_setter("mse"), statistics="frozen")
+    setter = _StepSetter("mse")
+    mode = QuantizationMode(observer=setter, statistics="frozen")
     with quantization_mode(mode):
         network(images, training=True)
+    setter.finish()
 
 
 def check_finite(arrays: Any, what: str) -> None:
-    """Raises ValueError where a structure of arrays holds NaN or Inf."""
-    for array in keras.tree.flatten(arrays):
-        array = ops.convert_to_numpy(array)
-        if not np.all(np.isfinite(array)):
-            count = int(np.sum(~np.isfinite(array)))
+    """Checks that arrays hold numbers that float32 can hold.
+
+    Raises:
+      TypeError: a structure of anything but arrays of real numbers.
+      ValueError: NaN or Inf.
+    """
+    for found in keras.tree.flatten(arrays):
+        array = ops.convert_to_numpy(found)
+        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+            raise TypeError(f"The {what}: expected arrays of real numbers, found {shown(found)}.")
+        if array.dtype.kind in "biu":
+            continue
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32, copy=False))
+        if not np.all(finite):
             raise ValueError(
-                f"The {what} hold {count} NaN or Inf of {array.size} values; expected finite ones."
+                f"The {what} hold {np.sum(~finite)} NaN or Inf of {array.size} values; expected "
+                "finite ones."
             )
+
+
+def check_shapes(images: Any, network: keras.Model) -> None:
+    """Raises ValueError unless images are at least one, and as the network's inputs are."""
+    if isinstance(images, dict):
+        return  # Keras matches the names, and says so
+    arrays = keras.tree.flatten(images)
+    expected = [tuple(t.shape) for t in network.inputs]
+    found = [tuple(getattr(a, "shape", ())) for a in arrays]
+    if len(found) != len(expected) or not all(map(_fits, found, expected)):
+        raise ValueError(
+            f"images: expected the shape of the model's input, {_listed(expected)}, found "
+            f"{_listed(found)}."
+        )
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Whether a batch has a shape that Keras takes: it adds or drops a last axis of size 1."""
+    if not found or not found[0]:
+        return False
+    sizes, wanted = (s[1:-1] if s[-1:] == (1,) else s[1:] for s in (found, expected))
+    return len(sizes) == len(wanted) and all(
+        n is None or n == size for size, n in zip(sizes, wanted, strict=True)
+    )
+
+
+def _listed(shapes: list[tuple[Any, ...]]) -> str:
+    return shown(shapes[0] if len(shapes) == 1 else shapes)
 
 
 def first_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:
@@ -120,8 +171,10 @@ def first_batches(data: Any, count: int, batch_size: int | None = None) -> Itera
         for index in range(min(count, data.num_batches or count)):
             yield data[index]
     elif data is not None and all(hasattr(a, "shape") for a in keras.tree.flatten(data)):
+        if batch_size is not None:
+            require_whole("batch_size", batch_size, 1)
         size = batch_size or 32
-        total = keras.tree.flatten(data)[0].shape[0]
+        total = (*keras.tree.flatten(data)[0].shape, 0)[0]
         for start in range(0, min(count * size, total), size):
             yield keras.tree.map_structure(lambda a, s=start: a[s : s + size], data)
     elif data is not None and hasattr(data, "take"):
@@ -169,22 +222,39 @@ def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> int:
     return count
 
 
-def _step_setter(rule: Rule) -> Callable[[ActivationQuantizer, Any], None]:
-    seen: set[str] = set()
+class _StepSetter:
+    """Sets each quantizer's steps from the tensor that it sees first.
 
-    def observe(quantizer: ActivationQuantizer, values: Any) -> None:
-        if quantizer.name not in seen:  # of a shared layer the first call decides
-            seen.add(quantizer.name)
-            _set_steps(quantizer, ops.convert_to_numpy(values), rule)
+    What is wrong is raised by `finish`: from within a layer Keras would make pages of it.
+    """
 
-    return observe
+    def __init__(self, rule: Rule):
+        self.rule: Rule = rule
+        self.seen: set[str] = set()
+        self.unusable: str | None = None
+
+    def __call__(self, quantizer: ActivationQuantizer, values: Any) -> None:
+        if quantizer.name in self.seen:  # of a shared layer the first call decides
+            return
+        self.seen.add(quantizer.name)
+        values = ops.convert_to_numpy(values)
+        if np.all(np.abs(values) < LARGEST):  # false for NaN too
+            _set_steps(quantizer, values, self.rule)
+        elif self.unusable is None:
+            self.unusable = quantizer.name
+
+    def finish(self) -> None:
+        """Raises ValueError where a tensor was no basis for a step size; names its quantizer."""
+        if self.unusable is not None:
+            raise ValueError(
+                f"The input of {self.unusable!r} holds NaN, Inf or values beyond {LARGEST:g}: "
+                "expected finite weights, and images of a usual scale."
+            )
 
 
 def _set_steps(quantizer: ActivationQuantizer, values: np.ndarray, rule: Rule) -> None:
     if quantizer.fixed_step is not None:
         return
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"The input of {quantizer.name!r} holds NaN or Inf.")
     if not np.any(values):  # a dead branch: no step fits better than another
         quantizer.log_step.assign(np.zeros(len(quantizer.candidates), np.float32))
         return

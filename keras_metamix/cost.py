@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keras_metamix.assignment import BitAssignment
+from keras_metamix.assignment import BitAssignment, require_assignment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ def weighted_bits(macs: Iterable, activation_bits: Iterable, weight_bits: Iterab
 
 def assignment_bops(layers: Sequence[LayerCost], bits: BitAssignment) -> int:
     """BOPs of a whole assignment. One MAC of an 8-bit by an 8-bit number is 64 BOPs."""
+    require_assignment(bits)
     bits.check_layers(layer.name for layer in layers)
     return weighted_bits(
         (layer.macs for layer in layers),

@@ -16,6 +16,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_metamix.checks import require_number, shown
+
 DEFAULT_WEIGHT = 0.5
 
 
@@ -56,8 +58,7 @@ class Teacher:
     """
 
     def __init__(self, network: keras.Model, weight: float, student: keras.Model):
-        if not 0 < weight <= 1:
-            raise ValueError(f"distillation: expected a weight in (0, 1], found {weight!r}.")
+        require_number("distillation", weight, 0, 1, above=True)
         expected, found = _logit_shapes(student), _logit_shapes(network)
         if expected != found:
             raise ValueError(
@@ -83,6 +84,10 @@ class Teacher:
 def _logit_shapes(model: Any) -> tuple[tuple[int | None, ...], ...]:
     """Shapes of the image and of the logits of a model that has one of each."""
     graph = getattr(model, "network", model)  # a MetaMixModel's functional model
+    if not isinstance(graph, keras.Model) or not getattr(graph, "inputs", None):
+        raise TypeError(
+            f"distillation: expected a Keras model that knows its inputs, found {shown(model)}."
+        )
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(
             f"distillation: expected {model.name!r} to have one input and one output, found "

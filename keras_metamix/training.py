@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.calibration import calibrate, check_finite, first_batches, image_batches
+from keras_metamix.checks import one_of, require_fields
+from keras_metamix.training_data import check_training_data
 
 
 class Progress:
@@ -18,18 +20,22 @@ class Progress:
 
     Args:
       model: gets the variable.
+      name: "phase" or "stage".
       phases: their names.
       start: the one to begin with.
+
+    Raises:
+      ValueError: `start` is none of them.
     """
 
-    def __init__(self, model: keras.Model, phases: Sequence[str], start: str):
-        self._phases, self._known = tuple(phases), start
+    def __init__(self, model: keras.Model, name: str, phases: Sequence[str], start: str):
+        self._phases, self._known = tuple(phases), one_of(name, start, phases)
         self._index = model.add_weight(
             (),
             keras.initializers.Constant(self._phases.index(start)),
             dtype="int32",
             trainable=False,
-            name="progress",
+            name=name,
         )
 
     def read(self) -> Any:
@@ -56,6 +62,7 @@ def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
 
 def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
     """Readies a model for `fit`: step sizes from the first batch, if nobody has set them."""
+    check_training_data(model, x, y)
     if isinstance(x, np.ndarray):
         check_finite(x, "training images")
     if not model.calibrated:
@@ -105,7 +112,12 @@ def track_loss(model: Any, loss: Any, x: Any) -> None:
 
 
 def arguments_from_config(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
-    """A model's config with its network and its search space made."""
+    """A model's config with its network and its search space made.
+
+    Raises:
+      ValueError: a field is missing.
+    """
+    config = require_fields("the model's config", config, ("network", "space"))
     network = keras.saving.deserialize_keras_object(
         config["network"], custom_objects=custom_objects
     )

@@ -274,5 +274,5 @@ def test_no_tensorflow_is_needed():
     }
     assert names <= {
         *("__future__", "collections.abc", "dataclasses", "json", "os", "pathlib", "typing"),
-        "keras_metamix.files",
+        *("keras_metamix.files", "keras_metamix.checks"),
     }

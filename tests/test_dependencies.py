@@ -26,6 +26,7 @@ TOP = Path(__file__).parent.parent
 TREES = {"keras_metamix": "keras_metamix", "metamix_tflite": "tflite/metamix_tflite"}
 
 BASE = {
+    "keras_metamix.checks",
     "keras_metamix.files",
     "keras_metamix.assignment",
     "keras_metamix.cost",
@@ -35,6 +36,7 @@ BASE = {
 LAYERS = BASE | {"keras_metamix.layers"}
 GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
+TRAINING |= {"keras_metamix.training_data"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 
@@ -42,7 +44,8 @@ APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 # folder of keras_metamix, its `__init__` ("keras_metamix"), or the whole of metamix_tflite.
 MAY_IMPORT = {
     "keras_metamix.files": set(),
-    "keras_metamix.assignment": {"keras_metamix.files"},
+    "keras_metamix.checks": set(),
+    "keras_metamix.assignment": {"keras_metamix.files", "keras_metamix.checks"},
     "keras_metamix.ops": set(),
     "keras_metamix.knapsack": set(),
     "keras_metamix.cost": BASE,
@@ -50,12 +53,17 @@ MAY_IMPORT = {
     "keras_metamix.graph": GRAPH,
     "keras_metamix.calibration": GRAPH,
     "keras_metamix.training": GRAPH,
+    "keras_metamix.training_data": GRAPH,
     "keras_metamix.distillation": GRAPH,
     "keras_metamix.metamix": TRAINING,
     "keras_metamix.bitmixer": TRAINING | {"keras_metamix.report"},
-    "keras_metamix.data": {"keras_metamix.files"},
+    "keras_metamix.data": {"keras_metamix.files", "keras_metamix.checks"},
     "keras_metamix.zoo": set(),
-    "keras_metamix.report": {"keras_metamix.files", "keras_metamix.assignment"},
+    "keras_metamix.report": {
+        "keras_metamix.files",
+        "keras_metamix.checks",
+        "keras_metamix.assignment",
+    },
     "keras_metamix": METHODS | APART,
     "keras_metamix.launch": {"keras_metamix", "metamix_tflite"} | METHODS | APART,
     "metamix_tflite": {"keras_metamix"} | METHODS,

@@ -13,6 +13,7 @@ from keras_metamix.calibration import (
     calibrate_weights,
     reestimate_batch_norm,
 )
+from keras_metamix.checks import require_whole, shown
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.training import training_batches
@@ -41,11 +42,13 @@ class BitMixerCallback(keras.callbacks.Callback):
         verbose: int = 1,
     ):
         super().__init__()
-        valid = len(stage_epochs) == 3 and all(isinstance(n, int) and n >= 0 for n in stage_epochs)
+        valid = isinstance(stage_epochs, Sequence) and len(stage_epochs) == 3
+        valid = valid and all(type(n) is int and n >= 0 for n in stage_epochs)
         if not valid or not sum(stage_epochs):
             raise ValueError(
-                f"stage_epochs: expected three numbers of epochs, found {tuple(stage_epochs)!r}."
+                f"stage_epochs: expected three numbers of epochs, found {shown(stage_epochs)}."
             )
+        require_whole("statistics_batches", statistics_batches)
         self.stage_epochs = tuple(stage_epochs)
         self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
         self.verbose = verbose

@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
-from keras_metamix.assignment import BitAssignment, SearchSpace
+from keras_metamix.assignment import BitAssignment, SearchSpace, require_space
+from keras_metamix.checks import one_of, require_number, require_whole, shown
 from keras_metamix.distillation import Divergence
 from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
-from keras_metamix.graph.quantize import link, quantize
+from keras_metamix.graph.quantize import link, quantize, require_network
 from keras_metamix.graph.transitions import READINGS, Reading
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
@@ -71,12 +72,13 @@ class BitMixerModel(keras.Model):
         self._distillation = 0.0
         self.training_data: Any = None
         self.built = True
-        self._progress = Progress(self, STAGES, stage)
+        self._progress = Progress(self, "stage", STAGES, stage)
         self._traced: QuantizationMode | None = None
         self.layer_wise_share = self.add_weight(
             (), "zeros", trainable=False, name="layer_wise_share"
         )
-        link(network, batch_norm)
+        link(network, one_of("batch_norm", batch_norm, READINGS))
+        require_network(network, space, self.name)
         if space.weight_bits_tied:
             for layer in self.mac_layers:
                 layer.weight_quantizer.follow(layer.input_quantizer)
@@ -106,13 +108,14 @@ class BitMixerModel(keras.Model):
           ValueError: an argument, or a layer that is not supported; names it.
         """
         space = space or SearchSpace((4, 3, 2), "same")
+        require_space(space)
+        require_whole("seed", seed)
         if isinstance(space.weight_bits, tuple):
             raise ValueError(
                 "Bit-Mixer: SearchSpace.weight_bits: expected 'same' or one bit-width, found "
                 f"candidates {list(space.weight_bits)}."
             )
-        if batch_norm not in READINGS:
-            raise ValueError(f"batch_norm: expected one of {list(READINGS)}, found {batch_norm!r}.")
+        one_of("batch_norm", batch_norm, READINGS)
         network, names = quantize(model, space, float_layers, batch_norm)
         name = f"{model.name}_bitmixer"
         return cls(network, space, batch_norm, float_layers=sorted(names), seed=seed, name=name)
@@ -143,7 +146,8 @@ class BitMixerModel(keras.Model):
         """
         if bits not in self.space.activation_bits:
             raise ValueError(
-                f"{bits} bits are no candidate, expected one of {list(self.space.activation_bits)}."
+                f"{shown(bits)} bits are no candidate, expected one of "
+                f"{list(self.space.activation_bits)}."
             )
         activations, weights = {}, {}
         for layer in self.mac_layers:
@@ -218,11 +222,7 @@ class BitMixerModel(keras.Model):
             step trains the highest bit-widths too, on the task, and those drawn learn its logits;
             it costs a second forward and backward pass.
         """
-        if not 0 <= in_place_distillation <= 1:
-            raise ValueError(
-                "in_place_distillation: expected a weight in [0, 1], found "
-                f"{in_place_distillation!r}."
-            )
+        require_number("in_place_distillation", in_place_distillation, 0, 1)
         self._distillation = float(in_place_distillation)
         super().compile(*args, **kwargs)
         build_optimizer(self.optimizer, self.trainable_variables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
+from keras_metamix.checks import require_number, require_whole, shown
 from keras_metamix.cost import LayerCost, assignment_bops, weight_bytes
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs
@@ -78,6 +80,8 @@ def choose_points(
     verbose: int = 1,
 ) -> dict[str, OperatingPoint]:
     """`choose_bits` for several budgets by name; what is measured serves them all."""
+    if not isinstance(budgets, Mapping) or not budgets:
+        raise ValueError(f"budgets: expected at least one by name, found {shown(budgets)}.")
     points = _points(model, data, list(budgets.values()), cost, method, verbose)
     return dict(zip(budgets, points, strict=True))
 
@@ -102,8 +106,11 @@ def pareto_front(
     Raises:
       ValueError: see `choose_bits`; no accuracy to plot.
     """
-    if isinstance(budgets, int):
+    if not isinstance(budgets, Sequence):
+        require_whole("budgets", budgets, 1)
         budgets = [float(b) for b in np.linspace(*cost_range(model, cost), budgets)]
+    if not budgets:
+        raise ValueError("budgets: expected at least one, found none.")
     points = _points(model, data, list(budgets), cost, method, verbose)
     points.sort(key=lambda point: (point.cost, point.metrics["loss"]))
     front: list[OperatingPoint] = []
@@ -161,6 +168,8 @@ def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]
     Raises:
       ValueError: an unknown cost, or a price that is missing; names the layer.
     """
+    if not isinstance(model, BitMixerModel):
+        raise TypeError(f"Expected a BitMixerModel, found {type(model).__name__}.")
     table = {}
     for layer, layer_cost in zip(model.mac_layers, layer_costs(model.network), strict=True):
         row = {}
@@ -178,11 +187,12 @@ def cost_range(model: BitMixerModel, cost: Cost) -> tuple[float, float]:
 
 def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
     if isinstance(cost, Mapping):
-        found = cost.get(layer.name, {}).get(activation)
+        row = cost.get(layer.name)
+        found = row.get(activation) if isinstance(row, Mapping) else row
+        wanted = f"a price of layer {layer.name!r} at {activation} bits"
         if found is None:
-            raise ValueError(
-                f"cost: expected a price of layer {layer.name!r} at {activation} bits, found none."
-            )
+            raise ValueError(f"cost: expected {wanted}, found none.")
+        require_number(f"cost: {wanted}", None if found is row else found, 0)
         return found
     bits = BitAssignment({layer.name: activation}, {layer.name: weight})
     if cost == "bops":
@@ -226,6 +236,11 @@ class _Measure:
         self.model.set_bits(self.assignment(chosen))
         arrays = self.data if isinstance(self.data, tuple) else (self.data,)
         found: Any = self.model.evaluate(*arrays, verbose=0, return_dict=True)
+        if "loss" not in found or not np.isfinite(found["loss"]):
+            raise ValueError(
+                "data: expected images and labels that give a finite loss, found "
+                f"{found.get('loss', 'no image')}."
+            )
         return {name: float(value) for name, value in found.items()}
 
     def end(self) -> None:
@@ -242,10 +257,10 @@ def _points(
     table = [list(row.values()) for row in price_table(model, cost).values()]
     least = sum(min(row) for row in table)
     for budget in budgets:
-        if not budget >= least * (1 - 1e-12):
+        if not isinstance(budget, numbers.Real) or not budget >= least * (1 - 1e-12):
             raise ValueError(
-                f"budget={budget!r}: expected at least {least:.6g}, what the fewest bits cost; the "
-                f"most cost {sum(max(row) for row in table):.6g}."
+                f"budget={shown(budget)}: expected at least {least:.6g}, what the fewest bits "
+                f"cost; the most cost {sum(max(row) for row in table):.6g}."
             )
     if method not in METHODS:
         raise ValueError(f"method: expected one of {list(METHODS)}, found {method!r}.")

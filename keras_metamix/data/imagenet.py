@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_metamix.checks import require_number, require_whole
 from keras_metamix.data.augmentation import rand_augment, random_flip
 from keras_metamix.data.order import ALL, Share, in_order, ordered
 from keras_metamix.data.record_index import RecordIndex, record_index
@@ -64,8 +65,7 @@ class Form:
     def __post_init__(self) -> None:
         if self.pixels not in PIXELS:
             raise ValueError(f"pixels: expected one of {list(PIXELS)}, found {self.pixels!r}.")
-        if self.size < 1:
-            raise ValueError(f"size: expected a number of pixels, found {self.size!r}.")
+        require_whole("size", self.size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,10 @@ class Augmentation:
     crop_and_flip: bool = True
     randaugment: int = 0
     magnitude: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_whole("randaugment", self.randaugment)
+        require_number("magnitude", self.magnitude, 0, 1)
 
 
 def open_imagenet(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_metamix.checks import require_whole, shown
 from keras_metamix.data.order import ALL, Share, in_order, ordered
 
 # Mean and standard deviation of the full Fashion-MNIST training set's pixels scaled to [0, 1].
@@ -19,6 +20,8 @@ def normalize(images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
     uint8 images (0-255) are divided by 255 first; float images are taken to be in [0, 1] already.
     A NumPy array gives a NumPy array, a tensor gives a tensor. Raises ValueError for other types.
     """
+    if not hasattr(images, "dtype"):
+        raise ValueError(f"expected uint8 or float images, found {shown(images)}")
     is_tensor = tf.is_tensor(images)
     dtype = np.dtype(getattr(images.dtype, "as_numpy_dtype", images.dtype))
     if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
@@ -135,9 +138,13 @@ def _validate(
     images: np.ndarray, labels: np.ndarray, batch_size: int, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the arrays with float images as float32 and labels as int64, or ValueError."""
-    images, labels = np.asarray(images), np.asarray(labels)
-    if batch_size < 1:
-        raise ValueError(f"expected batch_size >= 1, found {batch_size}")
+    try:
+        images, labels = np.asarray(images), np.asarray(labels)
+    except ValueError as error:  # arrays of several shapes in a list
+        raise ValueError(f"expected images and labels of one shape each: {error}") from error
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"expected batch_size >= 1, found {shown(batch_size)}")
+    require_whole("num_classes", num_classes, 1)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected images of shape (N, H, W, C), found shape {images.shape}")
     if labels.shape != images.shape[:1]:

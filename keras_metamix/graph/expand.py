@@ -11,12 +11,13 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 from keras import layers, tree
 
+from keras_metamix.checks import one_line, shown
 from keras_metamix.graph.operations import (
     FLOAT_LAYERS,
     MAC_LAYERS,
@@ -75,7 +76,8 @@ class _Expansion:
         outputs = self._replay(self.model, tree.flatten(inputs))
         if unknown := self.float_layers - self.met:
             raise ValueError(
-                f"float_layers: model {self.model.name!r} has no layer {sorted(unknown)}."
+                f"float_layers: expected names of layers of {self.model.name!r}, found "
+                f"{shown(sorted(unknown))}."
             )
         model = keras.Model(inputs, outputs, name=self.model.name)
         return model, frozenset(self.kept)
@@ -93,8 +95,15 @@ class _Expansion:
                 f"Layer {self.composite!r} is not supported: it calls {operation.name!r} with "
                 "training=False, which a functional model does not keep.",
             )
+        if type(operation).__module__.startswith("keras_metamix.layers."):
+            raise UnsupportedLayerError(
+                operation.name,
+                f"Layer {operation.name!r} ({type(operation).__name__}) is quantized already: "
+                "expected a float model.",
+            )
         if names := {operation.name, f"{self.prefix}_{operation.name}"} & self.float_layers:
             self.met |= names
+            _require_copy(operation)
             clone = self._clone(operation)
             self.kept.add(clone.name)
             return clone(*args, **kwargs)
@@ -235,9 +244,11 @@ class _Expansion:
         inner = [s for s in layer._flatten_layers(include_self=False) if s is not layer]
         held = {id(v) for s in inner for v in s.weights}
         if own := [v.name for v in layer.weights if id(v) not in held]:
+            inside = f" of {self.composite!r}" if self.composite else ""
             raise UnsupportedLayerError(
                 layer.name,
-                f"{label} is not supported: it computes with weights of its own, {own}; {hint}.",
+                f"{label}{inside} is not supported: it computes with weights of its own, "
+                f"{shown(own)}; {hint}.",
             )
         kwargs.pop("training", None)  # that of the whole model wins in Keras
         tensors = [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
@@ -247,7 +258,7 @@ class _Expansion:
         try:
             functional = keras.Model(fresh, layer.call(*inner_args, **inner_kwargs))
         except _OPENING_ERRORS as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = one_line(str(error).strip().partition("\n")[0], 120)
             raise UnsupportedLayerError(
                 layer.name, f"{label} is not supported: it could not be opened ({reason}); {hint}."
             ) from error
@@ -256,6 +267,30 @@ class _Expansion:
             return self._inside(layer.name, self.opened.setdefault(id(fresh), functional), tensors)
         finally:
             self.composite = outer
+
+
+def float_names(float_layers: Any) -> frozenset[str]:
+    """`float_layers` as a set of names.
+
+    Raises:
+      TypeError: anything but a collection of names.
+    """
+    if not isinstance(float_layers, str) and isinstance(float_layers, Iterable):
+        names = list(float_layers)
+        if all(isinstance(name, str) for name in names):
+            return frozenset(names)
+    raise TypeError(f"float_layers: expected a list of layers' names, found {shown(float_layers)}.")
+
+
+def _require_copy(operation: Any) -> None:
+    """Raises UnsupportedLayerError for a Python lambda, which Keras neither copies nor loads."""
+    function = getattr(operation, "function", None)
+    if isinstance(operation, layers.Lambda) and getattr(function, "__name__", "") == "<lambda>":
+        raise UnsupportedLayerError(
+            operation.name,
+            f"Layer {operation.name!r} (Lambda) holds a Python lambda, which Keras neither copies "
+            "nor loads: expected a layer class, or a named function.",
+        )
 
 
 def _build_alike(clone: Any, layer: Any) -> None:

@@ -8,15 +8,16 @@ from typing import Any
 
 import keras
 
-from keras_metamix.assignment import SearchSpace
+from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
-from keras_metamix.graph.expand import expand
+from keras_metamix.graph.expand import expand, float_names
 from keras_metamix.graph.fold_mac import pool_is_padded
 from keras_metamix.graph.layer_costs import costs_of, mac_nodes
 from keras_metamix.graph.operations import RELUS, Kind, UnsupportedLayerError
 from keras_metamix.graph.plan import Plan
+from keras_metamix.graph.precision import require_float32
 from keras_metamix.graph.text_table import text_table
-from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.graph.topology import Node, Topology, as_functional
 
 _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
@@ -114,11 +115,13 @@ def explain(
       float_layers: names of layers to leave in float.
 
     Raises:
-      TypeError: the model has no graph.
-      ValueError: the model has no MAC layer.
+      TypeError: the model has no graph, or `space` or `float_layers` is of another type.
+      ValueError: the model has no MAC layer, or a layer is not in float32; names it.
     """
     space, refused = space or SearchSpace(), {}
-    asked = frozenset(float_layers)
+    require_space(space)
+    require_float32(as_functional(model))
+    asked = float_names(float_layers)
     while True:
         try:
             expanded, names = expand(model, asked | set(refused))

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_metamix.checks import shown
 from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.fold_mac import fold_average, fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
@@ -27,6 +28,7 @@ from keras_metamix.layers.integer import (
     QuantizeInput,
     Rescale,
 )
+from keras_metamix.layers.mac import QuantizedMac
 
 _SCALES = (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)
 _RELU_ENDS = {Kind.RELU: math.inf, Kind.RELU6: 6.0}
@@ -62,8 +64,26 @@ def fold_batch_norm(model: Any) -> keras.Model:
             "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."
         )
     if model.float_layers:
-        raise ValueError(f"Layers {list(model.float_layers)} were left in float: no integer form.")
+        raise ValueError(
+            f"Layers {shown(list(model.float_layers))} were left in float: no integer form."
+        )
+    _require_sound(model.network)
     return _Fold(Topology(model.network), model.network.name).run()
+
+
+def _require_sound(network: keras.Model) -> None:
+    """Raises ValueError for weights that are NaN or Inf, or bits that are none; names them."""
+    for variable in network.weights:
+        values = keras.ops.convert_to_numpy(variable)
+        if np.issubdtype(values.dtype, np.floating) and not np.all(np.isfinite(values)):
+            count = int(np.sum(~np.isfinite(values)))
+            raise ValueError(
+                f"{variable.path}: expected finite weights, found {count} NaN or Inf of "
+                f"{values.size}."
+            )
+    for layer in network.layers:
+        if isinstance(layer, QuantizedMac):
+            _ = layer.input_quantizer.bits, layer.weight_quantizer.bits  # pyright: ignore
 
 
 class _Fold:
@@ -83,6 +103,9 @@ class _Fold:
         for node in self.topology.nodes:
             self.values[id(node.output)] = self._visit(node)
         outputs = []
+        names = [t.name for t in self.topology.outputs]
+        if len(set(map(id, self.topology.outputs))) < len(names):
+            raise ValueError(f"{self.name!r}: expected different outputs, found {shown(names)}.")
         for tensor in self.topology.outputs:
             levels = self.values[id(tensor)]
             if isinstance(levels, Group):

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_metamix.assignment import BitAssignment
+from keras_metamix.assignment import BitAssignment, require_assignment
 from keras_metamix.graph.layer_costs import layer_costs
 
 
@@ -33,9 +33,11 @@ def write_bits(network: keras.Model, bits: BitAssignment, name: str) -> None:
       name: of the model that owns it, for messages.
 
     Raises:
+      TypeError: `bits` is no BitAssignment.
       ValueError: the assignment is of another model, or a bit-width is no candidate of its
         layer; names it.
     """
+    require_assignment(bits)
     layers = mac_layers(network)
     bits.check_layers((layer.name for layer in layers), repr(name))
     for layer in layers:

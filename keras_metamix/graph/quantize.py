@@ -10,12 +10,14 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_metamix.assignment import SearchSpace
-from keras_metamix.graph.expand import expand
+from keras_metamix.assignment import SearchSpace, require_space
+from keras_metamix.checks import shown
+from keras_metamix.graph.expand import expand, float_names
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.graph.precision import require_float32
+from keras_metamix.graph.topology import Node, Topology, as_functional
 from keras_metamix.graph.transitions import Reading, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
@@ -46,9 +48,13 @@ def quantize(
       The network, and the names that the layers left in float have there.
 
     Raises:
-      ValueError: an operation that cannot be wrapped; names it.
+      TypeError: the model has no graph, or `space` or `float_layers` is of another type.
+      ValueError: an operation that cannot be wrapped, or is not in float32; names it.
     """
-    expanded, names = expand(model, frozenset(float_layers))
+    require_space(space)
+    functional = as_functional(model)
+    require_float32(functional)
+    expanded, names = expand(functional, float_names(float_layers))
     network = _Rewrite(expanded, space, names, reading).run()
     link(network, reading)
     return network, names
@@ -82,6 +88,25 @@ def link(network: keras.Model, reading: Reading | None = None) -> None:
     for name, transition in keys.items():
         ends = tuple(mac and mac.operation.input_quantizer for mac in transition)
         object.__setattr__(network.get_layer(name), "transition", ends)
+
+
+def require_network(network: Any, space: SearchSpace, name: str) -> None:
+    """Checks what a file gives as the network of a quantized model.
+
+    Raises:
+      ValueError: not a network that `quantize` made for this space; names the layer.
+    """
+    layers = getattr(network, "layers", ())
+    macs = [layer for layer in layers if isinstance(layer, QuantizedMac)]
+    if not macs:
+        raise ValueError(f"{name}: expected a network of from_float, found {shown(network)}.")
+    ends = {space.layer_candidates(edge) for edge in (True, False)}
+    for mac in macs:
+        found = getattr(mac.input_quantizer, "candidates", ()), mac.weight_quantizer.candidates
+        if found not in ends:
+            raise ValueError(
+                f"Layer {mac.name!r}: expected the bit-widths of {space}, found {found}."  # pyright: ignore
+            )
 
 
 def _folds_into(norm: Node, mac: Node, calls: Counter[int]) -> bool:

@@ -109,6 +109,11 @@ def as_functional(model: keras.Model) -> keras.Model:
                 f"Sequential model {model.name!r} has no input shape: add a keras.Input first."
             )
         return keras.Model(model.inputs, model.outputs, name=model.name)
+    if hasattr(type(model), "bit_assignment"):
+        raise TypeError(
+            f"Expected a float Keras model, found {type(model).__name__} {model.name!r}, which is "
+            "quantized already: give the float model that it was made of."
+        )
     if not hasattr(model, "_nodes_by_depth"):
         raise TypeError(
             "Expected a functional or Sequential Keras model, found "

@@ -82,8 +82,8 @@ def read_model(path: Path) -> tuple[bytes, list[str]]:
         points = list(read_operating_points(flat))
         for signature in points or [None]:
             Runner(flat, signature=signature)
-    except (RuntimeError, ValueError) as error:
-        found = f"{len(flat)} bytes that LiteRT refuses: {error}"
+    except ValueError as error:
+        found = f"{len(flat)} bytes that LiteRT refuses: {error.__cause__ or error}"
         raise ValueError(f"{path}: expected a .tflite, found {found}") from error
     return flat, points
 

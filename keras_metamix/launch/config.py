@@ -7,6 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from keras_metamix.checks import one_of, shown
+from keras_metamix.launch.config_values import check_values
+
 # A config has to state these; configs/quickstart.py and configs/bitmixer_quickstart.py say what
 # they are. "model" also takes every other argument of the zoo's function.
 _COMMON = {
@@ -77,19 +80,22 @@ def complete(config: ConfigDict) -> ConfigDict:
     """A copy of a config with the defaults filled in.
 
     Raises:
-      ValueError: a field is missing, or is none of an experiment's; names it.
+      TypeError: no config.
+      ValueError: a field is missing, is none of an experiment's, or has a value out of its range;
+        names it.
     """
+    # Of a file that could not be loaded the first part raises why.
+    if getattr(config, "to_dict", None) is None or not isinstance(config, ConfigDict):
+        raise TypeError(f"config: expected the ConfigDict of get_config, found {shown(config)}.")
     given = {"method": "metamix", "distribute": "", "checkpoint": {}} | config.to_dict()
-    if given["method"] not in REQUIRED:
-        raise ValueError(
-            f"config.method: expected one of {[*REQUIRED]}, found {given['method']!r}."
-        )
+    one_of("config.method", given["method"], [*REQUIRED])
     sections = REQUIRED[given["method"]]
     top = ("title", "seed", "method", "distribute", "checkpoint", *sections)
     _check("config", given, top)
     for section, required in {**sections, "checkpoint": ()}.items():
         optional = None if section == "model" else OPTIONAL.get(section, ())
         _check(f"config.{section}", given[section], required, optional)
+    check_values(given)
     return ConfigDict({name: _filled(name, value) for name, value in given.items()})
 
 
@@ -101,6 +107,8 @@ def _check(
     where: str, fields: dict[str, Any], required: Iterable[str], optional: Iterable[str] | None = ()
 ) -> None:
     """Of `optional` None, any other field may be there."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: expected a section of fields, found {shown(fields)}.")
     for name in required:
         if name not in fields:
             raise ValueError(f"{where}.{name} is missing.")

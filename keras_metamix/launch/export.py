@@ -10,7 +10,8 @@ model. The bit-widths go beside it, as `bits.json`. With points it has a signatu
 from __future__ import annotations
 
 import argparse
-import textwrap
+import json
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from rich.text import Text
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
+from keras_metamix.calibration import check_finite
+from keras_metamix.checks import one_line, shown
 from keras_metamix.files import written_whole
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.launch.results import layer_rows
@@ -37,6 +40,7 @@ _RANDOM_IMAGES = 50
 # What Keras, h5py and zipfile raise for an archive that is not what it says.
 _DAMAGE = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error)
+_CLASSES = (MetaMixModel.__name__, BitMixerModel.__name__)
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -95,15 +99,16 @@ def main(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
         raise ValueError(f"{arguments.model}: {error} {hint}") from error
+    images = _images(model, arguments)
     flat = convert(model, arguments.weight_container, arguments.io)
     bits = model.bit_assignment
     rows = layer_rows(verify(flat, bits), model, bits)
-    agreement = _parity(flat, model, arguments)
+    agreement = _parity(flat, model, arguments, images)
 
-    if not arguments.nobits_json:
-        bits.save(bits_json)
     with written_whole(output) as temporary:
         temporary.write_bytes(flat)
+    if not arguments.nobits_json:
+        bits.save(bits_json)
     Console().print(_table(rows))
     print(f"{output}: {len(flat):,} bytes, {sum(row['bops'] for row in rows):,} BOPs; {agreement}")
 
@@ -126,19 +131,26 @@ def _export_points(
 ) -> None:
     """Writes a file with a signature for each operating point."""
     if not isinstance(model, BitMixerModel):
-        raise ValueError(f"--point: {arguments.model}: expected a BitMixerModel, found another.")
+        raise ValueError(
+            f"--point: {arguments.model}: expected a BitMixerModel, found a {type(model).__name__}."
+        )
     if arguments.bits is not None:
         raise ValueError("--point: expected no --bits beside it.")
+    images = _images(model, arguments)
     flat = convert(model, arguments.weight_container, arguments.io, points)
     graphs = verify(flat, points)
+    agreements = {}
+    if arguments.io == "float32":
+        for name, bits in points.items():
+            agreements[name] = _parity(flat, model, arguments, images, {name: bits})
     with written_whole(arguments.output) as temporary:
         temporary.write_bytes(flat)
     for name, bits in points.items():
         rows = layer_rows(graphs[name], model, bits)
         print(f"{name}: {sum(row['bops'] for row in rows):,} BOPs")
         Console().print(_table(rows))
-        if arguments.io == "float32":
-            print(f"{name}: {_parity(flat, model, arguments, {name: bits})}")
+        if name in agreements:
+            print(f"{name}: {agreements[name]}")
     print(f"{arguments.output}: {len(flat):,} bytes, signatures {', '.join(points)}")
 
 
@@ -152,17 +164,35 @@ def load_model(path: Path) -> MetaMixModel | BitMixerModel:
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path}: expected a .keras archive, found none, or one cut short.")
     try:
-        model = keras.saving.load_model(path, compile=False)
+        found = _class_of(path)
+        if found in _CLASSES:  # nothing else is built, whatever the file says
+            return _load(path)
     except _DAMAGE as error:
         # Keras appends whole configurations to some of its messages.
-        reason = textwrap.shorten(str(error), 200)
+        reason = one_line(str(error), 200)
         raise ValueError(f"{path}: Keras cannot load it: {reason}") from error
-    if not isinstance(model, MetaMixModel | BitMixerModel):
-        raise ValueError(
-            f"{path}: expected a MetaMixModel or a BitMixerModel, found a {type(model).__name__} "
-            "model: quantize it with from_float, and train it or fix its bits by set_bits."
-        )
-    return model
+    raise ValueError(
+        f"{path}: expected a MetaMixModel or a BitMixerModel, found a {found} model: quantize "
+        "it with from_float, and train it or fix its bits by set_bits."
+    )
+
+
+def _load(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that do not fit, before the error
+        return keras.saving.load_model(path, compile=False)
+
+
+def _class_of(path: Path) -> str:
+    """The class of the model in a `.keras` archive."""
+    with zipfile.ZipFile(path) as archive:
+        names = {"config.json", "model.weights.h5"} - set(archive.namelist())
+        if names:
+            raise ValueError(f"expected {' and '.join(sorted(names))} in the archive, found none")
+        config = json.loads(archive.read("config.json"))
+    if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
+        raise ValueError(f"config.json: expected the config of a model, found {shown(config)}")
+    return config["class_name"]
 
 
 def _assign(model: MetaMixModel | BitMixerModel, file: Path) -> None:
@@ -180,18 +210,14 @@ def _parity(
     flat: bytes,
     model: MetaMixModel | BitMixerModel,
     arguments: argparse.Namespace,
+    images: np.ndarray | None,
     point: dict[str, BitAssignment] | None = None,
 ) -> str:
     """How the file, or one point of it, compares with the model, and on which images."""
-    network = model.network
-    if len(network.inputs) > 1 or len(network.outputs) > 1:
+    if images is None:
         return "parity not checked: that takes a network of one input and one output"
-    shape = tuple(network.inputs[0].shape[1:])
-    if arguments.images is None:
-        images = np.random.default_rng(0).normal(size=(_RANDOM_IMAGES, *shape))
-        source = f"{_RANDOM_IMAGES} random images (normal, seed 0)"
-    else:
-        images = _read_images(arguments.images, shape)
+    source = f"{_RANDOM_IMAGES} random images (normal, seed 0)"
+    if arguments.images is not None:
         source = f"{len(images)} images of {arguments.images}"
     if arguments.io != "float32":
         flat = convert(model, arguments.weight_container)  # the same integers, float at its ends
@@ -203,20 +229,34 @@ def _parity(
     return f"on {source}: {report}"
 
 
+def _images(
+    model: MetaMixModel | BitMixerModel, arguments: argparse.Namespace
+) -> np.ndarray | None:
+    """What the model is run on, None where it has several inputs or outputs."""
+    network = model.network
+    if len(network.inputs) > 1 or len(network.outputs) > 1:
+        return None
+    shape = tuple(network.inputs[0].shape[1:])
+    if arguments.images is not None:
+        return _read_images(arguments.images, shape)
+    return np.random.default_rng(0).normal(size=(_RANDOM_IMAGES, *shape))
+
+
 def _read_images(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Images of the given shape from a .npy file."""
     expected = f"an array of shape (images, {', '.join(map(str, shape))})"
     try:
-        with file.open("rb") as content:
-            images = np.lib.format.read_array(content, allow_pickle=False)
+        # Mapped, so that a header which promises terabytes allocates none.
+        images = np.lib.format.open_memmap(file, mode="r")
     except ValueError as error:
         raise ValueError(
             f"--images={file}: expected {expected}, found no array: {error}"
         ) from error
-    if images.shape[1:] != shape or not np.issubdtype(images.dtype, np.number):
+    if images.shape[1:] != shape or images.dtype.kind not in "iuf":
         found = f"{images.dtype} of shape {images.shape}"
         raise ValueError(f"--images={file}: expected {expected}, found {found}.")
-    return images
+    check_finite(images, f"images of --images={file}")
+    return np.asarray(images)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -12,6 +12,9 @@ from typing import Any
 import keras
 from absl import app, flags, logging
 
+from keras_metamix.checks import one_line
+
+_LONGEST = 500  # characters of an error
 USER_ERRORS = (ValueError, TypeError, OSError)
 
 
@@ -34,7 +37,8 @@ def exit_status(main: Callable[[Any], None], arguments: Any) -> int:
     try:
         main(arguments)
     except USER_ERRORS as error:
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        reason = one_line(str(error), _LONGEST)
+        print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
         return 1
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl.flags import argparse_flags
 from rich.console import Console
 
-from keras_metamix.launch.messages import run_main
+from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import read_metrics, results_table, write_figures, write_report
 
 
@@ -38,7 +38,11 @@ def main(arguments: argparse.Namespace) -> None:
     source: Path = arguments.source
     folder = source if source.is_dir() else source.parent
     metrics = read_metrics(source)
-    written = [write_report(metrics, arguments.output or folder / "report.html")]
+    output = arguments.output or folder / "report.html"
+    check_output("--output", output)
+    if arguments.figures:
+        check_output("--figures", arguments.figures / "rows.png")
+    written = [write_report(metrics, output)]
     if arguments.figures:
         written += write_figures(metrics, arguments.figures)
     Console().print(results_table(metrics))

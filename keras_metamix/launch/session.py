@@ -106,11 +106,12 @@ class Session:
           lines: prints the epochs.
         """
         train, steps = self.data.train, self.data.steps
-        if hasattr(model, "calibrated"):
-            begin_fit(model, train, None, None)
-        else:
-            model.optimizer.build(model.trainable_variables)
-            build_metrics(model, train)
+        with self.strategy.scope():
+            if hasattr(model, "calibrated"):
+                begin_fit(model, train, None, None)
+            else:
+                model.optimizer.build(model.trainable_variables)
+                build_metrics(model, train)
         callbacks, checkpoints = [*callbacks, lines], None
         if self.workdir is not None:
             callbacks.append(Monitor(self.workdir, name, writes=self.chief))

@@ -18,7 +18,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from keras_metamix.files import written_whole
+from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
@@ -60,6 +60,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     method = _METHODS[config.method]
     check_container(config.export.weight_container)
     make_optimizer(config, config.train.learning_rate)
+    require_folder("--workdir", workdir)
     session = Session(config, load_data(config), workdir)
     with session.scope():
         float_model = float_network(config, session.data)
@@ -120,6 +121,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         # Of a config file that raises, ml_collections gives the traceback, the error last.
         sys.exit(f"{name}: {str(error).strip().splitlines()[-1].strip()}")
+    except (SyntaxError, ImportError) as error:  # of the config file
+        sys.exit(f"{name}: --config: {type(error).__name__}: {error}")
     except flags.Error:
         return app.parse_flags_with_usage(argv)  # says it and exits
 

@@ -108,7 +108,7 @@ class ActivationQuantizer(keras.layers.Layer):
     @property
     def bits(self) -> int:
         """The bit-width assigned."""
-        return self.candidates[int(self.bit_index.numpy())]
+        return bits_at(self.bit_index, self.candidates, self.path)
 
     def assign_bits(self, bits: int) -> None:
         """Assigns a candidate; no retrace follows.
@@ -189,6 +189,20 @@ class ActivationQuantizer(keras.layers.Layer):
             "fixed_step": self.fixed_step,
             "sign_from_data": self.sign_from_data,
         }
+
+
+def bits_at(index: Any, candidates: Sequence[int], name: str) -> int:
+    """The candidate that a `bit_index` variable numbers.
+
+    Raises:
+      ValueError: it numbers none, as a damaged file's may; names the quantizer.
+    """
+    number = int(index.numpy())
+    if not 0 <= number < len(candidates):
+        raise ValueError(
+            f"{name}: expected a bit_index from 0 to {len(candidates) - 1}, found {number}."
+        )
+    return candidates[number]
 
 
 def _is_large(x: Any) -> bool:

@@ -10,13 +10,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_metamix.layers.activation_quantizer import ALPHA_STDDEV, ActivationQuantizer
+from keras_metamix.layers.activation_quantizer import ALPHA_STDDEV, ActivationQuantizer, bits_at
 from keras_metamix.layers.grid import weight_range
 from keras_metamix.layers.mode import candidate_of, current_mode
 from keras_metamix.ops import lsq_integers, lsq_per_channel, pick
 
 Rule = Literal["lsq", "mse"]
 SMALLEST_STEP = 1e-8
+LARGEST = 1e18  # beyond, squared errors overflow float32
 # Candidate steps of the MSE rule, as fractions of the step at which nothing is clipped: close
 # together, for a channel of few weights has an error of many valleys.
 _MSE_FRACTIONS = np.geomspace(0.02, 1.0, 120)
@@ -87,7 +88,8 @@ class WeightQuantizer(keras.layers.Layer):
     @property
     def bits(self) -> int:
         """The bit-width assigned."""
-        return self.candidates[int(self._chooser().bit_index.numpy())]
+        chooser = self._chooser()
+        return bits_at(chooser.bit_index, self.candidates, chooser.path)
 
     def chosen_index(self) -> Any:
         """Number of the candidate that the mode chooses: the one assigned, or one forced."""
@@ -127,6 +129,11 @@ class WeightQuantizer(keras.layers.Layer):
         else:
             mean = np.mean(magnitudes, axis=others).reshape(-1)
             steps = 2.0 * mean / np.sqrt(self._highs)[:, None]
+        if not np.all(steps < LARGEST):  # NaN too
+            raise ValueError(
+                f"{self.path}: expected weights that are finite and below {LARGEST:g}, found NaN, "
+                "Inf or larger ones."
+            )
         self.log_step.assign(np.log(np.maximum(steps, SMALLEST_STEP)).astype(np.float32))
 
     def step(self, index: Any | None = None) -> Any:

@@ -9,11 +9,12 @@ import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import calibrate_streams, calibrate_weights, reestimate_batch_norm
+from keras_metamix.checks import require_whole
 from keras_metamix.cost import assignment_bops
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.layers.mode import quantization_mode
-from keras_metamix.metamix.loss import CostForm
+from keras_metamix.metamix.loss import CostForm, require_cost
 from keras_metamix.metamix.model import PHASES, MetaMixModel, Phase
 from keras_metamix.metamix.selection import argmax_assignment, budgeted_assignment, check_budget
 from keras_metamix.training import training_batches
@@ -54,9 +55,11 @@ class MetaMixCallback(keras.callbacks.Callback):
         verbose: int = 1,
     ):
         super().__init__()
-        for name, value in (("meta_epochs", meta_epochs), ("search_epochs", search_epochs)):
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}: expected a number of epochs, found {value!r}.")
+        require_whole("meta_epochs", meta_epochs)
+        require_whole("search_epochs", search_epochs)
+        require_whole("statistics_batches", statistics_batches)
+        require_whole("record_every", record_every, 1)
+        require_cost(cost, cost_strength)
         self.target_bops, self.meta_epochs, self.search_epochs = (
             target_bops,
             meta_epochs,

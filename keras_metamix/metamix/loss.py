@@ -6,12 +6,20 @@ from typing import Any, Literal
 
 from keras import ops
 
+from keras_metamix.checks import one_of, require_number
 from keras_metamix.cost import weighted_bits
 from keras_metamix.ops import hard_selection
 
 CostForm = Literal["relative", "paper"]
 DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
 PAPER_UNIT = 1e9
+
+
+def require_cost(form: object, strength: object) -> None:
+    """Raises ValueError unless they are a form of Eq. 4 and, or None, a lambda of Eq. 3."""
+    one_of("cost", form, [*DEFAULT_STRENGTH])
+    if strength is not None:
+        require_number("cost_strength", strength, 0)
 
 
 def selected_bits(chooser: Any) -> Any:

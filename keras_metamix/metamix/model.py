@@ -11,10 +11,11 @@ from keras import tree
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate_weights
+from keras_metamix.checks import require_number
 from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.graph.quantize import link, quantize
+from keras_metamix.graph.quantize import link, quantize, require_network
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
@@ -22,6 +23,7 @@ from keras_metamix.metamix.loss import (
     CostForm,
     chosen_gigabops,
     cost_loss,
+    require_cost,
 )
 from keras_metamix.metamix.selection import LayerScores, layer_scores
 from keras_metamix.training import (
@@ -77,9 +79,10 @@ class MetaMixModel(keras.Model):
         self._teacher: Teacher | None = None
         self.training_data: Any = None
         self.built = True
-        self._progress = Progress(self, PHASES, phase)
+        self._progress = Progress(self, "phase", PHASES, phase)
         self._traced: Phase | None = None
         link(network)
+        require_network(network, space, self.name)
         if space.weight_bits_tied:
             for layer in self.mac_layers:
                 layer.weight_quantizer.follow(layer.input_quantizer)
@@ -232,8 +235,8 @@ class MetaMixModel(keras.Model):
         self, target_bops: float, strength: float | None = None, form: CostForm = "relative"
     ) -> None:
         """The cost term of bit-search, Eq. 3 and 4; `MetaMixCallback` calls this."""
-        if form not in DEFAULT_STRENGTH:
-            raise ValueError(f"cost: expected one of {list(DEFAULT_STRENGTH)}, found {form!r}.")
+        require_cost(form, strength)
+        require_number("target_bops", target_bops, 0, above=True)
         strength = DEFAULT_STRENGTH[form] if strength is None else strength
         self._objective = (float(target_bops), float(strength), form)
 

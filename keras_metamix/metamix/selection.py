@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
+from keras_metamix.checks import shown
 from keras_metamix.cost import LayerCost, assignment_bops
 from keras_metamix.knapsack import knapsack
 
@@ -69,8 +70,9 @@ def check_budget(layers: list[LayerCost], scores: dict[str, LayerScores], target
         most = {name: max(s.pairs, key=lambda p: p[0] * p[1]) for name, s in scores.items()}
         high = assignment_bops(layers, _assignment(most))
         raise ValueError(
-            f"target_bops={target!r}: expected at least {low} BOPs ({low:.4g}), what the model "
-            f"costs at the fewest bits everywhere; at the most bits it costs {high} ({high:.4g})."
+            f"target_bops={shown(target)}: expected at least {low} BOPs ({low:.4g}), what the "
+            f"model costs at the fewest bits everywhere; at the most bits it costs {high} "
+            f"({high:.4g})."
         )
 
 

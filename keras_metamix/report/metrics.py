@@ -70,6 +70,8 @@ _EPOCH = {
     "seconds": _NUMBER,
 }
 _ALPHAS = {"candidates": (dict,), "history": (dict,), "steps": (list,)}
+_SIGNED = ("loss", "val_loss")
+_LARGEST = 1e100  # of any number: beyond, nothing is meant and the figures overflow
 _JSON_NAMES = {
     str: "string", int: "integer", float: "number", bool: "boolean",
     dict: "object", list: "array", tuple: "array", type(None): "null",
@@ -97,7 +99,7 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"{file}: no such file, expected the metrics.json of a run")
     try:
         metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of text that is not UTF-8, too
         raise ValueError(f"{file}: expected a JSON object, found invalid JSON: {error}") from error
     validate_metrics(metrics, str(file))
     return metrics
@@ -148,6 +150,16 @@ def _check(value: Any, schema: Mapping[str, tuple[type, ...]], where: str) -> No
             raise ValueError(
                 f"{where}.{key}: expected {_expected(kinds)}, found {_found(value[key])}"
             )
+        _check_size(value[key], f"{where}.{key}", negative=key in _SIGNED)
+
+
+def _check_size(value: Any, where: str, negative: bool = False) -> None:
+    """Raises `ValueError` for a number that is not finite, or below 0 where none may be."""
+    if isinstance(value, (int, float)) and not (
+        (-_LARGEST if negative else 0) <= value <= _LARGEST
+    ):
+        least = "" if negative else ", at least 0"
+        raise ValueError(f"{where}: expected a finite number{least}, found {_found(value)}")
 
 
 def _check_pair(row: Mapping[str, Any], key: str, where: str) -> None:
@@ -155,14 +167,24 @@ def _check_pair(row: Mapping[str, Any], key: str, where: str) -> None:
     pair = row[key]
     if len(pair) != 2 or not all(_has_kind(entry, _NUMBER) for entry in pair):
         raise ValueError(f"{where}.{key}: expected two numbers, found {_found(pair)}")
+    for entry in pair:
+        _check_size(entry, f"{where}.{key}")
 
 
 def _check_history(alphas: Mapping[str, Any], where: str) -> None:
     """Raises `ValueError` unless every layer has one probability per candidate and record."""
     records = len(alphas["steps"])
+    for number in alphas["steps"]:
+        if not _has_kind(number, (int,)):
+            raise ValueError(f"{where}.steps: expected integers, found {_found(number)}")
     for name, history in alphas["history"].items():
         if name not in alphas["candidates"]:
             raise ValueError(f"{where}.candidates: missing key '{name}', expected its bit-widths")
+        if not _is_table([alphas["candidates"][name]]) or not _is_table(history):
+            raise ValueError(
+                f"{where}.history['{name}']: expected a list of bit-widths and lists of "
+                f"probabilities, found {_found(history)}"
+            )
         width = len(alphas["candidates"][name])
         if len(history) != records or any(len(record) != width for record in history):
             shape = f"{len(history)} records of {sorted({len(record) for record in history})}"
@@ -170,6 +192,13 @@ def _check_history(alphas: Mapping[str, Any], where: str) -> None:
                 f"{where}.history['{name}']: expected {records} records (one per step) of "
                 f"{width} probabilities, found {shape}"
             )
+
+
+def _is_table(rows: Any) -> bool:
+    """Whether it is a list of lists of numbers."""
+    return isinstance(rows, list) and all(
+        isinstance(row, list) and all(_has_kind(entry, _NUMBER) for entry in row) for row in rows
+    )
 
 
 def _has_kind(value: Any, kinds: tuple[type, ...]) -> bool:

@@ -48,8 +48,8 @@ def bits_per_layer(metrics: Mapping[str, Any]) -> Figure:
     top.set_yticks(used)
     top.set_ylim(0, 1.08 * max(used, default=8))
     bottom.bar(places, [layer["macs"] for layer in layers], color=style.GREY)
-    bottom.set_yscale("log")
     counted = [layer["macs"] for layer in layers if layer["macs"]]
+    bottom.set_yscale("log" if counted else "linear")
     bottom.set_ylim(bottom=0.4 * min(counted, default=1))  # the smallest bar is one too
     style.count_axis(bottom.yaxis)
     style.finish(top, ylabel="bits")

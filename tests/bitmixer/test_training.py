@@ -719,7 +719,7 @@ def test_an_unknown_stage_is_refused(untrained):
 
 @pytest.mark.parametrize("bits", [8, 5, "4", None])
 def test_uniform_bits_that_are_no_candidate_are_refused(bits, untrained):
-    with pytest.raises(ValueError, match=rf"{bits} bits are no candidate.*\[4, 3, 2\]"):
+    with pytest.raises(ValueError, match=rf"{bits!r} bits are no candidate.*\[4, 3, 2\]"):
         untrained.uniform_bits(bits)
 
 

@@ -535,7 +535,9 @@ def test_an_unknown_name_in_float_layers_is_refused():
         lambda: quantize(model, SearchSpace(), names)[0],
         lambda: kmm.explain(model, float_layers=names),
     ):
-        with pytest.raises(ValueError, match=r"float_layers: model 'whole' has no layer \['con'\]"):
+        with pytest.raises(
+            ValueError, match=r"float_layers: .* layers of 'whole', found \['con'\]"
+        ):
             function()
 
 

@@ -98,7 +98,14 @@ def steps(seed):
     random = np.random.default_rng(seed)
     float_step, *rest = (int(n) for n in random.integers(1, 10, 4))
     meta, search, weights = (f"metamix:{10 * i + n}" for i, n in enumerate(rest))
-    return [f"float:{float_step}", meta, search, f"write:{random.integers(1, 4)}", weights, "export"]
+    return [
+        f"float:{float_step}",
+        meta,
+        search,
+        f"write:{random.integers(1, 4)}",
+        weights,
+        "export",
+    ]
 
 
 @pytest.mark.slow

@@ -505,7 +505,7 @@ def test_the_callback_refuses_other_models(float_model, data, loss):
 @pytest.mark.parametrize("field", ["meta_epochs", "search_epochs"])
 @pytest.mark.parametrize("value", [-1, 1.5, "1", None])
 def test_the_callback_refuses_bad_epochs(field, value):
-    with pytest.raises(ValueError, match=rf"{field}: expected a number of epochs, found"):
+    with pytest.raises(ValueError, match=rf"{field}: expected a whole number, at least 0, found"):
         MetaMixCallback(BUDGET, **{field: value})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import check_finite
+from keras_metamix.checks import shown
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.read import read_file, read_signatures
@@ -76,13 +77,19 @@ def parity(
       ValueError: no images, NaN in them, a signature that the file lacks, or several inputs or
         outputs.
     """
-    images = np.asarray(images, np.float32)
-    if not len(images):
-        raise ValueError("parity: expected at least one image, found none.")
-    check_finite(images, "images")
+    images = _readable_images(images)
+    if not hasattr(type(model), "bit_assignment"):
+        raise TypeError(
+            f"parity: expected a MetaMixModel or a BitMixerModel, found {type(model).__name__}."
+        )
     if operating_points is None:
-        return _compare(flat, read_file(flat), model, images)
-    graphs, before = read_signatures(flat), model.bit_assignment
+        return _compare(flat, read_file(flat, declared=True), model, images)
+    graphs, before = read_signatures(flat, declared=True), model.bit_assignment
+    if not isinstance(operating_points, Mapping):
+        raise TypeError(
+            "parity: operating_points: expected {name: bit assignment}, found "
+            f"{type(operating_points).__name__}."
+        )
     if not operating_points or not set(operating_points) <= set(graphs):
         raise ValueError(f"parity: expected some of {[*graphs]}, found {[*operating_points]}.")
     reports = {}
@@ -95,6 +102,17 @@ def parity(
     return reports
 
 
+def _readable_images(images: Any) -> np.ndarray:
+    """float32 images, at least one and finite."""
+    images = np.asarray(images)
+    if images.dtype.kind not in "biuf" or not images.ndim:
+        raise TypeError(f"parity: expected an array of images, found {shown(images)}.")
+    if not len(images):
+        raise ValueError("parity: expected at least one image, found none.")
+    check_finite(images, "images")
+    return images.astype(np.float32)
+
+
 def _compare(
     flat: bytes, graph: FileGraph, model: Any, images: np.ndarray, signature: str | None = None
 ) -> ParityReport:
@@ -104,8 +122,21 @@ def _compare(
     ends = len(graph.inputs), len(graph.outputs)
     if ends != (1, 1):
         raise ValueError(f"parity compares files of one input and output, found {ends}.")
+    expected, found = tuple(runner.input_details[0]["shape"][1:].tolist()), images.shape[1:]
+    network = model.network
+    wanted = tuple(network.inputs[0].shape[1:])
+    if not expected == found == wanted:
+        raise ValueError(
+            f"parity: expected images that file and model take, of shapes {expected} and {wanted}, "
+            f"found {found}."
+        )
     device = runner.predict(images)
     folded, trained = _outputs(fold_batch_norm(model), images), _outputs(model, images)
+    if device.shape != folded.shape:
+        raise ValueError(
+            f"parity: expected the file of this model, whose outputs are {folded.shape[1:]}, found "
+            f"one of {device.shape[1:]}."
+        )
     steps = np.abs(device - folded) / _output_scale(graph)
     agreement = np.mean(device.argmax(-1) == trained.argmax(-1))
     return ParityReport(

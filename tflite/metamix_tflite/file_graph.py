@@ -10,9 +10,16 @@ from typing import Any
 
 import numpy as np
 
+_LONGEST = 300  # characters of a message: what a file holds may be of any length
+
 
 class VerificationError(ValueError):
-    """A file is not what it was declared to be."""
+    """A file is not what it was declared to be; the message is one line, cut short."""
+
+    def __init__(self, message: str):
+        text = " ".join(message.split())
+        text = text if text.isprintable() else ascii(text)[1:-1]
+        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}...")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metamix_tflite.run import Runner
+from metamix_tflite.run import Runner, require_count
 
 DEVICES = ("local",)
 
@@ -86,9 +86,9 @@ def benchmark_all(
     """
     if device not in DEVICES:
         raise ValueError(f"device: expected one of {DEVICES}, found {device!r}.")
-    for name, least, found in (("threads", 1, threads), ("runs", 1, runs), ("warmup", 0, warmup)):
-        if found < least:
-            raise ValueError(f"{name}: expected at least {least}, found {found}.")
+    require_count("threads", 1, threads)
+    require_count("runs", 1, runs)
+    require_count("warmup", 0, warmup)
     chosen = signatures or {}
     runners = {n: Runner(flat, threads, signature=chosen.get(n)) for n, flat in files.items()}
     inputs = {name: random_inputs(runner.input_details) for name, runner in runners.items()}

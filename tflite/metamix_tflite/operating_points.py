@@ -14,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from metamix_tflite.latency import random_inputs
 from metamix_tflite.read import read_operating_points
+from metamix_tflite.run import accepted_by_litert, require_count, require_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +57,10 @@ class OperatingPointRunner:
                 "Expected a file of convert(model, operating_points=...), found one that declares "
                 "no operating points."
             )
-        self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
-        self._interpreter.allocate_tensors()  # XNNPACK packs the weights of all points
+        require_count("threads", 1, threads)
+        with accepted_by_litert(flat):
+            self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
+            self._interpreter.allocate_tensors()  # XNNPACK packs the weights of all points
         self._signatures = {n: self._interpreter.get_signature_runner(n) for n in points}
         self._ends = {name: (point["inputs"], point["outputs"]) for name, point in points.items()}
         priced = {} if prices is None else _checked(prices, points)
@@ -66,6 +69,7 @@ class OperatingPointRunner:
             for name in sorted(points, key=lambda name: points[name]["bops"], reverse=True)
         }
         self._selected = next(iter(self._points))
+        self._shapes = [tuple(d["shape"][1:].tolist()) for d in self.input_details]
 
     @property
     def points(self) -> tuple[OperatingPoint, ...]:
@@ -92,9 +96,8 @@ class OperatingPointRunner:
         Raises:
           ValueError: counts below 1, or for the warm-up below 0.
         """
-        for name, least, found in (("runs", 1, runs), ("warmup", 0, warmup)):
-            if found < least:
-                raise ValueError(f"{name}: expected at least {least}, found {found}.")
+        require_count("runs", 1, runs)
+        require_count("warmup", 0, warmup)
         arrays = random_inputs(self.input_details)
         times: dict[str, list[float]] = {name: [] for name in self._points}
         for _ in range(warmup + runs):
@@ -144,11 +147,24 @@ class OperatingPointRunner:
         return self.selected
 
     def invoke(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """Outputs of the selected point, for an array of images for each input."""
+        """Outputs of the selected point, for an array of images for each input.
+
+        Raises:
+          ValueError: another number of arrays, or arrays of another shape or type.
+        """
+        found = [tuple(np.shape(array)[1:]) for array in arrays]
+        if found != self._shapes:  # LiteRT would resize the network to them
+            raise ValueError(f"expected images of shapes {self._shapes}, found {found}.")
         return self._run(self._selected, *arrays)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """The first output for any number of images, shape (images, ...), one after the other."""
+        """The first output for any number of images, shape (images, ...), one after the other.
+
+        Raises:
+          TypeError: no array of images.
+          ValueError: no image, or images of another shape or type.
+        """
+        require_images(images)
         outputs = [self.invoke(images[i : i + 1])[0] for i in range(len(images))]
         return np.concatenate(outputs)
 
@@ -159,6 +175,8 @@ class OperatingPointRunner:
 
     def _best(self, what: str, costs: Mapping[str, float], limit: Any) -> str:
         """The first point, so the best one, whose cost is within a limit."""
+        if not isinstance(limit, int | float | np.number):
+            raise ValueError(f"select: expected a number as {what}, found {limit!r}.")
         for name in self._points:
             if costs[name] <= limit:
                 return name

@@ -33,30 +33,36 @@ def require_tflite(flat: bytes) -> None:
         )
 
 
-def read_file(flat: bytes) -> FileGraph:
-    """The graph of a .tflite of one signature.
+def read_file(flat: bytes, declared: bool = False) -> FileGraph:
+    """The graph of a .tflite of one signature; see `read_signatures`.
 
     Raises:
       TypeError: not bytes.
-      VerificationError: not a readable .tflite of one well-formed graph.
+      VerificationError: not a readable .tflite of one well-formed graph, or not `convert`'s.
     """
-    graphs = read_signatures(flat)
+    graphs = read_signatures(flat, declared)
     if len(graphs) != 1:
         raise VerificationError(f"Expected a file of one signature, found {[*graphs]}.")
     return next(iter(graphs.values()))
 
 
-def read_signatures(flat: bytes) -> dict[str, FileGraph]:
+def read_signatures(flat: bytes, declared: bool = False) -> dict[str, FileGraph]:
     """The graph of each signature of a .tflite, in the order of its subgraphs.
 
     A file without signatures counts as one of "serving_default".
 
+    Args:
+      flat: bytes of a .tflite.
+      declared: whether it has to declare its bit-widths, as `convert`'s files do.
+
     Raises:
       TypeError: not bytes.
-      VerificationError: not a readable .tflite of well-formed graphs.
+      VerificationError: not a readable .tflite of well-formed graphs, or not `convert`'s.
     """
     with _readable(flat) as reader:
         graphs = reader.graphs()
+    if declared and not all(graph.metadata for graph in graphs.values()):
+        raise VerificationError("The file declares no bit-widths: it was not written by convert.")
     for name, graph in graphs.items():
         with named_signature(name, graphs):
             check_order(graph)

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from metamix_tflite.read import only_signature
+
+
+def require_count(name: str, least: int, found: Any) -> None:
+    """Raises ValueError unless `found` is an integer of at least `least`."""
+    if isinstance(found, bool) or not isinstance(found, int | np.integer) or found < least:
+        raise ValueError(f"{name}: expected at least {least}, found {found!r}.")
+
+
+def require_images(images: Any) -> None:
+    """Raises TypeError or ValueError unless `images` is an array of at least one."""
+    if not isinstance(images, np.ndarray) or not images.ndim:
+        raise TypeError(f"images: expected an array, found {type(images).__name__}.")
+    if not len(images):
+        raise ValueError("images: expected at least one, found none.")
+
+
+@contextlib.contextmanager
+def accepted_by_litert(flat: bytes) -> Iterator[None]:
+    """Names what LiteRT's own errors leave out: that it is the file which it refuses."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"Expected a .tflite that LiteRT runs, found {len(flat)} bytes that it refuses: "
+            f"{reason}"
+        ) from error
 
 
 class Runner:
@@ -20,7 +49,8 @@ class Runner:
       signature: which of the file's, where there are several.
 
     Raises:
-      TypeError, ValueError: not the bytes of a .tflite, or no such signature in it.
+      TypeError, ValueError: not the bytes of a .tflite that LiteRT runs, no such signature in it,
+        or a count below 1.
 
     Attributes:
       delegated: whether one XNNPACK partition holds the whole graph of the signature.
@@ -30,14 +60,17 @@ class Runner:
     def __init__(
         self, flat: bytes, threads: int = 1, batch_size: int = 1, signature: str | None = None
     ):
+        require_count("threads", 1, threads)
+        require_count("batch_size", 1, batch_size)
         content = only_signature(flat, signature)
-        self._interpreter = Interpreter(model_content=content, num_threads=threads)
+        with accepted_by_litert(flat):
+            self._interpreter = Interpreter(model_content=content, num_threads=threads)
+            if batch_size != 1:
+                for detail in self._interpreter.get_input_details():
+                    shape = [batch_size, *detail["shape"][1:]]
+                    self._interpreter.resize_tensor_input(detail["index"], shape)
+            self._interpreter.allocate_tensors()
         self.batch_size = batch_size
-        if batch_size != 1:
-            for detail in self._interpreter.get_input_details():
-                shape = [batch_size, *detail["shape"][1:]]
-                self._interpreter.resize_tensor_input(detail["index"], shape)
-        self._interpreter.allocate_tensors()
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
         delegates = [
@@ -54,14 +87,28 @@ class Runner:
         return self._inputs
 
     def invoke(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """One invocation on arrays of `batch_size` images."""
+        """One invocation on arrays of `batch_size` images, one for each input.
+
+        Raises:
+          ValueError: another number of arrays, or arrays of another shape or type.
+        """
+        if len(arrays) != len(self._inputs):
+            raise ValueError(
+                f"expected an array for each of {len(self._inputs)} inputs, found {len(arrays)}."
+            )
         for detail, array in zip(self._inputs, arrays, strict=True):
             self._interpreter.set_tensor(detail["index"], array)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """The first output for any number of images, shape (images, ...)."""
+        """The first output for any number of images, shape (images, ...).
+
+        Raises:
+          TypeError: no array of images.
+          ValueError: no image, or images of another shape or type.
+        """
+        require_images(images)
         outputs = []
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]

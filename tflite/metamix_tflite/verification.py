@@ -72,15 +72,20 @@ def verify(
       The file as read; by signature where `bits` is, or where it is None and the file has several.
 
     Raises:
+      TypeError: `flat` is no bytes, or `bits` no assignment.
       VerificationError: names the layer or tensor, what was declared and what was found, and of
         several signatures the signature.
     """
-    graphs = read_signatures(flat)
+    graphs = read_signatures(flat, declared=True)
     if isinstance(bits, Mapping):
+        for entry in bits.values():
+            _require_assignment(entry)
         if set(bits) != set(graphs):
             raise VerificationError(f"Expected signatures {[*bits]}, found {[*graphs]}.")
         by_name: Mapping[str, Assignment | None] = bits
     else:
+        if bits is not None:
+            _require_assignment(bits)
         if bits is not None and len(graphs) != 1:
             raise VerificationError(
                 f"Expected a file of one signature for one bit assignment, found {[*graphs]}."
@@ -93,10 +98,14 @@ def verify(
     return graphs if several else next(iter(graphs.values()))
 
 
+def _require_assignment(bits: object) -> None:
+    fields = (getattr(bits, "activation_bits", None), getattr(bits, "weight_bits", None))
+    if not all(isinstance(field, Mapping) for field in fields):
+        raise TypeError(f"bits: expected a BitAssignment, found {type(bits).__name__}.")
+
+
 def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     declared = graph.metadata
-    if not declared:
-        raise VerificationError("The file declares no bit-widths: it was not written by convert.")
     _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
     ranges = level_ranges(graph)

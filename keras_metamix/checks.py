@@ -1,0 +1,68 @@
+"""Checks of arguments that say in one line what was expected and what was found."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LONGEST = 60
+
+
+def one_line(text: str, longest: int) -> str:
+    """A text without line breaks, cut to `longest` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def shown(value: object) -> str:
+    """A value in a message: its repr on one line, cut short."""
+    return one_line(repr(value), _LONGEST)
+
+
+def require_whole(name: str, value: Any, least: int = 0) -> None:
+    """Raises ValueError unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
+        raise ValueError(
+            f"{name}: expected a whole number, at least {least}, found {shown(value)}."
+        )
+
+
+def require_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> None:
+    """Raises ValueError unless `value` is a finite number from `low` to `high`.
+
+    Args:
+      name, value: of the argument.
+      low, high: the range.
+      above: whether `low` itself is outside it.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        found = float(value)
+        if math.isfinite(found) and low <= found <= high and (found > low or not above):
+            return
+    if (low, high) == (0, 1):
+        expected = f"a weight in {'(' if above else '['}0, 1]"
+        raise ValueError(f"{name}: expected {expected}, found {shown(value)}.")
+    ends = [f"{'above' if above else 'at least'} {low:g}"] if low > -math.inf else []
+    ends += [f"at most {high:g}"] if high < math.inf else []
+    expected = ", ".join(["a finite number", " and ".join(ends)] if ends else ["a finite number"])
+    raise ValueError(f"{name}: expected {expected}, found {shown(value)}.")
+
+
+def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """`value`, or ValueError where it is none of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {list(choices)}, found {shown(value)}.")
+    return value
+
+
+def require_fields(name: str, config: Any, required: Sequence[str]) -> dict[str, Any]:
+    """A copy of a saved config, or ValueError where a required field is missing."""
+    if not isinstance(config, Mapping) or any(config.get(field) is None for field in required):
+        raise ValueError(
+            f"{name}: expected a config with {' and '.join(required)}, found {shown(config)}."
+        )
+    return dict(config)

@@ -1,0 +1,25 @@
+"""Quantized networks compute in float32: other dtype policies are refused by the layer's name."""
+
+from __future__ import annotations
+
+import keras
+
+
+def require_float32(model: keras.Model) -> None:
+    """Checks that a model, and the layers that will be put into it, compute in float32.
+
+    Raises:
+      ValueError: another dtype policy; names the layer, or that the policy is Keras' default.
+    """
+    default = keras.config.dtype_policy()
+    if default.compute_dtype != "float32":
+        raise ValueError(
+            "keras.config.dtype_policy: quantizers compute in float32, expected that policy, found "
+            f"{default.name!r}."
+        )
+    for layer in model._flatten_layers(include_self=False):
+        if layer.compute_dtype != "float32" and not isinstance(layer, keras.layers.InputLayer):
+            raise ValueError(
+                f"Layer {layer.name!r}: expected the dtype policy 'float32', found "
+                f"{layer.dtype_policy.name!r}: build the model under 'float32'."
+            )

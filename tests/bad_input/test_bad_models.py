@@ -1,0 +1,346 @@
+"""What from_float, the cost functions and the export say of models that they cannot take."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+from keras_metamix.zoo import small_cnn
+
+IMAGE = (8, 8, 1)
+
+
+def functional(body, shape=IMAGE):
+    image = keras.Input(shape)
+    return keras.Model(image, body(image), name="network")
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+class OwnWeights(layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape[-1:], name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+class FrozenNorm(layers.Layer):
+    """A composite that runs its batch norm in inference mode."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization(name="frozen")
+
+    def call(self, inputs):
+        return self.norm(inputs, training=False)
+
+
+def through(layer, shape=IMAGE):
+    return functional(lambda x: layers.Dense(2)(layer(x)), shape)
+
+
+def under(policy):
+    """A model built under a dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return functional(lambda x: layers.Conv2D(2, 3, name="conv")(x))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def wrapped_under(policy, model):
+    """from_float under a dtype policy, of a model that was built without."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return kmm.MetaMixModel.from_float(model)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def any_size():
+    def body(x):
+        x = layers.Conv2D(4, 3, name="conv")(x)
+        return layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+
+    return functional(body, (None, None, 3))
+
+
+def not_a_number(name, value):
+    """A quantized model, one weight of which is no number."""
+    model = kmm.MetaMixModel.from_float(small_cnn(IMAGE, classes=4, width=4))
+    kmm.calibrate(model, np.random.default_rng(0).normal(size=(4, *IMAGE)))
+    model.set_bits(kmm.uniform_assignment(model, 4, 4))
+    (variable,) = [v for v in model.network.weights if v.path == name]
+    variable.assign(np.full(variable.shape, value))
+    return model
+
+
+def float_weights(value):
+    model = small_cnn(IMAGE, classes=4, width=4)
+    kernel = model.get_layer("conv2").kernel
+    kernel.assign(np.full(kernel.shape, value))
+    return model
+
+
+def twice():
+    def body(x):
+        logits = layers.Dense(2, name="logits")(layers.Flatten()(x))
+        return [logits, logits]
+
+    model = kmm.MetaMixModel.from_float(functional(body))
+    kmm.calibrate(model, np.ones((2, *IMAGE), np.float32))
+    model.set_bits(kmm.uniform_assignment(model, 4, 4, 8))
+    return model
+
+
+def metamix(model, *arguments):
+    return kmm.MetaMixModel.from_float(model, *arguments)
+
+
+def mixer(model, *arguments):
+    return kmm.BitMixerModel.from_float(model, *arguments)
+
+
+GRAPHLESS = "Expected a functional or Sequential Keras model, found {}.*no graph"
+CASES = [
+    ("none", lambda g: metamix(None), TypeError, GRAPHLESS.format("NoneType")),
+    ("file name", lambda g: metamix("m.keras"), TypeError, GRAPHLESS.format("str")),
+    ("array", lambda g: metamix(g.images), TypeError, GRAPHLESS.format("ndarray")),
+    ("layer", lambda g: mixer(layers.Dense(3)), TypeError, GRAPHLESS.format("Dense")),
+    ("class", lambda g: mixer(keras.Model), TypeError, GRAPHLESS.format("type")),
+    ("explain none", lambda g: kmm.explain(None), TypeError, GRAPHLESS.format("NoneType")),
+    ("bops of none", lambda g: kmm.bops(None, g.bits), TypeError, GRAPHLESS.format("NoneType")),
+    ("summary of text", lambda g: kmm.summary("x"), TypeError, GRAPHLESS.format("str")),
+    ("subclassed", lambda g: metamix(Subclassed()), TypeError, "found Subclassed 'subclassed'"),
+    (
+        "subclassed inside",
+        lambda g: metamix(through(lambda x: Subclassed()(layers.Flatten()(x)))),
+        ValueError,
+        "Layer 'subclassed' is a subclassed model, which has no graph",
+    ),
+    (
+        "unbuilt Sequential",
+        lambda g: metamix(keras.Sequential([layers.Dense(3)], name="unbuilt")),
+        ValueError,
+        "Sequential model 'unbuilt' has no input shape: add a keras.Input",
+    ),
+    ("no layer", lambda g: metamix(functional(lambda x: x)), ValueError, "no MAC layer"),
+    ("no MAC", lambda g: metamix(functional(layers.ReLU())), ValueError, "'network' has no MAC"),
+    (
+        "costs of no MAC",
+        lambda g: kmm.layer_costs(functional(layers.ReLU())),
+        ValueError,
+        "'network' has no Conv2D, DepthwiseConv2D or Dense layer",
+    ),
+    *(
+        (name, lambda g, make=make: metamix(make()), ValueError, f"Layer '{name}' .*not supported")
+        for name, make in {
+            "up": lambda: through(layers.Conv2DTranspose(2, 3, name="up")),
+            "conv1d": lambda: through(layers.Conv1D(2, 3, name="conv1d"), (8, 2)),
+            "conv3d": lambda: through(layers.Conv3D(2, 3, name="conv3d"), (4, 4, 4, 1)),
+            "lstm": lambda: through(layers.LSTM(3, name="lstm"), (8, 2)),
+            "embedding": lambda: through(layers.Embedding(5, 3, name="embedding"), (4,)),
+            "own": lambda: through(OwnWeights(name="own")),
+            "sin": lambda: through(keras.ops.sin),
+        }.items()
+    ),
+    (
+        "inside a composite",
+        lambda g: metamix(
+            functional(lambda x: layers.MultiHeadAttention(2, 3, name="attention")(x, x), (4, 4))
+        ),
+        ValueError,
+        r"Layer 'query' \(EinsumDense\) of 'attention' is not supported",
+    ),
+    (
+        "training=False inside",
+        lambda g: metamix(through(FrozenNorm(name="block"))),
+        ValueError,
+        "Layer 'block' is not supported: it calls 'frozen' with training=False",
+    ),
+    (
+        "channels first",
+        lambda g: metamix(
+            through(layers.Conv2D(2, 3, data_format="channels_first", name="first"), (3, 8, 8))
+        ),
+        ValueError,
+        r"Layer 'first' \(Conv2D\): expected data_format='channels_last', found 'channels_first'",
+    ),
+    (
+        "batch norm of rows",
+        lambda g: metamix(through(layers.BatchNormalization(axis=1, name="rows"))),
+        ValueError,
+        "Layer 'rows' .* expected the channel axis -1, found 1",
+    ),
+    *(
+        (
+            policy,
+            lambda g, policy=policy: metamix(under(policy)),
+            ValueError,
+            f"Layer 'conv': expected the dtype policy 'float32', found '{policy}'",
+        )
+        for policy in ("mixed_float16", "mixed_bfloat16", "float16", "float64")
+    ),
+    (
+        "mixer of mixed_float16",
+        lambda g: mixer(under("mixed_float16")),
+        ValueError,
+        "Layer 'conv': expected the dtype policy 'float32'",
+    ),
+    (
+        "explain mixed_float16",
+        lambda g: kmm.explain(under("mixed_float16")),
+        ValueError,
+        "Layer 'conv': expected the dtype policy 'float32'",
+    ),
+    (
+        "default policy",
+        lambda g: wrapped_under("mixed_float16", g.model),
+        ValueError,
+        "keras.config.dtype_policy: .*float32.*found 'mixed_float16'",
+    ),
+    *(
+        (
+            f"{name} of any size",
+            lambda g, call=call: call(any_size()),
+            ValueError,
+            r"Layer 'conv': the cost needs every size .* found shape \(None, None, None, 4\)",
+        )
+        for name, call in {
+            "bops": lambda m: kmm.bops(m, kmm.BitAssignment({"conv": 4}, {"conv": 4})),
+            "uniform_assignment": lambda m: kmm.uniform_assignment(m, 4, 4),
+            "explain": kmm.explain,
+            "summary": kmm.summary,
+            "mixer": mixer,
+        }.items()
+    ),
+    (
+        "quantized already",
+        lambda g: metamix(g.quantized),
+        TypeError,
+        "Expected a float Keras model, found MetaMixModel .*quantized already",
+    ),
+    ("mixer of a mixer", lambda g: mixer(g.mixer), TypeError, "found BitMixerModel .*already"),
+    (
+        "network of one",
+        lambda g: metamix(g.quantized.network),
+        ValueError,
+        r"Layer 'conv1_input' \(ActivationQuantizer\) is quantized already",
+    ),
+    (
+        "folded",
+        lambda g: metamix(kmm.fold_batch_norm(g.quantized)),
+        ValueError,
+        r"Layer 'conv1_input' \(QuantizeInput\) is quantized already",
+    ),
+    ("no such float layer", lambda g: metamix(g.model, None, ["a"]), ValueError, r"'small_cnn'.*a"),
+    ("float layer by name", lambda g: metamix(g.model, None, "conv1"), TypeError, "found 'conv1'"),
+    ("float_layers none", lambda g: metamix(g.model, None, None), TypeError, "float_layers: .*Non"),
+    ("float_layers numbers", lambda g: kmm.explain(g.model, None, [3]), TypeError, r"found \[3\]"),
+    (
+        "lambda in float",
+        lambda g: metamix(through(layers.Lambda(lambda x: x, name="f")), None, ["f"]),
+        ValueError,
+        r"Layer 'f' \(Lambda\) holds a Python lambda",
+    ),
+    (
+        "all in float",
+        lambda g: metamix(g.model, None, ["conv1", "conv2", "conv3", "logits"]),
+        ValueError,
+        "'small_cnn' has no MAC layer",
+    ),
+    *(
+        (
+            f"{what} in {name}",
+            lambda g, name=name, value=value: mt.convert(not_a_number(name, value)),
+            ValueError,
+            rf"{name}: expected finite weights, found \d+ NaN or Inf",
+        )
+        for what, value in {"NaN": np.nan, "Inf": np.inf}.items()
+        for name in ("conv2/kernel", "conv1_bn/gamma", "conv2_input/log_step", "logits/bias")
+    ),
+    ("NaN from float", lambda g: metamix(float_weights(np.nan)), ValueError, "conv2/.*NaN"),
+    ("Inf from float", lambda g: mixer(float_weights(np.inf)), ValueError, "conv2/.*finite"),
+    ("1e30 from float", lambda g: metamix(float_weights(1e30)), ValueError, "conv2/.*below 1e.18"),
+    ("one tensor twice", lambda g: mt.convert(twice()), ValueError, "expected different outputs"),
+    ("convert none", lambda g: mt.convert(None), TypeError, "MetaMixModel .* found NoneType"),
+    ("convert float", lambda g: mt.convert(g.model), TypeError, "found Functional"),
+    ("fold a name", lambda g: kmm.fold_batch_norm("m.keras"), TypeError, "found str"),
+    (
+        "convert before the search ends",
+        lambda g: mt.convert(metamix(g.model)),
+        ValueError,
+        "expected a model in phase 'weight_training', found 'bit_meta'",
+    ),
+    (
+        "convert before calibration",
+        lambda g: mt.convert(set_bits_of(metamix(g.model), g.bits)),
+        ValueError,
+        "no step sizes yet: fit it, or call keras_metamix.calibrate",
+    ),
+    ("no phase", lambda g: setattr(g.quantized, "phase", "x"), ValueError, "phase: .*found 'x'"),
+    ("no stage", lambda g: setattr(g.mixer, "stage", 3), ValueError, "stage: .*found 3"),
+    (
+        "no batch norm",
+        lambda g: kmm.BitMixerModel.from_float(g.model, batch_norm="x"),
+        ValueError,
+        "batch_norm: expected one of .* found 'x'",
+    ),
+    (
+        "seed",
+        lambda g: kmm.BitMixerModel.from_float(g.model, seed="x"),
+        ValueError,
+        "seed: expected a whole number, at least 0, found 'x'",
+    ),
+    ("container", lambda g: mt.convert(g.quantized, "tiny"), ValueError, "weight_container: .*tin"),
+    (
+        "io",
+        lambda g: mt.convert(g.quantized, io="int4"),
+        ValueError,
+        "io: expected .* found 'int4'",
+    ),
+    (
+        "no operating point",
+        lambda g: mt.convert(g.mixer, operating_points={}),
+        ValueError,
+        "operating_points: expected .* at least one, found {}",
+    ),
+    (
+        "operating point of none",
+        lambda g: mt.convert(g.mixer, operating_points={"eco": None}),
+        ValueError,
+        "Operating point 'eco': expected a BitAssignment, found NoneType",
+    ),
+    (
+        "two names alike",
+        lambda g: metamix(
+            functional(lambda x: layers.Conv2D(2, 3, name="a")(layers.Conv2D(2, 3, name="a")(x)))
+        ),
+        ValueError,
+        'The name "a" is used 2 times',
+    ),
+]
+
+
+def set_bits_of(model, bits):
+    model.set_bits(bits)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"), [pytest.param(*case[1:], id=case[0]) for case in CASES]
+)
+def test_a_bad_model_is_refused(call, error, message, given, refuses):
+    refuses(lambda: call(given), error, message)

@@ -1,0 +1,286 @@
+"""What budgets, callbacks, `compile` and the choice of operating points say of bad arguments."""
+
+import keras
+import pytest
+
+import keras_metamix as kmm
+from keras_metamix.zoo import small_cnn
+
+NAN, INF = float("nan"), float("inf")
+
+
+def begin(given, target=1e9, **arguments):
+    """What fit does before its first epoch."""
+    callback = kmm.MetaMixCallback(target, verbose=0, **arguments)
+    callback.set_model(given.quantized)
+    callback.set_params({"epochs": 3, "steps": 2})
+    callback.on_train_begin()
+
+
+def fit(model, given, callback, epochs=3):
+    model.compile("sgd", "mse")
+    model.fit(given.images, given.labels, epochs=epochs, verbose=0, callbacks=[callback])
+
+
+def float_copy(given):
+    return keras.models.clone_model(given.model)
+
+
+def metamix(given):
+    return kmm.MetaMixModel.from_float(given.model)
+
+
+def choose(given, budget=1e9, **arguments):
+    data = arguments.pop("data", (given.images, given.labels))
+    return kmm.choose_bits(given.mixer, data, budget, verbose=0, **arguments)
+
+
+def front(given, budgets):
+    return kmm.pareto_front(given.mixer, (given.images, given.labels), budgets, verbose=0)
+
+
+def prices(given, value):
+    layers = given.mixer.mac_layers
+    return {x.name: dict.fromkeys(x.input_quantizer.candidates, value) for x in layers}
+
+
+LEAST = "expected at least .* BOPs .* at the most bits it costs"
+BUDGETS = [
+    (f"budget {value}", lambda g, v=value: begin(g, v), ValueError, f"target_bops={text}: {LEAST}")
+    for value, text in [
+        (NAN, "nan"),
+        (-INF, "-inf"),
+        (-1, "-1"),
+        (0, "0"),
+        (1e3, "1000.0"),
+        ("5e9", "'5e9'"),
+        (None, "None"),
+        (True, "True"),
+        ([1e9], r"\[1000000000.0\]"),
+        ("9" * 99, "'999.*"),
+    ]
+] + [
+    (
+        "budget inf",
+        lambda g: begin(g, INF),
+        ValueError,
+        "target_bops: expected a finite number.*inf",
+    ),
+    (
+        "objective without a callback",
+        lambda g: g.quantized.set_objective(NAN),
+        ValueError,
+        "target_bops: expected a finite number, above 0, found nan",
+    ),
+]
+ARGUMENTS = [
+    (
+        f"{name} {value!r}",
+        lambda g, name=name, v=value: begin(g, **{name: v}),
+        ValueError,
+        f"{name}: expected a whole number, at least {least}, found {value!r}",
+    )
+    for name, least, values in [
+        ("meta_epochs", 0, (-1, 1.5, "1", None, True)),
+        ("search_epochs", 0, (-1, 1.5, "1")),
+        ("statistics_batches", 0, (-1, 1.5, "x", None)),
+        ("record_every", 1, (0, -1, 1.5, None)),
+    ]
+    for value in values
+] + [
+    ("cost", lambda g: begin(g, cost="x"), ValueError, "cost: expected one of .* found 'x'"),
+    ("cost none", lambda g: begin(g, cost=None), ValueError, "cost: expected one of .* found None"),
+    *(
+        (
+            f"cost_strength {value!r}",
+            lambda g, v=value: begin(g, cost_strength=v),
+            ValueError,
+            f"cost_strength: expected a finite number, at least 0, found {value!r}",
+        )
+        for value in (NAN, INF, -1, "x")
+    ),
+    *(
+        (
+            f"stage_epochs {value!r}",
+            lambda g, v=value: kmm.BitMixerCallback(v),
+            ValueError,
+            "stage_epochs: expected ",
+        )
+        for value in ((), (1, 1), (-1, 1, 1), (0, 0, 0), (1.5, 1, 1), "111", None, 3, (True, 1, 1))
+    ),
+    (
+        "mixer's statistics",
+        lambda g: kmm.BitMixerCallback((1, 1, 1), statistics_batches=-1),
+        ValueError,
+        "statistics_batches: expected a whole number, at least 0, found -1",
+    ),
+    (
+        "epochs of other stages",
+        lambda g: fit(kmm.BitMixerModel.from_float(g.model), g, kmm.BitMixerCallback((1, 1, 1)), 2),
+        ValueError,
+        r"fit\(epochs=2\): BitMixerCallback\(stage_epochs=\(1, 1, 1\)\) needs 3",
+    ),
+    (
+        "float model",
+        lambda g: fit(float_copy(g), g, kmm.MetaMixCallback(1e9)),
+        TypeError,
+        "MetaMixCallback trains a MetaMixModel .* found Functional",
+    ),
+    (
+        "mixer's callback",
+        lambda g: fit(metamix(g), g, kmm.BitMixerCallback((1, 1, 1))),
+        TypeError,
+        "BitMixerCallback trains a BitMixerModel .* found MetaMixModel",
+    ),
+    (
+        "uncompiled",
+        lambda g: metamix(g).fit(g.images, g.labels, verbose=0),
+        ValueError,
+        r"call `compile\(\)`",
+    ),
+    *(
+        (
+            f"in_place_distillation {value!r}",
+            lambda g, v=value: g.mixer.compile("sgd", in_place_distillation=v),
+            ValueError,
+            rf"in_place_distillation: expected a weight in \[0, 1\], found {value!r}",
+        )
+        for value in (-0.1, 1.5, NAN, "x", None)
+    ),
+    *(
+        (
+            f"distillation {value!r}",
+            lambda g, v=value: metamix(g).compile("sgd", teacher=g.model, distillation=v),
+            ValueError,
+            rf"distillation: expected a weight in \(0, 1\], found {value!r}",
+        )
+        for value in (0, 1.5, NAN, "x")
+    ),
+    *(
+        (
+            f"teacher {name}",
+            lambda g, make=make: metamix(g).compile("sgd", teacher=make()),
+            error,
+            message,
+        )
+        for name, make, error, message in [
+            ("number", lambda: 7, TypeError, "distillation: expected a Keras model .* found 7"),
+            ("file", lambda: "t.keras", TypeError, "expected a Keras model .* found 't.keras'"),
+            ("unbuilt", keras.Sequential, TypeError, "that knows its inputs, found <Sequential"),
+            (
+                "of other classes",
+                lambda: small_cnn((8, 8, 1), classes=3, width=4),
+                ValueError,
+                r"teacher 'small_cnn': expected .*\(4,\)\), found .*\(3,\)\)",
+            ),
+        ]
+    ),
+    (
+        "optimizer",
+        lambda g: metamix(g).compile("sgdd"),
+        ValueError,
+        "Could not interpret optimizer identifier: sgdd",
+    ),
+    (
+        "search optimizer",
+        lambda g: metamix(g).compile("sgd", search_optimizer="sgdd"),
+        ValueError,
+        "Could not interpret optimizer identifier: sgdd",
+    ),
+]
+POINTS = [
+    *(
+        (
+            f"choose_bits {value!r}",
+            lambda g, v=value: choose(g, v),
+            ValueError,
+            rf"budget={text}: expected at least \d+, what the fewest bits cost",
+        )
+        for value, text in [
+            (NAN, "nan"),
+            (-1, "-1"),
+            (0, "0"),
+            ("x", "'x'"),
+            (None, "None"),
+            ([1], r"\[1\]"),
+        ]
+    ),
+    *(
+        (
+            f"choose_points {value!r}",
+            lambda g, v=value: kmm.choose_points(g.mixer, (g.images, g.labels), v, verbose=0),
+            ValueError,
+            message,
+        )
+        for value, message in [
+            ({}, "budgets: expected at least one by name, found {}"),
+            ([1e9], r"budgets: .*by name, found \[1000000000.0\]"),
+            (None, "budgets: .* found None"),
+            ({"a": NAN}, "budget=nan: expected at least"),
+        ]
+    ),
+    *(
+        (f"pareto_front {value!r}", lambda g, v=value: front(g, v), ValueError, message)
+        for value, message in [
+            (0, "budgets: expected a whole number, at least 1, found 0"),
+            (-1, "budgets: .* found -1"),
+            (1.5, "budgets: .* found 1.5"),
+            (None, "budgets: .* found None"),
+            ([], "budgets: expected at least one, found none"),
+            ([NAN], "budget=nan: expected at least"),
+        ]
+    ),
+    (
+        "unknown cost",
+        lambda g: choose(g, cost="x"),
+        ValueError,
+        "cost: expected 'bops', .* found 'x'",
+    ),
+    ("no prices", lambda g: choose(g, cost={}), ValueError, "price of layer 'conv1' .* found none"),
+    (
+        "price of a layer",
+        lambda g: choose(g, cost={"conv1": 3}),
+        ValueError,
+        "'conv1' .*found None",
+    ),
+    ("price NaN", lambda g: choose(g, cost=prices(g, NAN)), ValueError, "price of .*found nan"),
+    ("price negative", lambda g: choose(g, cost=prices(g, -1)), ValueError, "price of .*found -1"),
+    ("price text", lambda g: choose(g, cost=prices(g, "x")), ValueError, "price of .*found 'x'"),
+    ("method", lambda g: choose(g, method="x"), ValueError, "method: expected one of .* found 'x'"),
+    (
+        "no data",
+        lambda g: choose(g, data=(g.images[:0], g.labels[:0])),
+        ValueError,
+        "data: expected",
+    ),
+    (
+        "of a MetaMixModel",
+        lambda g: kmm.choose_bits(g.quantized, (g.images, g.labels), 1e9),
+        TypeError,
+        "Expected a BitMixerModel, found MetaMixModel",
+    ),
+    (
+        "of a float model",
+        lambda g: kmm.pareto_front(g.model, (g.images, g.labels)),
+        TypeError,
+        "Expected a BitMixerModel, found Functional",
+    ),
+    (
+        "plot into no folder",
+        lambda g: kmm.pareto_front(
+            g.mixer, (g.images, g.labels), 1, plot="no/front.png", verbose=0
+        ),
+        FileNotFoundError,
+        "No such file or directory: 'no/",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [pytest.param(*case[1:], id=case[0]) for case in [*BUDGETS, *ARGUMENTS, *POINTS]],
+)
+def test_a_bad_argument_is_refused(call, error, message, given, refuses):
+    before = given.mixer.bit_assignment
+    refuses(lambda: call(given), error, message)
+    assert given.mixer.bit_assignment == before
