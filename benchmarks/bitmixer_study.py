@@ -33,6 +33,7 @@ import keras_metamix as kmm
 from keras_metamix.files import written_whole
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
+from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import (
     float_network,
     search_space,
@@ -93,8 +94,8 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
     config.seed = seed
     keras.utils.set_random_seed(seed)
     data = load_data(config)
-    model = float_network(config, data)
-    train_float(config, model, data)
+    session = Session(config, data)
+    model = train_float(session, float_network(config, data))
     results["float"] = float(
         model.evaluate(data.validation, verbose=0, return_dict=True)["accuracy"]
     )
@@ -103,7 +104,7 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
         if set(names) <= set(results):
             continue
         config.mixer.batch_norm = reading
-        mixer, _ = train_mixer(config, model, data)
+        mixer, _ = train_mixer(session, model)
         for name in names:
             results[name] = _measure(mixer, data, study["assignments"], name)
             print(f"seed {seed}, {name}: {_line(results[name])}", flush=True)
@@ -111,7 +112,7 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
     if "individual" not in results:
         uniform = {}
         for bits in search_space(config).activation_bits:
-            alone = train_alone(config, model, data, bits, sum(config.mixer.stage_epochs))
+            alone = train_alone(session, model, bits, sum(config.mixer.stage_epochs))
             found = alone.evaluate(data.validation, verbose=0, return_dict=True)
             uniform[str(bits)] = float(found["accuracy"])
         results["individual"] = {"uniform": uniform}

@@ -41,7 +41,7 @@ def _batches(x: Any) -> int | None:
     """How many a data set says that it has (negative or None: unknown), or images of an array."""
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches
-    if hasattr(x, "cardinality"):
+    if callable(getattr(x, "cardinality", None)):  # a tf.data.Dataset, not a distributed one
         return int(x.cardinality())
     return len(x) if getattr(x, "ndim", 0) else None
 

@@ -127,6 +127,9 @@ class Checkpoints(keras.callbacks.Callback):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._bundle(_State(content)).write(str(path))
+        except (tf.errors.UnavailableError, tf.errors.AbortedError):  # another worker is gone
+            _remove(path)
+            raise
         except (tf.errors.OpError, OSError) as error:
             _remove(path)
             before = self._names()

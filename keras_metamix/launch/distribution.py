@@ -78,3 +78,25 @@ def synchronize_batch_norm(model: keras.Model) -> keras.Model:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
     return model
+
+
+def local_copy(model: Any, strategy: Any) -> Any:
+    """A trained model for this process alone; that of several workers needs them all to run."""
+    if not has_workers(strategy):
+        return model
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    if model.compiled:
+        copy.compile_from_config(model.get_compile_config())
+        for name in ("optimizer", "search_optimizer"):
+            ours, theirs = getattr(copy, name, None), getattr(model, name, None)
+            if ours is not None and theirs is not None:
+                ours.build(_trained_by(copy, name))
+                for variable, value in zip(ours.variables, theirs.variables, strict=True):
+                    variable.assign(keras.ops.convert_to_numpy(value))
+    return copy
+
+
+def _trained_by(model: Any, optimizer: str) -> list[Any]:
+    search = optimizer == "search_optimizer"
+    return model.architecture_variables if search else model.trainable_variables

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from absl import app, flags, logging
 
 from keras_metamix.checks import one_line
 
 _LONGEST = 500  # characters of an error
+_LOST = (
+    "another worker has stopped, and so does this one: start all of them again with the same "
+    "--workdir, and they go on from the last checkpoint."
+)
 USER_ERRORS = (ValueError, TypeError, OSError)
 
 
@@ -36,6 +41,11 @@ def exit_status(main: Callable[[Any], None], arguments: Any) -> int:
     """Runs a main; an error of the input becomes one line on stderr and status 1."""
     try:
         main(arguments)
+    except tf.errors.OpError as error:
+        if "CoordinationServiceError" not in str(error) and "aborted by" not in str(error):
+            raise
+        print(f"{Path(sys.argv[0]).name}: {_LOST}", file=sys.stderr)
+        return 1
     except USER_ERRORS as error:
         reason = one_line(str(error), _LONGEST)
         print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_metamix.files import written_whole
@@ -20,7 +20,7 @@ from keras_metamix.launch.distribution import (
     distributed_training,
     has_workers,
     is_chief,
-    make_strategy,
+    local_copy,
 )
 from keras_metamix.launch.messages import EpochLines
 from keras_metamix.launch.monitor import LOG, Monitor
@@ -40,16 +40,14 @@ class Session:
       config: as `complete` gives it.
       data: its images.
       workdir: of the run; None keeps nothing.
+      strategy: where it trains; several workers have to make theirs before TensorFlow does
+        anything else.
     """
 
     config: ConfigDict
     data: Data
     workdir: Path | None = None
-
-    @functools.cached_property
-    def strategy(self) -> Any:
-        """The tf.distribute strategy."""
-        return make_strategy(self.config)
+    strategy: Any = dataclasses.field(default_factory=tf.distribute.get_strategy)
 
     @property
     def chief(self) -> bool:
@@ -95,7 +93,7 @@ class Session:
 
     def fit(
         self, name: str, model: Any, epochs: int, callbacks: Sequence[Any], lines: EpochLines
-    ) -> None:
+    ) -> Any:
         """Trains a compiled model, or goes on where an earlier run of this folder stopped.
 
         Args:
@@ -104,6 +102,9 @@ class Session:
           epochs: of the whole training.
           callbacks: the method's, in their order.
           lines: prints the epochs.
+
+        Returns:
+          The trained model, as this process alone can run it.
         """
         train, steps = self.data.train, self.data.steps
         with self.strategy.scope():
@@ -119,7 +120,7 @@ class Session:
             callbacks.append(checkpoints)
         start = checkpoints.restore() if checkpoints else 0
         if checkpoints and checkpoints.done:
-            return
+            return local_copy(model, self.strategy)
         every = self.config.train.validate_every
         model.fit(
             distributed_training(self.strategy, self.data, start),
@@ -132,6 +133,7 @@ class Session:
             shuffle=False,  # the data set shuffles
             verbose=0,
         )
+        return local_copy(model, self.strategy)
 
     def _checkpoints(self, name: str, model: Any, callbacks: list[Any]) -> Checkpoints:
         config, steps = self.config.checkpoint, self.data.steps

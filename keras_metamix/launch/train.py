@@ -22,7 +22,7 @@ from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
-from keras_metamix.launch.distribution import synchronize_batch_norm
+from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
 from keras_metamix.launch.messages import run_main
 from keras_metamix.launch.optimization import make_optimizer
 from keras_metamix.launch.results import Outcome, measure, run_facts
@@ -58,10 +58,11 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     started = time.perf_counter()
     config = complete(config)
     method = _METHODS[config.method]
+    strategy = make_strategy(config)
     check_container(config.export.weight_container)
     make_optimizer(config, config.train.learning_rate)
     require_folder("--workdir", workdir)
-    session = Session(config, load_data(config), workdir)
+    session = Session(config, load_data(config), workdir, strategy)
     with session.scope():
         float_model = float_network(config, session.data)
     with session.strategy.scope():
@@ -73,7 +74,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     size = f"{float_model.name}, {float_model.count_params():,} parameters"
     if config.float.epochs:
         session.say(f"float training: {size}")
-        train_float(session, float_model)
+        float_model = train_float(session, float_model)
     else:
         weights = config.float.weights or config.model.get("weights") or "none, untrained"
         session.say(f"no float training: {size}, weights: {weights}")

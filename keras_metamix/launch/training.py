@@ -70,7 +70,7 @@ def target_bops(config: ConfigDict, model: keras.Model) -> float:
     return config.search.target_ratio * bops(model, uniform)
 
 
-def train_float(session: Session, model: keras.Model) -> EpochLines:
+def train_float(session: Session, model: keras.Model) -> keras.Model:
     """Trains the float model, made in the scope of the session's strategy."""
     config = session.config
     epochs = config.float.epochs
@@ -78,8 +78,7 @@ def train_float(session: Session, model: keras.Model) -> EpochLines:
     with session.strategy.scope():
         compile_float(model, config, epochs * session.data.steps)
     adapt_to_workers(model)
-    session.fit("float", model, epochs, [StopOnNonFinite(session.data.train)], lines)
-    return lines
+    return session.fit("float", model, epochs, [StopOnNonFinite(session.data.train)], lines)
 
 
 def train_metamix(
@@ -106,7 +105,7 @@ def train_metamix(
     phases = (meta, search, epochs - meta - search)
     lines = EpochLines("MetaMix", phases, target, session.chief)
     session.say(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
-    session.fit("metamix", model, epochs, [callback, *_averaging(session)], lines)
+    model = session.fit("metamix", model, epochs, [callback, *_averaging(session)], lines)
     return model, callback, lines
 
 
@@ -121,7 +120,7 @@ def train_uniform(
     title = f"uniform A{UNIFORM_BITS}W{UNIFORM_BITS}"
     lines = EpochLines(title, [epochs], prints=session.chief)
     callbacks = [StopOnNonFinite(session.data.train), *_averaging(session)]
-    session.fit("uniform", model, epochs, callbacks, lines)
+    model = session.fit("uniform", model, epochs, callbacks, lines)
     return model, lines
 
 
@@ -131,8 +130,8 @@ def train_alone(session: Session, float_model: keras.Model, bits: int, epochs: i
         model = _fixed(session, float_model, bits)
         compile_mixer(model, session.config, epochs * session.data.steps)
     lines = EpochLines(f"uniform A{bits}W{bits}", [epochs], prints=session.chief)
-    session.fit(f"alone_{bits}", model, epochs, [StopOnNonFinite(session.data.train)], lines)
-    return model
+    callbacks = [StopOnNonFinite(session.data.train)]
+    return session.fit(f"alone_{bits}", model, epochs, callbacks, lines)
 
 
 def _fixed(session: Session, float_model: keras.Model, bits: int) -> MetaMixModel:
@@ -162,7 +161,7 @@ def train_mixer(session: Session, float_model: keras.Model) -> tuple[BitMixerMod
         tuple(mixer.stage_epochs), session.statistics_batches, data.train, verbose=0
     )
     lines = EpochLines(f"Bit-Mixer ({mixer.batch_norm})", mixer.stage_epochs, prints=session.chief)
-    session.fit("bitmixer", model, epochs, [callback], lines)
+    model = session.fit("bitmixer", model, epochs, [callback], lines)
     return model, lines
 
 

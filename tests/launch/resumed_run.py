@@ -6,6 +6,8 @@ KILL: "metamix:15" (after step 15 of that training), "write:2" (while the second
 written), "export" (when all is trained), or "-".
 """
 
+import ast
+import contextlib
 import importlib.util
 import os
 import signal
@@ -21,6 +23,7 @@ if "mirrored" in " ".join(sys.argv):
 from ml_collections import ConfigDict
 
 from keras_metamix.launch import checkpoints, monitor, train
+from keras_metamix.launch.messages import exit_status
 
 
 def die(*_args, **_kwargs):
@@ -76,6 +79,8 @@ if __name__ == "__main__":
     config = small_config(file)
     for field in fields:
         name, _, value = field.partition("=")
+        with contextlib.suppress(ValueError):  # a text
+            value = ast.literal_eval(value)
         config.update_from_flattened_dict({name: value})
     arm(kill)
-    train.run_experiment(config, workdir)
+    sys.exit(exit_status(lambda config: train.run_experiment(config, workdir), config))
