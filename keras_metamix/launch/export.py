@@ -27,8 +27,8 @@ from rich.text import Text
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.files import written_whole
-from keras_metamix.launch.messages import check_output, run_main
-from keras_metamix.launch.results import layer_rows
+from keras_metamix.launch.messages import check_output, command_line, run_main
+from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
@@ -95,7 +95,7 @@ def main(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
         raise ValueError(f"{arguments.model}: {error} {hint}") from error
-    flat = convert(model, arguments.weight_container, arguments.io)
+    flat = convert(model, arguments.weight_container, arguments.io, run=_run(arguments))
     bits = model.bit_assignment
     rows = layer_rows(verify(flat, bits), model, bits)
     agreement = _parity(flat, model, arguments)
@@ -129,7 +129,7 @@ def _export_points(
         raise ValueError(f"--point: {arguments.model}: expected a BitMixerModel, found another.")
     if arguments.bits is not None:
         raise ValueError("--point: expected no --bits beside it.")
-    flat = convert(model, arguments.weight_container, arguments.io, points)
+    flat = convert(model, arguments.weight_container, arguments.io, points, _run(arguments))
     graphs = verify(flat, points)
     with written_whole(arguments.output) as temporary:
         temporary.write_bytes(flat)
@@ -140,6 +140,11 @@ def _export_points(
         if arguments.io == "float32":
             print(f"{name}: {_parity(flat, model, arguments, {name: bits})}")
     print(f"{arguments.output}: {len(flat):,} bytes, signatures {', '.join(points)}")
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the file tells of its origin: the training is not known any more."""
+    return {"model": arguments.model.name, "date": today(), "command": command_line()}
 
 
 def load_model(path: Path) -> MetaMixModel | BitMixerModel:

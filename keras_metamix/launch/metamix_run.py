@@ -19,6 +19,7 @@ from keras_metamix.launch.results import (
     float_file,
     layer_rows,
     search_history,
+    training_run,
 )
 from keras_metamix.launch.training import search_space, target_bops, train_metamix, train_uniform
 from keras_metamix.metamix.model import MetaMixModel
@@ -51,7 +52,8 @@ def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
         uniform, _ = train_uniform(config, float_model, data, teacher)
     print("export, verification, benchmark")
     bits = model.bit_assignment
-    candidates = _export(config, float_model, model, uniform)
+    told = training_run(config, lines.records)
+    candidates = _export(config, float_model, model, uniform, told)
     return Outcome(
         model,
         candidates,
@@ -68,11 +70,13 @@ def run(config: ConfigDict, float_model: keras.Model, data: Data) -> Outcome:
     )
 
 
-def _export(config: Any, float_model: Any, model: Any, uniform: Any) -> list[Candidate]:
+def _export(
+    config: Any, float_model: Any, model: Any, uniform: Any, told: dict[str, Any]
+) -> list[Candidate]:
     container = config.export.weight_container
     candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
     if uniform is not None:
         flat = convert(uniform, weight_container=container)
         candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
-    flat = convert(model, weight_container=container)
+    flat = convert(model, weight_container=container, run=told)
     return [*candidates, Candidate("MetaMix", "model.tflite", flat, model)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, clip_level
 from metamix_tflite.containers import is_pointwise, weight_type
-from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter
+from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 from metamix_tflite.metadata import checksum
 
@@ -78,12 +79,16 @@ def mac(file: SignatureWriter, node: Node) -> None:
     target = file.output(node, layer.output_grid, activation)
     file.declared["layers"][node.name] = {
         "layer": layer.layer or "",  # constants have no trained layer
+        "activation_bits": layer.input_grid.bits,
         "weight_bits": layer.weight_bits,
         "container": held,
         "weights": checksum(data.astype(np.int8)),
         "weight_scales": checksum(scale),
         "bias": checksum(bias.astype(np.int32)),
     }
+    if layer.layer:  # constants have no bit-width
+        macs = math.prod(batch_one(node.output)) * kernel.size // layer.channels
+        file.declared["bops"] += macs * layer.input_grid.bits * layer.weight_bits
     op, options, version = _mac_operator(layer, matrix, held, activation)
     file.graph.operator(op, [source.index, weights, biases], [target], options, version)
 
