@@ -1,9 +1,9 @@
-"""Times .tflite files, one image at a time.
+"""Measures .tflite files on a device, one image at a time.
 
-    metamix-benchmark MODEL.tflite [MORE.tflite ...] [--threads=1] [--json=FILE]
+    metamix-benchmark MODEL.tflite [MORE.tflite ...] [--device=local] [--threads=1] [--json=FILE]
 
-The files take turns, one inference each, so that the machine's drift falls on all of them alike. Of
-a file with operating points each has a row.
+Of a file with operating points each has a row. On the local machine the files take turns, one
+inference each, so that its drift falls on all of them alike; docs/devices has the other devices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl.flags import argparse_flags
 from rich.console import Console
@@ -20,11 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.files import written_whole
+from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
-from metamix_tflite.latency import DEVICES, BenchmarkReport, benchmark_all
-from metamix_tflite.read import read_operating_points
+from metamix_tflite import devices
+from metamix_tflite.latency import BenchmarkReport, benchmark_all
+from metamix_tflite.read import only_signature, read_operating_points
 from metamix_tflite.run import Runner
+
+LOCAL = "local"
+DEVICES = (LOCAL, *devices.MODULES)
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -34,41 +40,81 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
       SystemExit: the arguments are wrong; the usage is on stderr.
     """
     parser = argparse_flags.ArgumentParser(
-        prog="metamix-benchmark", description="Times .tflite files, one image at a time."
+        prog="metamix-benchmark", description="Measures .tflite files on a device."
     )
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="MODEL.tflite", help="the files, which take turns")
-    add("--device", default="local", help=f"one of {', '.join(DEVICES)}; default: local")
-    add("--threads", type=int, default=1, help="CPU threads; default: 1")
-    add("--runs", type=int, default=200, help="timed inferences of each file; default: 200")
-    add("--warmup", type=int, default=20, help="inferences before these; default: 20")
+    add("files", type=Path, nargs="+", metavar="MODEL.tflite", help="the files")
+    add("--device", default=LOCAL, help=f"one of {', '.join(DEVICES)}; default: local")
     add("--json", type=Path, metavar="FILE", help="write the measurements there as well")
+    _add_options(parser)
     return parser.parse_args(argv[1:])
 
 
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Flags that some devices take: absent unless given, so that each device has its defaults."""
+    options = parser.add_argument_group("of some devices")
+
+    def add(flag: str, **settings: Any) -> None:
+        options.add_argument(flag, default=argparse.SUPPRESS, **settings)
+
+    add("--threads", type=int, help="CPU threads; local: 1")
+    add("--runs", type=int, help="timed inferences of each file; local: 200")
+    add("--warmup", type=int, help="inferences before these; local: 20")
+
+
 def main(arguments: argparse.Namespace) -> None:
-    """Times the files that the arguments name and prints a table.
+    """Measures the files that the arguments name and prints a table.
 
     Raises:
-      ValueError, OSError: what is wrong with a file or flag, what was expected and found.
+      ValueError, OSError: what is wrong with a file or flag, what was expected and found; or what
+        the device lacks.
     """
+    if arguments.device not in DEVICES:
+        expected = f"expected one of {', '.join(DEVICES)}"
+        raise ValueError(f"--device: {expected}, found {arguments.device!r}.")
     if arguments.json is not None:
         check_output("--json", arguments.json)
-    files, signatures = {}, {}
-    for path in arguments.files:
+    given = vars(arguments)
+    options = {name: given[name] for name in given if name not in ("files", "device", "json")}
+    run = _measure_local if arguments.device == LOCAL else _measure
+    table, notes, content = run(arguments.device, _read_files(arguments.files), options)
+    Console().print(table)
+    for note in notes:
+        print(note)
+    if arguments.json is not None:
+        with written_whole(arguments.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read_files(paths: list[Path]) -> dict[str, tuple[bytes, str | None]]:
+    """File and signature by a label; of a file with operating points a label for each."""
+    files = {}
+    for path in paths:
         flat, names = read_model(path)
         for name in names or [None]:
-            label = str(path) if name is None else f"{path}:{name}"
-            files[label] = flat
-            if name is not None:
-                signatures[label] = name
-    counts = arguments.threads, arguments.runs, arguments.warmup
-    reports = benchmark_all(files, arguments.device, *counts, signatures)
-    Console().print(_table(reports))
-    if arguments.json is not None:
-        rows = [{"file": name, **dataclasses.asdict(report)} for name, report in reports.items()]
-        with written_whole(arguments.json) as temporary:
-            temporary.write_text(json.dumps(rows, indent=2) + "\n")
+            files[str(path) if name is None else f"{path}:{name}"] = flat, name
+    return files
+
+
+def _measure(
+    device: str, files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
+) -> tuple[Table, list[str], Any]:
+    """Table, notes and JSON of a device."""
+    flats = {label: only_signature(flat, name) for label, (flat, name) in files.items()}
+    report = devices.measure(device, flats, **options)
+    return device_table(report), report.notes, dataclasses.asdict(report)
+
+
+def _measure_local(
+    device: str, files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
+) -> tuple[Table, list[str], Any]:
+    """`_measure` of this machine, whose files take turns."""
+    devices.check_options(device, ("threads", "runs", "warmup"), options)
+    flats = {label: flat for label, (flat, _) in files.items()}
+    signatures = {label: name for label, (_, name) in files.items() if name is not None}
+    reports = benchmark_all(flats, device, signatures=signatures, **options)
+    rows = [{"file": label, **dataclasses.asdict(report)} for label, report in reports.items()]
+    return _table(reports), [], rows
 
 
 def read_model(path: Path) -> tuple[bytes, list[str]]:
