@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 import keras_metamix as kmm
 import metamix_tflite as mt
+from keras_metamix.zoo.small import small_cnn
 from metamix_tflite.flatbuffer import unpack_int4
 from metamix_tflite.golden_inputs import GENERATOR
 from metamix_tflite.metadata import METADATA_NAME, decode, encode
@@ -283,6 +284,18 @@ def test_a_declaration_of_another_layer_is_named(field, other, resnet, remake):
 
     with pytest.raises(mt.VerificationError, match=f"'{LAYER}'"):
         mt.verify(remake(resnet[2], edit))
+
+
+def test_an_edgetpu_file_with_fully_connected_is_refused(quantized, remake):
+    model, _ = quantized(small_cnn((8, 8, 1), width=4), 0, space=kmm.SearchSpace((8,), 8))
+
+    def edit(file):
+        buffer = declaration_of(file)
+        declared = decode(bytes(bytearray(buffer.data))) | {"weight_container": "edgetpu"}
+        buffer.data = np.frombuffer(encode(declared), np.uint8)
+
+    with pytest.raises(mt.VerificationError, match="'logits': operator of 'edgetpu': .*CONV_2D"):
+        mt.verify(remake(mt.convert(model), edit))
 
 
 def test_a_float_operator_is_named(resnet, remake):

@@ -8,7 +8,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from metamix_tflite.containers import weight_type
+from metamix_tflite.containers import takes_fully_connected, weight_type
 from metamix_tflite.file_graph import (
     FileGraph,
     FileOperator,
@@ -237,6 +237,8 @@ def _check_weights(
         _fail(name, "weight zero-points", 0, weights.zero_points[:3])
     if checksum(weights.scales) != entry["weight_scales"]:
         _fail(name, "weight scales", f"checksum {entry['weight_scales']}", weights.scales[:3])
+    if op == "FULLY_CONNECTED" and not takes_fully_connected(container):
+        _fail(name, f"operator of {container!r}", "CONV_2D", op)
     rule = weight_type(container, op == "FULLY_CONNECTED", weight_bits, weights.shape[-1])
     if weights.type != rule:
         _fail(name, f"container of {container!r}", rule, weights.type)

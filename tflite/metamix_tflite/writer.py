@@ -48,7 +48,7 @@ _EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {
 
 def convert(
     model: Any,
-    weight_container: Literal["fast", "smallest"] = "fast",
+    weight_container: Literal["fast", "smallest", "edgetpu"] = "fast",
     io: Literal["float32", "int8"] = "float32",
     operating_points: Mapping[str, BitAssignment] | None = None,
     run: Mapping[str, Any] | None = None,
@@ -64,7 +64,9 @@ def convert(
         `fold_batch_norm` made of one of them.
       weight_container: "fast" keeps one XNNPACK partition (INT4 for pointwise and dense layers,
         the other low-bit integers in INT8); "smallest" holds every weight of at most 4 bits in
-        INT4, which LiteRT runs outside XNNPACK for k x k and depthwise convolutions.
+        INT4, which LiteRT runs outside XNNPACK for k x k and depthwise convolutions; "edgetpu"
+        holds all in INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for
+        Microcontrollers want it, best with io="int8".
       io: type of the file's inputs and outputs.
       operating_points: bit assignments by name. The file holds the model at each of them, as a
         signature of that name; constants that are equal are stored once. The model's bits stay.

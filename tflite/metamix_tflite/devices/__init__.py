@@ -12,7 +12,10 @@ import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MODULES: dict[str, str] = {}  # device -> its module
+# Device -> its module.
+MODULES = {
+    "android": "metamix_tflite.devices.android",
+}
 
 Cell = str | int | float | bool | None
 
