@@ -63,6 +63,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=int, help="android: seconds for one run of its tool; 600")
     add("--serial", action="append", help="android: a phone of `adb devices`; once for each")
     add("--delegates", type=_names, help="android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all")
+    add("--precision", help="gpu: float32 or float16; default: float32")
+    add("--kernels", type=_names, help="arm64: of xnnpack,builtin,reference; default: xnnpack")
+    add("--cpus", type=_names, help="arm64: of cortex-a53,neoverse-n1; default: both")
+    add("--arm64_root", type=Path, metavar="DIR", help="arm64: folder of the emulated system")
+    add("--vulkan_icd", type=Path, metavar="FILE", help="gpu: the .json of a Vulkan driver")
     add("--binary", type=Path, metavar="FILE", help="android: TensorFlow's benchmark_model")
 
 

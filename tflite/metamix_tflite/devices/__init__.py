@@ -15,6 +15,8 @@ from typing import Any
 # Device -> its module.
 MODULES = {
     "android": "metamix_tflite.devices.android",
+    "gpu": "metamix_tflite.devices.gpu",
+    "arm64": "metamix_tflite.devices.arm64",
 }
 
 Cell = str | int | float | bool | None
