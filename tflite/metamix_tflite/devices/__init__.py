@@ -15,6 +15,8 @@ from typing import Any
 # Device -> its module.
 MODULES = {
     "android": "metamix_tflite.devices.android",
+    "edgetpu": "metamix_tflite.devices.edgetpu",
+    "micro": "metamix_tflite.devices.micro",
 }
 
 Cell = str | int | float | bool | None
@@ -31,8 +33,8 @@ class DeviceReport:
     Attributes:
       device: where.
       rows: in the order of the table; the keys are its columns, in the order in which they first
-        occur. Values of keys that end in `_us` are microseconds, in `_bytes` bytes; None is what
-        was not measured.
+        occur. Values of keys that end in `_us` are microseconds, in `_bytes` bytes, in `_fraction`
+        fractions; None is what was not measured.
       notes: what a reader of the numbers has to know, a sentence each.
     """
 
