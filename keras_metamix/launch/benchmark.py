@@ -58,9 +58,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         options.add_argument(flag, default=argparse.SUPPRESS, **settings)
 
     add("--threads", type=int, help="CPU threads; default: 1")
-    add("--runs", type=int, help="timed inferences of each file; local: 200, android: 50")
-    add("--warmup", type=int, help="inferences before these; local: 20, android: 5")
-    add("--timeout", type=int, help="android: seconds for one run of its tool; 600")
+    add(
+        "--runs",
+        type=int,
+        help="timed inferences of each file; local, edgetpu: 200, android: 50, micro: 20",
+    )
+    add("--warmup", type=int, help="inferences before these; local, edgetpu: 20, android: 5")
+    add("--timeout", type=int, help="all but local: seconds for one file; 600")
     add("--serial", action="append", help="android: a phone of `adb devices`; once for each")
     add("--delegates", type=_names, help="android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all")
     add("--precision", help="gpu: float32 or float16; default: float32")

@@ -10,7 +10,7 @@ from rich.text import Text
 from keras_metamix.report import numbers
 from metamix_tflite.devices import DeviceReport
 
-_UNITS = {"_us": numbers.duration, "_bytes": numbers.size}
+_UNITS = {"_us": numbers.duration, "_bytes": numbers.size, "_fraction": numbers.percent}
 
 
 def device_table(report: DeviceReport) -> Table:

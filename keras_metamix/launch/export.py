@@ -52,7 +52,11 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("model", type=Path, help="a .keras file of a trained MetaMixModel or BitMixerModel")
     add("--output", type=Path, default=Path("model.tflite"), help="default: model.tflite")
     add("--weight_container", default="fast", help=f"one of {', '.join(CONTAINERS)}; default: fast")
-    add("--io", default="float32", help="inputs and outputs: float32 or int8; default: float32")
+    add(
+        "--io",
+        default="float32",
+        help="inputs and outputs: float32, or int8 as the Edge TPU wants; float32",
+    )
     add("--images", type=Path, help="a .npy of images to check parity on; default: random ones")
     add(
         "--bits",

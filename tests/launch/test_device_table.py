@@ -37,6 +37,7 @@ def test_rows_may_have_other_columns():
         ("average_us", 86.4, "86.4 µs"),
         ("arena_bytes", 12, "12 B"),
         ("nodes", 65, "65"),
+        ("agreement_fraction", 0.5, "50.00 %"),
         ("macs", 12_345_678, "12.3 M"),
         ("exact", False, "no"),
         ("average_us", None, "–"),

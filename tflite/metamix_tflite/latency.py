@@ -116,9 +116,9 @@ def benchmark_all(
     return reports
 
 
-def random_inputs(details: list[dict[str, Any]]) -> list[np.ndarray]:
+def random_inputs(details: list[dict[str, Any]], seed: int = 0) -> list[np.ndarray]:
     """An array for each input that LiteRT describes."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     arrays = []
     for detail in details:
         if detail["dtype"] == np.float32:

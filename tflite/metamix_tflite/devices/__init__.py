@@ -17,6 +17,8 @@ MODULES = {
     "android": "metamix_tflite.devices.android",
     "gpu": "metamix_tflite.devices.gpu",
     "arm64": "metamix_tflite.devices.arm64",
+    "edgetpu": "metamix_tflite.devices.edgetpu",
+    "micro": "metamix_tflite.devices.micro",
 }
 
 Cell = str | int | float | bool | None
@@ -33,8 +35,8 @@ class DeviceReport:
     Attributes:
       device: where.
       rows: in the order of the table; the keys are its columns, in the order in which they first
-        occur. Values of keys that end in `_us` are microseconds, in `_bytes` bytes; None is what
-        was not measured.
+        occur. Values of keys that end in `_us` are microseconds, in `_bytes` bytes, in `_fraction`
+        fractions; None is what was not measured.
       notes: what a reader of the numbers has to know, a sentence each.
     """
 
