@@ -50,16 +50,21 @@ class FileReader:
         self._unread = _LARGEST_EXPANSION * len(flat)
         self._constants: dict[tuple[int, str, tuple[int, ...]], np.ndarray | None] = {}
 
-    def graphs(self) -> dict[str, FileGraph]:
-        """The graph of each signature, in the order of the subgraphs."""
+    def graphs(self, declared: bool = True) -> dict[str, FileGraph]:
+        """The graph of each signature, in the order of the subgraphs.
+
+        Args:
+          declared: whether with what the file declares of them.
+        """
         definitions = self._definitions()
-        declared = self._declared(list(definitions))
+        names = list(definitions)
+        declarations = self._declared(names) if declared else dict.fromkeys(names, {})
         codes = [self._code(i) for i in range(self._model.OperatorCodesLength())]
         graphs = {}
         for index, (name, definition) in enumerate(definitions.items()):
             with named_signature(name, definitions):
                 subgraph = self._model.Subgraphs(index)
-                graphs[name] = self._graph(definition, subgraph, codes, declared[name])
+                graphs[name] = self._graph(definition, subgraph, codes, declarations[name])
         return graphs
 
     def operating_points(self) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ import numpy as np
 from metamix_tflite.devices import Cell, DeviceReport, DeviceUnavailable, require_at_least
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_file
+from metamix_tflite.read import read_operators
 from metamix_tflite.run import Runner
 
 _PROCESS = Path(__file__).with_name("micro_process.py")
@@ -74,7 +74,7 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
 
 
 def _measure_file(name: str, flat: bytes, options: Options) -> dict[str, Cell]:
-    graph, runner = read_file(flat), Runner(flat)
+    graph, runner = read_operators(flat), Runner(flat)
     draws = [random_inputs(runner.input_details, seed) for seed in range(options.runs)]
     expected = [runner.invoke(*arrays) for arrays in draws]
     columns: dict[str, Cell] = {"file_bytes": len(flat)}
