@@ -57,8 +57,8 @@ class FileReader:
           declared: whether with what the file declares of them.
         """
         definitions = self._definitions()
-        names = list(definitions)
-        declarations = self._declared(names) if declared else dict.fromkeys(names, {})
+        found = self.declaration() if declared else {}
+        declarations = self._declared(found, list(definitions))
         codes = [self._code(i) for i in range(self._model.OperatorCodesLength())]
         graphs = {}
         for index, (name, definition) in enumerate(definitions.items()):
@@ -138,9 +138,8 @@ class FileReader:
         name = self._text(self._model.Subgraphs(0).Name()) if self._model.SubgraphsLength() else ""
         return name if name in self.declaration().get("signatures", {}) else DEFAULT_SIGNATURE
 
-    def _declared(self, names: list[str]) -> dict[str, dict[str, Any]]:
+    def _declared(self, declared: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
         """What the file declares of each signature; of one that `only` left, of this one."""
-        declared = self.declaration()
         points = declared.get("signatures", {})
         if not self._model.SignatureDefsLength() and names[0] in points:
             declared["signatures"] = {names[0]: points[names[0]]}

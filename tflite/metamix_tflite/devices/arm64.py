@@ -118,7 +118,11 @@ class _Guest:
             self._run(name, command, [view / "wheels", packages])
             if not output.is_file():
                 raise OSError(f"{name}: the emulated LiteRT gave no result.")
-            return json.loads(output.read_text())
+            found = json.loads(output.read_text())
+        machine, _ = found.pop("machine"), found.pop("images")
+        if machine != "aarch64":
+            raise OSError(f"{name}: expected an aarch64 machine, found {machine!r}.")
+        return found
 
     def _run(self, name: str, command: list[str | Path], packages: list[Path]) -> None:
         path = os.pathsep.join(map(str, packages))
