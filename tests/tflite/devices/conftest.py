@@ -1,4 +1,4 @@
-"""The far end of adb: a TCP server that speaks its wire protocol as a phone does.
+"""A model of every operator, and the far end of adb: a server that speaks its wire protocol.
 
 The client and the server of adb that the tests run are the real ones. Of the protocol the far end
 has what they use with a phone that announces no features: CNXN, and streams of OPEN, OKAY, WRTE and
@@ -16,10 +16,32 @@ import subprocess
 import threading
 from pathlib import Path
 
+import keras
 import pytest
+from keras import layers
 
 PAYLOAD = 4096
 FOLDER = "/data/local/tmp"  # of the phone, in what adb is told
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """Every kind of operator that `convert` writes, a grouped and a dense layer on a map."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((10, 10, 4), name="image")
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(image)
+    x = layers.ZeroPadding2D(1, name="pad")(x)
+    x = layers.MaxPooling2D(2, name="pool")(x)
+    left = layers.Conv2D(8, 3, padding="same", groups=2, activation="relu", name="grouped")(x)
+    right = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.Add(name="total")([left, right])
+    gate = layers.Conv2D(8, 1, activation="sigmoid", name="gate")(x)
+    turned = layers.Conv2D(8, 1, activation="tanh", name="turn")(x)
+    x = layers.Multiply(name="gated")([x, gate])
+    x = layers.Concatenate(name="joined")([x, turned])
+    x = layers.Dense(6, activation="relu", name="each_pixel")(layers.Cropping2D(1, name="crop")(x))
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(image, layers.Dense(3, name="logits")(x), name="everything")
 
 
 class Stream:

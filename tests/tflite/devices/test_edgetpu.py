@@ -1,9 +1,7 @@
 """The Edge TPU: what is read from a file, and what Coral's compiler says, which a script plays."""
 
-import keras
 import numpy as np
 import pytest
-from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
@@ -153,29 +151,9 @@ def test_a_compiler_that_does_not_end(resnet, compiler):
     assert issubclass(CompilationError, ValueError)
 
 
-def everything():
-    """Every kind of operator that `convert` writes, a grouped and a dense layer on a map."""
-    image = keras.Input((10, 10, 4), name="image")
-    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(image)
-    x = layers.ZeroPadding2D(1, name="pad")(x)
-    x = layers.MaxPooling2D(2, name="pool")(x)
-    left = layers.Conv2D(8, 3, padding="same", groups=2, activation="relu", name="grouped")(x)
-    right = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
-    x = layers.Add(name="total")([left, right])
-    gate = layers.Conv2D(8, 1, activation="sigmoid", name="gate")(x)
-    turned = layers.Conv2D(8, 1, activation="tanh", name="turn")(x)
-    x = layers.Multiply(name="gated")([x, gate])
-    x = layers.Concatenate(name="joined")([x, turned])
-    x = layers.Dense(6, activation="relu", name="each_pixel")(layers.Cropping2D(1, name="crop")(x))
-    x = layers.GlobalAveragePooling2D(name="mean")(x)
-    return keras.Model(image, layers.Dense(3, name="logits")(x), name="everything")
-
-
 @pytest.fixture(scope="module")
-def converted(quantized):
-    keras.utils.set_random_seed(0)
-    model, _ = quantized(everything(), 0)
-    return model
+def converted(quantized, everything):
+    return quantized(everything, 0)[0]
 
 
 def test_a_report_without_the_compiler(converted, no_compiler):
@@ -199,10 +177,10 @@ def test_other_containers_are_refused_with_what_to_change(converted, no_compiler
     assert refused and all('weight_container="edgetpu"' in reason for reason in refused)
 
 
-def test_explain_says_the_same(converted):
+def test_explain_says_the_same(converted, everything):
     graph = read_file(mt.convert(converted, "edgetpu", "int8"))
     taken = {graph.tensors[o.outputs[0]].name: not refusal(graph, o) for o in graph.operators}
-    rows = [row for row in kmm.explain(everything()).rows if row.operator]
+    rows = [row for row in kmm.explain(everything).rows if row.operator]
     found = {row.name: row.edge_tpu for row in rows if row.name in taken}
     assert len(found) >= 13 and not found["grouped"]
     assert found == {name: taken[name] for name in found}

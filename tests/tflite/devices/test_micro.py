@@ -5,11 +5,14 @@ import os
 
 import keras
 import pytest
+from keras import layers
 
+import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.zoo.small import small_mobilenet
 from metamix_tflite import devices
 from metamix_tflite.devices import micro
+from metamix_tflite.read import read_file
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("tflite_micro") is None,
@@ -36,11 +39,53 @@ def test_a_file_runs(model, io):
 
 
 @installed
+@pytest.mark.parametrize("container", ["fast", "edgetpu"])
+def test_8_bits_run_within_two_steps(quantized, everything, container):
+    model, _ = quantized(everything, 0, space=kmm.SearchSpace((8,), 8))
+    for io in ("float32", "int8"):
+        (row,) = devices.measure("micro", {"a": mt.convert(model, container, io)}).rows
+        assert row["largest_steps"] <= 2 and row["values"] == 20 * 3
+
+
+@installed
+def test_int4_convolutions_run(quantized):
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, activation="relu", name="first")(image)
+    x = layers.Conv2D(6, 3, activation="relu", name="square")(x)
+    x = layers.DepthwiseConv2D(3, activation="relu", name="depthwise")(x)
+    source = keras.Model(image, layers.Conv2D(2, 2, name="last")(x))
+    model, _ = quantized(source, 0, space=kmm.SearchSpace((8,), 4))
+    flat = mt.convert(model, "smallest")
+    assert {t.name for t in read_file(flat).tensors if t.type == "INT4"} == {
+        "square/weights",
+        "depthwise/weights",
+    }
+    (row,) = devices.measure("micro", {"a": flat}).rows
+    assert row["largest_steps"] <= 2
+
+
+@installed
 def test_int4_is_refused_in_the_runtimes_words(model):
     report = devices.measure("micro", {"a": mt.convert(model)}, runs=1)
     (row,) = report.rows
     assert "FULLY_CONNECTED" in row["refused"] and "arena_bytes" not in row
     assert any('weight_container="edgetpu"' in note for note in report.notes)
+
+
+@installed
+def test_outputs_that_tell_nothing_are_noted(model, remake):
+    def edit(file):
+        graph = file.subgraphs[0]
+        weights = next(o for o in reversed(graph.operators) if len(o.inputs) == 3).inputs[1]
+        buffer = file.buffers[graph.tensors[weights].buffer]
+        buffer.data = 0 * buffer.data
+
+    files = {
+        "dead": remake(mt.convert(model, "edgetpu"), edit),
+        "alive": mt.convert(model, "edgetpu"),
+    }
+    notes = devices.measure("micro", files, runs=3).notes
+    assert [n.split(":")[0] for n in notes if "tell nothing" in n] == ["dead"]
 
 
 @pytest.fixture

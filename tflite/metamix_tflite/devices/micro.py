@@ -59,7 +59,12 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
     if importlib.util.find_spec("tflite_micro") is None:
         how = "pip install 'keras-metamix[micro]', or pip install tflite-micro"
         raise DeviceUnavailable(f"tflite-micro is not installed: {how}.")
-    rows = [{"file": name, **_measure_file(name, flat, options)} for name, flat in files.items()]
+    rows, telling = [], []
+    for name, flat in files.items():
+        inputs, expected = _reference(flat, options.runs)
+        if options.runs > 1 and all((output == output[:1]).all() for output in expected):
+            telling.append(f"{name}: every input gives LiteRT the same outputs: they tell nothing.")
+        rows.append({"file": name, **_measure_file(name, flat, inputs, expected, options)})
     notes = [
         f"Outputs of {options.runs} random inputs against LiteRT with XNNPACK here. TFLM's kernels "
         "requantize in another way than XNNPACK's, so that steps may differ.",
@@ -70,17 +75,30 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
         notes.append(
             'TFLM has no INT4 FULLY_CONNECTED: convert with weight_container="edgetpu", without it.'
         )
-    return DeviceReport("micro", rows, notes)
+    return DeviceReport("micro", rows, notes + telling)
 
 
-def _measure_file(name: str, flat: bytes, options: Options) -> dict[str, Cell]:
-    graph, runner = read_operators(flat), Runner(flat)
-    draws = [random_inputs(runner.input_details, seed) for seed in range(options.runs)]
-    expected = [runner.invoke(*arrays) for arrays in draws]
+def _reference(flat: bytes, runs: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Random inputs and LiteRT's outputs, shape (runs, ...) each."""
+    runner = Runner(flat)
+    draws = [random_inputs(runner.input_details, seed) for seed in range(runs)]
+    outputs = [runner.invoke(*arrays) for arrays in draws]
+    inputs, results = (map(np.stack, zip(*rows, strict=True)) for rows in (draws, outputs))
+    return list(inputs), list(results)
+
+
+def _measure_file(
+    name: str,
+    flat: bytes,
+    inputs: list[np.ndarray],
+    expected: list[np.ndarray],
+    options: Options,
+) -> dict[str, Cell]:
+    graph = read_operators(flat)
     columns: dict[str, Cell] = {"file_bytes": len(flat)}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.tflite").write_bytes(flat)
-        np.savez(Path(folder, "inputs.npz"), *map(np.stack, zip(*draws, strict=True)))
+        np.savez(Path(folder, "inputs.npz"), *inputs)
         command = [sys.executable, "-P", str(_PROCESS), folder, str(_arena(graph, flat))]
         try:
             done = subprocess.run(
@@ -98,7 +116,7 @@ def _measure_file(name: str, flat: bytes, options: Options) -> dict[str, Cell]:
         with np.load(Path(folder, "outputs.npz")) as outputs:
             found = list(outputs.values())
     columns |= {_PARTS[part]: int(size) for part, size in _ARENA.findall(done.stderr)}
-    return columns | _compare(graph, list(map(np.stack, zip(*expected, strict=True))), found)
+    return columns | _compare(graph, expected, found)
 
 
 def _compare(
