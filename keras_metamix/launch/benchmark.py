@@ -68,7 +68,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--serial", action="append", help="android: a phone of `adb devices`; once for each")
     add("--delegates", type=_names, help="android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all")
     add("--precision", help="gpu: float32 or float16; default: float32")
-    add("--kernels", type=_names, help="arm64: of xnnpack,builtin,reference; default: xnnpack")
+    add("--kernels", type=_names, help="local, arm64: of xnnpack,builtin,reference; xnnpack")
     add("--cpus", type=_names, help="arm64: of cortex-a53,neoverse-n1; default: both")
     add("--arm64_root", type=Path, metavar="DIR", help="arm64: folder of the emulated system")
     add("--vulkan_icd", type=Path, metavar="FILE", help="gpu: the .json of a Vulkan driver")
@@ -126,12 +126,17 @@ def _measure(
 def _measure_local(
     device: str, files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
 ) -> tuple[Table, list[str], Any]:
-    """`_measure` of this machine, whose files take turns."""
-    devices.check_options(device, ("threads", "runs", "warmup"), options)
-    flats = {label: flat for label, (flat, _) in files.items()}
-    signatures = {label: name for label, (_, name) in files.items() if name is not None}
-    reports = benchmark_all(flats, device, signatures=signatures, **options)
-    rows = [{"file": label, **dataclasses.asdict(report)} for label, report in reports.items()]
+    """`_measure` of this machine, whose files, with each kernel set, take turns."""
+    devices.check_options(device, ("threads", "runs", "warmup", "kernels"), options)
+    flats, signatures, kernels = {}, {}, {}
+    for chosen in options.pop("kernels", ["xnnpack"]):
+        for label, (flat, name) in files.items():
+            row = label, chosen
+            flats[row], kernels[row] = flat, chosen
+            if name is not None:
+                signatures[row] = name
+    reports = benchmark_all(flats, device, signatures=signatures, kernels=kernels, **options)
+    rows = [{"file": label, **dataclasses.asdict(r)} for (label, _), r in reports.items()]
     return _table(reports), [], rows
 
 
@@ -152,7 +157,7 @@ def read_model(path: Path) -> tuple[bytes, list[str]]:
     return flat, points
 
 
-def _table(reports: dict[str, BenchmarkReport]) -> Table:
+def _table(reports: dict[tuple[str, str], BenchmarkReport]) -> Table:
     """A row for each file; names verbatim, never as markup."""
     shared = next(iter(reports.values()))
     title = f"device {shared.device}, threads {shared.threads}, runs {shared.runs}"
@@ -161,15 +166,22 @@ def _table(reports: dict[str, BenchmarkReport]) -> Table:
     for header in ("size", "median", "10 to 90 %"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("XNNPACK", no_wrap=True)
-    for name, report in reports.items():
+    for (name, _), report in reports.items():
         table.add_row(
             Text(name),
             numbers.size(report.file_bytes),
             numbers.duration(report.median_us),
             f"{numbers.duration(report.low_us)} to {numbers.duration(report.high_us)}",
-            "whole file" if report.delegated else f"{report.partitions} partitions",
+            _kernels(report),
         )
     return table
+
+
+def _kernels(report: BenchmarkReport) -> str:
+    """How much XNNPACK runs, or what runs in its place."""
+    if report.kernels != "xnnpack":
+        return f"no: {report.kernels}"
+    return "whole file" if report.delegated else f"{report.partitions} partitions"
 
 
 def run() -> None:

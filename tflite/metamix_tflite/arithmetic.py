@@ -19,6 +19,7 @@ from metamix_tflite.moves import reshaped
 
 # XNNPACK leaves sums and products of smaller scale ratios to kernels that round in another way.
 _LEAST_ADD, _LEAST_MUL = 2.0**-10, 2.0**-16
+_LARGEST_INT4_SUM = 2**27  # XNNPACK's kernels for ARM hold 16 times as much in an int32
 _TABLES = {"sigmoid": Op.LOGISTIC, "tanh": Op.TANH}
 _WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
 
@@ -73,6 +74,8 @@ def mac(file: SignatureWriter, node: Node) -> None:
     pointwise = not grouped and is_pointwise(layer.kind, layer.kernel_shape, layer.strides)
     held = weight_type(file.container, pointwise, layer.weight_bits, kernel.shape[-2])
     matrix = (layer.kind == "dense" and not spread) or (pointwise and held == "INT4")
+    if held == "INT4":
+        _check_reach(node, layer)
     data, dimension = _layout(kernel, layer.kind, matrix)
     weights = file.graph.tensor(
         f"{node.name}/weights", data.shape, _WEIGHT_TYPES[held], scale, 0, data, dimension
@@ -219,6 +222,15 @@ def _require_unclipped(node: Node, layer: Any, positive: bool = False) -> None:
         raise ValueError(
             f"Layer {node.name!r} ({type(layer).__name__}) would have to clip to levels "
             f"[{layer.low}, {layer.high}], which its operator cannot: give it 8 bits."
+        )
+
+
+def _check_reach(node: Node, layer: integer.IntegerMac) -> None:
+    """Raises unless the largest sum that INT4 weights can give fits XNNPACK's kernels for ARM."""
+    if layer.largest_sum() >= _LARGEST_INT4_SUM:
+        raise ValueError(
+            f"Layer {node.name!r}: sums may reach {layer.largest_sum():,}, and INT4 weights take "
+            f"less than {_LARGEST_INT4_SUM:,} on ARM: give it more than 4 bits."
         )
 
 
