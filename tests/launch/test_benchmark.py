@@ -88,6 +88,18 @@ def test_what_a_device_lacks_is_one_line(fails, saved, monkeypatch):
     assert fails("fast.tflite", "--device=android").startswith("adb is not on PATH: install it")
 
 
+def test_a_row_for_each_kernel_set(saved, command):
+    flags = ("--kernels=xnnpack,builtin,reference", "--json=times.json")
+    status, out, err = command(benchmark, "fast.tflite", *QUICK, *flags)
+    assert (status, err) == (0, "")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    rows = [row for row in rows if row]
+    assert [row[0] for row in rows] == ["fast.tflite"] * 3
+    assert [row[-1] for row in rows] == ["whole file", "no: builtin", "no: reference"]
+    written = json.loads((saved / "times.json").read_text())
+    assert [row["kernels"] for row in written] == ["xnnpack", "builtin", "reference"]
+
+
 def test_names_are_no_markup(saved, command):
     os.rename("fast.tflite", "[red]fast.tflite")
     assert "[red]fast.tflite" in command(benchmark, "[red]fast.tflite", *QUICK)[1]
@@ -98,6 +110,7 @@ def test_names_are_no_markup(saved, command):
     [
         ("--device=moon", "--device: expected one of local.*, found 'moon'"),
         ("--serial=phone", "--serial: device 'local' takes --threads, --runs, --warmup"),
+        ("--kernels=fast", "kernels: expected one of .*'xnnpack'.*found 'fast'"),
         ("--threads=0", "threads: expected at least 1, found 0"),
         ("--json=no/times.json", "--json: expected a folder no, found none"),
         ("--json=.", r"--json: expected the name of a file, found the folder \."),

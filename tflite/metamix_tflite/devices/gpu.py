@@ -118,7 +118,7 @@ def _run(name: str, flat: bytes, options: Options) -> tuple[dict[str, Any], str,
 
 def _missing(log: str) -> str:
     """Why there is no adapter."""
-    if "libvulkan" in log and "cannot open" in log:
+    if "Couldn't load Vulkan" in log:
         return f"no Vulkan loader was found (libvulkan.so.1): {_HINT}."
     if "No adapters found" in log or "Found no drivers" in log:
         return f"no Vulkan driver was found: {_HINT}."
