@@ -137,7 +137,7 @@ class AdbPhone:
 
     def __init__(self, top: Path, authorized=True, abis="arm64-v8a,armeabi-v7a"):
         self.folder, self.tools, self.authorized = top / "tmp", top / "tools", authorized
-        self.pushed, self.commands = {}, []
+        self.pushed, self.commands, self.links = {}, [], []
         self.folder.mkdir(parents=True)
         self.tools.mkdir()
         self.program("getprop", f'case "$1" in *abilist) echo {abis};; *) echo "a $1";; esac')
@@ -156,7 +156,14 @@ class AdbPhone:
                 link, _ = self.server.accept()
             except OSError:
                 return
+            self.links.append(link)
             threading.Thread(target=Connection(self, link).serve, daemon=True).start()
+
+    def drop(self):
+        """The cable is pulled."""
+        self.server.close()
+        for link in self.links:
+            link.shutdown(socket.SHUT_RDWR)
 
     def run(self, stream, service):
         try:
