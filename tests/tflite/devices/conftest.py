@@ -6,6 +6,7 @@ CLSE that hold `shell:` commands, which run in a folder of their own, and `sync:
 DATA and DONE.
 """
 
+import contextlib
 import os
 import queue
 import shutil
@@ -72,7 +73,8 @@ class Stream:
         self.received.put(None)
         self.acknowledged.release()
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Connection:
@@ -104,7 +106,7 @@ class Connection:
                 self.handle(number.to_bytes(4, "little"), first, second, data)
         except (EOFError, OSError):
             for stream in self.streams.values():
-                stream.received.put(None)
+                stream.close()
 
     def handle(self, command, first, second, data):
         if command == b"CNXN" and self.phone.authorized:
@@ -171,10 +173,10 @@ class AdbPhone:
                 self.shell(stream, service.removeprefix("shell:"))
             elif service.startswith("sync:"):
                 self.sync(stream)
-        except EOFError:
-            return
-        if not stream.closed:
-            stream.connection.send(b"CLSE", stream.local, stream.remote)
+            if not stream.closed:
+                stream.connection.send(b"CLSE", stream.local, stream.remote)
+        except (EOFError, OSError):  # adb has gone
+            stream.close()
 
     def shell(self, stream, command):
         self.commands.append(command)
