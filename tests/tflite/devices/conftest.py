@@ -6,6 +6,7 @@ CLSE that hold `shell:` commands, which run in a folder of their own, and `sync:
 DATA and DONE.
 """
 
+import contextlib
 import os
 import queue
 import shutil
@@ -72,7 +73,8 @@ class Stream:
         self.received.put(None)
         self.acknowledged.release()
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Connection:
@@ -104,7 +106,7 @@ class Connection:
                 self.handle(number.to_bytes(4, "little"), first, second, data)
         except (EOFError, OSError):
             for stream in self.streams.values():
-                stream.received.put(None)
+                stream.close()
 
     def handle(self, command, first, second, data):
         if command == b"CNXN" and self.phone.authorized:
@@ -137,7 +139,7 @@ class AdbPhone:
 
     def __init__(self, top: Path, authorized=True, abis="arm64-v8a,armeabi-v7a"):
         self.folder, self.tools, self.authorized = top / "tmp", top / "tools", authorized
-        self.pushed, self.commands = {}, []
+        self.pushed, self.commands, self.links = {}, [], []
         self.folder.mkdir(parents=True)
         self.tools.mkdir()
         self.program("getprop", f'case "$1" in *abilist) echo {abis};; *) echo "a $1";; esac')
@@ -156,7 +158,14 @@ class AdbPhone:
                 link, _ = self.server.accept()
             except OSError:
                 return
+            self.links.append(link)
             threading.Thread(target=Connection(self, link).serve, daemon=True).start()
+
+    def drop(self):
+        """The cable is pulled."""
+        self.server.close()
+        for link in self.links:
+            link.shutdown(socket.SHUT_RDWR)
 
     def run(self, stream, service):
         try:
@@ -164,10 +173,10 @@ class AdbPhone:
                 self.shell(stream, service.removeprefix("shell:"))
             elif service.startswith("sync:"):
                 self.sync(stream)
-        except EOFError:
-            return
-        if not stream.closed:
-            stream.connection.send(b"CLSE", stream.local, stream.remote)
+            if not stream.closed:
+                stream.connection.send(b"CLSE", stream.local, stream.remote)
+        except (EOFError, OSError):  # adb has gone
+            stream.close()
 
     def shell(self, stream, command):
         self.commands.append(command)

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -141,6 +142,20 @@ def test_files_go_when_the_phone_refuses_a_command(phone, tool):
     assert empty(made)
 
 
+def test_a_phone_that_goes_away_is_named(phone, tool):
+    made = phone()
+    tool.write_text("#!/bin/sh\nsleep 60\n")
+
+    def pull():
+        while not any("--num_runs" in command for command in made.commands):
+            time.sleep(0.05)
+        made.drop()
+
+    threading.Thread(target=pull, daemon=True).start()
+    with pytest.raises(OSError, match=f"{made.serial}.*(broke|device|closed)"):
+        devices.measure("android", FILES, binary=tool, timeout=20)
+
+
 def test_files_go_on_control_c(phone, tool):
     made = phone()
     tool.write_text("#!/bin/sh\nsleep 60\n")
@@ -221,7 +236,9 @@ def test_no_phone(adb):
 
 def test_a_phone_that_was_not_allowed(adb, phone):
     made = phone(authorized=False)
-    with pytest.raises(devices.DeviceUnavailable, match=f"{made.serial} is unauthorized: confirm"):
+    with pytest.raises(
+        devices.DeviceUnavailable, match=f"{made.serial} is (unauthorized|authorizing): confirm"
+    ):
         devices.measure("android", FILES)
 
 

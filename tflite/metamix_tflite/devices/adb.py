@@ -15,8 +15,10 @@ from metamix_tflite.devices import DeviceUnavailable
 
 _SHORT = 60  # seconds for what takes a moment
 _STATUS = "keras-metamix-status "
+_CONFIRM = "confirm this computer's key on the phone's screen"
 _TO_DO = {
-    "unauthorized": "confirm this computer's key on the phone's screen",
+    "unauthorized": _CONFIRM,
+    "authorizing": _CONFIRM,
     "offline": "unplug and connect it again, or `adb reconnect offline`",
     "no permissions": "allow USB access (udev rules, group plugdev), then `adb kill-server`",
 }
