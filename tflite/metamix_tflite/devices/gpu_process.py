@@ -73,7 +73,6 @@ def columns(flat: bytes, precision: str, runs: int, warmup: int) -> dict[str, An
             times.append((time.perf_counter() - start) * 1e6)
     low, median, high = np.percentile(times, [10, 50, 90])
     return {
-        "file_bytes": len(flat),
         "whole_on_gpu": runner.accelerated,
         "median_us": float(median),
         "low_us": float(low),
