@@ -69,7 +69,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--delegates", type=_names, help="android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all")
     add("--precision", help="gpu: float32 or float16; default: float32")
     add("--kernels", type=_names, help="local, arm64: of xnnpack,builtin,reference; xnnpack")
-    add("--cpus", type=_names, help="arm64: of cortex-a53,neoverse-n1; default: both")
+    add("--cpus", type=_names, help="arm64: of cortex-a53,neoverse-n1,armv8.6; default: all")
     add("--arm64_root", type=Path, metavar="DIR", help="arm64: folder of the emulated system")
     add("--vulkan_icd", type=Path, metavar="FILE", help="gpu: the .json of a Vulkan driver")
     add("--binary", type=Path, metavar="FILE", help="android: TensorFlow's benchmark_model")

@@ -113,7 +113,16 @@ class _Guest:
             (packages / "metamix_tflite").symlink_to(here, target_is_directory=True)
             model, output = Path(folder, "model.tflite"), Path(folder, "found.json")
             model.write_bytes(flat)
-            command = [self.emulator, "-cpu", self.cpu, "-L", view, view / self.python, "-B", "-s"]
+            command = [
+                self.emulator,
+                "-cpu",
+                CPUS[self.cpu].model,
+                "-L",
+                view,
+                view / self.python,
+                "-B",
+                "-s",
+            ]
             command += ["-m", "metamix_tflite.devices.replay_process", model, output, kernels]
             self._run(name, command, [view / "wheels", packages])
             if not output.is_file():
