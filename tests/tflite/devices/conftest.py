@@ -165,7 +165,9 @@ class AdbPhone:
         """The cable is pulled."""
         self.server.close()
         for link in self.links:
-            link.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # adb was faster
+                link.shutdown(socket.SHUT_RDWR)
+            link.close()
 
     def run(self, stream, service):
         try:
@@ -189,9 +191,9 @@ class AdbPhone:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while not stream.closed and (data := stream.process.stdout.read1(PAYLOAD)):
-            stream.write(data)
-        stream.process.wait()
+        with stream.process:  # closes its pipe, and waits for it
+            while not stream.closed and (data := stream.process.stdout.read1(PAYLOAD)):
+                stream.write(data)
 
     def sync(self, stream):
         content = path = b""
@@ -247,4 +249,4 @@ def phone(adb, tmp_path):
 
     yield connect
     for made in phones:
-        made.server.close()
+        made.drop()

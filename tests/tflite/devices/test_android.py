@@ -236,9 +236,8 @@ def test_no_phone(adb):
 
 def test_a_phone_that_was_not_allowed(adb, phone):
     made = phone(authorized=False)
-    with pytest.raises(
-        devices.DeviceUnavailable, match=f"{made.serial} is (unauthorized|authorizing): confirm"
-    ):
+    message = f"{made.serial} is (unauthorized|authorizing): confirm"
+    with pytest.raises(devices.DeviceUnavailable, match=message):
         devices.measure("android", FILES)
 
 
