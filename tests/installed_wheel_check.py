@@ -31,6 +31,9 @@ def main() -> None:
     report = mt.parity(flat, model, test_images)
     if report.differing or not report.delegated:
         raise SystemExit(f"the file is not exact: {report}")
+    (replayed,) = mt.replay(flat).values()
+    if replayed.differing or not replayed.values:
+        raise SystemExit(f"the file does not give its golden outputs: {replayed}")
     if not Path(page.__file__).with_name("page.html.jinja").is_file():
         raise SystemExit("the report's template is not in the wheel")
     print(f"installed wheel: {report}")

@@ -40,7 +40,8 @@ _MOVES = (
     ((keras.layers.Flatten, keras.layers.Reshape), "RESHAPE"),
 )
 # What the published lists of LiteRT's GPU delegate (which dequantizes to float, so that its results
-# are not exact) and of the Edge TPU compiler hold of these. Neither takes INT4 weights.
+# are not exact) and of the Edge TPU compiler hold of these. Neither takes INT4 weights, and the
+# latter no groups. metamix_tflite.devices.edgetpu_operators says the same of a file.
 _GPU = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL", "CONCATENATION"}
 _GPU |= {"LOGISTIC", "MAX_POOL_2D", "PAD", "RESHAPE", "STRIDED_SLICE"}
 _EDGE_TPU = _GPU | {"MEAN", "TANH"}
@@ -62,7 +63,8 @@ class LayerExplanation:
       container: type that holds the weights with `weight_container="fast"`; "INT4 or INT8" where
         that follows from the bits found.
       activation_bits, weight_bits: candidates of a MAC layer.
-      xnnpack, gpu, edge_tpu: whether the delegate takes the operator.
+      xnnpack, gpu: whether the delegate takes the operator; edge_tpu: whether the Edge TPU takes
+        it in a file of `weight_container="edgetpu"`, which has no INT4.
       macs: for one image.
       mac_share, bops_share: of the model's, 0 to 1; BOPs at the most bits of every layer.
       note: the reason for "float" and "refused", or what the layer becomes a part of.
@@ -224,7 +226,7 @@ class _Reader:
             weight,
             xnnpack=True,
             gpu=container == "INT8",
-            edge_tpu=container == "INT8",
+            edge_tpu=getattr(node.operation, "groups", 1) == 1,
             macs=cost.macs // calls,
             mac_share=cost.macs / calls / self.macs,
             bops_share=self._most_bops(cost) / calls / self.bops,

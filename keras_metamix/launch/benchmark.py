@@ -1,9 +1,9 @@
-"""Times .tflite files, one image at a time.
+"""Measures .tflite files on a device, one image at a time.
 
-    metamix-benchmark MODEL.tflite [MORE.tflite ...] [--threads=1] [--json=FILE]
+    metamix-benchmark MODEL.tflite [MORE.tflite ...] [--device=local] [--threads=1] [--json=FILE]
 
-The files take turns, one inference each, so that the machine's drift falls on all of them alike. Of
-a file with operating points each has a row.
+Of a file with operating points each has a row. On the local machine the files take turns, one
+inference each, so that its drift falls on all of them alike; docs/devices has the other devices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl.flags import argparse_flags
 from rich.console import Console
@@ -20,11 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.files import written_whole
+from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
-from metamix_tflite.latency import DEVICES, BenchmarkReport, benchmark_all
-from metamix_tflite.read import read_operating_points
+from metamix_tflite import devices
+from metamix_tflite.latency import BenchmarkReport, benchmark_all
+from metamix_tflite.read import only_signature, read_operating_points
 from metamix_tflite.run import Runner
+
+LOCAL = "local"
+DEVICES = (LOCAL, *devices.MODULES)
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -34,41 +40,104 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
       SystemExit: the arguments are wrong; the usage is on stderr.
     """
     parser = argparse_flags.ArgumentParser(
-        prog="metamix-benchmark", description="Times .tflite files, one image at a time."
+        prog="metamix-benchmark", description="Measures .tflite files on a device."
     )
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="MODEL.tflite", help="the files, which take turns")
-    add("--device", default="local", help=f"one of {', '.join(DEVICES)}; default: local")
-    add("--threads", type=int, default=1, help="CPU threads; default: 1")
-    add("--runs", type=int, default=200, help="timed inferences of each file; default: 200")
-    add("--warmup", type=int, default=20, help="inferences before these; default: 20")
+    add("files", type=Path, nargs="+", metavar="MODEL.tflite", help="the files")
+    add("--device", default=LOCAL, help=f"one of {', '.join(DEVICES)}; default: local")
     add("--json", type=Path, metavar="FILE", help="write the measurements there as well")
+    _add_options(parser)
     return parser.parse_args(argv[1:])
 
 
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Flags that some devices take: absent unless given, so that each device has its defaults."""
+    options = parser.add_argument_group("of some devices")
+
+    def add(flag: str, **settings: Any) -> None:
+        options.add_argument(flag, default=argparse.SUPPRESS, **settings)
+
+    add("--threads", type=int, help="CPU threads; default: 1")
+    add(
+        "--runs",
+        type=int,
+        help="timed inferences of each file; local, edgetpu: 200, android: 50, micro: 20",
+    )
+    add("--warmup", type=int, help="inferences before these; local, edgetpu: 20, android: 5")
+    add("--timeout", type=int, help="all but local: seconds for one file; 600")
+    add("--serial", action="append", help="android: a phone of `adb devices`; once for each")
+    add("--delegates", type=_names, help="android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all")
+    add("--precision", help="gpu: float32 or float16; default: float32")
+    add("--kernels", type=_names, help="local, arm64: of xnnpack,builtin,reference; xnnpack")
+    add("--cpus", type=_names, help="arm64: of cortex-a53,neoverse-n1,armv8.6; default: all")
+    add("--arm64_root", type=Path, metavar="DIR", help="arm64: folder of the emulated system")
+    add("--vulkan_icd", type=Path, metavar="FILE", help="gpu: the .json of a Vulkan driver")
+    add("--binary", type=Path, metavar="FILE", help="android: TensorFlow's benchmark_model")
+
+
+def _names(text: str) -> list[str]:
+    """The names of a comma-separated list."""
+    return text.split(",")
+
+
 def main(arguments: argparse.Namespace) -> None:
-    """Times the files that the arguments name and prints a table.
+    """Measures the files that the arguments name and prints a table.
 
     Raises:
-      ValueError, OSError: what is wrong with a file or flag, what was expected and found.
+      ValueError, OSError: what is wrong with a file or flag, what was expected and found; or what
+        the device lacks.
     """
+    if arguments.device not in DEVICES:
+        expected = f"expected one of {', '.join(DEVICES)}"
+        raise ValueError(f"--device: {expected}, found {arguments.device!r}.")
     if arguments.json is not None:
         check_output("--json", arguments.json)
-    files, signatures = {}, {}
-    for path in arguments.files:
+    given = vars(arguments)
+    options = {name: given[name] for name in given if name not in ("files", "device", "json")}
+    run = _measure_local if arguments.device == LOCAL else _measure
+    table, notes, content = run(arguments.device, _read_files(arguments.files), options)
+    Console().print(table)
+    for note in notes:
+        print(note)
+    if arguments.json is not None:
+        with written_whole(arguments.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read_files(paths: list[Path]) -> dict[str, tuple[bytes, str | None]]:
+    """File and signature by a label; of a file with operating points a label for each."""
+    files = {}
+    for path in paths:
         flat, names = read_model(path)
         for name in names or [None]:
-            label = str(path) if name is None else f"{path}:{name}"
-            files[label] = flat
+            files[str(path) if name is None else f"{path}:{name}"] = flat, name
+    return files
+
+
+def _measure(
+    device: str, files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
+) -> tuple[Table, list[str], Any]:
+    """Table, notes and JSON of a device."""
+    flats = {label: only_signature(flat, name) for label, (flat, name) in files.items()}
+    report = devices.measure(device, flats, **options)
+    return device_table(report), report.notes, dataclasses.asdict(report)
+
+
+def _measure_local(
+    device: str, files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
+) -> tuple[Table, list[str], Any]:
+    """`_measure` of this machine, whose files, with each kernel set, take turns."""
+    devices.check_options(device, ("threads", "runs", "warmup", "kernels"), options)
+    flats, signatures, kernels = {}, {}, {}
+    for chosen in options.pop("kernels", ["xnnpack"]):
+        for label, (flat, name) in files.items():
+            row = label, chosen
+            flats[row], kernels[row] = flat, chosen
             if name is not None:
-                signatures[label] = name
-    counts = arguments.threads, arguments.runs, arguments.warmup
-    reports = benchmark_all(files, arguments.device, *counts, signatures)
-    Console().print(_table(reports))
-    if arguments.json is not None:
-        rows = [{"file": name, **dataclasses.asdict(report)} for name, report in reports.items()]
-        with written_whole(arguments.json) as temporary:
-            temporary.write_text(json.dumps(rows, indent=2) + "\n")
+                signatures[row] = name
+    reports = benchmark_all(flats, device, signatures=signatures, kernels=kernels, **options)
+    rows = [{"file": label, **dataclasses.asdict(r)} for (label, _), r in reports.items()]
+    return _table(reports), [], rows
 
 
 def read_model(path: Path) -> tuple[bytes, list[str]]:
@@ -88,7 +157,7 @@ def read_model(path: Path) -> tuple[bytes, list[str]]:
     return flat, points
 
 
-def _table(reports: dict[str, BenchmarkReport]) -> Table:
+def _table(reports: dict[tuple[str, str], BenchmarkReport]) -> Table:
     """A row for each file; names verbatim, never as markup."""
     shared = next(iter(reports.values()))
     title = f"device {shared.device}, threads {shared.threads}, runs {shared.runs}"
@@ -97,15 +166,22 @@ def _table(reports: dict[str, BenchmarkReport]) -> Table:
     for header in ("size", "median", "10 to 90 %"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("XNNPACK", no_wrap=True)
-    for name, report in reports.items():
+    for (name, _), report in reports.items():
         table.add_row(
             Text(name),
             numbers.size(report.file_bytes),
             numbers.duration(report.median_us),
             f"{numbers.duration(report.low_us)} to {numbers.duration(report.high_us)}",
-            "whole file" if report.delegated else f"{report.partitions} partitions",
+            _kernels(report),
         )
     return table
+
+
+def _kernels(report: BenchmarkReport) -> str:
+    """How much XNNPACK runs, or what runs in its place."""
+    if report.kernels != "xnnpack":
+        return f"no: {report.kernels}"
+    return "whole file" if report.delegated else f"{report.partitions} partitions"
 
 
 def run() -> None:

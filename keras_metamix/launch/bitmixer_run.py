@@ -22,7 +22,13 @@ from keras_metamix.bitmixer.operating_points import (
     uniform_points,
 )
 from keras_metamix.launch.datasets import Data
-from keras_metamix.launch.results import Candidate, Outcome, float_file, layer_rows
+from keras_metamix.launch.results import (
+    Candidate,
+    Outcome,
+    float_file,
+    layer_rows,
+    training_run,
+)
 from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_mixer
 from keras_metamix.report import pareto_front as pareto_figure
@@ -69,7 +75,8 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     points = {name: chosen[name].bits for name in budgets}
 
     session.say("export, verification, benchmark")
-    flat = convert(model, container, operating_points=points)
+    told = training_run(config, lines.records)
+    flat = convert(model, container, operating_points=points, run=told)
     graphs = verify(flat, points)
     candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
     candidates += [

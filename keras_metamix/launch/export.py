@@ -30,8 +30,8 @@ from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import check_finite
 from keras_metamix.checks import one_line, shown
 from keras_metamix.files import written_whole
-from keras_metamix.launch.messages import check_output, run_main
-from keras_metamix.launch.results import layer_rows
+from keras_metamix.launch.messages import check_output, command_line, run_main
+from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
@@ -56,7 +56,11 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("model", type=Path, help="a .keras file of a trained MetaMixModel or BitMixerModel")
     add("--output", type=Path, default=Path("model.tflite"), help="default: model.tflite")
     add("--weight_container", default="fast", help=f"one of {', '.join(CONTAINERS)}; default: fast")
-    add("--io", default="float32", help="inputs and outputs: float32 or int8; default: float32")
+    add(
+        "--io",
+        default="float32",
+        help="inputs and outputs: float32, or int8 as the Edge TPU wants; float32",
+    )
     add("--images", type=Path, help="a .npy of images to check parity on; default: random ones")
     add(
         "--bits",
@@ -100,7 +104,7 @@ def main(arguments: argparse.Namespace) -> None:
         hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
         raise ValueError(f"{arguments.model}: {error} {hint}") from error
     images = _images(model, arguments)
-    flat = convert(model, arguments.weight_container, arguments.io)
+    flat = convert(model, arguments.weight_container, arguments.io, run=_run(arguments))
     bits = model.bit_assignment
     rows = layer_rows(verify(flat, bits), model, bits)
     agreement = _parity(flat, model, arguments, images)
@@ -137,7 +141,7 @@ def _export_points(
     if arguments.bits is not None:
         raise ValueError("--point: expected no --bits beside it.")
     images = _images(model, arguments)
-    flat = convert(model, arguments.weight_container, arguments.io, points)
+    flat = convert(model, arguments.weight_container, arguments.io, points, _run(arguments))
     graphs = verify(flat, points)
     agreements = {}
     if arguments.io == "float32":
@@ -152,6 +156,11 @@ def _export_points(
         if name in agreements:
             print(f"{name}: {agreements[name]}")
     print(f"{arguments.output}: {len(flat):,} bytes, signatures {', '.join(points)}")
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the file tells of its origin: the training is not known any more."""
+    return {"model": arguments.model.name, "date": today(), "command": command_line()}
 
 
 def load_model(path: Path) -> MetaMixModel | BitMixerModel:

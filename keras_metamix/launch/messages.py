@@ -53,6 +53,11 @@ def exit_status(main: Callable[[Any], None], arguments: Any) -> int:
     return 0
 
 
+def command_line() -> str:
+    """The command that is running, as it was typed."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def check_output(flag: str, path: Path) -> None:
     """Finds out before the work, not after it, that a file cannot be written.
 

@@ -18,6 +18,7 @@ from keras_metamix.launch.results import (
     float_file,
     layer_rows,
     search_history,
+    training_run,
 )
 from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, target_bops, train_metamix, train_uniform
@@ -52,7 +53,8 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
         uniform, _ = train_uniform(session, float_model, teacher)
     session.say("export, verification, benchmark")
     bits = model.bit_assignment
-    candidates = _export(config, float_model, model, uniform)
+    told = training_run(config, lines.records)
+    candidates = _export(config, float_model, model, uniform, told)
     return Outcome(
         model,
         candidates,
@@ -69,11 +71,13 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     )
 
 
-def _export(config: Any, float_model: Any, model: Any, uniform: Any) -> list[Candidate]:
+def _export(
+    config: Any, float_model: Any, model: Any, uniform: Any, told: dict[str, Any]
+) -> list[Candidate]:
     container = config.export.weight_container
     candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
     if uniform is not None:
         flat = convert(uniform, weight_container=container)
         candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
-    flat = convert(model, weight_container=container)
+    flat = convert(model, weight_container=container, run=told)
     return [*candidates, Candidate("MetaMix", "model.tflite", flat, model)]

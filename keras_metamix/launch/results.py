@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import assignment_bops, average_bits
 from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.messages import command_line
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import parity, verify
@@ -173,12 +174,33 @@ def run_facts(config: ConfigDict, command: str, seconds: float) -> dict[str, Any
     """What a reader needs to repeat the run."""
     return {
         "config": config.to_dict(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "date": today(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "machine": f"{os.cpu_count()} x {_cpu_name()}, Python {platform.python_version()}",
         "command": command,
         "seconds": seconds,
     }
+
+
+def training_run(config: ConfigDict, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a file tells of its training.
+
+    Args:
+      config: the experiment's.
+      epochs: records of `EpochLines`.
+    """
+    return {
+        "title": config.title,
+        "date": today(),
+        "command": command_line(),
+        "epochs": len(epochs),
+        "validation_accuracy": epochs[-1]["val_accuracy"],  # of the training graph
+    }
+
+
+def today() -> str:
+    """The date, in UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def _cpu_name() -> str:

@@ -23,7 +23,7 @@ from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
-from keras_metamix.launch.messages import run_main
+from keras_metamix.launch.messages import command_line, run_main
 from keras_metamix.launch.optimization import make_optimizer
 from keras_metamix.launch.results import Outcome, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
@@ -88,8 +88,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
         "notes": [*NOTES, *outcome.notes, *data.notes],
         **outcome.metrics,
     }
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    metrics["run"] = run_facts(config, command, time.perf_counter() - started)
+    metrics["run"] = run_facts(config, command_line(), time.perf_counter() - started)
     _write(workdir, outcome, metrics)
     shutil.rmtree(workdir / CHECKPOINTS)
 

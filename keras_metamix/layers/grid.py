@@ -75,6 +75,11 @@ class Grid:
         return self.high <= -self.low < 128
 
     @property
+    def bits(self) -> int:
+        """The bit-width."""
+        return (self.high - self.low).bit_length()
+
+    @property
     def lower_end_is_clipped(self) -> bool:
         """Whether saturation or a fused activation clips at `low`."""
         return self.low >= 0 or self.labelled or self.low == -128 - self.zero_point

@@ -141,10 +141,15 @@ class IntegerMac(IntegerLayer):
         self.weight_scale.assign(scale)
         product = np.float32(self.input_grid.scale) * scale
         self.multiplier.assign(product / np.float32(self.output_grid.scale))
+        self.accumulator = "float32" if self.largest_sum() < EXACT_FLOAT32 else "float64"
+
+    def largest_sum(self) -> int:
+        """The largest magnitude that an accumulator can reach, its bias included."""
+        kernel = np.abs(np.asarray(self.kernel).astype(np.int64))
         axes: Any = (0, 1) if self.kind == "depthwise" else tuple(range(kernel.ndim - 1))
-        reach = np.abs(kernel.astype(np.int64)).sum(axis=axes).reshape(-1)
-        reach = reach * max(abs(self.input_grid.low), self.input_grid.high) + np.abs(bias)
-        self.accumulator = "float32" if reach.max() < EXACT_FLOAT32 else "float64"
+        levels = max(abs(self.input_grid.low), self.input_grid.high)
+        bias = np.abs(np.asarray(self.bias).astype(np.int64))
+        return int((kernel.sum(axis=axes).reshape(-1) * levels + bias).max())
 
     def call(self, x: Any) -> Any:
         x = ops.cast(x, self.accumulator)

@@ -61,6 +61,45 @@ def test_a_row_for_each_file(saved, files, command):
     assert {(row["device"], row["threads"], row["runs"]) for row in written} == {("local", 2, 3)}
 
 
+def test_another_device(saved, files, command, monkeypatch):
+    monkeypatch.setenv("PATH", str(saved))  # no edgetpu_compiler: what the file itself tells
+    flags = ("fast.tflite", "smallest.tflite", "--device=edgetpu", "--json=ops.json")
+    status, out, err = command(benchmark, *flags)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0].rstrip() == "device edgetpu"
+    written = json.loads((saved / "ops.json").read_text())
+    assert written["device"] == "edgetpu"
+    assert [*dict.fromkeys(row["file"] for row in written["rows"])] == [*flags[:2]]
+    assert written["notes"] and all(note in out for note in written["notes"])
+
+
+def test_operating_points_on_another_device(saved, command, monkeypatch, quantized):
+    monkeypatch.setenv("PATH", str(saved))
+    points = dict.fromkeys(("low", "high"), quantized.bit_assignment)
+    (saved / "points.tflite").write_bytes(mt.convert(quantized, operating_points=points))
+    status, _, err = command(benchmark, "points.tflite", "--device=edgetpu", "--json=ops.json")
+    assert status == 0, err
+    rows = json.loads((saved / "ops.json").read_text())["rows"]
+    assert {row["file"] for row in rows} == {"points.tflite:low", "points.tflite:high"}
+
+
+def test_what_a_device_lacks_is_one_line(fails, saved, monkeypatch):
+    monkeypatch.setenv("PATH", str(saved))
+    assert fails("fast.tflite", "--device=android").startswith("adb is not on PATH: install it")
+
+
+def test_a_row_for_each_kernel_set(saved, command):
+    flags = ("--kernels=xnnpack,builtin,reference", "--json=times.json")
+    status, out, err = command(benchmark, "fast.tflite", *QUICK, *flags)
+    assert (status, err) == (0, "")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    rows = [row for row in rows if row]
+    assert [row[0] for row in rows] == ["fast.tflite"] * 3
+    assert [row[-1] for row in rows] == ["whole file", "no: builtin", "no: reference"]
+    written = json.loads((saved / "times.json").read_text())
+    assert [row["kernels"] for row in written] == ["xnnpack", "builtin", "reference"]
+
+
 def test_names_are_no_markup(saved, command):
     os.rename("fast.tflite", "[red]fast.tflite")
     assert "[red]fast.tflite" in command(benchmark, "[red]fast.tflite", *QUICK)[1]
@@ -69,7 +108,9 @@ def test_names_are_no_markup(saved, command):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--device=moon", r"device: expected one of \('local',\), found 'moon'"),
+        ("--device=moon", "--device: expected one of local.*, found 'moon'"),
+        ("--serial=phone", "--serial: device 'local' takes --threads, --runs, --warmup"),
+        ("--kernels=fast", "kernels: expected one of .*'xnnpack'.*found 'fast'"),
         ("--threads=0", "threads: expected at least 1, found 0"),
         ("--json=no/times.json", "--json: expected a folder no, found none"),
         ("--json=.", r"--json: expected the name of a file, found the folder \."),

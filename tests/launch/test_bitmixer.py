@@ -78,7 +78,9 @@ def test_an_experiment_writes_one_file_with_its_operating_points(config, tmp_pat
     for name in points:
         assert rows[name]["parity"]["differing"] == 0 and rows[name]["parity"]["delegated"]
         assert rows[name]["accuracy"] > 0.3  # ten classes, three epochs
-    assert mt.convert(model, operating_points=points) == flat
+    told = mt.verify(flat, points)["eco"].metadata["run"]
+    assert told["title"] == config.title
+    assert mt.convert(model, operating_points=points, run=told) == flat
 
 
 @pytest.mark.slow

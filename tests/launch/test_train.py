@@ -52,11 +52,13 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
 
     bits = kmm.BitAssignment.load(tmp_path / "bits.json")
     flat = (tmp_path / "model.tflite").read_bytes()
-    mt.verify(flat, bits)
+    told = mt.verify(flat, bits).metadata["run"]
+    assert told["title"] == config.title
+    assert told["validation_accuracy"] == metrics["epochs"][-1]["val_accuracy"]
     model = keras.models.load_model(tmp_path / "model.keras")
     assert model.bit_assignment == bits
     assert kmm.bops(model, bits) == ours["bops"]
-    assert mt.convert(model) == flat
+    assert mt.convert(model, run=told) == flat
 
 
 @pytest.mark.parametrize(

@@ -224,5 +224,5 @@ def test_a_dead_channel_keeps_a_positive_scale_and_an_int32_bias(gamma, beta):
     scale, integer = folded_terms(gamma * one, beta * one, 0 * one, one, 0.0, 0 * one, 1e-4 * one)
     scale, integer = float(scale[0]), float(integer[0])
     assert SMALLEST_SCALE <= abs(scale) < 1e-2
-    assert abs(integer) < 2**31
+    assert abs(integer) <= 2**26  # 16 times as much, and the products, are an int32 on ARM
     assert integer * abs(scale) * 1e-4 == pytest.approx(beta, rel=1e-3)

@@ -1,5 +1,7 @@
 """Quantized models without training, single-operator files, and edits of finished files."""
 
+import contextlib
+
 import flatbuffers
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 import keras_metamix as kmm
 import metamix_tflite as mt
 from metamix_tflite.flatbuffer import FILE_IDENTIFIER, ModelBuilder, Signature, TensorType
+from metamix_tflite.read import hashed
 
 BITS = (8, 4, 3, 2)
 # (activation, weight) bits of the `resnet` fixture; test_verify.py edits layers by what they hold.
@@ -107,14 +110,18 @@ def resnet(quantized):
 
 @pytest.fixture(scope="session")
 def remake():
-    """remake(file, edit) -> the file after `edit(ModelT)`, packed anew."""
+    """remake(file, edit) -> the file after `edit(ModelT)`, packed anew, with its hash set anew as
+    who edits a file on purpose would, where it still has one."""
 
     def apply(flat, edit):
         model = flatbuffer_utils.read_model_from_bytearray(bytearray(flat))
         edit(model)
         builder = flatbuffers.Builder(1 << 16)
         builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
-        return bytes(builder.Output())
+        edited = bytes(builder.Output())
+        with contextlib.suppress(mt.VerificationError):
+            edited = hashed(edited)
+        return edited
 
     return apply
 

@@ -11,7 +11,9 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.zoo.small import small_cnn
+from keras_metamix.layers.integer import IntegerMac
+from keras_metamix.zoo.small import small_cnn, small_mobilenet
+from metamix_tflite import arithmetic
 from metamix_tflite.read import read_file
 
 
@@ -153,3 +155,21 @@ def test_a_layer_that_is_called_twice_is_verified_by_its_own_name(quantized):
     other = kmm.BitAssignment(bits.activation_bits | fewer, bits.weight_bits)
     with pytest.raises(mt.VerificationError, match="'twice'.*activation bits"):
         mt.verify(flat, other)
+
+
+def test_sums_that_int4_kernels_for_arm_cannot_hold_are_refused(quantized, monkeypatch):
+    # No network of ours reaches 2^27: the limit comes down to the largest sum of its INT4 layers.
+    model, _ = quantized(small_mobilenet(), 0)
+    flat = mt.convert(model)
+    sums = {
+        layer.name: layer.largest_sum()
+        for layer in kmm.fold_batch_norm(model).layers
+        if isinstance(layer, IntegerMac)
+    }
+    held = read_file(flat).metadata["layers"]
+    largest = max(sums[name] for name, entry in held.items() if entry["container"] == "INT4")
+    monkeypatch.setattr(arithmetic, "_LARGEST_INT4_SUM", largest + 1)
+    assert mt.convert(model) == flat
+    monkeypatch.setattr(arithmetic, "_LARGEST_INT4_SUM", largest)
+    with pytest.raises(ValueError, match=f"sums may reach {largest:,}, and INT4 weights take less"):
+        mt.convert(model)

@@ -148,7 +148,23 @@ def test_other_models_are_exact(build, seed, quantized, differing):
     assert differing(flat, kmm.fold_batch_norm(model), images) == (0, True)
 
 
-@pytest.mark.parametrize("container", ["fast", "smallest"])
+@pytest.mark.parametrize("io", ["float32", "int8"])
+@pytest.mark.parametrize("build", [mlp, sequential_cnn, dense_on_maps], ids=lambda b: b.__name__)
+def test_edgetpu_files_are_exact(build, io, quantized, differing):
+    keras.utils.set_random_seed(3)
+    model, images = quantized(build(), 3)
+    flat = mt.convert(model, "edgetpu", io)
+    graph = mt.verify(flat, model.bit_assignment)
+    assert graph.metadata["weight_container"] == "edgetpu"
+    assert "FULLY_CONNECTED" not in {operator.op for operator in graph.operators}
+    assert {t.type for t in graph.tensors} <= {"INT8", "INT32", io.upper()}
+    if io == "float32":
+        assert differing(flat, kmm.fold_batch_norm(model), images) == (0, True)
+        points = mt.convert(model, "edgetpu", operating_points={"one": model.bit_assignment})
+        mt.verify(points, {"one": model.bit_assignment})
+
+
+@pytest.mark.parametrize("container", ["fast", "smallest", "edgetpu"])
 @pytest.mark.parametrize("build", [odd_channels, padded, sequential_cnn], ids=lambda b: b.__name__)
 def test_containers_and_integers_of_the_file(build, container, quantized):
     keras.utils.set_random_seed(1)
@@ -156,7 +172,7 @@ def test_containers_and_integers_of_the_file(build, container, quantized):
     model, _ = quantized(build(), 1, space=space)
     layers_of = {layer.name: layer for layer in model.mac_layers}
     norms = {n.producer.name: n for n in model.network.layers if getattr(n, "producer", None)}
-    for weight_bits in (8, 4, 3, 2) if container == "fast" else (4, 2):
+    for weight_bits in (8, 4, 3, 2) if container != "smallest" else (4, 2):
         model.set_bits(
             kmm.BitAssignment(
                 model.bit_assignment.activation_bits,
@@ -170,7 +186,7 @@ def test_containers_and_integers_of_the_file(build, container, quantized):
         for name, layer in layers_of.items():
             tensor = weights_of(graph, name)
             kernel = layer.integer_kernel()
-            small = layer.weight_quantizer.bits <= 4
+            small = layer.weight_quantizer.bits <= 4 and container != "edgetpu"
             is_dense = kernel.ndim == 2
             pointwise = is_dense or (
                 kernel.shape[:2] == (1, 1)

@@ -38,10 +38,22 @@ def test_several_files_and_integer_inputs(resnet):
     assert [r.file_bytes for r in reports.values()] == [len(f) for f in files.values()]
 
 
+def test_kernel_sets(resnet):
+    flat = resnet[2]
+    report = mt.benchmark(flat, runs=3, warmup=0, kernels="reference")
+    assert (report.kernels, report.delegated, report.partitions) == ("reference", False, 0)
+    assert str(report).endswith(", reference kernels")
+    files = {"a": flat, ("b", 2): flat}
+    reports = benchmark_all(files, runs=3, warmup=0, kernels={("b", 2): "builtin"})
+    assert [r.kernels for r in reports.values()] == ["xnnpack", "builtin"]
+    assert [r.delegated for r in reports.values()] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"device": "moon"}, r"device: expected one of \('local'.*found 'moon'"),
+        ({"kernels": "fast"}, "kernels: expected one of .*'reference'.*found 'fast'"),
         ({"threads": 0}, "threads: expected at least 1, found 0"),
         ({"runs": 0}, "runs: expected at least 1, found 0"),
         ({"warmup": -1}, "warmup: expected at least 0, found -1"),

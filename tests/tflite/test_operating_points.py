@@ -321,7 +321,7 @@ def no_layers(declared):
         (bops_of_no_number, "declaration of 'full' has no BOPs"),
         (signatures_of_no_names, "declaration has no signatures"),
         (a_point_of_nothing, "declaration of 'full' has no BOPs"),
-        (no_layers, "declaration has no layers"),
+        (no_layers, "declaration of 'full' has no layers"),
     ],
 )
 def test_another_declaration_is_refused(edit, message, residual_points, remake):

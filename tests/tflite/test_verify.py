@@ -1,5 +1,6 @@
 """`verify` notices every change of a file and names the layer."""
 
+import json
 import zlib
 
 import numpy as np
@@ -8,7 +9,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 import keras_metamix as kmm
 import metamix_tflite as mt
+from keras_metamix.zoo.small import small_cnn
 from metamix_tflite.flatbuffer import unpack_int4
+from metamix_tflite.golden_inputs import GENERATOR
 from metamix_tflite.metadata import METADATA_NAME, decode, encode
 
 Fused = schema.ActivationFunctionType
@@ -190,20 +193,50 @@ def declaration_of(model):
     return model.buffers[entry.buffer]
 
 
+GOLDEN = {"inputs": GENERATOR, "images": 2, "outputs": [{"stride": 1, "codes": "AAAA"}]}
+
+
+def output(**fields):
+    """GOLDEN with other fields of its output."""
+    return GOLDEN | {"outputs": [GOLDEN["outputs"][0] | fields]}
+
+
+def declaration_with(**fields):
+    """A declaration of nothing, but for these fields."""
+    declared = {"format": 3, "weight_container": "fast", "versions": {}, "run": {}, "bops": 0}
+    return json.dumps(declared | {"layers": {}, "tensors": {}} | fields).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}", "not of format 1 or 2"),
-        (b"[1, 2]", "not of format 1 or 2"),
+        (b"{}", "not of format 3 or 4"),
+        (b"[1, 2]", "not of format 3 or 4"),
         (b"not json", "declaration is damaged"),
         (b"[" * 100_000, "declaration is damaged"),
-        (b'{"format": 3}', "not of format 1 or 2"),
-        (b'{"format": 1}', "weight_container: expected"),
-        (b'{"format": 1, "weight_container": []}', "weight_container: expected"),
-        (b'{"format": 1, "weight_container": "fast", "layers": 3}', "no layers"),
-        (b'{"format": 1, "weight_container": "fast", "layers": {"a": 3}}', "'a' has other fields"),
-        (b'{"format": 1, "weight_container": "fast", "layers": {}, "tensors": []}', "no tensors"),
-        (b'{"format": 1, "weight_container": "fast", "layers": {}, "tensors": {}}', "not declared"),
+        (b'{"format": 1}', "not of format 3 or 4"),
+        (b'{"format": 3}', "weight_container: expected"),
+        (b'{"format": 3, "weight_container": []}', "weight_container: expected"),
+        (b'{"format": 3, "weight_container": "fast"}', "no versions"),
+        (b'{"format": 3, "weight_container": "fast", "versions": {}, "run": []}', "no run"),
+        (declaration_with(bops="8"), "no BOPs"),
+        (declaration_with(layers=3), "no layers"),
+        (declaration_with(layers={"a": 3}), "'a' has other fields"),
+        (declaration_with(tensors=[]), "no tensors"),
+        (declaration_with(), "not declared"),
+        (declaration_with(golden=None), "golden outputs is damaged"),
+        (declaration_with(golden={}), "golden outputs is damaged"),
+        (declaration_with(golden=GOLDEN | {"inputs": "other"}), "of generator 'other', expected"),
+        (declaration_with(golden=GOLDEN | {"images": 0}), "of 0 inputs and 1 outputs"),
+        (declaration_with(golden=GOLDEN | {"images": True}), "of True inputs and 1 outputs"),
+        (declaration_with(golden=GOLDEN | {"images": 10**6}), "of 1000000 inputs and 1 outputs"),
+        (declaration_with(golden=GOLDEN | {"outputs": []}), "of 2 inputs and 0 outputs"),
+        (declaration_with(golden=GOLDEN | {"outputs": [3]}), "golden outputs is damaged"),
+        (declaration_with(golden=output(codes=3)), "golden outputs is damaged"),
+        (declaration_with(golden=output(codes="A*==")), "golden outputs is damaged"),
+        (declaration_with(golden=output(codes="AA")), "golden outputs is damaged"),
+        (declaration_with(golden=output(stride=0)), "of every 0th value"),
+        (declaration_with(golden=output(stride="1")), "of every '1'th value"),
     ],
 )
 def test_a_damaged_declaration_is_refused(content, message, resnet, remake):
@@ -226,6 +259,11 @@ def test_a_declaration_that_is_not_compressed_is_refused(content, resnet, remake
 @pytest.mark.parametrize(
     ("field", "other"),
     [
+        ("activation_bits", 2),
+        ("activation_bits", 5),
+        ("activation_bits", 0),
+        ("activation_bits", -3),
+        ("activation_bits", 4.0),
         ("weight_bits", 2),
         ("weight_bits", 10**9),
         ("weight_bits", -3),
@@ -246,6 +284,18 @@ def test_a_declaration_of_another_layer_is_named(field, other, resnet, remake):
 
     with pytest.raises(mt.VerificationError, match=f"'{LAYER}'"):
         mt.verify(remake(resnet[2], edit))
+
+
+def test_an_edgetpu_file_with_fully_connected_is_refused(quantized, remake):
+    model, _ = quantized(small_cnn((8, 8, 1), width=4), 0, space=kmm.SearchSpace((8,), 8))
+
+    def edit(file):
+        buffer = declaration_of(file)
+        declared = decode(bytes(bytearray(buffer.data))) | {"weight_container": "edgetpu"}
+        buffer.data = np.frombuffer(encode(declared), np.uint8)
+
+    with pytest.raises(mt.VerificationError, match="'logits': operator of 'edgetpu': .*CONV_2D"):
+        mt.verify(remake(mt.convert(model), edit))
 
 
 def test_a_float_operator_is_named(resnet, remake):

@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 import metamix_tflite as mt
 from metamix_tflite.flatbuffer import FILE_IDENTIFIER
 from metamix_tflite.metadata import METADATA_NAME, decode, encode
+from metamix_tflite.read import hashed
 
 # Of the fixture's model: a 3x3 convolution whose 4-bit result "block1_conv2" reads.
 LAYER = "block1_conv1"
@@ -84,7 +85,7 @@ def test_truncated_files_are_refused(resnet):
     assert {outcome(flat[:length], bits) for length in lengths} == {"refused"}
 
 
-def test_files_with_flipped_bytes_are_refused_or_pass(resnet):
+def test_files_with_flipped_bytes_are_refused(resnet):
     _, _, flat, bits = resnet
     outcomes = []
     for seed in range(200):
@@ -93,8 +94,46 @@ def test_files_with_flipped_bytes_are_refused_or_pass(resnet):
         for place in rng.integers(8, len(flat), rng.integers(1, 12)):
             damaged[place] ^= int(rng.integers(1, 256))
         outcomes.append((seed, outcome(bytes(damaged), bits if seed % 2 else None)))
+    assert {state for _, state in outcomes} == {"refused"}  # by the hash, if by nothing else
+
+
+def test_files_with_flipped_bytes_and_a_new_hash_are_refused_or_pass(resnet):
+    _, _, flat, bits = resnet
+    outcomes = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(flat)
+        for place in rng.integers(8, len(flat), rng.integers(1, 12)):
+            damaged[place] ^= int(rng.integers(1, 256))
+        with contextlib.suppress(mt.VerificationError):  # it cannot be read any more
+            damaged = hashed(bytes(damaged))
+        outcomes.append(outcome(bytes(damaged), bits if seed % 2 else None))
     # Some bytes are padding, names of inputs or versions: most are not.
-    assert sum(state == "refused" for _, state in outcomes) > 100
+    assert 100 < outcomes.count("refused") < 200
+
+
+def test_flipped_bytes_of_a_declaration_are_refused_or_replayed(resnet, remake):
+    outcomes = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+
+        def edit(model, rng=rng):
+            (entry,) = [m for m in model.metadata if m.name == METADATA_NAME.encode()]
+            buffer = model.buffers[entry.buffer]
+            text = bytearray(zlib.decompress(bytes(bytearray(buffer.data))))
+            start = text.index(b'"golden"')  # this and what follows: container, versions, run
+            for place in rng.integers(start, len(text), rng.integers(1, 4)):
+                text[place] ^= int(rng.integers(1, 128))
+            buffer.data = np.frombuffer(zlib.compress(bytes(text)), np.uint8)
+
+        changed = remake(resnet[2], edit)
+        outcomes.append(outcome(changed, resnet[3]))
+        if outcomes[-1] == "passes":
+            with deadline(5), contextlib.suppress(mt.VerificationError):
+                (report,) = mt.replay(changed).values()
+                outcomes[-1] = "exact" if report.differing == 0 else "differs"
+    assert outcomes.count("refused") > 100  # others are in a code, or in a version's name
+    assert {"exact", "differs"} <= set(outcomes)
 
 
 @pytest.mark.parametrize("index", [-2, -1, 10**6, 2**31 - 1])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from metamix_tflite.latency import BenchmarkReport, benchmark
 from metamix_tflite.operating_points import OperatingPointRunner
+from metamix_tflite.replay import ReplayReport, replay
 from metamix_tflite.run import Runner
 from metamix_tflite.verification import VerificationError, verify
 
@@ -24,11 +25,13 @@ __all__ = [
     "BenchmarkReport",
     "OperatingPointRunner",
     "ParityReport",
+    "ReplayReport",
     "Runner",
     "VerificationError",
     "benchmark",
     "convert",
     "parity",
+    "replay",
     "verify",
 ]
 

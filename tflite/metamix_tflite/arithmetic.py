@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, clip_level
-from metamix_tflite.containers import is_pointwise, weight_type
-from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter
+from metamix_tflite.containers import is_pointwise, takes_fully_connected, weight_type
+from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 from metamix_tflite.metadata import checksum
+from metamix_tflite.moves import reshaped
 
 # XNNPACK leaves sums and products of smaller scale ratios to kernels that round in another way.
 _LEAST_ADD, _LEAST_MUL = 2.0**-10, 2.0**-16
+_LARGEST_INT4_SUM = 2**27  # XNNPACK's kernels for ARM hold 16 times as much in an int32
 _TABLES = {"sigmoid": Op.LOGISTIC, "tanh": Op.TANH}
 _WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
 
@@ -51,9 +54,18 @@ def dequantize(file: SignatureWriter, node: Node) -> None:
 
 
 def mac(file: SignatureWriter, node: Node) -> None:
-    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED."""
+    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED.
+
+    A dense layer in a container without FULLY_CONNECTED is a CONV_2D between two RESHAPEs.
+    """
     layer: integer.IntegerMac = node.operation
     (source,) = file.read(node)
+    result = batch_one(node.output)
+    spread = layer.kind == "dense" and not takes_fully_connected(file.container)
+    if spread and len(result) != 4:
+        height, width = 1, math.prod(result[1:-1])
+        source = reshaped(file, f"{node.name}/image", source, (1, height, width, source.shape[-1]))
+        result = (1, height, width, result[-1])
     activation = fused_activation(node, layer.output_grid, layer.low, layer.high)
     kernel, scale = np.asarray(layer.kernel), np.asarray(layer.weight_scale)
     bias = np.asarray(layer.bias)
@@ -61,13 +73,10 @@ def mac(file: SignatureWriter, node: Node) -> None:
     grouped = layer.kind == "conv" and kernel.shape[-2] != source.shape[-1]
     pointwise = not grouped and is_pointwise(layer.kind, layer.kernel_shape, layer.strides)
     held = weight_type(file.container, pointwise, layer.weight_bits, kernel.shape[-2])
-    matrix = layer.kind == "dense" or (pointwise and held == "INT4")
-    if matrix:
-        data, dimension = kernel.reshape(-1, kernel.shape[-1]).T, 0
-    elif layer.kind == "conv":
-        data, dimension = kernel.transpose(3, 0, 1, 2), 0
-    else:
-        data, dimension = kernel.reshape(1, *kernel.shape[:2], -1), 3
+    matrix = (layer.kind == "dense" and not spread) or (pointwise and held == "INT4")
+    if held == "INT4":
+        _check_reach(node, layer)
+    data, dimension = _layout(kernel, layer.kind, matrix)
     weights = file.graph.tensor(
         f"{node.name}/weights", data.shape, _WEIGHT_TYPES[held], scale, 0, data, dimension
     )
@@ -75,17 +84,34 @@ def mac(file: SignatureWriter, node: Node) -> None:
     biases = file.graph.tensor(
         f"{node.name}/bias", bias.shape, TensorType.INT32, bias_scale, 0, bias
     )
-    target = file.output(node, layer.output_grid, activation)
+    target = file.tensor(node.name, result, layer.output_grid, activation)
+    file.values[id(node.output)] = target
     file.declared["layers"][node.name] = {
         "layer": layer.layer or "",  # constants have no trained layer
+        "activation_bits": layer.input_grid.bits,
         "weight_bits": layer.weight_bits,
         "container": held,
         "weights": checksum(data.astype(np.int8)),
         "weight_scales": checksum(scale),
         "bias": checksum(bias.astype(np.int32)),
     }
+    if layer.layer:  # constants have no bit-width
+        macs = math.prod(result) * kernel.size // layer.channels
+        file.declared["bops"] += macs * layer.input_grid.bits * layer.weight_bits
     op, options, version = _mac_operator(layer, matrix, held, activation)
-    file.graph.operator(op, [source.index, weights, biases], [target], options, version)
+    file.graph.operator(op, [source.index, weights, biases], [target.index], options, version)
+    if result != batch_one(node.output):
+        flat = reshaped(file, f"{node.name}/flat", target, batch_one(node.output))
+        file.values[id(node.output)] = flat
+
+
+def _layout(kernel: np.ndarray, kind: str, matrix: bool) -> tuple[np.ndarray, int]:
+    """A kernel as LiteRT's operator has it, and the axis of its output channels."""
+    if kind == "depthwise":
+        return kernel.reshape(1, *kernel.shape[:2], -1), 3
+    if matrix:
+        return kernel.reshape(-1, kernel.shape[-1]).T, 0
+    return kernel.reshape(*(1, 1)[: 4 - kernel.ndim], *kernel.shape).transpose(3, 0, 1, 2), 0
 
 
 def add(file: SignatureWriter, node: Node) -> None:
@@ -156,7 +182,7 @@ def _mac_operator(
     if matrix:
         op, version, options = Op.FULLY_CONNECTED, 12, schema.FullyConnectedOptionsT()
         options.keepNumDims = True
-    elif layer.kind == "conv":
+    elif layer.kind in ("conv", "dense"):
         op, options = Op.CONV_2D, schema.Conv2DOptionsT()
     else:
         op, options = Op.DEPTHWISE_CONV_2D, schema.DepthwiseConv2DOptionsT()
@@ -196,6 +222,15 @@ def _require_unclipped(node: Node, layer: Any, positive: bool = False) -> None:
         raise ValueError(
             f"Layer {node.name!r} ({type(layer).__name__}) would have to clip to levels "
             f"[{layer.low}, {layer.high}], which its operator cannot: give it 8 bits."
+        )
+
+
+def _check_reach(node: Node, layer: integer.IntegerMac) -> None:
+    """Raises unless the largest sum that INT4 weights can give fits XNNPACK's kernels for ARM."""
+    if layer.largest_sum() >= _LARGEST_INT4_SUM:
+        raise ValueError(
+            f"Layer {node.name!r}: sums may reach {layer.largest_sum():,}, and INT4 weights take "
+            f"less than {_LARGEST_INT4_SUM:,} on ARM: give it more than 4 bits."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CONTAINERS = ("fast", "smallest")
+CONTAINERS = ("fast", "smallest", "edgetpu")
 INT4_BITS = 4
 
 
@@ -19,13 +19,22 @@ def is_pointwise(kind: str, kernel_shape: tuple[int, ...], strides: tuple[int, .
     return kind == "conv" and kernel_shape[:2] == (1, 1) and tuple(strides) == (1, 1)
 
 
+def takes_fully_connected(container: str) -> bool:
+    """Whether a container's files have FULLY_CONNECTED operators.
+
+    Those of INT4 or of a scale for each channel are newer than the Edge TPU's last compiler: its
+    dense layers are convolutions of one pixel.
+    """
+    return container != "edgetpu"
+
+
 def weight_type(container: str, pointwise: bool, weight_bits: int, input_channels: int) -> str:
     """ "INT4" or "INT8".
 
     "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED with an even number of input channels
-    (two weights share a byte). "smallest" takes it wherever the weights fit.
+    (two weights share a byte). "smallest" takes it wherever the weights fit, "edgetpu" nowhere.
     """
-    if weight_bits > INT4_BITS:
+    if weight_bits > INT4_BITS or container == "edgetpu":
         return "INT8"
     if container == "smallest":
         return "INT4"

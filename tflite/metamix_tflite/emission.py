@@ -50,7 +50,7 @@ class SignatureWriter:
         self.graph = model.subgraph(name)
         self.values: dict[int, FileTensor] = {}
         self.inputs: dict[str, int] = {}
-        self.declared: dict[str, Any] = {"layers": {}, "tensors": {}}
+        self.declared: dict[str, Any] = {"bops": 0, "layers": {}, "tensors": {}}
         for tensor in self.topology.inputs:
             shape, index = batch_one(tensor), -1
             if io == "float32":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from metamix_tflite.run import Runner, require_count
 
 DEVICES = ("local",)
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class BenchmarkReport:
 
     Attributes:
       device: where.
+      kernels: LiteRT's kernel set: "xnnpack", "builtin" or "reference".
       threads: CPU threads.
       median_us, low_us, high_us: median, 10th and 90th percentile of one inference of one image.
       runs: timed inferences.
@@ -28,6 +30,7 @@ class BenchmarkReport:
     """
 
     device: str
+    kernels: str
     threads: int
     median_us: float
     low_us: float
@@ -39,6 +42,8 @@ class BenchmarkReport:
 
     def __str__(self) -> str:
         state = "one XNNPACK partition" if self.delegated else f"{self.partitions} partitions"
+        if self.kernels != "xnnpack":
+            state = f"{self.kernels} kernels"
         return (
             f"{self.median_us:.1f} us median ({self.low_us:.1f} to {self.high_us:.1f}) of "
             f"{self.runs} runs, {self.threads} thread(s), {self.file_bytes} bytes, {state}"
@@ -52,6 +57,7 @@ def benchmark(
     runs: int = 200,
     warmup: int = 20,
     signature: str | None = None,
+    kernels: str = "xnnpack",
 ) -> BenchmarkReport:
     """Times single-image inferences, one after the other, after a warm-up.
 
@@ -60,39 +66,46 @@ def benchmark(
       device, threads: where.
       runs, warmup: inferences that are timed, and that are not.
       signature: which of the file's, where there are several.
+      kernels: LiteRT's kernel set, see `metamix_tflite.run.KERNELS`.
 
     Raises:
-      ValueError: an unknown device or signature, or counts below 1.
+      ValueError: an unknown device, signature or kernel set, or counts below 1.
     """
     signatures = None if signature is None else {"file": signature}
-    return benchmark_all({"file": flat}, device, threads, runs, warmup, signatures)["file"]
+    chosen = {"file": kernels}
+    return benchmark_all({"file": flat}, device, threads, runs, warmup, signatures, chosen)["file"]
 
 
 def benchmark_all(
-    files: dict[str, bytes],
+    files: Mapping[_Name, bytes],
     device: str = "local",
     threads: int = 1,
     runs: int = 200,
     warmup: int = 20,
-    signatures: Mapping[str, str] | None = None,
-) -> dict[str, BenchmarkReport]:
+    signatures: Mapping[_Name, str] | None = None,
+    kernels: Mapping[_Name, str] | None = None,
+) -> dict[_Name, BenchmarkReport]:
     """`benchmark` of several files in turn, one inference each, so that the machine's drift
     falls on all of them alike.
 
     Args:
-      files: by a name for the report.
+      files: by a name for the report, of any hashable type.
       device, threads, runs, warmup: see `benchmark`.
       signatures: the signature of each file that has several.
+      kernels: the kernel set of each file that is not to run with XNNPACK.
     """
     if device not in DEVICES:
         raise ValueError(f"device: expected one of {DEVICES}, found {device!r}.")
     require_count("threads", 1, threads)
     require_count("runs", 1, runs)
     require_count("warmup", 0, warmup)
-    chosen = signatures or {}
-    runners = {n: Runner(flat, threads, signature=chosen.get(n)) for n, flat in files.items()}
+    chosen, sets = signatures or {}, dict.fromkeys(files, "xnnpack") | dict(kernels or {})
+    runners = {
+        name: Runner(flat, threads, signature=chosen.get(name), kernels=sets[name])
+        for name, flat in files.items()
+    }
     inputs = {name: random_inputs(runner.input_details) for name, runner in runners.items()}
-    times: dict[str, list[float]] = {name: [] for name in files}
+    times: dict[_Name, list[float]] = {name: [] for name in files}
     for run in range(warmup + runs):
         for name, runner in runners.items():
             start = time.perf_counter()
@@ -104,6 +117,7 @@ def benchmark_all(
         low, median, high = np.percentile(times[name], [10, 50, 90])
         reports[name] = BenchmarkReport(
             device,
+            sets[name],
             threads,
             float(median),
             float(low),
@@ -116,9 +130,9 @@ def benchmark_all(
     return reports
 
 
-def random_inputs(details: list[dict[str, Any]]) -> list[np.ndarray]:
+def random_inputs(details: list[dict[str, Any]], seed: int = 0) -> list[np.ndarray]:
     """An array for each input that LiteRT describes."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     arrays = []
     for detail in details:
         if detail["dtype"] == np.float32:

@@ -28,6 +28,8 @@ class LevelRange:
     def holds(self, bits: int) -> bool:
         """Whether this is the range of a tensor of so many bits."""
         levels = self.high - self.low + 1
+        if not 2 <= bits <= 8:
+            return False
         if not self.clipped:
             return 2 ** (bits - 1) < levels <= 2**bits
         symmetric = self.low == -self.high and bits < 8

@@ -1,7 +1,8 @@
-"""What a file of ours declares about itself, so that a later change of it is noticed."""
+"""What a file of ours declares about itself: bits, BOPs, integers, origin, expected outputs."""
 
 from __future__ import annotations
 
+import base64
 import json
 import zlib
 from collections.abc import Collection
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from metamix_tflite.containers import check_container
+from metamix_tflite.golden_inputs import GENERATOR
 
 METADATA_NAME = "keras_metamix"
-FORMAT, POINTS_FORMAT = 1, 2  # of one network, and of several by their signatures' names
+FORMAT, POINTS_FORMAT = 3, 4  # of one network, and of several by their signatures' names
+MOST_GOLDEN = 64  # golden inputs of a file
 _LARGEST = 1 << 24  # bytes of JSON, enough for 50,000 layers
 _FIELDS = {
     "layers": {
         "layer": str,
+        "activation_bits": int,
         "weight_bits": int,
         "container": str,
         "weights": int,
@@ -36,11 +40,16 @@ def encode(declared: dict[str, Any]) -> bytes:
     """A declaration as compressed JSON.
 
     Args:
-      declared: "weight_container" and "io", with "layers" and "tensors" of the file's signature or
-        with {name: {"bops", "layers", "tensors"}} of several as "signatures".
+      declared: "weight_container", "io", "versions" and "run", with "bops", "layers", "tensors" and
+        maybe "golden" of the file's signature, or with these of several by name as "signatures".
+
+    Raises:
+      ValueError: more than `decode` reads.
     """
     number = POINTS_FORMAT if "signatures" in declared else FORMAT
     text = json.dumps({"format": number, **declared}, separators=(",", ":"))
+    if len(text) > _LARGEST:
+        raise ValueError(f"A file declares at most {_LARGEST:,} bytes, found {len(text):,}.")
     return zlib.compress(text.encode(), 9)
 
 
@@ -59,6 +68,9 @@ def decode(content: bytes) -> dict[str, Any]:
     if not stream.eof or not isinstance(declared, dict) or declared.get("format") not in known:
         raise ValueError(f"its declaration is not of format {FORMAT} or {POINTS_FORMAT}")
     check_container(declared.get("weight_container", ""))
+    for name in ("versions", "run"):
+        if not isinstance(declared.get(name), dict):
+            raise ValueError(f"its declaration has no {name}")
     if declared["format"] == FORMAT:
         _check_sections(declared)
         return declared
@@ -66,9 +78,7 @@ def decode(content: bytes) -> dict[str, Any]:
     if not isinstance(signatures, dict):
         raise ValueError("its declaration has no signatures")
     for name, entry in signatures.items():
-        if not isinstance(entry, dict) or type(entry.get("bops")) is not int:
-            raise ValueError(f"its declaration of {name!r} has no BOPs")
-        _check_sections(entry)
+        _check_sections(entry, f" of {name!r}")
     return declared
 
 
@@ -89,11 +99,32 @@ def of_signatures(declared: dict[str, Any], names: Collection[str]) -> dict[str,
     return {name: shared | points[name] for name in names}
 
 
-def _check_sections(declared: dict[str, Any]) -> None:
+def _check_sections(declared: Any, of: str = "") -> None:
+    """Raises ValueError for a signature's declaration that `encode` did not write."""
+    if not isinstance(declared, dict) or type(declared.get("bops")) is not int:
+        raise ValueError(f"its declaration{of} has no BOPs")
     for section, fields in _FIELDS.items():
         entries = declared.get(section)
         if not isinstance(entries, dict):
-            raise ValueError(f"its declaration has no {section}")
+            raise ValueError(f"its declaration{of} has no {section}")
         for name, entry in entries.items():
             if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != fields:
                 raise ValueError(f"its declaration of {name!r} has other fields than {[*fields]}")
+    if "golden" in declared:
+        _check_golden(declared["golden"])
+
+
+def _check_golden(golden: Any) -> None:
+    """Raises ValueError unless `golden_outputs` may have written this."""
+    try:
+        number, count = golden["images"], len(golden["outputs"])
+        if golden["inputs"] != GENERATOR:
+            raise ValueError(f"of generator {golden['inputs']!r}, expected {GENERATOR!r}")
+        if type(number) is not int or not 1 <= number <= MOST_GOLDEN or not count:
+            raise ValueError(f"of {number!r} inputs and {count} outputs")
+        for output in golden["outputs"]:
+            base64.b64decode(output["codes"], validate=True)
+            if type(output["stride"]) is not int or output["stride"] < 1:
+                raise ValueError(f"of every {output['stride']!r}th value")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its declaration of golden outputs is damaged ({error})") from error

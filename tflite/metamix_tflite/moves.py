@@ -93,12 +93,20 @@ def reshape(file: SignatureWriter, node: Node) -> None:
 
 
 def _reshape_from(file: SignatureWriter, node: Node, source: FileTensor) -> None:
-    shape = [-1, *batch_one(node.output)[1:]]
+    target = reshaped(file, node.name, source, batch_one(node.output))
+    file.values[id(node.output)] = target
+
+
+def reshaped(
+    file: SignatureWriter, name: str, source: FileTensor, shape: tuple[int, ...]
+) -> FileTensor:
+    """RESHAPE of a tensor, the batch size left open."""
     options = schema.ReshapeOptionsT()
-    options.newShape = shape
-    target = file.output(node, source.grid)
-    vector = file.vector(f"{node.name}/shape", shape)
-    file.graph.operator(Op.RESHAPE, [source.index, vector], [target], options)
+    options.newShape = [-1, *shape[1:]]
+    target = file.tensor(name, shape, source.grid)
+    vector = file.vector(f"{name}/shape", options.newShape)
+    file.graph.operator(Op.RESHAPE, [source.index, vector], [target.index], options)
+    return target
 
 
 def same(file: SignatureWriter, node: Node) -> None:

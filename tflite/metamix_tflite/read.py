@@ -13,6 +13,7 @@ from metamix_tflite.file_graph import (
     check_order,
     named_signature,
 )
+from metamix_tflite.file_hash import HASH_SIZE, file_hash, with_hash
 from metamix_tflite.flatbuffer import FILE_IDENTIFIER
 from metamix_tflite.reader import FileReader
 
@@ -44,6 +45,20 @@ def read_file(flat: bytes, declared: bool = False) -> FileGraph:
     if len(graphs) != 1:
         raise VerificationError(f"Expected a file of one signature, found {[*graphs]}.")
     return next(iter(graphs.values()))
+
+
+def read_operators(flat: bytes) -> FileGraph:
+    """`read_file` of the graph alone: what the file declares is neither read nor checked.
+
+    A file that `only_signature` made still has the declaration of the whole one.
+    """
+    with _readable(flat) as reader:
+        graphs = reader.graphs(declared=False)
+    if len(graphs) != 1:
+        raise VerificationError(f"Expected a file of one signature, found {[*graphs]}.")
+    (graph,) = graphs.values()
+    check_order(graph)
+    return graph
 
 
 def read_signatures(flat: bytes, declared: bool = False) -> dict[str, FileGraph]:
@@ -82,6 +97,34 @@ def read_operating_points(flat: bytes) -> dict[str, dict[str, Any]]:
     """
     with _readable(flat) as reader:
         return reader.operating_points()
+
+
+def require_unchanged(flat: bytes) -> None:
+    """Raises unless a .tflite is, byte for byte, what `convert` wrote.
+
+    Raises:
+      TypeError: not bytes.
+      VerificationError: not a readable .tflite, one without a hash, or one that was changed.
+    """
+    with _readable(flat) as reader:
+        place = reader.hash_place()
+    found, expected = file_hash(flat, place), bytes(flat[place : place + HASH_SIZE])
+    if found != expected:
+        raise VerificationError(
+            f"The file was changed since it was written: SHA-256 declared {expected.hex()}, found "
+            f"{found.hex()}."
+        )
+
+
+def hashed(flat: bytes) -> bytes:
+    """The same .tflite with its hash set anew; it has to have one.
+
+    Raises:
+      VerificationError: not a readable .tflite, or one without a hash.
+    """
+    with _readable(flat) as reader:
+        place = reader.hash_place()
+    return with_hash(bytes(flat), place)
 
 
 def only_signature(flat: bytes, name: str | None) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
+from metamix_tflite.file_hash import HASH_NAME, HASH_SIZE
 from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, unpack_int4
 from metamix_tflite.metadata import METADATA_NAME, decode, of_signatures
 
@@ -24,6 +25,7 @@ _FUSED_OPTIONS = {
     "MAX_POOL_2D": schema.Pool2DOptions,
 }
 _SUBGRAPHS, _SIGNATURES = 8, 18  # of Model's vectors, in its table by the schema
+_DATA = 4  # of Buffer's
 _LARGEST_RANK = 8
 _LARGEST_EXPANSION = 64  # equal constants share their bytes: what is read may exceed the file
 
@@ -48,22 +50,27 @@ class FileReader:
         self._unread = _LARGEST_EXPANSION * len(flat)
         self._constants: dict[tuple[int, str, tuple[int, ...]], np.ndarray | None] = {}
 
-    def graphs(self) -> dict[str, FileGraph]:
-        """The graph of each signature, in the order of the subgraphs."""
+    def graphs(self, declared: bool = True) -> dict[str, FileGraph]:
+        """The graph of each signature, in the order of the subgraphs.
+
+        Args:
+          declared: whether with what the file declares of them.
+        """
         definitions = self._definitions()
-        declared = of_signatures(self.declaration(), list(definitions))
+        found = self.declaration() if declared else {}
+        declarations = self._declared(found, list(definitions))
         codes = [self._code(i) for i in range(self._model.OperatorCodesLength())]
         graphs = {}
         for index, (name, definition) in enumerate(definitions.items()):
             with named_signature(name, definitions):
                 subgraph = self._model.Subgraphs(index)
-                graphs[name] = self._graph(definition, subgraph, codes, declared[name])
+                graphs[name] = self._graph(definition, subgraph, codes, declarations[name])
         return graphs
 
     def operating_points(self) -> dict[str, dict[str, Any]]:
         """See `read_operating_points`."""
         definitions, declared = self._definitions(), self.declaration()
-        if "signatures" not in declared:
+        if "signatures" not in declared or not self._model.SignatureDefsLength():
             return {}
         points = of_signatures(declared, list(definitions))
         for name, definition in definitions.items():
@@ -75,7 +82,7 @@ class FileReader:
         """The signatures' names; a stranger's file may have other subgraphs beside theirs."""
         count = self._model.SignatureDefsLength()
         names = [self._text(self._model.SignatureDefs(i).SignatureKey()) for i in range(count)]
-        return names or [DEFAULT_SIGNATURE]
+        return names or [self._name_without_signatures()]
 
     def only(self, name: str) -> bytes:
         """The file with one subgraph and no signature: two vectors are cut short."""
@@ -89,11 +96,24 @@ class FileReader:
 
     def declaration(self) -> dict[str, Any]:
         """What `encode` wrote, {} in a stranger's file."""
+        buffer = self._metadata(METADATA_NAME)
+        return {} if buffer is None else decode(self._bytes(buffer).tobytes())
+
+    def hash_place(self) -> int:
+        """The byte at which the file's hash of itself begins."""
+        buffer = self._metadata(HASH_NAME)
+        if buffer is None or self._bytes(buffer).size != HASH_SIZE:
+            raise ValueError("it holds no SHA-256 of itself")
+        table = self._model.Buffers(buffer)._tab
+        return table.Vector(table.Offset(_DATA))
+
+    def _metadata(self, name: str) -> int | None:
+        """The buffer of a metadata entry, None where there is no such entry."""
         for number in range(self._model.MetadataLength()):
             entry = self._model.Metadata(number)
-            if self._text(entry.Name()) == METADATA_NAME:
-                return decode(self._bytes(entry.Buffer()).tobytes())
-        return {}
+            if self._text(entry.Name()) == name:
+                return entry.Buffer()
+        return None
 
     def _definitions(self) -> dict[str, Any]:
         """The signatures by name, in the order of their subgraphs."""
@@ -107,11 +127,23 @@ class FileReader:
             definition = self._model.SignatureDefs(number)
             found[definition.SubgraphIndex()] = self._text(definition.SignatureKey()), definition
         if not found:
-            return {DEFAULT_SIGNATURE: None}
+            return {self._name_without_signatures(): None}
         definitions = dict(found[index] for index in sorted(found))
         if sorted(found) != [*range(count)] or len(definitions) != count:
             raise ValueError("several of its signatures have the same subgraph, or the same name")
         return definitions
+
+    def _name_without_signatures(self) -> str:
+        """The operating point that `only` left, or the default."""
+        name = self._text(self._model.Subgraphs(0).Name()) if self._model.SubgraphsLength() else ""
+        return name if name in self.declaration().get("signatures", {}) else DEFAULT_SIGNATURE
+
+    def _declared(self, declared: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
+        """What the file declares of each signature; of one that `only` left, of this one."""
+        points = declared.get("signatures", {})
+        if not self._model.SignatureDefsLength() and names[0] in points:
+            declared["signatures"] = {names[0]: points[names[0]]}
+        return of_signatures(declared, names)
 
     def _graph(
         self, definition: Any, graph: Any, codes: list[str], declared: dict[str, Any]

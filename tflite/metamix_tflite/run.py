@@ -1,4 +1,4 @@
-"""Runs a .tflite with LiteRT and says whether XNNPACK ran all of it."""
+"""Runs a .tflite with LiteRT's kernels and says whether XNNPACK ran all of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from metamix_tflite.read import only_signature
+
+# XNNPACK with the builtin kernels for what it does not take; these alone; the plain reference ones.
+KERNELS = {
+    "xnnpack": OpResolverType.BUILTIN,
+    "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    "reference": OpResolverType.BUILTIN_REF,
+}
+
+
+def check_kernels(kernels: str) -> None:
+    """Raises ValueError for an unknown kernel set."""
+    if kernels not in KERNELS:
+        raise ValueError(f"kernels: expected one of {[*KERNELS]}, found {kernels!r}.")
 
 
 def require_count(name: str, least: int, found: Any) -> None:
@@ -40,17 +53,18 @@ def accepted_by_litert(flat: bytes) -> Iterator[None]:
 
 
 class Runner:
-    """An interpreter with XNNPACK, its default CPU delegate.
+    """An interpreter, by default with XNNPACK.
 
     Args:
       flat: bytes of a .tflite.
       threads: CPU threads.
       batch_size: images in one invocation.
       signature: which of the file's, where there are several.
+      kernels: one of `KERNELS`.
 
     Raises:
       TypeError, ValueError: not the bytes of a .tflite that LiteRT runs, no such signature in it,
-        or a count below 1.
+        unknown kernels, or a count below 1.
 
     Attributes:
       delegated: whether one XNNPACK partition holds the whole graph of the signature.
@@ -58,13 +72,21 @@ class Runner:
     """
 
     def __init__(
-        self, flat: bytes, threads: int = 1, batch_size: int = 1, signature: str | None = None
+        self,
+        flat: bytes,
+        threads: int = 1,
+        batch_size: int = 1,
+        signature: str | None = None,
+        kernels: str = "xnnpack",
     ):
         require_count("threads", 1, threads)
         require_count("batch_size", 1, batch_size)
-        content = only_signature(flat, signature)
+        check_kernels(kernels)
+        content, resolver = only_signature(flat, signature), KERNELS[kernels]
         with accepted_by_litert(flat):
-            self._interpreter = Interpreter(model_content=content, num_threads=threads)
+            self._interpreter = Interpreter(
+                model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
+            )
             if batch_size != 1:
                 for detail in self._interpreter.get_input_details():
                     shape = [batch_size, *detail["shape"][1:]]

@@ -8,7 +8,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from metamix_tflite.containers import weight_type
+from metamix_tflite.containers import takes_fully_connected, weight_type
 from metamix_tflite.file_graph import (
     FileGraph,
     FileOperator,
@@ -18,7 +18,7 @@ from metamix_tflite.file_graph import (
 )
 from metamix_tflite.levels import LevelRange, level_ranges
 from metamix_tflite.metadata import checksum
-from metamix_tflite.read import read_signatures
+from metamix_tflite.read import read_signatures, require_unchanged
 
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 _WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}
@@ -60,8 +60,8 @@ def verify(
     Checked of each signature: no operator computes in float; every INT8 tensor has the declared
     scale, zero-point and activation; the input of every MAC layer is clipped to the declared number
     of levels, and no level more; its weights lie in the declared range, container and values;
-    scales and bias are the declared ones and belong together; an operating point has the declared
-    BOPs.
+    scales and bias are the declared ones and belong together; its BOPs are the declared ones. Last,
+    no byte of the file was changed since it was written.
 
     Args:
       flat: the file's bytes.
@@ -94,6 +94,7 @@ def verify(
     for name, graph in graphs.items():
         with named_signature(name, graphs):
             _verify_graph(graph, by_name[name])
+    require_unchanged(flat)
     several = isinstance(bits, Mapping) or len(graphs) != 1
     return graphs if several else next(iter(graphs.values()))
 
@@ -121,6 +122,8 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
         layer = entry["layer"]  # of several calls, the trained one
         if layer and bits is not None:
             _check_bits(layer, entry, found, bits)
+        if layer and not found.holds(entry["activation_bits"]):
+            _fail(layer, "activation bits", entry["activation_bits"], found)
         _check_mac(name, graph, operator, declared)
         if layer:  # constants have no bit-width
             layers.add(layer)
@@ -130,7 +133,7 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
         missing |= set(bits.weight_bits) - layers
     if missing:
         raise VerificationError(f"Layers {sorted(missing)} are declared and not in the file.")
-    if declared.get("bops", bops) != bops:
+    if declared["bops"] != bops:
         raise VerificationError(f"BOPs: declared {declared['bops']}, found {bops}.")
 
 
@@ -243,6 +246,8 @@ def _check_weights(
         _fail(name, "weight zero-points", 0, weights.zero_points[:3])
     if checksum(weights.scales) != entry["weight_scales"]:
         _fail(name, "weight scales", f"checksum {entry['weight_scales']}", weights.scales[:3])
+    if op == "FULLY_CONNECTED" and not takes_fully_connected(container):
+        _fail(name, f"operator of {container!r}", "CONV_2D", op)
     rule = weight_type(container, op == "FULLY_CONNECTED", weight_bits, weights.shape[-1])
     if weights.type != rule:
         _fail(name, f"container of {container!r}", rule, weights.type)

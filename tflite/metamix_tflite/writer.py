@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
 
 from keras_metamix.assignment import BitAssignment
-from keras_metamix.cost import assignment_bops
 from keras_metamix.graph.fold_bn import fold_batch_norm
-from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from metamix_tflite import arithmetic, moves
 from metamix_tflite.containers import check_container
 from metamix_tflite.emission import SignatureWriter
+from metamix_tflite.file_hash import HASH_NAME, PLACEHOLDER
 from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, ModelBuilder
-from metamix_tflite.metadata import METADATA_NAME, encode
+from metamix_tflite.golden_outputs import golden_outputs
+from metamix_tflite.metadata import METADATA_NAME, MOST_GOLDEN, encode
+from metamix_tflite.read import hashed
 
+_VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
 _EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {
     integer.QuantizeInput: arithmetic.quantize_input,
     integer.Dequantize: arithmetic.dequantize,
@@ -44,29 +48,38 @@ _EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {
 
 def convert(
     model: Any,
-    weight_container: Literal["fast", "smallest"] = "fast",
+    weight_container: Literal["fast", "smallest", "edgetpu"] = "fast",
     io: Literal["float32", "int8"] = "float32",
     operating_points: Mapping[str, BitAssignment] | None = None,
+    run: Mapping[str, Any] | None = None,
+    golden: int = 4,
 ) -> bytes:
     """The .tflite of a trained model; its integers are the trained ones.
+
+    The file declares its bits, BOPs, origin and the integers that it has to give for inputs which
+    any machine makes anew (`replay`), and holds a SHA-256 of itself.
 
     Args:
       model: a MetaMixModel in weight training, a BitMixerModel with quantized weights, or what
         `fold_batch_norm` made of one of them.
       weight_container: "fast" keeps one XNNPACK partition (INT4 for pointwise and dense layers,
         the other low-bit integers in INT8); "smallest" holds every weight of at most 4 bits in
-        INT4, which LiteRT runs outside XNNPACK for k x k and depthwise convolutions.
+        INT4, which LiteRT runs outside XNNPACK for k x k and depthwise convolutions; "edgetpu"
+        holds all in INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for
+        Microcontrollers want it, best with io="int8".
       io: type of the file's inputs and outputs.
       operating_points: bit assignments by name. The file holds the model at each of them, as a
         signature of that name; constants that are equal are stored once. The model's bits stay.
         None writes the model at its present bits, as signature "serving_default".
+      run: what the file is to tell of its training: anything that JSON holds.
+      golden: inputs of each signature whose outputs the file holds, 0 to 64. The folded network
+        runs once for each.
 
     Raises:
       ValueError: an argument, or a layer that has no exact operator; names it.
     """
-    check_container(weight_container)
-    if io not in ("float32", "int8"):
-        raise ValueError(f"io: expected 'float32' or 'int8', found {io!r}.")
+    _check_arguments(weight_container, io, golden)
+    origin = {"versions": _versions(), "run": _checked_run(run or {})}
     file = ModelBuilder("keras-metamix")
 
     def write(name: str, folded: keras.Model) -> dict[str, Any]:
@@ -74,15 +87,45 @@ def convert(
         for node in signature.topology.nodes:
             _emitter(node)(signature, node)
         signature.finish()
+        if golden:
+            signature.declared["golden"] = golden_outputs(folded, golden)
         return signature.declared
 
     if operating_points is None:
         declared = write(DEFAULT_SIGNATURE, model if _is_folded(model) else fold_batch_norm(model))
     else:
         declared = {"signatures": _write_points(model, operating_points, write)}
-    declared |= {"weight_container": weight_container, "io": io}
+    declared |= {"weight_container": weight_container, "io": io, **origin}
     file.metadata(METADATA_NAME, encode(declared))
-    return file.finish()
+    file.metadata(HASH_NAME, PLACEHOLDER)
+    return hashed(file.finish())
+
+
+def _check_arguments(weight_container: str, io: str, golden: int) -> None:
+    check_container(weight_container)
+    if io not in ("float32", "int8"):
+        raise ValueError(f"io: expected 'float32' or 'int8', found {io!r}.")
+    if type(golden) is not int or not 0 <= golden <= MOST_GOLDEN:
+        raise ValueError(f"golden: expected 0 to {MOST_GOLDEN} inputs, found {golden!r}.")
+
+
+def _checked_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file tells of its training, as JSON gives it back.
+
+    Raises:
+      ValueError: no mapping, or something that JSON does not hold; says what.
+    """
+    if not isinstance(run, Mapping):
+        raise ValueError(f"run: expected a dictionary, found {type(run).__name__}.")
+    try:
+        return json.loads(json.dumps(dict(run), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"run: expected what JSON holds, found: {error}.") from error
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that trained the model and wrote the file."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 def _write_points(
@@ -92,15 +135,14 @@ def _write_points(
 ) -> dict[str, Any]:
     """Writes a signature for each operating point and returns what they declare, by name."""
     _check_points(model, points)
-    costs, before, declared = layer_costs(model), model.bit_assignment, {}
+    before, declared = model.bit_assignment, {}
     try:
         for name, bits in points.items():
             try:
                 model.set_bits(bits)
-                written = write(name, fold_batch_norm(model))
+                declared[name] = write(name, fold_batch_norm(model))
             except ValueError as error:
                 raise ValueError(f"Operating point {name!r}: {error}") from error
-            declared[name] = {"bops": assignment_bops(costs, bits), **written}
     finally:
         model.set_bits(before)
     return declared

@@ -1,0 +1,270 @@
+"""`metamix-verify`: what it prints, its status, and that ai-edge-litert and NumPy are enough."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metamix_tflite as mt
+from metamix_tflite import verify_main
+
+SOURCES = Path(mt.__file__).parent.parent
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command(*arguments) -> (status, stdout, stderr) of a run in this process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["metamix-verify", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            verify_main.run()
+        out, err = capsys.readouterr()
+        if isinstance(stopped.value.code, str):  # what Python prints to stderr, with status 1
+            return 1, out, err + stopped.value.code
+        return stopped.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def saved(resnet, tmp_path):
+    """A file that was told of a training run."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(mt.convert(resnet[0], run={"title": "resnet", "accuracy": 0.5}))
+    return path
+
+
+def test_an_exact_file(saved, command, resnet):
+    status, out, err = command(saved, f"--json={saved.parent / 'found.json'}")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == f"{saved}: {saved.stat().st_size:,} bytes, unchanged, as declared"
+    assert '  title: "resnet"' in lines and "  accuracy: 0.5" in lines
+    layers = "10 layers, activations of 8, 4, 3, 2 bits, weights of 8, 4, 3, 2"
+    assert any(line.startswith(f"  serving_default: {layers}, ") for line in lines)
+    replays = [line.split()[:6] for line in lines if "values differ" in line]
+    assert [replay[0] for replay in replays] == ["xnnpack", "builtin", "reference"]
+    assert replays[0][1:] == ["0", "of", "20", "values", "differ,"]
+    assert lines[-1] == "exact: XNNPACK gives the trained integers"
+
+    found = json.loads((saved.parent / "found.json").read_text())
+    assert found["exact"] is True and found["run"]["accuracy"] == 0.5
+    assert found["signatures"]["serving_default"]["bits"] == {
+        name: [resnet[3].activation_bits[name], bits]
+        for name, bits in resnet[3].weight_bits.items()
+    }
+    row = {"signature": "serving_default", "kernels": "xnnpack", "images": 4, "values": 20}
+    assert found["replays"][0] == row | {"differing": 0, "max_steps": 0, "delegated": True}
+    assert [replay["kernels"] for replay in found["replays"]] == ["xnnpack", "builtin", "reference"]
+    assert {p.name for p in saved.parent.iterdir()} == {"model.tflite", "found.json"}
+
+
+def test_operating_points(resnet, command, tmp_path):
+    path = tmp_path / "points.tflite"
+    path.write_bytes(mt.convert(resnet[0], operating_points={"a": resnet[3], "b": resnet[3]}))
+    status, out, _ = command(path, "--kernels=xnnpack", "--threads=2")
+    assert status == 0
+    assert out.count("0 of 20 values differ") == 2
+    assert "  a: 10 layers" in out and "  b: 10 layers" in out
+
+
+def test_other_integers_are_named(saved, remake, command):
+    def edit(model):
+        (tensor,) = [t for t in model.subgraphs[0].tensors if t.name == b"logits/bias"]
+        buffer = model.buffers[tensor.buffer]
+        biases = np.frombuffer(bytes(bytearray(buffer.data)), np.int32) + 10_000
+        buffer.data = np.frombuffer(biases.tobytes(), np.uint8)
+
+    saved.write_bytes(remake(saved.read_bytes(), edit))
+    status, out, err = command(saved)
+    assert (status, out) == (1, "")
+    assert "Layer 'logits': bias: declared checksum" in err
+
+
+def test_a_runtime_that_rounds_otherwise_is_told(saved, command, monkeypatch):
+    # As an XNNPACK with another requantization would: one value is a step higher.
+    invoke = mt.Runner.invoke
+
+    def off_by_one(runner, *arrays):
+        (output,) = invoke(runner, *arrays)
+        (step,) = np.unique(np.diff(np.unique(output)))[:1]
+        output[0, 0] += step
+        return [output]
+
+    monkeypatch.setattr(mt.Runner, "invoke", off_by_one)
+    status, out, _ = command(saved, "--kernels=xnnpack")
+    assert status == 1
+    assert "xnnpack    4 of 20 values differ" in out
+    assert out.splitlines()[-1] == "NOT EXACT: XNNPACK differs from the trained integers"
+    assert command(saved, "--kernels=reference")[0] == 0  # nothing was promised of these
+
+
+def test_smallest_promises_nothing(resnet, command, tmp_path):
+    path = tmp_path / "smallest.tflite"
+    path.write_bytes(mt.convert(resnet[0], weight_container="smallest"))
+    status, out, _ = command(path)
+    assert status == 0
+    assert out.splitlines()[-1].startswith("nothing promised")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--kernels=fast", "kernels: expected one of .*'xnnpack'.* found 'fast'"),
+        ("--kernels=", "kernels: expected one of .* found ''"),
+        ("--threads=0", "--threads: expected at least 1, found 0"),
+        ("--json=no/found.json", "--json: expected a folder no, found none"),
+    ],
+)
+def test_a_bad_flag_is_named(flag, message, saved, command):
+    status, out, err = command(saved, flag)
+    assert (status, out, err.count("\n")) == (1, "", 0)
+    assert err.startswith("metamix-verify: ")
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(err)
+
+
+def damaged(flat):
+    changed = bytearray(flat)
+    changed[len(flat) // 2] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda flat: b"", "found 0 bytes"),
+        (lambda flat: b"# text" * 9, "Expected the bytes of a .tflite"),
+        (lambda flat: flat[: len(flat) // 2], ""),
+        (damaged, ""),
+        (lambda flat: flat.replace(b"keras-metamix", b"Keras-metamix", 1), "was changed since"),
+    ],
+)
+def test_another_file_is_one_line(content, message, saved, command):
+    saved.write_bytes(content(saved.read_bytes()))
+    status, out, err = command(saved)
+    assert (status, out, err.count("\n")) == (1, "", 0)
+    assert err.startswith(f"metamix-verify: {saved}: ") and message in err
+
+
+def test_a_stranger_s_file_is_one_line(saved, remake, command):
+    def no_metadata(model):
+        model.metadata = []
+
+    saved.write_bytes(remake(saved.read_bytes(), no_metadata))
+    assert "it was not written by convert" in command(saved)[2]
+
+
+def test_a_missing_file_is_one_line(command):
+    status, out, err = command("none.tflite")
+    assert (status, out) == (1, "")
+    assert err == "metamix-verify: [Errno 2] No such file or directory: 'none.tflite'"
+
+
+def test_golden_outputs_of_another_graph_are_refused(saved, remake, command):
+    # Of an honest file only its declaration changed, and the hash with it.
+    from metamix_tflite.metadata import METADATA_NAME, decode, encode
+
+    def edit(model, change):
+        (entry,) = [m for m in model.metadata if m.name == METADATA_NAME.encode()]
+        buffer = model.buffers[entry.buffer]
+        declared = decode(bytes(bytearray(buffer.data)))
+        change(declared["golden"])
+        buffer.data = np.frombuffer(encode(declared), np.uint8)
+
+    flat = saved.read_bytes()
+    changes = {
+        "expected 20 values, found 3": lambda g: g["outputs"][0].update(codes="AAAA"),
+        "expected 8 values, found 20": lambda g: g["outputs"][0].update(stride=3),
+        "expected 10 values, found 20": lambda g: g.update(images=2),
+        "expected 1, found 2": lambda g: g["outputs"].append(g["outputs"][0]),
+    }
+    for message, change in changes.items():
+        saved.write_bytes(remake(flat, lambda model, change=change: edit(model, change)))
+        status, out, err = command(saved)
+        assert (status, out) == (1, "")
+        assert message in err
+    other = "AAAAAAAAAAAAAAAAAAAAAAAAAAA="  # 20 zeros
+    saved.write_bytes(
+        remake(flat, lambda m: edit(m, lambda g: g["outputs"][0].update(codes=other)))
+    )
+    assert command(saved, "--kernels=xnnpack")[0] == 1
+
+
+def test_mutated_files_end_in_one_line_or_pass(saved, command):
+    flat = saved.read_bytes()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        changed = bytearray(flat)
+        for place in rng.integers(8, len(flat), rng.integers(1, 6)):
+            changed[place] ^= int(rng.integers(1, 256))
+        saved.write_bytes(bytes(changed))
+        status, out, err = command(saved, "--kernels=xnnpack")
+        assert (status, out, err.count("\n")) == (1, "", 0), seed
+
+
+def test_help(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    assert "--kernels" in out
+
+
+# --- where nothing else is installed --------------------------------------------------------------
+
+ALONE = """
+    import sys
+
+    OTHERS = {"tensorflow", "keras", "absl", "rich", "keras_metamix", "scipy"}
+
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in OTHERS:
+                raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+
+    sys.meta_path.insert(0, Refuse())
+    from metamix_tflite import verify_main
+    verify_main.run()
+"""
+
+
+def test_no_other_library_is_imported(saved):
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ALONE), saved],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.endswith("exact: XNNPACK gives the trained integers\n")
+
+
+@pytest.mark.slow
+def test_litert_and_numpy_alone_are_enough(saved, tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--retries=1", "--timeout=10"]
+    installed = subprocess.run(
+        [*install, "ai-edge-litert", "numpy"], capture_output=True, text=True
+    )
+    if installed.returncode:
+        pytest.skip(f"pip cannot install ai-edge-litert here: {installed.stderr.strip()[-300:]}")
+    result = subprocess.run(
+        [python, "-m", "metamix_tflite.verify_main", saved],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES)},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.endswith("exact: XNNPACK gives the trained integers\n")
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
+    )
+    names = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
+    assert not names & {"tensorflow", "keras", "absl-py", "rich", "keras-metamix"}
