@@ -37,10 +37,12 @@ def check_loss(
     Raises:
       NonFiniteError: it is.
     """
-    loss = (logs or {}).get("loss")
-    if loss is not None and not math.isfinite(loss):
+    losses = [value for name, value in (logs or {}).items() if name in ("loss", "search_loss")]
+    if not all(map(math.isfinite, losses)):
         cause = find_non_finite(model, batches)
-        raise NonFiniteError(f"The loss is {float(loss)} {where}: {cause}; {_REMEDIES}.")
+        raise NonFiniteError(
+            f"The loss or its gradient is NaN or Inf {where}: {cause}; {_REMEDIES}."
+        )
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -96,7 +98,7 @@ def _in_activations(model: Any, network: keras.Model, images: Any) -> str:
             return f"the images hold {count} NaN or Inf"
     layers = [layer for layer in network.layers if layer._inbound_nodes]
     outputs = [keras.tree.flatten(layer._inbound_nodes[0].output_tensors) for layer in layers]
-    every = keras.Model(network.inputs, outputs)
+    every = keras.Model(network.input, outputs)
     if hasattr(model, "evaluation_mode") and not inside_mode():
         with quantization_mode(model.evaluation_mode()):
             found = every(images, training=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -91,17 +92,24 @@ def training_batches(model: Any, data: Any, count: int) -> Iterator[Any]:
     return image_batches(model.training_data[0], count, model.training_data[1])
 
 
-def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> None:
-    """Applies gradients, or zeros where the loss is NaN or Inf.
+def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:
+    """Applies gradients, or zeros where the loss or one of them is NaN or Inf.
 
-    So the weights stay those that gave that loss, and `diagnosis` can find the layer.
+    So the weights stay those that gave them, and `diagnosis` can find the layer. The loss alone
+    does not show: a quantizer clips NaN to an end of its grid.
+
+    Returns:
+      The loss; NaN where nothing was applied.
     """
-    finite = tf.math.is_finite(loss)
+    pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+    # A sum is NaN or Inf where a summand is, and takes one pass.
+    sums = [tf.reduce_sum(gradient) for gradient, _ in pairs]
+    finite = tf.math.is_finite(tf.add_n([tf.cast(loss, "float32"), *sums]))
     optimizer.apply_gradients(
         (tf.where(finite, gradient, tf.zeros_like(gradient)), variable)
-        for gradient, variable in zip(gradients, variables, strict=True)
-        if gradient is not None
+        for gradient, variable in pairs
     )
+    return tf.where(finite, loss, math.nan)
 
 
 def track_loss(model: Any, loss: Any, x: Any) -> None:

@@ -283,8 +283,7 @@ class BitMixerModel(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, [v.value for v in variables])
-        descend(self.optimizer, gradients, variables, loss)
-        track_loss(self, loss, x)
+        track_loss(self, descend(self.optimizer, gradients, variables, loss), x)
         return self.compute_metrics(x, y, predictions, sample_weight=weight)
 
     def get_config(self) -> dict[str, Any]:

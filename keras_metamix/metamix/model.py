@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -289,9 +290,8 @@ class MetaMixModel(keras.Model):
                 predictions = self(x, training=True)
             loss = self._compute_loss(x, y, predictions, weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        track_loss(self, loss, x)
         gradients = tape.gradient(scaled, [v.value for v in variables])
-        descend(self.optimizer, gradients, variables, loss)
+        track_loss(self, descend(self.optimizer, gradients, variables, loss), x)
         return predictions
 
     def _meta_mode(self, index: Any) -> QuantizationMode:
@@ -343,9 +343,8 @@ class MetaMixModel(keras.Model):
             )
         _, losses, sums, predictions = state
         loss = tf.reduce_sum(losses)
-        track_loss(self, loss, x)
         gradients = [g if used else None for g, used in zip(sums, trained, strict=True)]
-        descend(self.optimizer, gradients, variables, loss)
+        track_loss(self, descend(self.optimizer, gradients, variables, loss), x)
         replicas = self.distribute_strategy.num_replicas_in_sync
         each = tf.unstack(losses * count * replicas)
         names = [f"loss_{bits}_bits" for bits in self.space.activation_bits]
@@ -379,7 +378,8 @@ class MetaMixModel(keras.Model):
             replicas = self.distribute_strategy.num_replicas_in_sync
             loss = task + strength * cost / replicas
         gradients = tape.gradient(loss, [v.value for v in variables])
-        descend(self.search_optimizer, gradients, variables, loss)
+        applied = descend(self.search_optimizer, gradients, variables, loss)
+        task = tf.where(tf.math.is_finite(applied), task, math.nan)
         return {"search_loss": task * replicas, "bops": gigabops * PAPER_UNIT}
 
     def get_config(self) -> dict[str, Any]:
