@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_metamix.calibration import image_batches
-from keras_metamix.layers.mode import inside_mode, quantization_mode
+from keras_metamix.layers.mode import quantization_mode
 
 LOOKED_AT = 50  # batches, for the layer that made a loss NaN
 _REMEDIES = (
@@ -69,7 +70,7 @@ def find_non_finite(model: Any, batches: Iterable[Any]) -> str:
 
     Args:
       model: a model whose layers stand in network order, or one that has such a `network`.
-      batches: inputs; the first that shows something is enough.
+      batches: inputs: all are looked at, and the first one is run.
     """
     network = getattr(model, "network", model)
     for layer in network.layers:
@@ -81,29 +82,31 @@ def find_non_finite(model: Any, batches: Iterable[Any]) -> str:
                 )
         if hasattr(layer, "steps") and (count := _non_finite(layer.steps())):
             return f"layer {layer.name!r} has {count} step sizes that are NaN or Inf"
-    number = 0
+    number, first = 0, None
     for number, images in enumerate(batches, start=1):
-        found = _in_activations(model, network, images)
-        if found:
-            return f"{found}, on batch {number} of the training data"
+        for array in keras.tree.flatten(images):
+            if count := _non_finite(array):
+                return f"the images hold {count} NaN or Inf, in batch {number} of the training data"
+        first = images if first is None else first
+    if first is not None and (found := _in_activations(model, network, first)):
+        return f"{found}, on the first batch of the training data"
     return (
-        "weights and step sizes are finite, and so are the activations of all layers on the "
-        f"first {number} batches of the training data"
+        f"weights and step sizes are finite, and so are the images of the first {number} training "
+        "batches and all activations on the first"
     )
 
 
 def _in_activations(model: Any, network: keras.Model, images: Any) -> str:
-    for array in keras.tree.flatten(images):
-        if count := _non_finite(array):
-            return f"the images hold {count} NaN or Inf"
+    """In training, where batch norm takes the batch's statistics: the moving ones may be NaN."""
     layers = [layer for layer in network.layers if layer._inbound_nodes]
     outputs = [keras.tree.flatten(layer._inbound_nodes[0].output_tensors) for layer in layers]
     every = keras.Model(network.input, outputs)
-    if hasattr(model, "evaluation_mode") and not inside_mode():
-        with quantization_mode(model.evaluation_mode()):
-            found = every(images, training=False)
+    if hasattr(model, "evaluation_mode"):
+        mode = dataclasses.replace(model.evaluation_mode(), statistics="frozen")
+        with quantization_mode(mode):
+            found = every(images, training=True)
     else:
-        found = every(images, training=False)
+        found = every(images, training=True)
     for layer, tensors in zip(layers, found, strict=True):
         if count := sum(_non_finite(tensor) for tensor in tensors):
             return f"layer {layer.name!r} puts out {count} NaN or Inf"

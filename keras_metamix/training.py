@@ -119,13 +119,13 @@ def track_loss(model: Any, loss: Any, x: Any) -> None:
     model._loss_tracker.update_state(loss * replicas, sample_weight=count)
 
 
-def arguments_from_config(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
-    """A model's config with its network and its search space made.
+def arguments_from_config(name: str, config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
+    """A model's config with its network and its search space made; `name` is the class's.
 
     Raises:
       ValueError: a field is missing.
     """
-    config = require_fields("the model's config", config, ("network", "space"))
+    config = require_fields(name, config, ("network", "space"))
     network = keras.saving.deserialize_keras_object(
         config["network"], custom_objects=custom_objects
     )

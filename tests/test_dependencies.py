@@ -36,7 +36,7 @@ BASE = {
 LAYERS = BASE | {"keras_metamix.layers"}
 GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
-TRAINING |= {"keras_metamix.training_data"}
+TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 
@@ -52,8 +52,10 @@ MAY_IMPORT = {
     "keras_metamix.layers": BASE,
     "keras_metamix.graph": GRAPH,
     "keras_metamix.calibration": GRAPH,
-    "keras_metamix.training": GRAPH,
+    "keras_metamix.training": GRAPH | {"keras_metamix.training_data"},
     "keras_metamix.training_data": GRAPH,
+    "keras_metamix.diagnosis": GRAPH,
+    "keras_metamix.workers": GRAPH,
     "keras_metamix.distillation": GRAPH,
     "keras_metamix.metamix": TRAINING,
     "keras_metamix.bitmixer": TRAINING | {"keras_metamix.report"},

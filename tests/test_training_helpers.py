@@ -122,14 +122,14 @@ def all_steps(model):
 
 
 def test_step_sizes_are_set_once_from_the_first_batch(model, data):
-    x, _ = data
-    begin_fit(model, x, None, 4)
+    x, y = data
+    begin_fit(model, x, y, 4)
     assert model.calibrated
     found = all_steps(model)
     kmm.calibrate(model, x[:4])
     for ours, expected in zip(found, all_steps(model), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    begin_fit(model, 5 * x, None, 4)  # later data change nothing
+    begin_fit(model, 5 * x, y, 4)  # later data change nothing
     for ours, expected in zip(found, all_steps(model), strict=True):
         np.testing.assert_array_equal(ours, expected)
 
@@ -140,7 +140,7 @@ def test_nan_in_training_images_is_named(model, data, calibrated):
     x = data[0].copy()
     x[5, 1, 2, 0] = np.nan
     with pytest.raises(ValueError, match="training images hold 1 NaN or Inf of 768 values"):
-        begin_fit(model, x, None, 4)
+        begin_fit(model, x, data[1], 4)
 
 
 def test_metrics_have_their_variables_before_the_first_step(model, data, loss):

@@ -300,7 +300,7 @@ class BitMixerModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> BitMixerModel:
-        return cls(**arguments_from_config(config, custom_objects))
+        return cls(**arguments_from_config(cls.__name__, config, custom_objects))
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

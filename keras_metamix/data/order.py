@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from keras_metamix.checks import require_whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Share:
@@ -59,6 +61,7 @@ def ordered(
     Raises:
       ValueError: `batch_size` or `start_step` out of range.
     """
+    require_whole("seed", seed, -(2**63))
     if not 1 <= batch_size <= count:
         raise ValueError(f"batch_size: expected 1 to {count} images, found {batch_size}.")
     if start_step < 0:

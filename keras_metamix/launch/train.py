@@ -63,6 +63,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     make_optimizer(config, config.train.learning_rate)
     require_folder("--workdir", workdir)
     session = Session(config, load_data(config), workdir, strategy)
+    _ = session.data.train  # says what is wrong with the images or the size of a batch
     with session.scope():
         float_model = float_network(config, session.data)
     with session.strategy.scope():

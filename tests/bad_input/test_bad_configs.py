@@ -79,7 +79,7 @@ SHARED = [
     *numbers("float.learning_rate", "finite number, above 0", ["x", NAN, -1.0]),
     ("float.weights", "none.h5", "config.float.weights: expected a file, found no 'none.h5'"),
     *numbers("train.batch_size", "whole number, at least 1", [0, -1, 1.5, "x"]),
-    ("train.batch_size", 10**6, "expected batch_size <= 10000 images, found 1000000"),
+    ("train.batch_size", 10**6, "batch_size: expected 1 to 10000 images, found 1000000"),
     *numbers("train.learning_rate", "finite number, above 0", ["x", NAN]),
     *numbers("train.weight_decay", "finite number, at least 0", [-1.0, "x"]),
     *numbers("train.clip_norm", "finite number, at least 0", [-1, "x"]),

@@ -213,7 +213,7 @@ PIPELINES = [
     ("images flat", {"images": PIXELS[..., 0]}, r"found shape \(8, 8, 8\)"),
     ("no image", {"images": PIXELS[:0], "labels": LABELS[:0]}, r"found shape \(0, 8, 8, 1\)"),
     ("ragged", {"images": [PIXELS[0], PIXELS[1, :3]]}, "images and labels of one shape each"),
-    ("batch too large", {"batch_size": 9}, "batch_size <= 8 images, found 9"),
+    ("batch too large", {"batch_size": 9}, "batch_size: expected 1 to 8 images, found 9"),
     ("batch of none", {"batch_size": 0}, "batch_size >= 1, found 0"),
     ("batch text", {"batch_size": "4"}, "batch_size >= 1, found '4'"),
     ("batch float", {"batch_size": 4.0}, "batch_size >= 1, found 4.0"),

@@ -267,7 +267,7 @@ def test_arguments_out_of_range_are_refused(splits):
         training(splits[0], 8, FORM, 0, start_step=-1)
     with pytest.raises(ValueError, match="pixels: expected one of .*found 'raw'"):
         Form(16, "raw")
-    with pytest.raises(ValueError, match="size: expected a number of pixels, found 0"):
+    with pytest.raises(ValueError, match="size: expected a whole number, at least 1, found 0"):
         Form(0)
 
 

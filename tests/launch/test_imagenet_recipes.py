@@ -133,7 +133,7 @@ def compiled(small):
 
 
 def test_kernels_alone_decay(compiled):
-    model = compiled(weight_decay=5e-6)
+    model = compiled(weight_decay=5e-6, clip_norm=10.0)
     decayed = {v.path for v in model.trainable_variables if model.optimizer._use_weight_decay(v)}
     assert decayed == {f"{name}/kernel" for name in ("conv1", "conv2", "conv3", "logits")}
     assert model.optimizer.weight_decay == 5e-6 and model.optimizer.global_clipnorm == 10

@@ -468,7 +468,7 @@ def test_nan_in_a_dataset_is_named(metamix, data):
     dataset = tf.data.Dataset.from_tensor_slices((x, data[1])).batch(8)
     callback = MetaMixCallback(BUDGET, verbose=0)
     model = metamix(run_eagerly=True)
-    with pytest.raises(ValueError, match=r"loss is nan at batch 1 of phase bit_meta.*NaN or Inf"):
+    with pytest.raises(ValueError, match="step 2 of epoch 1, phase bit_meta: .* 64 NaN"):
         model.fit(dataset, epochs=1, callbacks=[callback], verbose=0)
     bad_first = tf.data.Dataset.from_tensor_slices((x[8:], data[1][8:])).batch(8)
     with pytest.raises(ValueError, match="calibration images hold 64 NaN or Inf"):
