@@ -72,7 +72,7 @@ class Checkpoints(keras.callbacks.Callback):
         for name in names:
             try:
                 self._read(name)
-            except (tf.errors.OpError, ValueError, KeyError, AssertionError) as error:
+            except (tf.errors.OpError, ValueError, LookupError, AssertionError) as error:
                 cause = str(error).strip().splitlines()[0][:150]
                 print(f"checkpoint {self.folder / name} is damaged: {cause}", flush=True)
                 continue
@@ -211,6 +211,8 @@ def _weights(model: Any) -> list[Any]:
 
 def _remove(path: Path) -> None:
     """Removes the files of a checkpoint, its index first: without it there is no checkpoint."""
+    if not path.parent.is_dir():
+        return
     path.with_name(f"{path.name}.index").unlink(missing_ok=True)
     for file in path.parent.glob(f"{path.name}*"):
         shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)

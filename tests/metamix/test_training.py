@@ -580,3 +580,40 @@ def test_two_replicas_train_through_all_phases():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "replicas agree" in done.stdout
+
+
+class _Stop(Exception):
+    """Ends a fit as a crash would."""
+
+
+class _CrashAt(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise _Stop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_keras_own_backup_goes_on_in_the_phase_that_it_left(epoch, metamix, data, tmp_path):
+    """The phase is saved with the weights, and is not entered a second time."""
+
+    def fit(*callbacks):
+        model = metamix(optimizer=keras.optimizers.Adam(1e-2))
+        callback = MetaMixCallback(BUDGET, 1, 1, verbose=0)
+        settings = {"epochs": 4, "batch_size": 8, "shuffle": False, "verbose": 0}
+        model.fit(*data, callbacks=[callback, *callbacks], **settings)
+        return model, callback
+
+    whole, _ = fit()
+    backup = str(tmp_path / "backup")
+    with pytest.raises(_Stop):
+        fit(keras.callbacks.BackupAndRestore(backup), _CrashAt(epoch))
+    resumed, callback = fit(keras.callbacks.BackupAndRestore(backup))
+    assert callback.phases == ["bit_search", "weight_training", "weight_training"][epoch - 1 :]
+    assert resumed.bit_assignment == whole.bit_assignment
+    for ours, theirs in zip(resumed.variables, whole.variables, strict=True):
+        np.testing.assert_array_equal(np.array(ours), np.array(theirs), err_msg=ours.path)
