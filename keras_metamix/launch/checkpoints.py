@@ -6,6 +6,7 @@ variable of the model, its optimizers and its metrics, with the step and the cal
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -56,7 +57,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.folder, self.writes = folder, writes
         self.epoch_steps, self.every, self.seconds = epoch_steps, steps, 60.0 * minutes
         self.step, self.done = 0, False
-        self._trained = model
+        self._trained, self._state = model, _State()
         self._others = [c for c in callbacks if hasattr(c, "get_state")]
         self._start, self._written = 0, time.monotonic()
 
@@ -92,21 +93,23 @@ class Checkpoints(keras.callbacks.Callback):
         return sorted((m[1] for f in files if (m := _INDEX.fullmatch(f.name))), reverse=True)
 
     def _read(self, name: str) -> None:
-        state = _State({})
-        status = self._bundle(state).read(str(self.folder / name))
+        status = self._bundle.read(str(self.folder / name))
         status.assert_consumed().assert_existing_objects_matched()
-        self.step, self.done = state.content["step"], state.content["done"]
-        for callback, known in zip(self._others, state.content["callbacks"], strict=True):
+        found = self._state.content
+        self.step, self.done = found["step"], found["done"]
+        for callback, known in zip(self._others, found["callbacks"], strict=True):
             callback.set_state(known)
         self._start = self.step
 
-    def _bundle(self, state: _State) -> tf.train.Checkpoint:
+    @functools.cached_property
+    def _bundle(self) -> tf.train.Checkpoint:
+        """All that is written, of a model whose variables are all made."""
         model = self._trained
         optimizers = (model.optimizer, getattr(model, "search_optimizer", None))
         found = [*model.variables, *model.metrics_variables]
         found += [v for optimizer in optimizers if optimizer for v in optimizer.variables]
         variables = list({id(v): v.value for v in found}.values())
-        return tf.train.Checkpoint(variables=variables, state=state)
+        return tf.train.Checkpoint(variables=variables, state=self._state)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -120,13 +123,16 @@ class Checkpoints(keras.callbacks.Callback):
         if not all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in _weights(self._trained)):
             cause = find_non_finite(self._trained, ())
             raise NonFiniteError(f"No checkpoint at step {self.step}: {cause}.")
-        content = {"step": self.step, "done": self.done}
-        content["callbacks"] = [callback.get_state() for callback in self._others]
+        self._state.content = {
+            "step": self.step,
+            "done": self.done,
+            "callbacks": [callback.get_state() for callback in self._others],
+        }
         folder = self.folder if self.writes else self.folder / f".worker-{id(self)}"
         path = folder / _NAME.format(self.step)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._bundle(_State(content)).write(str(path))
+            self._bundle.write(str(path))
         except (tf.errors.UnavailableError, tf.errors.AbortedError):  # another worker is gone
             _remove(path)
             raise
@@ -194,9 +200,7 @@ class Checkpoints(keras.callbacks.Callback):
 class _State(tf.train.experimental.PythonState):
     """JSON inside a checkpoint."""
 
-    def __init__(self, content: dict[str, Any]):
-        super().__init__()
-        self.content = content
+    content: dict[str, Any]
 
     def serialize(self) -> str:
         return json.dumps(self.content)
