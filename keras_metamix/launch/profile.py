@@ -162,9 +162,11 @@ def _files(model: keras.Model, arguments: argparse.Namespace) -> Files:
     images = [random.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
     calibrate(quantized, images[0] if len(images) == 1 else images)
     files = {}
-    for pair in itertools.product(space.activation_bits, arguments.weight_bits):
-        quantized.set_bits(uniform_assignment(model, *pair, space.edge_bits))
-        files[pair] = operator_files(convert(quantized, arguments.containers, golden=0))
+    for activation, weight in itertools.product(space.activation_bits, arguments.weight_bits):
+        quantized.set_bits(uniform_assignment(model, activation, weight, space.edge_bits))
+        files[activation, weight] = operator_files(
+            convert(quantized, arguments.containers, golden=0)
+        )
     return files
 
 
