@@ -26,6 +26,7 @@ from absl.flags import argparse_flags
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.calibration import calibrate
 from keras_metamix.checks import require_whole
+from keras_metamix.cost import LayerCost
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
 from keras_metamix.latency_table import FORMAT, read_table
@@ -88,9 +89,10 @@ def main(arguments: argparse.Namespace) -> None:
         "a float model, Functional or Sequential",
         "give the one that from_float takes.",
     )
+    costs = layer_costs(model)  # refuses sizes that are not known
     files = _files(model, arguments)
     _measure(table, files, arguments)
-    low, high = _add_up(table, model, files, arguments.edge_bits)
+    low, high = _add_up(table, costs, files, arguments.edge_bits)
     _write(table, arguments.output)
     print(
         f"{arguments.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
@@ -100,7 +102,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    check_output("--output", arguments.output)
+    output: Path = arguments.output
+    if output.suffix != ".json":
+        raise ValueError(f"--output: expected a name that ends in .json, found {str(output)!r}.")
+    check_output("--output", output)
     if arguments.device not in DEVICES:
         raise ValueError(f"--device: expected one of {DEVICES}, found {arguments.device!r}.")
     check_container(arguments.containers)
@@ -187,10 +192,10 @@ def _measure(table: dict[str, Any], files: Files, arguments: argparse.Namespace)
 
 
 def _add_up(
-    table: dict[str, Any], model: keras.Model, files: Files, edge_bits: int
+    table: dict[str, Any], costs: list[LayerCost], files: Files, edge_bits: int
 ) -> tuple[float, float]:
     """Prices of the layers' operations, and of the rest, whose least and most are returned."""
-    costs, kernels = layer_costs(model), table["kernels"]
+    kernels = table["kernels"]
     for (activation, weight), found in files.items():
         for cost in costs:
             bits = f"{edge_bits}/{edge_bits}" if cost.edge else f"{activation}/{weight}"

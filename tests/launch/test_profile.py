@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -123,7 +124,7 @@ def test_a_table_of_another_machine_is_refused_unless_asked(profiled, command):
         (("--threads=0",), "--threads: expected a whole number, at least 1"),
         (("--containers=tiny",), "weight_container: expected one of"),
         (("--output=absent/table.json",), "--output: expected a folder absent, found none"),
-        (("--output=float.keras",), "float.keras: expected JSON, found none"),
+        (("--output=float.keras",), "--output: expected a name that ends in .json"),
         (("--activation_bits=99",), "99"),
     ],
 )
@@ -132,6 +133,22 @@ def test_mistakes_are_one_line(saved, command, arguments, message):
     assert (status, out, err.count("\n")) == (1, "", 1), err
     assert message in err
     assert not (saved / "table.json").exists()
+
+
+def test_what_is_no_table_is_not_written_over(saved, command):
+    (saved / "table.json").write_text("{}")
+    status, _, err = command(profile, "float.keras", "--output=table.json", *QUICK)
+    assert status == 1 and "table.json: expected a file of metamix-profile" in err
+    assert (saved / "table.json").read_text() == "{}"
+
+
+def test_unknown_sizes_are_refused(saved, command):
+    image = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(4, 3, name="stem")(image)
+    x = keras.layers.Dense(3, name="logits")(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(image, x).save("float.keras")
+    status, _, err = command(profile, "float.keras", "--output=table.json", *QUICK)
+    assert status == 1 and "Layer 'stem': the cost needs every size" in err
 
 
 def test_a_quantized_model_is_refused(saved, command, quantized):
