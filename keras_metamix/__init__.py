@@ -15,6 +15,7 @@ from keras_metamix.graph.explain import Explanation, explain
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.graph.summary import summary
+from keras_metamix.latency_table import LatencyTable
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 
@@ -24,6 +25,7 @@ __all__ = [
     "BitMixerCallback",
     "BitMixerModel",
     "Explanation",
+    "LatencyTable",
     "LayerBits",
     "LayerCost",
     "MetaMixCallback",

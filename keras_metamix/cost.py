@@ -21,6 +21,8 @@ class LayerCost:
       output_channels: rows of the per-channel scales.
       input_elements: elements of the input activation of one image.
       edge: the first or the last MAC layer of the model (fixed bits, not searched).
+      operations: what each call of the layer computes: class, sizes and geometry, no bits. Equal
+        texts cost a device the same.
     """
 
     name: str
@@ -30,6 +32,7 @@ class LayerCost:
     output_channels: int
     input_elements: int
     edge: bool = False
+    operations: tuple[str, ...] = ()
 
 
 def weighted_bits(macs: Iterable, activation_bits: Iterable, weight_bits: Iterable) -> Any:

@@ -32,11 +32,13 @@ BASE = {
     "keras_metamix.cost",
     "keras_metamix.ops",
     "keras_metamix.knapsack",
+    "keras_metamix.pair_costs",
 }
 LAYERS = BASE | {"keras_metamix.layers"}
 GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
-TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
+TRAINING |= {"keras_metamix.training_data", "keras_metamix.latency_table"}
+TRAINING |= {"keras_metamix.diagnosis", "keras_metamix.workers"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 
@@ -49,9 +51,11 @@ MAY_IMPORT = {
     "keras_metamix.ops": set(),
     "keras_metamix.knapsack": set(),
     "keras_metamix.cost": BASE,
+    "keras_metamix.pair_costs": BASE,
     "keras_metamix.layers": BASE,
     "keras_metamix.graph": GRAPH,
     "keras_metamix.calibration": GRAPH,
+    "keras_metamix.latency_table": GRAPH,
     "keras_metamix.training": GRAPH | {"keras_metamix.training_data"},
     "keras_metamix.training_data": GRAPH,
     "keras_metamix.diagnosis": GRAPH,
@@ -75,6 +79,7 @@ MAY_IMPORT = {
 KERAS_2 = {"tensorflow_model_optimization", "tf_keras"}
 MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
     "keras_metamix.assignment": KERAS_2 | {"keras", "tensorflow"},
+    "keras_metamix.latency_table": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.report": KERAS_2 | {"keras", "tensorflow"},
 }
 

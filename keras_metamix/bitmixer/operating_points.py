@@ -19,12 +19,13 @@ from keras_metamix.cost import LayerCost, assignment_bops, weight_bytes
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.knapsack import knapsack
+from keras_metamix.latency_table import LatencyTable
 
 Method = Literal["solver", "greedy"]
 Table = list[list[float]]
 # What one layer costs at each candidate bit-width: {layer: {activation bits: price}}.
 Prices = Mapping[str, Mapping[int, float]]
-Cost = Literal["bops", "size"] | Prices
+Cost = Literal["bops", "size"] | Prices | LatencyTable
 UNITS = {"bops": "BOPs", "size": "bytes of weights, scales and biases"}
 
 
@@ -59,7 +60,7 @@ def choose_bits(
         hundred images of the training data do; not the test set.
       budget: the most that the assignment may cost.
       cost: "bops" (Eq. 6 of MetaMix), "size" (bytes of weights, scales and biases), or a table
-        {layer: {activation bits: price}}, such as latencies.
+        {layer: {activation bits: price}}, or a LatencyTable: microseconds of a whole inference.
       method: "solver" measures each layer alone at each bit-width, the others at their highest, and
         solves the knapsack of the losses' sum; "greedy" lowers one layer after the other, each
         time the one whose loss rises least for what it saves, measured with all others as they are.
@@ -126,12 +127,12 @@ def uniform_points(
     model: BitMixerModel, data: Any, cost: Cost = "bops"
 ) -> dict[int, OperatingPoint]:
     """The operating points of one bit-width everywhere but at the ends, by bit-width."""
-    prices, points = price_table(model, cost), {}
+    prices, points, rest = price_table(model, cost), {}, _rest(model, cost)
     before, measure = model.bit_assignment, _Measure(model, data, verbose=0)
     try:
         for number, bits in enumerate(model.space.activation_bits):
             chosen = [number if bits in row else 0 for row in prices.values()]
-            price = sum(
+            price = rest + sum(
                 row[b] for row, b in zip(prices.values(), measure.bits(chosen), strict=True)
             )
             found = measure.assignment(chosen), price, measure.metrics(chosen)
@@ -170,6 +171,15 @@ def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]
     """
     if not isinstance(model, BitMixerModel):
         raise TypeError(f"Expected a BitMixerModel, found {type(model).__name__}.")
+    if isinstance(cost, LatencyTable):
+        measured = cost.prices(model)
+        cost = {
+            layer.name: {
+                bits: measured[layer.name][bits, _weight_bits(layer, bits)]
+                for bits in layer.input_quantizer.candidates
+            }
+            for layer in model.mac_layers
+        }
     table = {}
     for layer, layer_cost in zip(model.mac_layers, layer_costs(model.network), strict=True):
         row = {}
@@ -182,7 +192,13 @@ def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]
 def cost_range(model: BitMixerModel, cost: Cost) -> tuple[float, float]:
     """What the fewest and the most bits cost."""
     rows = [row.values() for row in price_table(model, cost).values()]
-    return sum(map(min, rows)), sum(map(max, rows))
+    rest = _rest(model, cost)
+    return rest + sum(map(min, rows)), rest + sum(map(max, rows))
+
+
+def _rest(model: BitMixerModel, cost: Cost) -> float:
+    """What the model costs besides its layers' prices."""
+    return cost.costs(model).constant if isinstance(cost, LatencyTable) else 0
 
 
 def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
@@ -255,12 +271,13 @@ def _points(
 ) -> list[OperatingPoint]:
     """The operating point of each budget, in their order."""
     table = [list(row.values()) for row in price_table(model, cost).values()]
-    least = sum(min(row) for row in table)
+    rest = _rest(model, cost)
+    least = rest + sum(min(row) for row in table)
     for budget in budgets:
         if not isinstance(budget, numbers.Real) or not budget >= least * (1 - 1e-12):
             raise ValueError(
                 f"budget={shown(budget)}: expected at least {least:.6g}, what the fewest bits "
-                f"cost; the most cost {sum(max(row) for row in table):.6g}."
+                f"cost; the most cost {rest + sum(max(row) for row in table):.6g}."
             )
     if method not in METHODS:
         raise ValueError(f"method: expected one of {list(METHODS)}, found {method!r}.")
@@ -268,8 +285,10 @@ def _points(
     measure = _Measure(model, data, verbose)
     try:
         points = []
-        for chosen in METHODS[method](measure, table, [max(b, least) for b in budgets]):
-            price = sum(row[number] for row, number in zip(table, chosen, strict=True))
+        layers_least = sum(min(row) for row in table)  # a difference may round to below it
+        layers_budgets = [max(budget - rest, layers_least) for budget in budgets]
+        for chosen in METHODS[method](measure, table, layers_budgets):
+            price = rest + sum(row[number] for row, number in zip(table, chosen, strict=True))
             metrics = measure.metrics(chosen)
             points.append(OperatingPoint(measure.assignment(chosen), price, metrics))
         return points

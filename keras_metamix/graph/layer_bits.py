@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import keras
@@ -13,6 +14,15 @@ from keras_metamix.graph.layer_costs import layer_costs
 def mac_layers(network: keras.Model) -> list[Any]:
     """The quantized MAC layers in network order."""
     return [network.get_layer(cost.name) for cost in layer_costs(network)]
+
+
+def candidate_pairs(layer: Any) -> list[tuple[int, int]]:
+    """Every (activation bits, weight bits) of a layer's candidates.
+
+    Also of a layer whose weights take the bits of its activation, which chooses equal ones.
+    """
+    candidates = layer.input_quantizer.candidates, layer.weight_quantizer.candidates
+    return list(itertools.product(*candidates))
 
 
 def read_bits(network: keras.Model) -> BitAssignment:

@@ -84,7 +84,24 @@ def _layer_cost(calls: list[Node], edge: bool) -> LayerCost:
         output_channels=channels,
         input_elements=sum(_size(layer, call.inputs[0].shape) for call in calls),
         edge=edge,
+        operations=tuple(_operation(layer, call) for call in calls),
     )
+
+
+def _operation(layer: Any, call: Node) -> str:
+    """What a call computes, such as "Conv2D 8x8x3, kernel 3x3x3x16, strides 2x2, same"."""
+    text = (
+        f"{_float_class(layer)} {_by(call.inputs[0].shape[1:])}, kernel {_by(layer.kernel.shape)}"
+    )
+    if isinstance(layer, keras.layers.Dense):
+        return text
+    text += f", strides {_by(layer.strides)}, {layer.padding}"
+    dilation = _by(layer.dilation_rate)
+    return text if set(layer.dilation_rate) == {1} else f"{text}, dilation {dilation}"
+
+
+def _by(sizes: Any) -> str:
+    return "x".join(str(size) for size in sizes)
 
 
 def _size(layer: Any, shape: tuple[int | None, ...]) -> int:

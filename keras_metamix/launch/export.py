@@ -169,21 +169,33 @@ def load_model(path: Path) -> MetaMixModel | BitMixerModel:
     Raises:
       OSError, ValueError: no such file, a damaged one, or one of another model.
     """
+    hint = "quantize it with from_float, and train it or fix its bits by set_bits."
+    return load_archive(path, _CLASSES, f"a {' or a '.join(_CLASSES)}", hint)
+
+
+def load_archive(path: Path, classes: Sequence[str], expected: str, hint: str) -> Any:
+    """Reads a `.keras` file of one of some classes.
+
+    Args:
+      path: of the file.
+      classes: names of the classes; nothing else is built, whatever the file says.
+      expected, hint: what a message says of these, and of any other.
+
+    Raises:
+      OSError, ValueError: see `load_model`.
+    """
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path}: expected a .keras archive, found none, or one cut short.")
     try:
         found = _class_of(path)
-        if found in _CLASSES:  # nothing else is built, whatever the file says
+        if found in classes:
             return _load(path)
     except _DAMAGE as error:
         # Keras appends whole configurations to some of its messages.
         reason = one_line(str(error), 200)
         raise ValueError(f"{path}: Keras cannot load it: {reason}") from error
-    raise ValueError(
-        f"{path}: expected a MetaMixModel or a BitMixerModel, found a {found} model: quantize "
-        "it with from_float, and train it or fix its bits by set_bits."
-    )
+    raise ValueError(f"{path}: expected {expected}, found a {found} model: {hint}")
 
 
 def _load(path: Path) -> Any:

@@ -30,7 +30,7 @@ from metamix_tflite import convert, verify
 def check(config: ConfigDict, float_model: keras.Model) -> None:
     """Finds out what is wrong with the search before hours of float training."""
     model = MetaMixModel.from_float(float_model, search_space(config))
-    check_budget(layer_costs(model), model.candidate_scores(), target_bops(config, model))
+    check_budget(model.bop_costs(), model.candidate_scores(), target_bops(config, model))
     teacher = load_teacher(config, float_model)
     if teacher is not None:
         Teacher(teacher, config.train.distillation, model)

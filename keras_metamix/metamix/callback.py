@@ -9,10 +9,11 @@ import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import calibrate_streams, calibrate_weights, reestimate_batch_norm
-from keras_metamix.checks import require_whole
+from keras_metamix.checks import require_whole, shown
 from keras_metamix.cost import assignment_bops
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.latency_table import LatencyTable
 from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.metamix.loss import CostForm, require_cost
 from keras_metamix.metamix.model import PHASES, MetaMixModel, Phase
@@ -25,9 +26,11 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     Args:
       target_bops: the budget in BOPs for one image (MetaMix Eq. 6).
+      target_latency: in its place, the budget in microseconds for one image; takes a table.
       meta_epochs: epochs of bit-meta training.
       search_epochs: epochs of alternating bit-meta and bit-search.
-      cost: form of Eq. 4: "relative" |BOPs / T - 1|, or the "paper"'s, in 1e9 BOPs.
+      cost: form of Eq. 4: "relative" |BOPs / T - 1|, or the "paper"'s, in 1e9 BOPs. With
+        `target_latency` the LatencyTable, in the relative form.
       cost_strength: lambda of Eq. 3; default 8 for "relative", 1 for "paper".
       statistics_batches: training batches that re-estimate batch norm after the selection.
       statistics_data: what these are taken from; default: what `fit` trains on.
@@ -44,28 +47,28 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        target_bops: float,
+        target_bops: float | None = None,
         meta_epochs: int = 1,
         search_epochs: int = 1,
-        cost: CostForm = "relative",
+        cost: CostForm | LatencyTable = "relative",
         cost_strength: float | None = None,
         statistics_batches: int = 32,
         statistics_data: Any = None,
         record_every: int = 10,
         verbose: int = 1,
+        target_latency: float | None = None,
     ):
         super().__init__()
         require_whole("meta_epochs", meta_epochs)
         require_whole("search_epochs", search_epochs)
         require_whole("statistics_batches", statistics_batches)
         require_whole("record_every", record_every, 1)
-        require_cost(cost, cost_strength)
-        self.target_bops, self.meta_epochs, self.search_epochs = (
-            target_bops,
-            meta_epochs,
-            search_epochs,
-        )
-        self.cost: CostForm = cost
+        _check_target(target_bops, target_latency, cost)
+        self.table = cost if isinstance(cost, LatencyTable) else None
+        self.cost: CostForm = "relative" if isinstance(cost, LatencyTable) else cost
+        require_cost(self.cost, cost_strength)
+        self.target_bops, self.target_latency = target_bops, target_latency
+        self.meta_epochs, self.search_epochs = meta_epochs, search_epochs
         self.cost_strength = cost_strength
         self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
         self.record_every = record_every
@@ -83,9 +86,10 @@ class MetaMixCallback(keras.callbacks.Callback):
                 "MetaMixCallback trains a MetaMixModel (see MetaMixModel.from_float), "
                 f"found {type(model).__name__}."
             )
-        self._costs = layer_costs(model.network)
-        check_budget(self._costs, model.candidate_scores(), self.target_bops)
-        model.set_objective(self.target_bops, self.cost_strength, self.cost)
+        self._layers = layer_costs(model.network)
+        self._costs = model.bop_costs() if self.table is None else self.table.costs(model)
+        check_budget(self._costs, model.candidate_scores(), self._target)
+        model.set_objective(self._target, self.cost_strength, self.cost, self._costs)
         if model.phase == "weight_training":
             self.assignment = model.bit_assignment
 
@@ -123,7 +127,12 @@ class MetaMixCallback(keras.callbacks.Callback):
         if model.phase == "bit_search":
             self._record()
         if logs is not None:
-            logs["bops"] = assignment_bops(self._costs, model.bit_assignment)
+            logs["bops"] = assignment_bops(self._layers, model.bit_assignment)
+            logs[self._costs.log] = self._costs.total(model.bit_assignment)
+
+    @property
+    def _target(self) -> Any:
+        return self.target_bops if self.table is None else self.target_latency
 
     def _phase_of(self, epoch: int) -> Phase:
         if epoch < self.meta_epochs:
@@ -142,7 +151,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         model: Any = self.model
         scores = model.candidate_scores()
         self.argmax_assignment = argmax_assignment(scores)
-        self.assignment = budgeted_assignment(self._costs, scores, self.target_bops)
+        self.assignment = budgeted_assignment(self._costs, scores, self._target)
         model.assign_bits(self.assignment)
 
     def _prepare_weight_training(self) -> None:
@@ -185,12 +194,31 @@ class MetaMixCallback(keras.callbacks.Callback):
         self.probabilities.append({"step": self._step, "layers": layers})
 
     def _budget_line(self) -> str:
-        now = assignment_bops(self._costs, self.model.bit_assignment)  # pyright: ignore
-        return f"BOPs {now:.4g}, budget {self.target_bops:.4g}"
+        now = self._costs.total(self.model.bit_assignment)  # pyright: ignore
+        return f"{self._costs.unit} {now:.4g}, budget {self._target:.4g}"
 
     def _say(self, line: str) -> None:
         if self.verbose:
             print(f"[MetaMix] {line}", flush=True)
+
+
+def _check_target(target_bops: Any, target_latency: Any, cost: Any) -> None:
+    """Raises ValueError unless there is one target, a latency's beside its table."""
+    table = isinstance(cost, LatencyTable)
+    if target_latency is None:
+        if table:
+            raise ValueError("cost: a LatencyTable takes target_latency, found none.")
+        return
+    if target_bops is not None:
+        raise ValueError(
+            f"expected target_bops or target_latency, found both: {shown(target_bops)} and "
+            f"{shown(target_latency)}."
+        )
+    if not table:
+        raise ValueError(
+            f"target_latency={shown(target_latency)}: expected cost=LatencyTable.load(...) beside "
+            f"it, found cost={shown(cost)}."
+        )
 
 
 def _to_dict(bits: BitAssignment | None) -> dict[str, Any] | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
+import numpy as np
 from keras import ops
 
 from keras_metamix.checks import one_of, require_number
-from keras_metamix.cost import weighted_bits
 from keras_metamix.ops import hard_selection
+from keras_metamix.pair_costs import PairCosts
 
 CostForm = Literal["relative", "paper"]
 DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
-PAPER_UNIT = 1e9
 
 
 def require_cost(form: object, strength: object) -> None:
@@ -22,45 +23,52 @@ def require_cost(form: object, strength: object) -> None:
         require_number("cost_strength", strength, 0)
 
 
-def selected_bits(chooser: Any) -> Any:
-    """`<hs(alpha), B>` (Eq. 5): the bit-width with most probability, softmax gradient.
+def selection(chooser: Any) -> Any:
+    """`hs(alpha)` (Eq. 5): one-hot of the most probable candidate, softmax gradient.
 
     Args:
       chooser: a quantizer layer with `candidates` and, where there is a choice, `alpha`.
     """
-    candidates = ops.convert_to_tensor(chooser.candidates, "float32")
     if not chooser.searched:
-        return candidates[0]
-    return ops.sum(hard_selection(ops.convert_to_tensor(chooser.alpha)) * candidates)
+        return ops.ones(1)
+    return hard_selection(ops.convert_to_tensor(chooser.alpha))
 
 
-def expected_bops(macs: list[int], activation_bits: list[Any], weight_bits: list[Any]) -> Any:
-    """Eq. 6 on tensors, in units of 1e9 so that float32 holds the digits that matter."""
-    return weighted_bits((m / PAPER_UNIT for m in macs), activation_bits, weight_bits)
+def chosen_cost(layers: list[Any], costs: PairCosts, tied: bool) -> Any:
+    """The cost of MAC layers at the bits that they would choose now, in `costs.paper_unit`.
 
-
-def chosen_gigabops(layers: list[Any], macs: list[int], tied: bool) -> Any:
-    """`expected_bops` of MAC layers at the bits that they would choose now.
+    A layer costs `hs(alpha)^T P hs(beta)`, P its prices at each activation (alpha) and weight
+    (beta) candidate. Where these are products, MACs * a * w, it is Eq. 6.
 
     Args:
       layers: quantized MAC layers.
-      macs: of each.
+      costs: with a price of each pair of their candidates.
       tied: whether a layer's weights take the bits of its activation.
     """
-    activation = [selected_bits(layer.input_quantizer) for layer in layers]
-    if tied:
-        return expected_bops(macs, activation, activation)
-    return expected_bops(macs, activation, [selected_bits(x.weight_quantizer) for x in layers])
+    total = ops.convert_to_tensor(costs.constant / costs.paper_unit, "float32")
+    for layer in layers:
+        activation, weight = layer.input_quantizer, layer.weight_quantizer
+        chosen = selection(activation)
+        prices = _matrix(costs, layer.name, activation.candidates, weight.candidates)
+        by_weight = ops.sum(ops.expand_dims(chosen, 1) * prices, axis=0)
+        total += ops.sum(by_weight * (chosen if tied else selection(weight)))
+    return total
 
 
-def cost_loss(gigabops: Any, target_bops: float, form: CostForm = "relative") -> Any:
+def _matrix(costs: PairCosts, name: str, activations: Any, weights: Any) -> np.ndarray:
+    """Prices in `costs.paper_unit`, so that float32 holds the digits that matter."""
+    prices = costs.row(name, itertools.product(activations, weights))
+    matrix = np.asarray(prices, np.float64).reshape(len(activations), len(weights))
+    return (matrix / costs.paper_unit).astype(np.float32)
+
+
+def cost_loss(cost: Any, target: float, form: CostForm = "relative") -> Any:
     """Eq. 4, two-sided.
 
     Args:
-      gigabops: BOPs of the present choice, in 1e9.
-      target_bops: the budget T, in BOPs.
-      form: "relative" |BOPs / T - 1|, or "paper" |BOPs - T| in units of 1e9 BOPs.
+      cost: of the present choice, in the unit of the paper's form (1e9 BOPs).
+      target: the budget T, in the same unit.
+      form: "relative" |cost / T - 1|, or "paper" |cost - T|.
     """
-    target = target_bops / PAPER_UNIT
-    distance = ops.abs(gigabops - target)
+    distance = ops.abs(cost - target)
     return distance / target if form == "relative" else distance

@@ -14,19 +14,19 @@ from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate_weights
 from keras_metamix.checks import require_number
 from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
-from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
+from keras_metamix.graph.layer_bits import candidate_pairs, mac_layers, read_bits, write_bits
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import link, quantize, require_network
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
-    PAPER_UNIT,
     CostForm,
-    chosen_gigabops,
+    chosen_cost,
     cost_loss,
     require_cost,
 )
 from keras_metamix.metamix.selection import LayerScores, layer_scores
+from keras_metamix.pair_costs import PairCosts, bop_costs
 from keras_metamix.training import (
     Progress,
     arguments_from_config,
@@ -76,7 +76,7 @@ class MetaMixModel(keras.Model):
         self.float_layers = tuple(float_layers)
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
-        self._objective: tuple[float, float, CostForm] | None = None
+        self._objective: tuple[float, float, CostForm, PairCosts] | None = None
         self._teacher: Teacher | None = None
         self.training_data: Any = None
         self.built = True
@@ -232,14 +232,35 @@ class MetaMixModel(keras.Model):
         if self.optimizer is not None and not self.search_optimizer.built:
             self.search_optimizer.build(self.architecture_variables)
 
+    def bop_costs(self) -> PairCosts:
+        """BOPs of every pair of each layer's candidates (Eq. 6)."""
+        pairs = {layer.name: candidate_pairs(layer) for layer in self.mac_layers}
+        return bop_costs(layer_costs(self.network), pairs)
+
     def set_objective(
-        self, target_bops: float, strength: float | None = None, form: CostForm = "relative"
+        self,
+        target: float,
+        strength: float | None = None,
+        form: CostForm = "relative",
+        costs: PairCosts | None = None,
     ) -> None:
-        """The cost term of bit-search, Eq. 3 and 4; `MetaMixCallback` calls this."""
+        """The cost term of bit-search, Eq. 3 and 4; `MetaMixCallback` calls this.
+
+        Args:
+          target: the budget T, in the unit of the costs.
+          strength, form: see `MetaMixCallback`.
+          costs: prices of every pair of each layer's candidates; default: BOPs.
+
+        Raises:
+          ValueError: a bad argument, or a price that is missing; names it.
+        """
+        costs = self.bop_costs() if costs is None else costs
         require_cost(form, strength)
-        require_number("target_bops", target_bops, 0, above=True)
+        require_number(costs.target, target, 0, above=True)
+        for layer in self.mac_layers:
+            costs.row(layer.name, candidate_pairs(layer))
         strength = DEFAULT_STRENGTH[form] if strength is None else strength
-        self._objective = (float(target_bops), float(strength), form)
+        self._objective = (float(target), float(strength), form, costs)
 
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
@@ -363,7 +384,7 @@ class MetaMixModel(keras.Model):
         """One update of the architecture parameters; all else is constant."""
         if self._objective is None:
             raise ValueError("bit_search needs a budget: MetaMixCallback(target_bops=...).")
-        target, strength, form = self._objective
+        target, strength, form, costs = self._objective
         variables = self.architecture_variables
         weights = "mixture" if self._weights_searched else "off"
         mode = QuantizationMode("mixture", weights, streams=False, statistics="frozen")
@@ -372,15 +393,14 @@ class MetaMixModel(keras.Model):
             with quantization_mode(mode):
                 predictions = self(x, training=True)
             task = self._compute_loss(x, y, predictions, weight, training=True)
-            macs = [cost.macs for cost in layer_costs(self.network)]
-            gigabops = chosen_gigabops(self.mac_layers, macs, self.space.weight_bits_tied)
-            cost = cost_loss(gigabops, target, form)
+            chosen = chosen_cost(self.mac_layers, costs, self.space.weight_bits_tied)
+            distance = cost_loss(chosen, target / costs.paper_unit, form)
             replicas = self.distribute_strategy.num_replicas_in_sync
-            loss = task + strength * cost / replicas
+            loss = task + strength * distance / replicas
         gradients = tape.gradient(loss, [v.value for v in variables])
         applied = descend(self.search_optimizer, gradients, variables, loss)
         task = tf.where(tf.math.is_finite(applied), task, math.nan)
-        return {"search_loss": task * replicas, "bops": gigabops * PAPER_UNIT}
+        return {"search_loss": task * replicas, costs.log: chosen * costs.paper_unit}
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.checks import shown
-from keras_metamix.cost import LayerCost, assignment_bops
 from keras_metamix.knapsack import knapsack
+from keras_metamix.pair_costs import PairCosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,41 +57,38 @@ def argmax_assignment(scores: dict[str, LayerScores]) -> BitAssignment:
     return _assignment(best)
 
 
-def smallest_bops(layers: list[LayerCost], scores: dict[str, LayerScores]) -> int:
-    """BOPs of the cheapest assignment."""
-    cheapest = {name: min(s.pairs, key=lambda p: p[0] * p[1]) for name, s in scores.items()}
-    return assignment_bops(layers, _assignment(cheapest))
-
-
-def check_budget(layers: list[LayerCost], scores: dict[str, LayerScores], target: float) -> None:
+def check_budget(costs: PairCosts, scores: dict[str, LayerScores], target: float) -> None:
     """Raises ValueError for a budget that no assignment meets, naming what can be had."""
-    low = smallest_bops(layers, scores)
+    rows = _prices(costs, scores)
+    low, high = (costs.constant + sum(map(end, rows)) for end in (min, max))
     if not isinstance(target, numbers.Real) or isinstance(target, bool) or not target >= low:
-        most = {name: max(s.pairs, key=lambda p: p[0] * p[1]) for name, s in scores.items()}
-        high = assignment_bops(layers, _assignment(most))
         raise ValueError(
-            f"target_bops={shown(target)}: expected at least {low} BOPs ({low:.4g}), what the "
-            f"model costs at the fewest bits everywhere; at the most bits it costs {high} "
-            f"({high:.4g})."
+            f"{costs.target}={shown(target)}: expected at least {low} {costs.unit} ({low:.4g}), "
+            "what the model costs at the cheapest bits everywhere; at the dearest bits it costs "
+            f"{high} ({high:.4g})."
         )
 
 
 def budgeted_assignment(
-    layers: list[LayerCost], scores: dict[str, LayerScores], target: float
+    costs: PairCosts, scores: dict[str, LayerScores], target: float
 ) -> BitAssignment:
-    """The most probable assignment of at most `target` BOPs.
+    """The most probable assignment that costs at most `target`.
 
     The argmax where it fits; else a multiple-choice knapsack over log-probabilities, solved
     to optimality as an integer program (HiGHS through scipy).
     """
-    check_budget(layers, scores, target)
-    rows = [scores[layer.name] for layer in layers]
-    prices = [
-        [layer.macs * a * w for a, w in row.pairs] for layer, row in zip(layers, rows, strict=True)
-    ]
-    chosen = knapsack([row.scores for row in rows], prices, target)
-    pairs = [row.pairs[number] for row, number in zip(rows, chosen, strict=True)]
-    return _assignment({layer.name: pair for layer, pair in zip(layers, pairs, strict=True)})
+    check_budget(costs, scores, target)
+    prices = _prices(costs, scores)
+    # The least is met, by the check: the difference may be below it by a rounding.
+    budget = max(target - costs.constant, sum(map(min, prices)))
+    chosen = knapsack([entry.scores for entry in scores.values()], prices, budget)
+    picked = zip(scores.items(), chosen, strict=True)
+    return _assignment({name: entry.pairs[number] for (name, entry), number in picked})
+
+
+def _prices(costs: PairCosts, scores: dict[str, LayerScores]) -> list[list[float]]:
+    """Of each layer's candidates."""
+    return [costs.row(name, entry.pairs) for name, entry in scores.items()]
 
 
 def _assignment(pairs: dict[str, tuple[int, int]]) -> BitAssignment:

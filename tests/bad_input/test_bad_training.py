@@ -44,7 +44,7 @@ def prices(given, value):
     return {x.name: dict.fromkeys(x.input_quantizer.candidates, value) for x in layers}
 
 
-LEAST = "expected at least .* BOPs .* at the most bits it costs"
+LEAST = "expected at least .* BOPs .* at the dearest bits it costs"
 BUDGETS = [
     (f"budget {value}", lambda g, v=value: begin(g, v), ValueError, f"target_bops={text}: {LEAST}")
     for value, text in [

@@ -1,5 +1,6 @@
 """MetaMix Eq. 3 to 6 against NumPy."""
 
+import itertools
 import types
 
 import keras
@@ -9,10 +10,10 @@ import tensorflow as tf
 
 from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
+    chosen_cost,
     cost_loss,
-    expected_bops,
-    selected_bits,
 )
+from keras_metamix.pair_costs import PairCosts
 
 
 @pytest.fixture
@@ -37,31 +38,87 @@ def softmax():
     return compute
 
 
+@pytest.fixture
+def layer(chooser):
+    """A MAC layer with the choosers of its activation and weights."""
+
+    def make(name, activation, weight):
+        return types.SimpleNamespace(
+            name=name, input_quantizer=chooser(*activation), weight_quantizer=chooser(*weight)
+        )
+
+    return make
+
+
+def bops_of(layers, macs):
+    """The BOPs of every pair of candidates, by hand."""
+    pairs = {
+        x.name: itertools.product(x.input_quantizer.candidates, x.weight_quantizer.candidates)
+        for x in layers
+    }
+    return PairCosts(
+        {n: {(a, w): m * a * w for a, w in pairs[n]} for n, m in zip(pairs, macs, strict=True)}
+    )
+
+
 @pytest.mark.parametrize(
     ("candidates", "alpha"),
     [((8, 4, 3), [0.1, 0.3, -0.2]), ((8, 2), [1.0, -1.0]), ((8, 4, 2), [-3.0, -2.0, 5.0])],
 )
 def test_eq_5_selects_the_argmax_and_passes_the_softmax_s_gradient(
-    chooser, softmax, candidates, alpha
+    layer, softmax, candidates, alpha
 ):
-    layer = chooser(candidates, alpha)
+    one = layer("one", (candidates, alpha), ((1,),))
+    alphas = one.input_quantizer.alpha.value
     with tf.GradientTape() as tape:
-        tape.watch(layer.alpha.value)
-        bits = selected_bits(layer)
+        tape.watch(alphas)
+        bits = chosen_cost([one], bops_of([one], [10**9]), tied=False)
     assert float(bits) == candidates[int(np.argmax(alpha))]
     p, b = softmax(np.array(alpha)), np.array(candidates)
     expected = p * (b - np.dot(p, b))  # d<softmax(alpha), B> / d alpha
-    np.testing.assert_allclose(tape.gradient(bits, layer.alpha.value), expected, rtol=1e-3)
+    np.testing.assert_allclose(tape.gradient(bits, alphas), expected, rtol=1e-3)
 
 
-def test_without_a_choice_the_bits_are_fixed(chooser):
-    assert float(selected_bits(chooser((6,)))) == 6
-
-
-def test_eq_6_in_units_of_1e9():
-    macs, activation, weight = [10**9, 5 * 10**8], [8.0, 3.0], [8.0, 4.0]
-    found = expected_bops(macs, [tf.constant(a) for a in activation], weight)
+def test_eq_6_in_units_of_1e9(layer):
+    layers = [layer("a", ((8,),), ((8,),)), layer("b", ((3,),), ((4,),))]
+    found = chosen_cost(layers, bops_of(layers, [10**9, 5 * 10**8]), tied=False)
     assert float(found) == pytest.approx(64 + 0.5 * 12)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_prices_of_a_table_and_their_gradient(layer, softmax, tied):
+    """hs(alpha)^T P hs(beta): the price at the argmax; each softmax sees its row or column."""
+    generator = np.random.default_rng(3)
+    candidates, alpha, beta = (8, 4, 2), np.array([0.2, -0.1, 0.4]), np.array([0.3, 0.5, -0.6])
+    matrix = generator.uniform(1, 90, (3, 3))
+    one = layer("one", (candidates, alpha), (candidates, beta))
+    prices = dict(zip(itertools.product(candidates, candidates), matrix.ravel(), strict=True))
+    table = PairCosts({"one": prices}, 1500.0, paper_unit=1e3)
+    choosers = [one.input_quantizer.alpha.value, one.weight_quantizer.alpha.value]
+    with tf.GradientTape() as tape:
+        tape.watch(choosers)
+        cost = chosen_cost([one], table, tied)
+    row, column = 2, 2 if tied else 1
+    assert float(cost) == pytest.approx(1.5 + matrix[row, column] / 1e3, rel=1e-5)
+
+    def through(logits, values):
+        p = softmax(logits)
+        return p * (values - p @ values) / 1e3
+
+    found = tape.gradient(cost, choosers)
+    if tied:  # both factors are the activation's choice
+        expected = through(alpha, matrix[:, row] + matrix[row])
+        assert found[1] is None
+    else:
+        expected = through(alpha, matrix[:, column])
+        np.testing.assert_allclose(found[1], through(beta, matrix[row]), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_price_that_is_missing_is_named(layer):
+    one = layer("one", ((8, 4), [0.0, 1.0]), ((8,),))
+    with pytest.raises(ValueError, match=r"'one': .*4 activation and 8 weight bits.*\(8, 8\)"):
+        chosen_cost([one], PairCosts({"one": {(8, 8): 1.0}}), tied=False)
 
 
 @pytest.mark.parametrize(
@@ -76,22 +133,24 @@ def test_eq_6_in_units_of_1e9():
     ],
 )
 def test_eq_4(gigabops, target, form, expected):
-    assert float(cost_loss(tf.constant(gigabops), target, form)) == pytest.approx(
+    assert float(cost_loss(tf.constant(gigabops), target / 1e9, form)) == pytest.approx(
         expected, rel=1e-5
     )
 
 
 @pytest.mark.parametrize("form", ["relative", "paper"])
 @pytest.mark.parametrize("target", [4e8, 1e8])
-def test_the_cost_s_gradient_through_eq_4_to_6(chooser, softmax, form, target):
+def test_the_cost_s_gradient_through_eq_4_to_6(layer, softmax, form, target):
     """Two searched layers and an edge; signs differ on both sides of the target."""
     macs, alphas, candidates = [10**6, 2 * 10**7, 10**7], ([0.2, 0.1], [-0.3, 0.4]), (8, 4)
-    layers = [chooser((8,)), *(chooser(candidates, a) for a in alphas)]
+    layers = [layer("edge", ((8,),), ((8,),))]
+    layers += [layer(f"layer{i}", (candidates, a), ((4,),)) for i, a in enumerate(alphas)]
+    choosers = [x.input_quantizer.alpha.value for x in layers[1:]]
     with tf.GradientTape() as tape:
-        tape.watch([x.alpha.value for x in layers[1:]])
-        gigabops = expected_bops(macs, [selected_bits(x) for x in layers], [8.0, 4.0, 4.0])
-        loss = cost_loss(gigabops, target, form)
-    found = tape.gradient(loss, [x.alpha.value for x in layers[1:]])
+        tape.watch(choosers)
+        gigabops = chosen_cost(layers, bops_of(layers, macs), tied=False)
+        loss = cost_loss(gigabops, target / 1e9, form)
+    found = tape.gradient(loss, choosers)
     total = 64 * macs[0] + 8 * 4 * macs[1] + 4 * 4 * macs[2]
     unit = target if form == "relative" else 1e9
     assert float(loss) == pytest.approx(abs(total - target) / unit, rel=1e-5)

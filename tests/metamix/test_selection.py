@@ -13,8 +13,8 @@ from keras_metamix.metamix.selection import (
     argmax_assignment,
     budgeted_assignment,
     check_budget,
-    smallest_bops,
 )
+from keras_metamix.pair_costs import PairCosts, bop_costs
 
 PAIRS = {
     "activations": tuple((a, 4) for a in (8, 4, 3)),
@@ -42,6 +42,15 @@ def problem():
         return layers, scores
 
     return make
+
+
+def bops_of(layers, scores):
+    """The cost table of a problem."""
+    return bop_costs(layers, {name: entry.pairs for name, entry in scores.items()})
+
+
+def least_bops(layers, scores):
+    return sum(x.macs * min(a * w for a, w in scores[x.name].pairs) for x in layers)
 
 
 @pytest.fixture
@@ -88,7 +97,7 @@ def test_budgeted_is_brute_force_s_best(seed, kind, spread, problem, everything,
     # Budgets on an assignment's cost, one BOP below one, and the least possible.
     picks = [costs[len(costs) // 3], costs[len(costs) // 2] - 1, costs[-2], costs[0]]
     for target in (t for t in picks if t >= costs[0]):
-        bits = budgeted_assignment(layers, scores, target)
+        bits = budgeted_assignment(bops_of(layers, scores), scores, target)
         assert assignment_bops(layers, bits) <= target
         best = max(score for cost, score in assignments if cost <= target)
         assert total_score(scores, bits) == pytest.approx(best, abs=1e-9)
@@ -103,23 +112,45 @@ def test_the_argmax_is_taken_where_it_fits(problem):
             assert (best[name].activation, best[name].weight) == pair
         cost = assignment_bops(layers, best)
         for target in (cost, cost + 1, 10 * cost, float(cost), math.inf):
-            assert budgeted_assignment(layers, scores, target) == best
-        if cost > smallest_bops(layers, scores):
-            assert budgeted_assignment(layers, scores, cost - 1) != best
+            assert budgeted_assignment(bops_of(layers, scores), scores, target) == best
+        if cost > least_bops(layers, scores):
+            assert budgeted_assignment(bops_of(layers, scores), scores, cost - 1) != best
 
 
-def test_smallest_bops_is_brute_force_s_least(problem, everything):
-    for kind in PAIRS:
-        layers, scores = problem(1, kind, 1.0)
-        assert smallest_bops(layers, scores) == min(c for c, _ in everything(layers, scores))
+@pytest.mark.parametrize("seed", range(6))
+def test_prices_of_a_table_against_brute_force(seed, total_score):
+    """Latencies: no product of bits, not even monotonous in them, and a part that is constant."""
+    generator = np.random.default_rng(seed)
+    pairs, names = PAIRS["pairs"], [f"layer{i}" for i in range(4)]
+    scores = {n: LayerScores(pairs, tuple(generator.normal(size=len(pairs)))) for n in names}
+    prices = {n: dict(zip(pairs, generator.uniform(1, 90, len(pairs)), strict=True)) for n in names}
+    table = PairCosts(prices, 17.5, "us", "target_latency", "latency_us", 1e3)
+    every = [
+        BitAssignment(
+            {n: a for n, (a, _) in zip(names, chosen, strict=True)},
+            {n: w for n, (_, w) in zip(names, chosen, strict=True)},
+        )
+        for chosen in itertools.product(pairs, repeat=len(names))
+    ]
+    costs = [table.total(bits) for bits in every]
+    values = [total_score(scores, bits) for bits in every]
+    for share in (0.01, 0.1, 0.4, 1.0):
+        target = float(np.quantile(costs, share))
+        bits = budgeted_assignment(table, scores, target)
+        assert table.total(bits) <= target * (1 + 1e-12)
+        best = max(v for v, cost in zip(values, costs, strict=True) if cost <= target)
+        assert total_score(scores, bits) == pytest.approx(best, abs=1e-9)
+    least = f"{min(costs):.4g}"
+    with pytest.raises(ValueError, match=rf"target_latency=1: expected at least .* us \({least}\)"):
+        check_budget(table, scores, 1)
 
 
 def test_many_layers_are_solved(problem):
     """Fifty layers of nine pairs; an upper bound (the LP's) is near."""
     layers, scores = problem(3, "pairs", 2.0, count=50)
-    least = smallest_bops(layers, scores)
+    least = least_bops(layers, scores)
     target = least + (assignment_bops(layers, argmax_assignment(scores)) - least) // 2
-    bits = budgeted_assignment(layers, scores, target)
+    bits = budgeted_assignment(bops_of(layers, scores), scores, target)
     assert assignment_bops(layers, bits) <= target
 
     # The Lagrangian bound: for every price of a BOP, no assignment within the budget is better.
@@ -165,7 +196,7 @@ def tiny():
 def test_budgets_that_cannot_be_met_name_the_least_and_the_most(tiny, target):
     for call in (check_budget, budgeted_assignment):
         with pytest.raises(ValueError, match=r"target_bops=.*at least 1440 BOPs.*costs 3840") as e:
-            call(*tiny, target)
+            call(bops_of(*tiny), tiny[1], target)
         assert f"target_bops={target!r}:" in str(e.value)
 
 
@@ -175,14 +206,14 @@ def test_budgets_that_cannot_be_met_name_the_least_and_the_most(tiny, target):
     ids=repr,
 )  # fmt: skip
 def test_budgets_that_can_be_met_pass(tiny, target):
-    check_budget(*tiny, target)
-    assert assignment_bops(tiny[0], budgeted_assignment(*tiny, target)) <= target
+    check_budget(bops_of(*tiny), tiny[1], target)
+    assert assignment_bops(tiny[0], budgeted_assignment(bops_of(*tiny), tiny[1], target)) <= target
 
 
 @pytest.mark.parametrize(
     ("target", "expected"), [(1440, 2), (2239, 2), (2240, 4), (3839.5, 4), (3840, 8)]
 )
 def test_the_budget_is_met_to_the_last_bop(tiny, target, expected):
-    assert budgeted_assignment(*tiny, target) == BitAssignment(
+    assert budgeted_assignment(bops_of(*tiny), tiny[1], target) == BitAssignment(
         {"a": 8, "b": expected}, {"a": 8, "b": 4}
     )

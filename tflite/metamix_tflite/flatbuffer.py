@@ -126,6 +126,13 @@ class _SharingBuilder(flatbuffers.Builder):
         return self._vectors[key]
 
 
+def pack_model(model: schema.ModelT) -> bytes:
+    """The bytes of a file."""
+    builder = _SharingBuilder(1 << 20)
+    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
 class ModelBuilder:
     """Collects subgraphs; equal constants are stored once, whatever subgraph they are of."""
 
@@ -175,9 +182,7 @@ class ModelBuilder:
 
     def finish(self) -> bytes:
         """The file's bytes."""
-        builder = _SharingBuilder(1 << 20)
-        builder.Finish(self._model.Pack(builder), FILE_IDENTIFIER)
-        return bytes(builder.Output())
+        return pack_model(self._model)
 
     def _store(self, content: bytes) -> int:
         if content not in self._buffers:

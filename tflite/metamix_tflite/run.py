@@ -114,14 +114,22 @@ class Runner:
         Raises:
           ValueError: another number of arrays, or arrays of another shape or type.
         """
+        self.write(*arrays)
+        self.run()
+        return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
+
+    def write(self, *arrays: np.ndarray) -> None:
+        """Copies the inputs in, see `invoke`."""
         if len(arrays) != len(self._inputs):
             raise ValueError(
                 f"expected an array for each of {len(self._inputs)} inputs, found {len(arrays)}."
             )
         for detail, array in zip(self._inputs, arrays, strict=True):
             self._interpreter.set_tensor(detail["index"], array)
+
+    def run(self) -> None:
+        """Computes the outputs of what `write` copied in, and copies nothing."""
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The first output for any number of images, shape (images, ...).

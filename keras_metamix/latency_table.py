@@ -1,0 +1,202 @@
+"""Measured latencies of layers, from which those of whole assignments add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_metamix.assignment import BitAssignment
+from keras_metamix.checks import require_number, shown
+from keras_metamix.cost import LayerCost
+from keras_metamix.pair_costs import Pair, PairCosts
+
+FORMAT = "keras-metamix latency table 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """The times of one operation of a MAC layer, see `LayerCost.operations`.
+
+    Attributes:
+      macs: multiply-accumulates of a call.
+      prices: microseconds of a call by (activation bits, weight bits).
+    """
+
+    macs: int
+    prices: Mapping[Pair, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyTable:
+    """What `metamix-profile` measured; `load` reads it.
+
+    Attributes:
+      origin: device, CPU, runtime, threads and weight container of the measurements.
+      operations: times of the MAC layers' calls.
+      network: the operations of the profiled model's MAC layers, in network order.
+      rest_us: microseconds of all else in the profiled model, whatever its bits: the operators
+        that are no MAC layer, and calling the interpreter once.
+      interpolate: whether a missing time is estimated. See `load`.
+    """
+
+    origin: Mapping[str, Any]
+    operations: Mapping[str, Operation]
+    network: Sequence[str]
+    rest_us: float
+    interpolate: bool = False
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], interpolate: bool = False) -> LatencyTable:
+        """Reads a table.
+
+        Args:
+          path: the file of `metamix-profile`.
+          interpolate: whether to estimate times that the table lacks, in place of an error: those
+            of the same operation at the nearest weight bits, then at the nearest activation bits;
+            for an operation that was not measured, those of the layer of its class with the
+            nearest number of MACs, in proportion to the MACs.
+
+        Raises:
+          OSError: no such file.
+          ValueError: another kind of file, or one whose measurement was interrupted; names it.
+        """
+        content = read_table(path)
+        if content.get("rest_us") is None:
+            raise ValueError(
+                f"{path}: expected a finished table, found one whose measurement was interrupted: "
+                "the same metamix-profile command goes on."
+            )
+        try:
+            operations = {
+                text: Operation(
+                    _positive(row["macs"]),
+                    {_pair(k): _positive(us) for k, us in row["prices"].items()},
+                )
+                for text, row in content["operations"].items()
+            }
+            network, origin = [str(text) for text in content["network"]], dict(content["origin"])
+            return cls(origin, operations, network, _positive(content["rest_us"]), interpolate)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a whole latency table: {error!r}.") from error
+
+    def prices(self, model: Any) -> dict[str, dict[Pair, float]]:
+        """Microseconds of each MAC layer at each pair of bit-widths.
+
+        Args:
+          model: a MetaMixModel or BitMixerModel, whose candidates are taken, or a float model: of
+            each layer the pairs that were measured.
+
+        Raises:
+          ValueError: a time that the table lacks; names layer, operation and bits.
+        """
+        # TensorFlow comes with these: this module reads and adds up without it.
+        from keras_metamix.graph.layer_bits import candidate_pairs
+        from keras_metamix.graph.layer_costs import layer_costs
+
+        costs = layer_costs(model)
+        layers = getattr(model, "mac_layers", None)
+        if layers is None:
+            return {cost.name: self._row(cost, self._measured(cost)) for cost in costs}
+        return {
+            cost.name: self._row(cost, candidate_pairs(layer))
+            for cost, layer in zip(costs, layers, strict=True)
+        }
+
+    def costs(self, model: Any) -> PairCosts:
+        """`prices` and `rest_us` as the search takes them: together they are a whole inference.
+
+        Raises:
+          ValueError: a time that the table lacks, or a model whose MAC layers are not those of
+            the profiled one: the rest is known of that one alone.
+        """
+        from keras_metamix.graph.layer_costs import layer_costs
+
+        found = [text for cost in layer_costs(model) for text in cost.operations]
+        if found != list(self.network) and not self.interpolate:
+            raise ValueError(
+                f"Model {model.name!r}: its MAC layers are not those of the profiled model, of "
+                "which alone the table knows the rest of the latency. Profile it, or "
+                "load the table with interpolate=True to take that rest."
+            )
+        return PairCosts(
+            self.prices(model),
+            self.rest_us,
+            unit="us",
+            target="target_latency",
+            log="latency_us",
+            paper_unit=1e3,
+        )
+
+    def predict(self, model: Any, bits: BitAssignment) -> float:
+        """Microseconds of one inference at an assignment.
+
+        Raises:
+          TypeError, ValueError: no assignment, one of another model, or see `costs`.
+        """
+        return self.costs(model).total(bits)
+
+    def _measured(self, cost: LayerCost) -> list[Pair]:
+        """The pairs of which there are times of all calls of a layer."""
+        rows = [self._operation(cost, text).prices for text in cost.operations]
+        return [pair for pair in rows[0] if all(pair in row for row in rows)]
+
+    def _row(self, cost: LayerCost, pairs: Sequence[Pair]) -> dict[Pair, float]:
+        rows = [self._operation(cost, text) for text in cost.operations]
+        return {pair: sum(self._price(cost, row, pair) for row in rows) for pair in pairs}
+
+    def _operation(self, cost: LayerCost, text: str) -> Operation:
+        if text in self.operations:
+            return self.operations[text]
+        if not self.interpolate:
+            raise ValueError(f"Layer {cost.name!r}: the latency table has no {text!r}.")
+        macs = cost.macs / len(cost.operations)
+        others = [row for key, row in self.operations.items() if key.split()[0] == cost.kind]
+        if not others:
+            raise ValueError(f"Layer {cost.name!r}: the latency table has no {cost.kind} layer.")
+        nearest = min(others, key=lambda row: max(row.macs, macs) / min(row.macs, macs))
+        share = macs / nearest.macs
+        return Operation(round(macs), {pair: us * share for pair, us in nearest.prices.items()})
+
+    def _price(self, cost: LayerCost, row: Operation, pair: Pair) -> float:
+        if pair in row.prices:
+            return row.prices[pair]
+        if not self.interpolate:
+            raise ValueError(
+                f"Layer {cost.name!r}: the latency table has no {pair[0]} activation and {pair[1]} "
+                f"weight bits of {cost.operations[0]!r}, but {sorted(row.prices)}."
+            )
+        nearest = min(row.prices, key=lambda p: (abs(p[1] - pair[1]), abs(p[0] - pair[0])))
+        return row.prices[nearest]
+
+
+def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON of a table, finished or not.
+
+    Raises:
+      OSError: no such file.
+      ValueError: another kind of file; names it.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, found none: {error}.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: expected a file of metamix-profile ('format': '{FORMAT}'), found "
+            f"{shown(content)}."
+        )
+    return content
+
+
+def _pair(text: str) -> Pair:
+    activation, weight = text.split("/")
+    return int(activation), int(weight)
+
+
+def _positive(value: Any) -> Any:
+    require_number("a time or count", value, 0)
+    return value

@@ -1,0 +1,228 @@
+"""Times the operators of a float model's quantized files, for searches against a latency.
+
+    metamix-profile MODEL.keras --output=table.json [--activation_bits=8,4,3] [--weight_bits=8,4]
+
+Each operator that a file of any of the bit-widths has is cut out and timed alone, once however many
+layers have it. What calling LiteRT costs, measured on a file that computes nothing, is subtracted
+from each and counted once for the network. An interrupted measurement goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import itertools
+import json
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from absl.flags import argparse_flags
+
+from keras_metamix.assignment import SearchSpace
+from keras_metamix.calibration import calibrate
+from keras_metamix.checks import require_whole
+from keras_metamix.cost import LayerCost
+from keras_metamix.files import written_whole
+from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
+from keras_metamix.latency_table import FORMAT, read_table
+from keras_metamix.launch.export import load_archive
+from keras_metamix.launch.messages import check_output, command_line, run_main
+from keras_metamix.launch.results import today
+from keras_metamix.metamix.model import MetaMixModel
+from metamix_tflite import convert
+from metamix_tflite.containers import check_container
+from metamix_tflite.latency import run_times
+from metamix_tflite.operator_files import OperatorFile, empty_file, operator_files
+
+DEVICES = ("local",)
+TOGETHER = 16  # operators that take turns, between two writings of the table
+_EMPTY = ""  # name of the file that computes nothing
+# The operators of a file for each (activation bits, weight bits).
+Files = dict[tuple[int, int], list[OperatorFile]]
+_FLOAT_CLASSES = ("Functional", "Sequential", "Model")
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line, the program's name first.
+
+    Raises:
+      SystemExit: the arguments are wrong; the usage is on stderr.
+    """
+    parser = argparse_flags.ArgumentParser(
+        prog="metamix-profile", description="Times each layer of a model at each bit-width."
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.keras", help="a float model, Functional or Sequential")
+    add("--output", type=Path, required=True, metavar="TABLE.json", help="the table")
+    add("--activation_bits", type=_numbers, default=(8, 4, 3), help="default: 8,4,3")
+    add("--weight_bits", type=_numbers, default=(8, 4), help="default: 8,4")
+    add("--edge_bits", type=int, default=8, help="of the first and the last layer; default: 8")
+    add("--containers", default="fast", help="weight container of metamix-export; default: fast")
+    add("--device", default=DEVICES[0], help="local: the others time no single operators")
+    add("--threads", type=int, default=1, help="CPU threads; default: 1")
+    add("--runs", type=int, default=100, help="timed inferences of each operator; default: 100")
+    add("--warmup", type=int, default=10, help="inferences before these; default: 10")
+    add("--overwrite", action="store_true", help="begin anew where the output is there")
+    return parser.parse_args(argv[1:])
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measures, and writes the table.
+
+    Raises:
+      ValueError, OSError: what is wrong with a file or flag, what was expected and found.
+    """
+    _check(arguments)
+    table = _begin(arguments)
+    model = load_archive(
+        arguments.model,
+        _FLOAT_CLASSES,
+        "a float model, Functional or Sequential",
+        "give the one that from_float takes.",
+    )
+    costs = layer_costs(model)  # refuses sizes that are not known
+    files = _files(model, arguments)
+    _measure(table, files, arguments)
+    low, high = _add_up(table, costs, files, arguments.edge_bits)
+    _write(table, arguments.output)
+    print(
+        f"{arguments.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
+        f"besides its MAC layers the network takes {table['rest_us']:.1f} us ({low:.1f} to "
+        f"{high:.1f}, as the bits are)"
+    )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    output: Path = arguments.output
+    if output.suffix != ".json":
+        raise ValueError(f"--output: expected a name that ends in .json, found {str(output)!r}.")
+    check_output("--output", output)
+    if arguments.device not in DEVICES:
+        raise ValueError(f"--device: expected one of {DEVICES}, found {arguments.device!r}.")
+    check_container(arguments.containers)
+    for flag, least in (("threads", 1), ("runs", 1), ("warmup", 0)):
+        require_whole(f"--{flag}", getattr(arguments, flag), least)
+
+
+def origin(threads: int, container: str) -> dict[str, Any]:
+    """Where times are measured: those of another origin cannot stand beside them."""
+    return {
+        "device": "local",
+        "cpu": _cpu_name(),
+        "runtime": f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
+        "threads": threads,
+        "container": container,
+    }
+
+
+def _cpu_name() -> str:
+    """The processor as Linux calls it, or the machine's architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _begin(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The table to go on with, or an empty one.
+
+    Raises:
+      ValueError: the output is no table, or one of another origin; names both.
+    """
+    here = origin(arguments.threads, arguments.containers)
+    table = {"format": FORMAT, "origin": here, "kernels": {}, "empty_us": {}, "operations": {}}
+    if arguments.output.exists() and not arguments.overwrite:
+        found = read_table(arguments.output)
+        if found.get("origin") != here:
+            there = found.get("origin")
+            differ = [k for k in here if not isinstance(there, dict) or there.get(k) != here[k]]
+            raise ValueError(
+                f"--output={arguments.output}: expected a table of "
+                f"{_listed(here, differ)}, found one of {_listed(there or {}, differ)}: give "
+                "another name, or --overwrite to begin anew."
+            )
+        table |= {key: found[key] for key in ("kernels", "empty_us", "operations") if key in found}
+    told = {"date": today(), "command": command_line(), "runs": arguments.runs}
+    return table | told | {"rest_us": None}
+
+
+def _listed(values: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key} {values.get(key)!r}" for key in keys)
+
+
+def _files(model: keras.Model, arguments: argparse.Namespace) -> Files:
+    """Operators of the network's file at each pair of bit-widths, in all layers but the ends."""
+    space = SearchSpace(arguments.activation_bits, arguments.weight_bits, arguments.edge_bits)
+    quantized = MetaMixModel.from_float(model, space)
+    random = np.random.default_rng(0)
+    images = [random.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
+    calibrate(quantized, images[0] if len(images) == 1 else images)
+    files = {}
+    for activation, weight in itertools.product(space.activation_bits, arguments.weight_bits):
+        quantized.set_bits(uniform_assignment(model, activation, weight, space.edge_bits))
+        files[activation, weight] = operator_files(
+            convert(quantized, arguments.containers, golden=0)
+        )
+    return files
+
+
+def _measure(table: dict[str, Any], files: Files, arguments: argparse.Namespace) -> None:
+    """Times the operators that the table lacks; writes it after each batch of them."""
+    flats = {file.kernel: file.flat for found in files.values() for file in found}
+    missing = [kernel for kernel in flats if kernel not in table["kernels"]]
+    for start in range(0, len(missing), TOGETHER):
+        batch = missing[start : start + TOGETHER]
+        chosen = {kernel: flats[kernel] for kernel in batch} | {_EMPTY: empty_file()}
+        times = run_times(chosen, arguments.threads, arguments.runs, arguments.warmup)
+        empty = times.pop(_EMPTY)
+        for kernel, us in times.items():
+            table["kernels"][kernel] = max(us - empty, 0.0)
+            table["empty_us"][kernel] = empty
+        _write(table, arguments.output)
+        print(f"  {len(missing) - start - len(batch)} of {len(missing)} operators left")
+
+
+def _add_up(
+    table: dict[str, Any], costs: list[LayerCost], files: Files, edge_bits: int
+) -> tuple[float, float]:
+    """Prices of the layers' operations, and of the rest, whose least and most are returned."""
+    kernels = table["kernels"]
+    for (activation, weight), found in files.items():
+        for cost in costs:
+            bits = f"{edge_bits}/{edge_bits}" if cost.edge else f"{activation}/{weight}"
+            calls = [file.kernel for file in found if file.layer == cost.name]
+            for text, kernel in zip(cost.operations, calls, strict=True):
+                macs = cost.macs // len(cost.operations)
+                row = table["operations"].setdefault(text, {"macs": macs, "prices": {}})
+                row["prices"][bits] = kernels[kernel]
+    empty = statistics.median(table["empty_us"].values())
+    rests = [
+        empty + sum(kernels[file.kernel] for file in found if not file.layer)
+        for found in files.values()
+    ]
+    table["network"] = [text for cost in costs for text in cost.operations]
+    table["rest_us"] = statistics.fmean(rests)
+    return min(rests), max(rests)
+
+
+def _write(table: dict[str, Any], output: Path) -> None:
+    with written_whole(output) as temporary:
+        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+def run() -> None:
+    """The entry point of the `metamix-profile` command."""
+    run_main(main, parse_flags)
+
+
+if __name__ == "__main__":
+    run()
