@@ -2,6 +2,8 @@
 
 import json
 import resource
+import runpy
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 import keras_metamix as kmm
 from keras_metamix.diagnosis import NonFiniteError
 from keras_metamix.launch.checkpoints import Checkpoints
+from keras_metamix.launch.config import complete
 from keras_metamix.launch.messages import EpochLines
 from keras_metamix.launch.monitor import LOG, Monitor
+from keras_metamix.launch.session import CHECKPOINTS, Session
 from keras_metamix.zoo import small_cnn
 
 
@@ -173,6 +177,35 @@ def test_minutes_and_steps(checkpoints, monkeypatch):
     assert steps == [4, 7, 8]
     found.on_train_batch_end(10, {})  # a step that was done before
     assert found.step == 10
+
+
+# --- a folder of another run ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "refused"),
+    [
+        ("train.learning_rate", 0.1, True),
+        ("seed", 7, True),
+        ("space.activation_bits", (8, 4), True),
+        ("export.runs", 3, False),
+        ("checkpoint.minutes", 1.0, False),
+        ("title", "another", False),
+    ],
+)
+def test_a_folder_that_holds_another_experiment_is_refused(field, value, refused, tmp_path):
+    file = Path(__file__).parents[2] / "configs" / "quickstart.py"
+    config = complete(runpy.run_path(str(file))["get_config"]())
+    Session(config, None, tmp_path).open()
+    (tmp_path / CHECKPOINTS / "float").mkdir(parents=True)
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({field: value})
+    if not refused:
+        Session(other, None, tmp_path).open()
+        return
+    with pytest.raises(ValueError, match=rf"holds an unfinished run with config\.{field}=.*found"):
+        Session(other, None, tmp_path).open()
+    assert (tmp_path / CHECKPOINTS / "float").is_dir()
 
 
 # --- what is seen from outside ----------------------------------------------------------------
