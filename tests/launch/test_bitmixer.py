@@ -84,9 +84,8 @@ def test_an_experiment_writes_one_file_with_its_operating_points(config, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["bitmixer_resnet18", pytest.param("bitmixer_mobilenet_v2", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["bitmixer_resnet18", "bitmixer_mobilenet_v2"])
 def test_a_smoke_run_writes_exact_operating_points(name, tmp_path):
     config = load(name, "smoke")
     config.data.dir = str(tmp_path / "tfds")

@@ -252,7 +252,7 @@ def test_a_run_with_every_option(small, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.long  # test_bitmixer.py has a smoke run that is always done
+@pytest.mark.long  # minutes each
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_smoke_run_writes_an_exact_file(name, smoke, tmp_path, capsys):
     run_experiment(smoke(name), tmp_path / "run")

@@ -1,4 +1,7 @@
-"""Runs that are killed, that several devices share, and whose checkpoints are damaged."""
+"""Runs that are killed, that several devices share, and whose checkpoints are damaged.
+
+All of them are `long`; CI runs two by name.
+"""
 
 import io
 import json
@@ -14,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("resumed_run.py")
 QUICKSTART = ROOT / "configs" / "quickstart.py"
@@ -108,10 +112,7 @@ def steps(seed):
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 4))]
-)
+@pytest.mark.parametrize("seed", range(4))
 def test_a_run_killed_in_every_phase_ends_as_one_that_was_not(seed, whole, tmp_path):
     for kill in steps(seed):
         finish(start(QUICKSTART, tmp_path, kill), -signal.SIGKILL)
@@ -121,8 +122,6 @@ def test_a_run_killed_in_every_phase_ends_as_one_that_was_not(seed, whole, tmp_p
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_bit_mixer_killed_in_every_stage_ends_as_one_that_was_not(tmp_path):
     finish(start(MIXER, tmp_path / "whole"))
     for kill in ("bitmixer:7", "bitmixer:14", "write:2", "bitmixer:25", "export"):
@@ -131,8 +130,6 @@ def test_bit_mixer_killed_in_every_stage_ends_as_one_that_was_not(tmp_path):
     assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_damaged_checkpoints(whole, tmp_path):
     """The newest is cut short: the one before is taken, which is said. Then no other is left."""
     finish(start(QUICKSTART, tmp_path, "metamix:8"), -signal.SIGKILL)
@@ -155,15 +152,11 @@ def numbers(workdir):
     return [e["loss"] for e in epochs], alphas["history"]
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_two_replicas_train_as_one_device(whole, tmp_path):
     finish(start(QUICKSTART, tmp_path, "-", "distribute=mirrored"))
     _assert_close(tmp_path, whole)
 
 
-@pytest.mark.slow
-@pytest.mark.long  # CI runs it by name
 def test_two_workers_train_as_one_device_and_survive_a_kill(whole, tmp_path):
     """The second worker dies: the first stops with an error, and both go on later."""
     workers = ports(2)
