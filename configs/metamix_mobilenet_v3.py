@@ -3,7 +3,7 @@
     metamix-train --config=configs/metamix_mobilenet_v3.py --workdir=runs/mobilenet_v3 \
         --config.data.dir=/path/to/tensorflow_datasets
 
-The same code on images that the project draws, in two to three minutes:
+The same code on images that the project draws, in two minutes:
 
     metamix-train --config=configs/metamix_mobilenet_v3.py:smoke --workdir=runs/smoke
 

@@ -60,6 +60,7 @@ OPTIONAL = {
     },
     "train": {
         "validate_every": 1,  # epochs; the last one is always validated
+        "optimize_graphs": True,  # by TensorFlow, before they run; pays from some ten steps on
         "synchronize": True,  # under config.distribute: batch norm of all replicas' images together
         "optimizer": "adamw",  # any Keras optimizer's name; float training has the same
         "selection_learning_rate": None,  # a constant until weight training, where the cosine

@@ -99,6 +99,7 @@ _VALUES: dict[str, dict[str, Check]] = {
         "distillation": _number(0, 1, above=True),
         "validate_every": _whole(1),
         "synchronize": _switch,
+        "optimize_graphs": _switch,
     },
     "checkpoint": {"steps": _whole(0), "minutes": _number(0)},
     "export": {"threads": _whole(1), "runs": _whole(1), "test_images": _whole(1)},

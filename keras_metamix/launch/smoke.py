@@ -1,4 +1,4 @@
-"""Shrinks an ImageNet recipe until it runs in one to three minutes on two CPU cores."""
+"""Shrinks an ImageNet recipe until it runs in one to two minutes on two CPU cores (Bit-Mixer's MobileNetV2 in two to three)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def _shrink(config: ConfigDict) -> ConfigDict:
     # Most of the time goes into building graphs: Adam's is larger, and so are those of weight decay
     # and clipping, and each phase would have one of its own to validate with.
     config.train.optimizer, config.train.weight_decay, config.train.clip_norm = "sgd", 0.0, 0.0
-    config.train.validate_every = 3
+    config.train.validate_every, config.train.optimize_graphs = 3, False
     config.export.runs, config.export.test_images = 10, 16
     return config

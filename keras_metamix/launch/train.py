@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
@@ -59,6 +60,9 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     config = complete(config)
     method = _METHODS[config.method]
     strategy = make_strategy(config)
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": not config.train.optimize_graphs}
+    )
     check_container(config.export.weight_container)
     make_optimizer(config, config.train.learning_rate)
     require_folder("--workdir", workdir)
