@@ -1,4 +1,4 @@
-"""Shrinks an ImageNet recipe until it runs in one to two minutes on two CPU cores (Bit-Mixer's MobileNetV2 in two to three)."""
+"""Shrinks an ImageNet recipe until it runs in one to two minutes on two CPU cores."""
 
 from __future__ import annotations
 
