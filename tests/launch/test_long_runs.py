@@ -166,8 +166,7 @@ def test_two_workers_train_as_one_device_and_survive_a_kill(whole, tmp_path):
     finish(pair[1], -signal.SIGKILL)
     out, err = pair[0].communicate(timeout=400)
     assert pair[0].returncode == 1, out
-    last = err.rstrip().splitlines()[-1]
-    assert "another worker has stopped, and so does this one: start all of them again" in last
+    assert "another worker has stopped, and so does this one: start all of them again" in err
     workers = ports(2)
     pair = [start(QUICKSTART, tmp_path, "-", *fields, workers=workers, task=task)
             for task in range(2)]  # fmt: skip
