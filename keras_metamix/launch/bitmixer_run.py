@@ -39,7 +39,7 @@ def check(config: ConfigDict, float_model: keras.Model) -> None:
     """Finds out what is wrong with the config before hours of training.
 
     Raises:
-      ValueError: an operating point's share, or an unknown cost or method; names it.
+      ValueError: an unknown cost or method; names it.
     """
     mixer = config.mixer
     model = BitMixerModel.from_float(float_model, search_space(config), mixer.batch_norm)
@@ -48,14 +48,6 @@ def check(config: ConfigDict, float_model: keras.Model) -> None:
         raise ValueError(
             f"config.mixer.method: expected one of {list(METHODS)}, found {mixer.method!r}."
         )
-    if not mixer.operating_points:
-        raise ValueError("config.mixer.operating_points: expected at least one, found none.")
-    for name, share in mixer.operating_points.items():
-        if not 0 <= share <= 1:
-            raise ValueError(
-                f"config.mixer.operating_points.{name}: expected a share from 0 (the fewest bits) "
-                f"to 1 (the most), found {share}."
-            )
 
 
 def run(session: Session, float_model: keras.Model) -> Outcome:
