@@ -21,11 +21,11 @@ from keras_metamix.bitmixer.operating_points import (
     price_table,
     uniform_points,
 )
+from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.results import (
     Candidate,
     Outcome,
-    float_file,
     layer_rows,
     training_run,
 )

@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 from keras_metamix.cost import assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.optimization import load_teacher
 from keras_metamix.launch.results import (
     Candidate,
     Outcome,
     bits_of,
-    float_file,
     layer_rows,
     search_history,
     training_run,

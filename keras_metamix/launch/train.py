@@ -104,6 +104,7 @@ def _write(workdir: Path, outcome: Outcome, metrics: dict[str, Any]) -> None:
     files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in outcome.candidates}
     files |= outcome.files
     files |= {
+        "float.keras": outcome.candidates[0].model.save,
         "model.keras": outcome.model.save,
         "metrics.json": lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"),
     }

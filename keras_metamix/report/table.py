@@ -113,7 +113,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
 def results_markdown(metrics: Mapping[str, Any]) -> str:
     """The results as a Markdown table that ends in a newline."""
     alignment = ["left", *["right"] * 4, "left", "left"]
-    return _markdown(result_headers(metrics), result_cells(metrics), alignment)
+    return markdown(result_headers(metrics), result_cells(metrics), alignment)
 
 
 def layers_markdown(metrics: Mapping[str, Any]) -> str:
@@ -121,10 +121,10 @@ def layers_markdown(metrics: Mapping[str, Any]) -> str:
     if not metrics["layers"]:
         return f"{NO_LAYERS}\n"
     alignment = ["left", "left", *["right"] * 5, "left", "left"]
-    return _markdown(LAYER_HEADERS, layer_cells(metrics), alignment)
+    return markdown(LAYER_HEADERS, layer_cells(metrics), alignment)
 
 
-def _markdown(
+def markdown(
     headers: Sequence[str], rows: Sequence[Sequence[str]], alignment: Sequence[str]
 ) -> str:
     """A GitHub-flavoured table with escaped cells."""
