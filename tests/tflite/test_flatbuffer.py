@@ -15,6 +15,8 @@ from metamix_tflite.flatbuffer import (
     pack_int4,
     unpack_int4,
 )
+from metamix_tflite.read import read_file
+from metamix_tflite.run import Runner
 
 integers = st.lists(st.integers(-8, 7), max_size=40)
 
@@ -134,3 +136,19 @@ def test_options_are_those_of_the_schema():
     (operator,) = _read(builder).subgraphs[0].operators
     assert operator.builtinOptionsType == schema.BuiltinOptions.AddOptions
     assert operator.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU
+
+
+def test_an_absent_bias_is_left_out():
+    """TensorFlow's converter names it as tensor -1."""
+    builder = ModelBuilder("test")
+    graph = builder.subgraph("serving_default")
+    values = graph.tensor("x", (1, 4), TensorType.FLOAT32)
+    weights = graph.tensor("w", (2, 4), TensorType.FLOAT32, data=np.ones((2, 4)))
+    output = graph.tensor("y", (1, 2), TensorType.FLOAT32)
+    options = schema.FullyConnectedOptionsT()
+    graph.operator(Op.FULLY_CONNECTED, [values, weights, -1], [output], options)
+    graph.finish(Signature({"x": values}, {"y": output}))
+    flat = builder.finish()
+    (operator,) = read_file(flat).operators
+    assert operator.inputs == (values, weights)
+    np.testing.assert_array_equal(Runner(flat).predict(np.ones((1, 4), np.float32)), [[4, 4]])

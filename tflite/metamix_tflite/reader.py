@@ -209,9 +209,12 @@ class FileReader:
                 raise ValueError(f"{op} without its options")
             options.Init(table.Bytes, table.Pos)
             activation = options.FusedActivationFunction()
+        inputs = self._integers(operator.InputsAsNumpy())
+        while inputs and inputs[-1] == -1:  # an optional one that is absent, such as a bias
+            inputs = inputs[:-1]
         return FileOperator(
             op,
-            self._integers(operator.InputsAsNumpy()),
+            inputs,
             self._integers(operator.OutputsAsNumpy()),
             _FUSED_NAMES[activation],
         )
