@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.files import written_whole
-from keras_metamix.launch.comparison import run_comparison
+from keras_metamix.launch import comparison
 from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
@@ -35,7 +35,7 @@ from metamix_tflite.run import Runner
 LOCAL = "local"
 DEVICES = (LOCAL, *devices.MODULES)
 _NO_OPTIONS = ("files", "device", "json", "compare")
-_COMPARISON = ("output", "qat_epochs", "calibration_images", "threads", "runs", "warmup")
+_COMPARISON = [field.name for field in dataclasses.fields(comparison.Options)]
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -151,7 +151,7 @@ def _compare(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
         if given:
             raise ValueError(f"--compare: expected no {flag} beside it.")
     devices.check_options("local with --compare", _COMPARISON, options)
-    table, written = run_comparison(arguments.compare, **options)
+    table, written = comparison.run_comparison(arguments.compare, comparison.Options(**options))
     Console().print(table)
     for path in written:
         print(f"wrote {path}")

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from keras_metamix.checks import one_line, require_whole
+from keras_metamix.checks import one_line
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch.baselines.litert_quantizer import static_file
 from keras_metamix.launch.baselines.stock_converter import float_file, int8_file
@@ -35,11 +35,11 @@ from metamix_tflite.latency import BenchmarkReport, benchmark_all
 from metamix_tflite.read import read_file
 from metamix_tflite.run import Runner, require_count
 
-CALIBRATION_IMAGES = 200
 OURS: dict[str, Literal["fast", "smallest"]] = {
     "ours, fast": "fast",
     "ours, smallest": "smallest",
 }
+FILES = "comparison"  # a folder in the run's
 _BATCH = 50
 _TOOLS = ("litert-quantizer", "tensorflow-model-optimization", "tf-keras")
 _INSTALL = 'pip install "keras-metamix[baseline]"'
@@ -62,24 +62,39 @@ class Entry:
         return "_".join(self.name.lower().replace(",", "").split()) + ".tflite"
 
 
-def run_comparison(
-    run: Path,
-    output: Path | None = None,
-    qat_epochs: int | None = None,
-    calibration_images: int = CALIBRATION_IMAGES,
-    threads: int = 1,
-    runs: int = 200,
-    warmup: int = 20,
-) -> tuple[Any, list[Path]]:
-    """Makes the files, measures them in turn, and writes what was found.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to compare.
 
-    Args:
-      run: the folder of a finished `metamix-train`.
-      output: where OUTPUT.md, .json and .png go; default: RUN/comparison. The files go into
-        RUN/comparison/.
+    Attributes:
+      output: where OUTPUT.md, .json and .png go; default: RUN/comparison.
       qat_epochs: of tfmot's training; default: as many as our own training took.
       calibration_images: of the training images, that post-training quantization sees.
       threads, runs, warmup: see `benchmark_all`.
+    """
+
+    output: Path | None = None
+    qat_epochs: int | None = None
+    calibration_images: int = 200
+    threads: int = 1
+    runs: int = 200
+    warmup: int = 20
+
+    def __post_init__(self) -> None:
+        require_count("threads", 1, self.threads)
+        require_count("runs", 1, self.runs)
+        require_count("warmup", 0, self.warmup)
+        require_count("calibration_images", 1, self.calibration_images)
+        if self.qat_epochs is not None:
+            require_count("qat_epochs", 1, self.qat_epochs)
+
+
+def run_comparison(run: Path, options: Options) -> tuple[Any, list[Path]]:
+    """Makes the files, measures them in turn, and writes what was found.
+
+    Args:
+      run: the folder of a finished `metamix-train`. The files go into RUN/comparison/.
+      options: see above.
 
     Returns:
       A `rich` table, and the paths that were written.
@@ -88,39 +103,36 @@ def run_comparison(
       ValueError, OSError: no such run, or no place to write to; says what was expected.
     """
     started = time.perf_counter()
-    require_count("runs", 1, runs)
-    require_count("warmup", 0, warmup)
-    require_count("threads", 1, threads)
-    require_whole("calibration_images", calibration_images, 1)
-    if qat_epochs is not None:
-        require_whole("qat_epochs", qat_epochs, 1)
     _require_run(run)
-    output = output or run / "comparison"
+    output = options.output or run / "comparison"
     for suffix in (".md", ".json", ".png"):
         check_output("--output", output.with_name(output.name + suffix))
-    require_folder("--compare", run / "comparison")
+    require_folder("--compare", run / FILES)
     config, float_model, model = _read_run(run)
+    epochs = config.train.epochs if "search" in config else sum(config.mixer.stage_epochs)
     data = load_data(config)
-    entries, missing = _make(
-        config, data, float_model, model, run, qat_epochs or _epochs(config), calibration_images
-    )
+    known = _calibration_images(data, options.calibration_images)
+
+    def qat() -> tuple[bytes, np.ndarray]:
+        return qat_file(config.to_dict(), run / "float.keras", options.qat_epochs or epochs)
+
+    entries, missing = _make(float_model, model, data.test_images, known, qat)
     print("measuring", flush=True)
-    reports = benchmark_all({e.name: e.flat for e in entries}, "local", threads, runs, warmup)
-    rows = [_row(entry, reports[entry.name], data) for entry in entries]
+    flats = {entry.name: entry.flat for entry in entries}
+    reports = benchmark_all(flats, "local", options.threads, options.runs, options.warmup)
     comparison = {
         "title": config.title,
-        "rows": _with_ratios(rows),
+        "rows": _with_ratios([_row(entry, reports[entry.name], data) for entry in entries]),
         "missing": missing,
         "parity": [
-            {"name": e.name, **dataclasses.asdict(parity(e.flat, model, data.test_images))}
-            for e in entries
-            if e.name in OURS
+            {"name": name, **dataclasses.asdict(parity(flats[name], model, data.test_images))}
+            for name in OURS
         ],
-        "images": {"test": len(data.test_labels), "calibration": calibration_images},
-        "qat_epochs": qat_epochs or _epochs(config),
-        "our_epochs": _epochs(config),
-        "threads": threads,
-        "runs": runs,
+        "images": {"test": len(data.test_labels), "calibration": options.calibration_images},
+        "qat_epochs": options.qat_epochs or epochs,
+        "our_epochs": epochs,
+        "threads": options.threads,
+        "runs": options.runs,
         "notes": [*data.notes],
         "run": _facts(config, time.perf_counter() - started),
     }
@@ -152,31 +164,22 @@ def _read_run(run: Path) -> tuple[ConfigDict, keras.Model, Any]:
     return config, float_model, model
 
 
-def _epochs(config: ConfigDict) -> int:
-    """Epochs of our own quantization-aware training."""
-    return config.train.epochs if "search" in config else sum(config.mixer.stage_epochs)
-
-
 def _make(
-    config: ConfigDict,
-    data: Data,
     float_model: keras.Model,
     model: Any,
-    run: Path,
-    qat_epochs: int,
-    calibration_images: int,
+    images: np.ndarray,
+    known: np.ndarray,
+    qat: Callable[[], tuple[bytes, np.ndarray]],
 ) -> tuple[list[Entry], list[dict[str, str]]]:
     """The files that could be made, and the names and reasons of those that could not."""
-    images = data.test_images
     of_float, of_ours = _outputs(float_model, images), _outputs(model, images)
-    known = _calibration_images(data, calibration_images)
     flat = float_file(float_model)
     makers: dict[str, Callable[[], tuple[bytes, np.ndarray]]] = {
         "float": lambda: (flat, of_float),
         BASELINE: lambda: (int8_file(float_model, known), of_float),
         "LiteRT Quantizer int8": lambda: (static_file(flat, known, 8), of_float),
         "LiteRT Quantizer w4a8": lambda: (static_file(flat, known, 4), of_float),
-        "tfmot int8 QAT": lambda: qat_file(config.to_dict(), run / "float.keras", qat_epochs),
+        "tfmot int8 QAT": qat,
     }
     for name, container in OURS.items():
         makers[name] = lambda container=container: (convert(model, container), of_ours)
@@ -277,11 +280,9 @@ def _write(comparison: dict[str, Any], entries: list[Entry], run: Path, output: 
         ),
         picture: lambda path: figure.savefig(path, format="png", facecolor="white"),
     }
-    (run / "comparison").mkdir(exist_ok=True)
+    (run / FILES).mkdir(exist_ok=True)
     for entry in entries:
-        writers[run / "comparison" / entry.file] = lambda path, flat=entry.flat: path.write_bytes(
-            flat
-        )
+        writers[run / FILES / entry.file] = lambda path, flat=entry.flat: path.write_bytes(flat)
     for path, write in writers.items():
         with written_whole(path) as temporary:
             write(temporary)

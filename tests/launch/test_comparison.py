@@ -156,8 +156,8 @@ def test_what_tfmot_cannot_take_is_said(run, command):
         (("--compare=run", "--kernels=builtin"), "--kernels: device 'local with --compare' takes"),
         (("--compare=run", "--output=no/side"), "--output: expected a folder no, found none"),
         (("--compare=run", "--runs=0"), "runs: expected at least 1, found 0."),
-        (("--compare=run", "--qat_epochs=0"), "qat_epochs: expected a whole number, at least 1"),
-        (("--compare=run", "--calibration_images=0"), "calibration_images: expected a whole"),
+        (("--compare=run", "--qat_epochs=0"), "qat_epochs: expected at least 1, found 0."),
+        (("--compare=run", "--calibration_images=0"), "calibration_images: expected at least 1"),
         (("a.tflite", "--output=side"), "--output: expected --compare=RUN beside it."),
     ],
 )
@@ -175,6 +175,12 @@ def test_a_run_that_lacks_a_file(name, run, command):
     (run / name).unlink()
     status, out, err = command(benchmark, "--compare=run")
     assert (status, out) == (1, "") and err.rstrip().endswith(f"found no {name}.")
+
+
+def test_a_file_in_the_place_of_the_folder(run, command):
+    (run / "comparison").touch()
+    status, out, err = command(benchmark, "--compare=run", *QUICK)
+    assert (status, out) == (1, "") and "--compare: expected a folder run/comparison" in err
 
 
 def test_a_damaged_config(run, command):
