@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.report import numbers, style
-from keras_metamix.report.table import markdown
+from keras_metamix.report.table import markdown, threads_text
 
 BASELINE = "stock int8 PTQ"  # what sizes and latencies are ratios to
 HEADERS = (
@@ -68,7 +68,6 @@ def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
     run, images = comparison["run"], comparison["images"]
     alignment = ["right" if index in _RIGHT else "left" for index in range(len(HEADERS))]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    threads = comparison["threads"]
     notes = [f"**Not measured: {m['name']}**: {m['reason']}" for m in comparison["missing"]]
     notes += [
         f"{images['test']:,} test images. {images['calibration']:,} training images set the ranges "
@@ -79,8 +78,8 @@ def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
         f"{_epochs(comparison['our_epochs'])}, search included.",
         "LiteRT Quantizer w4a8: 4-bit weights for convolutions and dense layers, its 8-bit recipe "
         "for what it would leave in float then.",
-        f"Latency: median of {comparison['runs']} inferences of one image, {threads} "
-        f"thread{'s' if threads > 1 else ''}, the files in turn. In brackets: over {BASELINE}.",
+        f"Latency: median of {comparison['runs']} inferences of one image, "
+        f"{threads_text(comparison['threads'])}, the files in turn. In brackets: over {BASELINE}.",
         "XNNPACK: whether it runs the file as a whole, or in how many parts between others.",
         "Graph: what the file was made of: tfmot's fake-quantized graph, our training graph, and "
         "for post-training quantization the float model. A value is off where the file's output "
@@ -138,7 +137,7 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     for axis, title in (
         (accuracy, "test accuracy, %"),
         (size, "file size"),
-        (latency, f"latency, {comparison['threads']} thread(s)"),
+        (latency, f"latency, {threads_text(comparison['threads'])}"),
     ):
         style.finish(axis, xlabel=title)
         axis.grid(visible=False)
