@@ -198,8 +198,17 @@ CONFIGS = {
         (["--config=syntax.py"], "train.py: --config: SyntaxError: invalid syntax"),
         (["--config=raises.py"], "train.py: ValueError: no luck"),
         (["--config={quickstart}", "--config.train.colour=3"], "no field .*colour"),
+        (
+            [
+                "--config={quickstart}",
+                "--config.search.latency_table=no.json",
+                "--config.search.target_latency=8500",
+                "--config.space.weight_bits=(8, 4)",
+            ],
+            "train.py: config.search.latency_table: expected a file .* found no 'no.json'",
+        ),
     ],
-    ids=["missing", "syntax", "raises", "field"],
+    ids=["missing", "syntax", "raises", "field", "table"],
 )
 def test_a_command_line_is_refused(arguments, message, folder):
 
