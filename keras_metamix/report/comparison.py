@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,7 @@ HEADERS = (
     "file", "test accuracy", "size", "latency", "XNNPACK", "top-1 as graph", "values off"
 )  # fmt: skip
 _RIGHT = range(1, 4)
+_LEAST_SPAN = 2.0  # points of accuracy on the axis: hundredths are no difference to look at
 
 
 def comparison_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -119,11 +121,13 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     colours = [
         style.bit_colour(4) if row["name"].startswith("ours") else style.GREY for row in rows
     ]
-    accuracy.scatter([100 * row["accuracy"] for row in rows], places, color=colours, s=45)
-    for row, place in zip(rows, places, strict=True):
-        text = f"  {100 * row['accuracy']:.2f}"
-        accuracy.annotate(text, (100 * row["accuracy"], place), va="center", fontsize=8)
-    accuracy.margins(x=0.35)
+    percents = [100 * row["accuracy"] for row in rows]
+    accuracy.scatter(percents, places, color=colours, s=45)
+    for percent, place in zip(percents, places, strict=True):
+        accuracy.annotate(f"  {percent:.2f}", (percent, place), va="center", fontsize=8)
+    span = max(max(percents) - min(percents), _LEAST_SPAN)
+    accuracy.set_xlim(min(percents) - 0.2 * span, max(percents) + 0.6 * span)  # room for the texts
+    accuracy.xaxis.set_major_locator(MaxNLocator(4))
     for axis, key, write in (
         (size, "file_bytes", numbers.size),
         (latency, "latency_us", numbers.duration),
