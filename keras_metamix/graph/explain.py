@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,6 +40,7 @@ _MOVES = (
     ((keras.layers.Cropping2D,), "STRIDED_SLICE"),
     ((keras.layers.Flatten, keras.layers.Reshape), "RESHAPE"),
 )
+_LEAST_FOR_PATCHES = 8192  # weights: "fast" writes such a convolution as a product of patches
 # What the published lists of LiteRT's GPU delegate (which dequantizes to float, so that its results
 # are not exact) and of the Edge TPU compiler hold of these. Neither takes INT4 weights, and the
 # latter no groups. metamix_tflite.devices.edgetpu_operators says the same of a file.
@@ -240,8 +242,10 @@ def _mac_operator(node: Node) -> tuple[str, bool]:
         return "DEPTHWISE_CONV_2D", False
     if isinstance(layer, keras.layers.Dense):
         return "FULLY_CONNECTED", channels % 2 == 0
-    pointwise = tuple(layer.kernel_size) == tuple(layer.strides) == (1, 1) and layer.groups == 1
-    if pointwise and channels % 2 == 0:
+    weights = math.prod(layer.kernel.shape)
+    pointwise = tuple(layer.kernel_size) == tuple(layer.strides) == (1, 1)
+    matrix = layer.groups == 1 and (pointwise or weights >= _LEAST_FOR_PATCHES)
+    if matrix and weights // layer.filters % 2 == 0:
         return "FULLY_CONNECTED", True
     return "CONV_2D", False
 

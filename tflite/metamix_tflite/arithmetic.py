@@ -11,11 +11,17 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, clip_level
-from metamix_tflite.containers import is_pointwise, takes_fully_connected, weight_type
+from metamix_tflite.containers import (
+    is_pointwise,
+    takes_fully_connected,
+    takes_patches,
+    weight_type,
+)
 from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 from metamix_tflite.metadata import checksum
 from metamix_tflite.moves import reshaped
+from metamix_tflite.patches import patches
 
 # XNNPACK leaves sums and products of smaller scale ratios to kernels that round in another way.
 _LEAST_ADD, _LEAST_MUL = 2.0**-10, 2.0**-16
@@ -54,7 +60,7 @@ def dequantize(file: SignatureWriter, node: Node) -> None:
 
 
 def mac(file: SignatureWriter, node: Node) -> None:
-    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED.
+    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED, for some convolutions one of patches.
 
     A dense layer in a container without FULLY_CONNECTED is a CONV_2D between two RESHAPEs.
     """
@@ -72,7 +78,10 @@ def mac(file: SignatureWriter, node: Node) -> None:
     _check_multiplier(node, np.asarray(layer.multiplier))
     grouped = layer.kind == "conv" and kernel.shape[-2] != source.shape[-1]
     pointwise = not grouped and is_pointwise(layer.kind, layer.kernel_shape, layer.strides)
-    held = weight_type(file.container, pointwise, layer.weight_bits, kernel.shape[-2])
+    if layer.kind == "conv" and not grouped and not pointwise:
+        pointwise = takes_patches(file.container, kernel.shape, layer.weight_bits)
+        source = patches(file, node.name, source, layer, result) if pointwise else source
+    held = weight_type(file.container, pointwise, layer.weight_bits, source.shape[-1])
     matrix = (layer.kind == "dense" and not spread) or (pointwise and held == "INT4")
     if held == "INT4":
         _check_reach(node, layer)

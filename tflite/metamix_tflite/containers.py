@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 CONTAINERS = ("fast", "smallest", "edgetpu")
 INT4_BITS = 4
+# Fewer weights than these save less by INT4 than the operators of their patches take in a file.
+_LEAST_FOR_PATCHES = 8192
+PATCHES = "/patches"  # behind a layer's name: where the names of its patches' tensors begin
 
 
 def check_container(container: str) -> None:
@@ -19,6 +24,19 @@ def is_pointwise(kind: str, kernel_shape: tuple[int, ...], strides: tuple[int, .
     return kind == "conv" and kernel_shape[:2] == (1, 1) and tuple(strides) == (1, 1)
 
 
+def takes_patches(container: str, kernel_shape: tuple[int, ...], weight_bits: int) -> bool:
+    """Whether a convolution of one group is a FULLY_CONNECTED of its input's patches.
+
+    Args:
+      container: of the file.
+      kernel_shape: (height, width, input channels, output channels).
+      weight_bits: of the layer.
+    """
+    weights = math.prod(kernel_shape)
+    matrix = weight_type(container, True, weight_bits, weights // kernel_shape[-1])
+    return container == "fast" and matrix == "INT4" and weights >= _LEAST_FOR_PATCHES
+
+
 def takes_fully_connected(container: str) -> bool:
     """Whether a container's files have FULLY_CONNECTED operators.
 
@@ -28,14 +46,15 @@ def takes_fully_connected(container: str) -> bool:
     return container != "edgetpu"
 
 
-def weight_type(container: str, pointwise: bool, weight_bits: int, input_channels: int) -> str:
+def weight_type(container: str, matrix: bool, weight_bits: int, taps: int) -> str:
     """ "INT4" or "INT8".
 
-    "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED with an even number of input channels
-    (two weights share a byte). "smallest" takes it wherever the weights fit, "edgetpu" nowhere.
+    "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED (`matrix`) with an even number of weights
+    to an output (two share a byte). "smallest" takes it wherever the weights fit, "edgetpu"
+    nowhere.
     """
     if weight_bits > INT4_BITS or container == "edgetpu":
         return "INT8"
     if container == "smallest":
         return "INT4"
-    return "INT4" if pointwise and input_channels % 2 == 0 else "INT8"
+    return "INT4" if matrix and taps % 2 == 0 else "INT8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
@@ -14,25 +15,28 @@ _LARGEST_CONCATENATION = 5  # inputs that XNNPACK joins at once
 
 
 def concatenate(file: SignatureWriter, node: Node) -> None:
-    """One operator, or a chain of them, each of as many tensors as XNNPACK joins."""
-    sources = file.read(node)
-    options = schema.ConcatenationOptionsT()
-    axis = options.axis = node.operation.axis % len(node.output.shape)
-    parts, number = sources, 0
-    while len(parts) > _LARGEST_CONCATENATION:
+    """CONCATENATION."""
+    axis = node.operation.axis % len(node.output.shape)
+    file.values[id(node.output)] = joined(file, node.name, file.read(node), axis)
+
+
+def joined(file: SignatureWriter, name: str, parts: list[FileTensor], axis: int = 3) -> FileTensor:
+    """CONCATENATION, or a chain of them, each of as many tensors as XNNPACK joins.
+
+    One tensor is what it is, without an operator.
+    """
+    options, number = schema.ConcatenationOptionsT(), 0
+    options.axis = axis
+    while len(parts) > 1:
         first, rest = parts[:_LARGEST_CONCATENATION], parts[_LARGEST_CONCATENATION:]
         shape = list(first[0].shape)
         shape[axis] = sum(part.shape[axis] for part in first)
         number += 1
-        joined = file.tensor(f"{node.name}/{number}", tuple(shape), sources[0].grid)
-        _join(file, first, joined.index, options)
-        parts = [joined, *rest]
-    _join(file, parts, file.output(node, sources[0].grid), options)
-
-
-def _join(file: SignatureWriter, parts: list[FileTensor], target: int, options: Any) -> None:
-    indices = [part.index for part in parts]
-    file.graph.operator(Op.CONCATENATION, indices, [target], options, version=2)
+        target = file.tensor(f"{name}/{number}" if rest else name, tuple(shape), first[0].grid)
+        indices = [part.index for part in first]
+        file.graph.operator(Op.CONCATENATION, indices, [target.index], options, version=2)
+        parts = [target, *rest]
+    return parts[0]
 
 
 def max_pool(file: SignatureWriter, node: Node) -> None:
@@ -66,25 +70,57 @@ def _pool(
 
 def pad(file: SignatureWriter, node: Node) -> None:
     """PAD with the zero-point, which is 0."""
-    layer, (source,) = node.operation, file.read(node)
-    amounts = [[0, 0], *[list(pair) for pair in layer.padding], [0, 0]]
-    paddings = file.vector(f"{node.name}/paddings", amounts)
-    target = file.output(node, source.grid)
-    file.graph.operator(Op.PAD, [source.index, paddings], [target], schema.PadOptionsT(), version=2)
+    (source,) = file.read(node)
+    file.values[id(node.output)] = padded(file, node.name, source, node.operation.padding)
+
+
+def padded(
+    file: SignatureWriter, name: str, source: FileTensor, borders: Sequence[Sequence[int]]
+) -> FileTensor:
+    """PAD of a tensor's height and width, each by (before, after)."""
+    sizes = (sum(ends) + size for ends, size in zip(borders, source.shape[1:3], strict=True))
+    shape = (1, *sizes, source.shape[3])
+    target = file.tensor(name, shape, source.grid)
+    paddings = file.vector(f"{name}/paddings", [[0, 0], *map(list, borders), [0, 0]])
+    options = schema.PadOptionsT()
+    file.graph.operator(Op.PAD, [source.index, paddings], [target.index], options, version=2)
+    return target
 
 
 def crop(file: SignatureWriter, node: Node) -> None:
-    """STRIDED_SLICE over height and width, which leaves the batch size open."""
+    """STRIDED_SLICE over height and width."""
     (source,), (top, left) = file.read(node), (pair[0] for pair in node.operation.cropping)
-    height, width = node.output.shape[1:3]
-    corners = ("begin", [0, top, left, 0]), ("end", [0, top + height, left + width, 0])
-    begin, end = (file.vector(f"{node.name}/{name}", corner) for name, corner in corners)
-    strides = file.vector(f"{node.name}/strides", [1, 1, 1, 1])
+    shape = batch_one(node.output)
+    file.values[id(node.output)] = sliced(file, node.name, source, (top, left, 0), shape)
+
+
+def sliced(
+    file: SignatureWriter,
+    name: str,
+    source: FileTensor,
+    begin: tuple[int, int, int],
+    shape: tuple[int, ...],
+) -> FileTensor:
+    """STRIDED_SLICE without strides, which leaves the batch size open.
+
+    All of the tensor is what it is, without an operator.
+
+    Args:
+      file, name, source: what is cut, and the name of the result.
+      begin: row, column and channel of its first value.
+      shape: of the result.
+    """
+    if shape == source.shape:
+        return source
+    target = file.tensor(name, shape, source.grid)
+    end = [first + size for first, size in zip(begin, shape[1:], strict=True)]
+    corners = ("begin", [0, *begin]), ("end", [0, *end]), ("strides", [1, 1, 1, 1])
+    vectors = [file.vector(f"{name}/{which}", corner) for which, corner in corners]
     options = schema.StridedSliceOptionsT()
-    options.beginMask = options.endMask = 0b1001  # all of the batch and of the channels
-    target = file.output(node, source.grid)
-    inputs = [source.index, begin, end, strides]
-    file.graph.operator(Op.STRIDED_SLICE, inputs, [target], options, version=2)
+    options.beginMask = options.endMask = 0b0001  # all of the batch
+    inputs = [source.index, *vectors]
+    file.graph.operator(Op.STRIDED_SLICE, inputs, [target.index], options, version=2)
+    return target
 
 
 def reshape(file: SignatureWriter, node: Node) -> None:

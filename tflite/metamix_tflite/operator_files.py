@@ -1,4 +1,7 @@
-"""Cuts a .tflite into files of one operator each, to time them alone."""
+"""Cuts a .tflite into files of one operator each, to time them alone.
+
+A convolution of patches (`patches`) stays together with the operators that make them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from metamix_tflite.containers import PATCHES
 from metamix_tflite.flatbuffer import (
     ModelBuilder,
     Op,
@@ -22,11 +26,12 @@ from metamix_tflite.read import read_file
 
 @dataclasses.dataclass(frozen=True)
 class OperatorFile:
-    """One operator of a file.
+    """One operator of a file, or a convolution's patches and their product.
 
     Attributes:
-      kernel: operator, types, shapes and geometry: what its time depends on. Scales, zero-points,
-        values and clipping, and with them the bits of activations, are no part of it.
+      kernel: of each operator its name, types, shapes and geometry: what its time depends on.
+        Scales, zero-points, values and clipping, and with them the bits of activations, are no
+        part of it.
       layer: the MAC layer that the operator computes, "" for any other operator.
       flat: bytes of a .tflite of the operator alone.
     """
@@ -45,13 +50,17 @@ def operator_files(flat: bytes) -> list[OperatorFile]:
     declared = read_file(flat, declared=True).metadata["layers"]
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flat, 0))
     (graph,) = model.subgraphs
-    files = []
+    files, together = [], []
     for operator in graph.operators:
         (output,) = operator.outputs
         name = graph.tensors[output].name.decode()
+        together.append(operator)
+        if name.rpartition(PATCHES)[0] in declared:
+            continue  # the layer itself follows
         layer = declared.get(name, {}).get("layer", "")
-        kernel = _kernel(model, graph.tensors, operator)
-        files.append(OperatorFile(kernel, layer, _alone(model, graph.tensors, operator)))
+        kernel = "; ".join(_kernel(model, graph.tensors, each) for each in together)
+        files.append(OperatorFile(kernel, layer, _alone(model, graph.tensors, together)))
+        together = []
     return files
 
 
@@ -93,14 +102,15 @@ def _kernel(model: Any, tensors: Sequence[Any], operator: Any) -> str:
     return f"{name} {read} -> {described(operator.outputs[0])}{options}"
 
 
-def _alone(model: Any, tensors: Sequence[Any], operator: Any) -> bytes:
-    """A file of one operator with its tensors and constants."""
-    used = list(dict.fromkeys(int(i) for i in (*operator.inputs, *operator.outputs)))
+def _alone(model: Any, tensors: Sequence[Any], operators: Sequence[Any]) -> bytes:
+    """A file of operators that follow each other, with their tensors and constants."""
+    used = list(dict.fromkeys(int(i) for o in operators for i in (*o.inputs, *o.outputs)))
+    written = {int(i) for operator in operators for i in operator.outputs}
     place = {index: number for number, index in enumerate(used)}
-    alone, graph, moved = schema.ModelT(), schema.SubGraphT(), copy.copy(operator)
+    alone, graph = schema.ModelT(), schema.SubGraphT()
     alone.version, alone.description = model.version, model.description
-    alone.operatorCodes = [model.operatorCodes[operator.opcodeIndex]]
-    alone.buffers, graph.tensors, graph.inputs = [schema.BufferT()], [], []
+    alone.operatorCodes, alone.buffers = model.operatorCodes, [schema.BufferT()]
+    graph.tensors, graph.inputs, graph.operators = [], [], []
     for index in used:
         tensor = copy.copy(tensors[index])
         buffer = model.buffers[tensor.buffer]
@@ -108,12 +118,14 @@ def _alone(model: Any, tensors: Sequence[Any], operator: Any) -> bytes:
         if buffer.data is not None:
             tensor.buffer = len(alone.buffers)
             alone.buffers.append(buffer)
-        elif index not in operator.outputs:
+        elif index not in written:
             graph.inputs.append(place[index])
         graph.tensors.append(tensor)
-    moved.opcodeIndex = 0
-    moved.inputs = np.array([place[int(i)] for i in operator.inputs], np.int32)
-    moved.outputs = np.array([place[int(i)] for i in operator.outputs], np.int32)
-    graph.operators, graph.outputs = [moved], list(moved.outputs)
+    for operator in operators:
+        moved = copy.copy(operator)
+        moved.inputs = np.array([place[int(i)] for i in operator.inputs], np.int32)
+        moved.outputs = np.array([place[int(i)] for i in operator.outputs], np.int32)
+        graph.operators.append(moved)
+    graph.outputs = list(graph.operators[-1].outputs)
     alone.subgraphs = [graph]
     return pack_model(alone)
