@@ -77,12 +77,12 @@ def mac(file: SignatureWriter, node: Node) -> None:
     bias = np.asarray(layer.bias)
     _check_multiplier(node, np.asarray(layer.multiplier))
     grouped = layer.kind == "conv" and kernel.shape[-2] != source.shape[-1]
-    pointwise = not grouped and is_pointwise(layer.kind, layer.kernel_shape, layer.strides)
-    if layer.kind == "conv" and not grouped and not pointwise:
-        pointwise = takes_patches(file.container, kernel.shape, layer.weight_bits)
-        source = patches(file, node.name, source, layer, result) if pointwise else source
-    held = weight_type(file.container, pointwise, layer.weight_bits, source.shape[-1])
-    matrix = (layer.kind == "dense" and not spread) or (pointwise and held == "INT4")
+    product = not grouped and is_pointwise(layer.kind, layer.kernel_shape, layer.strides)
+    if layer.kind == "conv" and not grouped and not product:
+        product = takes_patches(file.container, kernel.shape, layer.weight_bits)
+        source = patches(file, node.name, source, layer, result) if product else source
+    held = weight_type(file.container, product, layer.weight_bits, source.shape[-1])
+    matrix = (layer.kind == "dense" and not spread) or (product and held == "INT4")
     if held == "INT4":
         _check_reach(node, layer)
     data, dimension = _layout(kernel, layer.kind, matrix)

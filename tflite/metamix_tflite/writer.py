@@ -62,11 +62,12 @@ def convert(
     Args:
       model: a MetaMixModel in weight training, a BitMixerModel with quantized weights, or what
         `fold_batch_norm` made of one of them.
-      weight_container: "fast" keeps one XNNPACK partition (INT4 for pointwise and dense layers,
-        the other low-bit integers in INT8); "smallest" holds every weight of at most 4 bits in
-        INT4, which LiteRT runs outside XNNPACK for k x k and depthwise convolutions; "edgetpu"
-        holds all in INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for
-        Microcontrollers want it, best with io="int8".
+      weight_container: "fast" keeps one XNNPACK partition: INT4 for dense and pointwise layers,
+        and for convolutions large enough to be written as products of patches (`patches.py`), the
+        other low-bit integers in INT8; "smallest" holds every weight of at most 4 bits in INT4,
+        which LiteRT runs outside XNNPACK, slower and rounded otherwise; "edgetpu" holds all in
+        INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for Microcontrollers want it,
+        best with io="int8".
       io: type of the file's inputs and outputs.
       operating_points: bit assignments by name. The file holds the model at each of them, as a
         signature of that name; constants that are equal are stored once. The model's bits stay.
