@@ -15,9 +15,10 @@ import tensorflow as tf
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.graph.layer_costs import bops, uniform_assignment
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
-from keras_metamix.metamix import model as model_module
+from keras_metamix.metamix import updates
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import PHASES, MetaMixModel
+from keras_metamix.metamix.updates import search_update
 
 BUDGET = 48_000
 SPACES = {
@@ -79,7 +80,7 @@ def test_bit_meta_trains_weights_norms_and_all_candidates_steps(metamix, batch, 
 
 def test_a_search_update_changes_the_alphas_alone(metamix, batch, changes):
     model = metamix(phase="bit_search")
-    changed = changes(model, lambda: model._search_update(*batch, None))
+    changed = changes(model, lambda: search_update(model, *batch, None))
     assert set(changed) == ALPHAS
     for path, difference in changed.items():
         assert np.all(difference != 0), path
@@ -125,7 +126,7 @@ def test_searched_weights_have_alphas_unless_tied_and_forced_steps(name, metamix
     alphas = {v.path for v in model.architecture_variables}
     own = {"depthwise/weight_quantizer/alpha", "project/weight_quantizer/alpha"}
     assert alphas == ALPHAS | (own if name == "pairs" else set())
-    assert set(changes(model, lambda: model._search_update(*batch, None))) == alphas
+    assert set(changes(model, lambda: search_update(model, *batch, None))) == alphas
     model.phase = "bit_meta"
     changed = changes(model, lambda: model.train_step(batch))
     assert set(changed) == KERNELS | BIASES | NORMS | STATISTICS | STEPS | WEIGHT_STEPS
@@ -143,7 +144,7 @@ def test_pairs_rotate_through_all_nine(metamix, batch, monkeypatch):
             seen.append((int(mode.forced), int(mode.forced_weights)))
         return quantization_mode(mode)
 
-    monkeypatch.setattr(model_module, "quantization_mode", spy)
+    monkeypatch.setattr(updates, "quantization_mode", spy)
     for step in range(3):
         model.train_step(batch)
         assert {a for a, _ in seen[3 * step :]} == {0, 1, 2}
@@ -200,7 +201,7 @@ def test_the_search_gradient_is_eq_3(strength, metamix, batch, loss):
         tape.watch(alphas)
         value = loss(y, twin.network(x, training=True))
     slopes = tape.gradient(value, alphas)
-    logs = model._search_update(x, y, None)
+    logs = search_update(model, x, y, None)
     assert float(logs["search_loss"]) == pytest.approx(float(value), rel=1e-5)
     chosen = 64 * (432 + 192) + 4 * (8 * 432 + 4 * 144)
     assert float(logs["bops"]) == pytest.approx(chosen, rel=1e-5)
