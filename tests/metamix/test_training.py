@@ -27,34 +27,15 @@ SPACES = {
     "same": SearchSpace((8, 4, 2), "same"),
 }
 # The network's variables in groups.
-KERNELS = {"stem/kernel", "depthwise/kernel", "project/kernel", "logits/kernel"}
-BIASES = {"project/bias", "logits/bias"}
-NORMS = {f"{n}_bn/{v}" for n in ("stem", "depthwise") for v in ("gamma", "beta")}
-STATISTICS = {f"{n}_bn/moving_{v}" for n in ("stem", "depthwise") for v in ("mean", "variance")}
-STEPS = {f"{n}_input/log_step" for n in ("stem", "depthwise", "project", "logits")}
-STREAM_STEPS = {f"{n}_stream/log_step" for n in ("stem_relu", "project", "logits")}
-WEIGHT_STEPS = {
-    f"{n}/weight_quantizer/log_step" for n in ("stem", "depthwise", "project", "logits")
-}
+MACS = ("stem", "depthwise", "project", "logits")
+KERNELS = {f"{n}/kernel" for n in MACS}
+BIASES = {"logits/bias"}
+NORMS = {f"{n}_bn/{v}" for n in MACS[:3] for v in ("gamma", "beta")}
+STATISTICS = {f"{n}_bn/moving_{v}" for n in MACS[:3] for v in ("mean", "variance")}
+STEPS = {f"{n}_input/log_step" for n in MACS}
+STREAM_STEPS = {f"{n}_stream/log_step" for n in ("stem_relu", "project_bn", "logits")}
+WEIGHT_STEPS = {f"{n}/weight_quantizer/log_step" for n in MACS}
 ALPHAS = {"depthwise_input/alpha", "project_input/alpha"}
-
-
-@pytest.fixture
-def changes():
-    """Which variables a call changes, and by how much: {path: difference}."""
-
-    def measure(model, call):
-        before = {v.path: np.array(v) for v in model.network.variables}
-        call()
-        after = {v.path: np.array(v) for v in model.network.variables}
-        return {p: after[p] - before[p] for p in before if np.any(after[p] != before[p])}
-
-    return measure
-
-
-@pytest.fixture
-def batch(data):
-    return data[0][:8], data[1][:8]
 
 
 def test_the_groups_above_are_all_variables(metamix):
@@ -219,9 +200,9 @@ def test_the_search_gradient_is_eq_3(strength, metamix, batch, loss):
 
 
 @pytest.fixture(scope="module", params=SPACES)
-def fitted(request, float_model, data):
+def fitted(request, tiny_model, data):
     """A fit through all phases, with how often train_step was traced in each."""
-    model = MetaMixModel.from_float(float_model(), SPACES[request.param])
+    model = MetaMixModel.from_float(tiny_model(), SPACES[request.param])
     traces, step = Counter(), model.train_step
 
     def counted(batch):
@@ -262,8 +243,7 @@ def test_a_fit_meets_its_budget_and_records_what_it_chose(fitted):
     assert callback.assignment == model.bit_assignment
     assert bops(model, callback.assignment) <= callback.target_bops
     assert history["bops"][-1] == bops(model, callback.assignment)
-    names = ["stem", "depthwise", "project", "logits"]
-    assert list(callback.assignment.activation_bits) == names
+    assert tuple(callback.assignment.activation_bits) == MACS
     for name in ("stem", "logits"):
         assert (callback.assignment[name].activation, callback.assignment[name].weight) == (8, 8)
     for layer in model.mac_layers:
@@ -496,8 +476,8 @@ def test_a_budget_that_cannot_be_met_stops_before_training(target, metamix, data
     assert model.phase == "bit_meta"
 
 
-def test_the_callback_refuses_other_models(float_model, data, loss):
-    model = float_model()
+def test_the_callback_refuses_other_models(tiny_model, data, loss):
+    model = tiny_model()
     model.compile("sgd", loss)
     with pytest.raises(TypeError, match=r"MetaMixCallback trains a MetaMixModel.*Functional"):
         model.fit(*data, callbacks=[MetaMixCallback(BUDGET)], verbose=0)
@@ -515,8 +495,8 @@ def test_an_unknown_cost_form_is_refused(metamix, data):
         metamix().fit(*data, callbacks=[MetaMixCallback(BUDGET, cost="absolute")], verbose=0)
 
 
-def test_bit_search_without_a_budget_is_refused(metamix, batch, float_model, loss):
-    model = MetaMixModel.from_float(float_model(), SearchSpace())
+def test_bit_search_without_a_budget_is_refused(metamix, batch, tiny_model, loss):
+    model = MetaMixModel.from_float(tiny_model(), SearchSpace())
     model.compile("sgd", loss)
     model.phase = "bit_search"
     with pytest.raises(ValueError, match=r"needs a budget.*MetaMixCallback"):
