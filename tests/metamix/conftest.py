@@ -10,7 +10,7 @@ from keras_metamix.metamix.model import MetaMixModel
 BUDGET = 48_000  # the network takes 46848 (3-bit) to 58368 (8-bit) BOPs at 4-bit weights
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def metamix(tiny_model, data, loss):
     """A compiled, calibrated MetaMixModel in a phase."""
 
