@@ -29,6 +29,7 @@ from absl import app, flags
 import keras_metamix as kmm
 from keras_metamix import zoo
 from keras_metamix.files import written_whole
+from keras_metamix.metamix.updates import search_update
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "small_mobilenet", zoo.__all__, "Network of keras_metamix.zoo.")
@@ -86,7 +87,7 @@ def make_steps(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
         "float": lambda: plain.train_step((x, y)),
         "weight_training": lambda: training.train_step((x, y)),
         "bit_meta": lambda: meta.train_step((x, y)),
-        "bit_search": lambda: search._search_update(x, y, None),
+        "bit_search": lambda: search_update(search, x, y, None),
         "bit_mixer": lambda: mixer.train_step((x, y)),
     }
     return {name: tf.function(f, autograph=False) for name, f in functions.items()}

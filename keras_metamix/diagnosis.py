@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
@@ -101,11 +102,12 @@ def _in_activations(model: Any, network: keras.Model, images: Any) -> str:
     layers = [layer for layer in network.layers if layer._inbound_nodes]
     outputs = [keras.tree.flatten(layer._inbound_nodes[0].output_tensors) for layer in layers]
     every = keras.Model(network.input, outputs)
+    inside = contextlib.nullcontext()
     if hasattr(model, "evaluation_mode"):
-        mode = dataclasses.replace(model.evaluation_mode(), statistics="frozen")
-        with quantization_mode(mode):
-            found = every(images, training=True)
-    else:
+        inside = quantization_mode(
+            dataclasses.replace(model.evaluation_mode(), statistics="frozen")
+        )
+    with inside:
         found = every(images, training=True)
     for layer, tensors in zip(layers, found, strict=True):
         if count := sum(_non_finite(tensor) for tensor in tensors):

@@ -4,7 +4,13 @@ import gc
 import os
 
 import keras
+import numpy as np
 import pytest
+from keras import layers
+
+from keras_metamix.zoo import small_cnn
+
+CLASSES = 4
 
 
 def pytest_collection_modifyitems(items):
@@ -25,3 +31,73 @@ def _fresh_process():
     yield
     keras.utils.clear_session()
     gc.freeze()  # what is left stays: no later collection walks through it
+
+
+@pytest.fixture(scope="session")
+def float_model():
+    """A network for tests that look at files, messages and costs."""
+    keras.utils.set_random_seed(0)
+    return small_cnn((8, 8, 1), CLASSES, width=4)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """tiny_model(seed) -> a network with every kind of variable: two searched layers with a
+    transition between them, streams (a sum)."""
+
+    def build(seed=0):
+        keras.utils.set_random_seed(seed)
+        image = keras.Input((8, 8, 1), name="image")
+        x = layers.Conv2D(3, 3, 2, "same", use_bias=False, name="stem")(image)
+        x = layers.BatchNormalization(momentum=0.9, name="stem_bn")(x)
+        x = layers.ReLU(name="stem_relu")(x)
+        y = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+        y = layers.BatchNormalization(momentum=0.9, name="depthwise_bn")(y)
+        y = layers.ReLU(6.0, name="depthwise_relu")(y)
+        y = layers.Conv2D(3, 1, use_bias=False, name="project")(y)
+        y = layers.BatchNormalization(momentum=0.9, name="project_bn")(y)
+        x = layers.Add(name="sum")([x, y])
+        x = layers.Flatten(name="flat")(x)
+        return keras.Model(image, layers.Dense(CLASSES, name="logits")(x), name="tiny")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def data():
+    """24 images and labels for `tiny_model`."""
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, CLASSES, 24)
+    x = generator.normal(size=(24, 8, 8, 1)) + y[:, None, None, None]
+    return x.astype(np.float32), y.astype(np.int32)
+
+
+@pytest.fixture(scope="session")
+def loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture
+def batch(data):
+    """The first 8 of them."""
+    return data[0][:8], data[1][:8]
+
+
+@pytest.fixture
+def changes():
+    """Which variables a call changes, and by how much: {path: difference}."""
+
+    def measure(model, call):
+        before = {v.path: np.array(v) for v in model.network.variables}
+        call()
+        after = {v.path: np.array(v) for v in model.network.variables}
+        return {p: after[p] - before[p] for p in before if np.any(after[p] != before[p])}
+
+    return measure
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, so that commands name files as a user would."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

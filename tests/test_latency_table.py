@@ -10,16 +10,9 @@ import pytest
 import keras_metamix as kmm
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.latency_table import FORMAT
-from keras_metamix.zoo import small_cnn
 
 REST = 40.0
 PAIRS = tuple(itertools.product((8, 4, 3), (8, 4)))
-
-
-@pytest.fixture(scope="module")
-def float_model():
-    keras.utils.set_random_seed(0)
-    return small_cnn((8, 8, 1), classes=4, width=4)
 
 
 @pytest.fixture(scope="module")

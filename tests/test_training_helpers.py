@@ -31,11 +31,6 @@ def optimizer():
 
 
 @pytest.fixture
-def loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-@pytest.fixture
 def decayed():
     """Paths of the variables that a step without gradients makes smaller, by exactly the decay."""
 

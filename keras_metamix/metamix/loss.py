@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any, Literal
 
@@ -14,6 +15,23 @@ from keras_metamix.pair_costs import PairCosts
 
 CostForm = Literal["relative", "paper"]
 DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What bit-search adds to the task loss: `strength * cost_loss(...)`, Eq. 3.
+
+    Attributes:
+      target: the budget T, in the unit of the costs.
+      strength: lambda.
+      form: of Eq. 4.
+      costs: with a price of each pair of each layer's candidates.
+    """
+
+    target: float
+    strength: float
+    form: CostForm
+    costs: PairCosts
 
 
 def require_cost(form: object, strength: object) -> None:

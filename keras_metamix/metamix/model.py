@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
-import tensorflow as tf
-from keras import tree
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate_weights
@@ -18,24 +15,12 @@ from keras_metamix.graph.layer_bits import candidate_pairs, mac_layers, read_bit
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import link, quantize, require_network
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
-from keras_metamix.metamix.loss import (
-    DEFAULT_STRENGTH,
-    CostForm,
-    chosen_cost,
-    cost_loss,
-    require_cost,
-)
+from keras_metamix.metamix.loss import DEFAULT_STRENGTH, CostForm, Objective, require_cost
 from keras_metamix.metamix.selection import LayerScores, layer_scores
+from keras_metamix.metamix.updates import meta_update, search_update, weight_update
 from keras_metamix.pair_costs import PairCosts, bop_costs
-from keras_metamix.training import (
-    Progress,
-    arguments_from_config,
-    begin_fit,
-    build_optimizer,
-    descend,
-    track_loss,
-)
-from keras_metamix.workers import adapt_to_workers, has_synchronized_norm
+from keras_metamix.training import Progress, arguments_from_config, begin_fit, build_optimizer
+from keras_metamix.workers import adapt_to_workers
 
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
@@ -60,6 +45,7 @@ class MetaMixModel(keras.Model):
       space: its SearchSpace.
       calibrated: whether step sizes were set from data.
       float_layers: names of layers that were left in float.
+      objective: the cost term of bit-search; None before `set_objective`.
     """
 
     def __init__(
@@ -76,7 +62,7 @@ class MetaMixModel(keras.Model):
         self.float_layers = tuple(float_layers)
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
-        self._objective: tuple[float, float, CostForm, PairCosts] | None = None
+        self.objective: Objective | None = None
         self._teacher: Teacher | None = None
         self.training_data: Any = None
         self.built = True
@@ -126,7 +112,8 @@ class MetaMixModel(keras.Model):
         return [chooser.alpha for chooser in choosers if chooser.searched]
 
     @property
-    def _weights_searched(self) -> bool:
+    def weights_searched(self) -> bool:
+        """Whether a layer's weights have candidates to choose from."""
         return any(layer.weight_quantizer.searched for layer in self.mac_layers)
 
     def candidate_scores(self) -> dict[str, LayerScores]:
@@ -189,7 +176,7 @@ class MetaMixModel(keras.Model):
         """What `call` does in the present phase."""
         if self.phase == "weight_training":
             return QuantizationMode(streams=self.space.stream_bits is not None)
-        weights = "assigned" if self._weights_searched else "off"
+        weights = "assigned" if self.weights_searched else "off"
         return QuantizationMode(weights=weights, streams=False)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -260,7 +247,7 @@ class MetaMixModel(keras.Model):
         for layer in self.mac_layers:
             costs.row(layer.name, candidate_pairs(layer))
         strength = DEFAULT_STRENGTH[form] if strength is None else strength
-        self._objective = (float(target), float(strength), form, costs)
+        self.objective = Objective(float(target), float(strength), form, costs)
 
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
@@ -296,111 +283,12 @@ class MetaMixModel(keras.Model):
             data = self._teacher.teach(data)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.phase == "weight_training":
-            predictions, logs = self._weight_update(x, y, weight), {}
+            predictions, logs = weight_update(self, x, y, weight), {}
         else:
-            predictions, logs = self._meta_update(x, y, weight)
+            predictions, logs = meta_update(self, x, y, weight)
         if self.phase == "bit_search":
-            logs |= self._search_update(x, y, weight)
+            logs |= search_update(self, x, y, weight)
         return self.compute_metrics(x, y, predictions, sample_weight=weight) | logs
-
-    def _weight_update(self, x: Any, y: Any, weight: Any) -> Any:
-        """One update of everything but the architecture parameters, bits as assigned."""
-        variables = self.trainable_variables
-        with tf.GradientTape() as tape:
-            with quantization_mode(self.evaluation_mode()):
-                predictions = self(x, training=True)
-            loss = self._compute_loss(x, y, predictions, weight, training=True)
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, [v.value for v in variables])
-        track_loss(self, descend(self.optimizer, gradients, variables, loss), x)
-        return predictions
-
-    def _meta_mode(self, index: Any) -> QuantizationMode:
-        """Candidate number `index` in every searched layer (Eq. 1).
-
-        With searched weights the pairs rotate: each step takes every activation candidate once,
-        beside a weight candidate that moves on from step to step.
-        """
-        if not self._weights_searched:
-            return QuantizationMode("forced", "off", streams=False, forced=index)
-        weight = index
-        if not self.space.weight_bits_tied:
-            count = len(self.space.layer_candidates(edge=False)[1])
-            weight = (index + tf.cast(self.optimizer.iterations, "int32")) % count
-        return QuantizationMode("forced", "forced", False, forced=index, forced_weights=weight)
-
-    def _meta_update(self, x: Any, y: Any, weight: Any) -> Any:
-        """One update from the average of the candidates' losses (Eq. 1).
-
-        A loop, one candidate after the other: their activations are never held together. Batch
-        norm that replicas share cannot stand in a loop of TensorFlow's: Python loops then.
-
-        Returns:
-          The last candidate's predictions, and each candidate's loss, by name.
-        """
-        variables = self.trainable_variables
-        count = len(self.space.activation_bits)
-        trained = [False] * len(variables)
-
-        def candidate(index: Any, losses: Any, sums: Any, _: Any) -> Any:
-            with tf.GradientTape() as tape, quantization_mode(self._meta_mode(index)):
-                predictions = self(x, training=True)
-                loss = self._compute_loss(x, y, predictions, weight, training=True) / count
-                scaled = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled, [v.value for v in variables])
-            for number, gradient in enumerate(gradients):
-                trained[number] = gradient is not None
-            sums = [s if g is None else s + g for s, g in zip(sums, gradients, strict=True)]
-            return index + 1, losses + tf.one_hot(index, count) * loss, sums, predictions
-
-        zeros = [tf.zeros(v.shape, v.dtype) for v in variables]
-        state = (tf.constant(0), tf.zeros(count), zeros, self._empty_predictions(x))
-        if has_synchronized_norm(self.network):
-            for _ in range(count):
-                state = candidate(*state)
-        else:
-            state = tf.while_loop(
-                lambda index, *_: index < count, candidate, state, parallel_iterations=1
-            )
-        _, losses, sums, predictions = state
-        loss = tf.reduce_sum(losses)
-        gradients = [g if used else None for g, used in zip(sums, trained, strict=True)]
-        track_loss(self, descend(self.optimizer, gradients, variables, loss), x)
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        each = tf.unstack(losses * count * replicas)
-        names = [f"loss_{bits}_bits" for bits in self.space.activation_bits]
-        return predictions, dict(zip(names, each, strict=True))
-
-    def _empty_predictions(self, x: Any) -> Any:
-        """Zeros of the network's output shape for a batch like `x`."""
-        batch = tf.shape(tree.flatten(x)[0])[0]
-
-        def zeros(output: Any) -> Any:
-            return tf.zeros(tf.concat([[batch], output.shape[1:]], 0), output.dtype)
-
-        return tree.map_structure(zeros, self.network.output)
-
-    def _search_update(self, x: Any, y: Any, weight: Any) -> dict[str, Any]:
-        """One update of the architecture parameters; all else is constant."""
-        if self._objective is None:
-            raise ValueError("bit_search needs a budget: MetaMixCallback(target_bops=...).")
-        target, strength, form, costs = self._objective
-        variables = self.architecture_variables
-        weights = "mixture" if self._weights_searched else "off"
-        mode = QuantizationMode("mixture", weights, streams=False, statistics="frozen")
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in variables])
-            with quantization_mode(mode):
-                predictions = self(x, training=True)
-            task = self._compute_loss(x, y, predictions, weight, training=True)
-            chosen = chosen_cost(self.mac_layers, costs, self.space.weight_bits_tied)
-            distance = cost_loss(chosen, target / costs.paper_unit, form)
-            replicas = self.distribute_strategy.num_replicas_in_sync
-            loss = task + strength * distance / replicas
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        applied = descend(self.search_optimizer, gradients, variables, loss)
-        task = tf.where(tf.math.is_finite(applied), task, math.nan)
-        return {"search_loss": task * replicas, costs.log: chosen * costs.paper_unit}
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -46,13 +46,6 @@ def given():
     )
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def listing(folder):
     return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
 

@@ -1,37 +1,12 @@
-"""Networks small enough that a stage of them trains in a second."""
+"""A BitMixerModel of a network so small that a stage of it trains in a second."""
 
 import keras
-import numpy as np
 import pytest
 from keras import layers
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import calibrate
-
-CLASSES = 4
-
-
-@pytest.fixture(scope="session")
-def float_model():
-    """Every kind of variable: two searched layers with a transition between them, streams."""
-
-    def build(seed=0):
-        keras.utils.set_random_seed(seed)
-        image = keras.Input((8, 8, 1), name="image")
-        x = layers.Conv2D(3, 3, 2, "same", use_bias=False, name="stem")(image)
-        x = layers.BatchNormalization(momentum=0.9, name="stem_bn")(x)
-        x = layers.ReLU(name="stem_relu")(x)
-        y = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
-        y = layers.BatchNormalization(momentum=0.9, name="depthwise_bn")(y)
-        y = layers.ReLU(6.0, name="depthwise_relu")(y)
-        y = layers.Conv2D(3, 1, use_bias=False, name="project")(y)
-        y = layers.BatchNormalization(momentum=0.9, name="project_bn")(y)
-        x = layers.Add(name="sum")([x, y])
-        x = layers.Flatten(name="flat")(x)
-        return keras.Model(image, layers.Dense(CLASSES, name="logits")(x), name="tiny")
-
-    return build
 
 
 @pytest.fixture(scope="session")
@@ -47,26 +22,13 @@ def deep_model():
             x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
             x = layers.ReLU(name=f"{name}_relu")(x)
         x = layers.GlobalAveragePooling2D(name="features")(x)
-        return keras.Model(image, layers.Dense(CLASSES, name="logits")(x), name="deep")
+        return keras.Model(image, layers.Dense(4, name="logits")(x), name="deep")
 
     return build
 
 
 @pytest.fixture(scope="session")
-def data():
-    generator = np.random.default_rng(0)
-    y = generator.integers(0, CLASSES, 24)
-    x = generator.normal(size=(24, 8, 8, 1)) + y[:, None, None, None]
-    return x.astype(np.float32), y.astype(np.int32)
-
-
-@pytest.fixture(scope="session")
-def loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-@pytest.fixture(scope="session")
-def mixer(float_model, data, loss):
+def mixer(tiny_model, data, loss):
     """A compiled, calibrated BitMixerModel in a stage."""
 
     def build(
@@ -74,7 +36,7 @@ def mixer(float_model, data, loss):
         stage="activations",
         optimizer=None,
         calibrated=True,
-        source=float_model,
+        source=tiny_model,
         seed=0,
         space=None,
         draws=0,

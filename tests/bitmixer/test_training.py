@@ -34,24 +34,6 @@ PAIRED = {"feeding": "project_bn", "following": "depthwise_bn"}
 
 
 @pytest.fixture
-def changes():
-    """Which variables a call changes, and by how much: {path: difference}."""
-
-    def measure(model, call):
-        before = {v.path: np.array(v) for v in model.network.variables}
-        call()
-        after = {v.path: np.array(v) for v in model.network.variables}
-        return {p: after[p] - before[p] for p in before if np.any(after[p] != before[p])}
-
-    return measure
-
-
-@pytest.fixture
-def batch(data):
-    return data[0][:8], data[1][:8]
-
-
-@pytest.fixture
 def next_draw():
     """What the next step of a model draws, in network order, as numbers."""
 
@@ -86,8 +68,8 @@ def test_the_groups_above_are_all_variables(untrained):
         ("shared", {"stem_bn": (1, 1), "depthwise_bn": (1, 1), "project_bn": (1, 1)}),
     ],
 )
-def test_with_quantizers_off_it_is_the_float_model_exactly(batch_norm, sets, float_model, data):
-    source = float_model()
+def test_with_quantizers_off_it_is_the_float_model_exactly(batch_norm, sets, tiny_model, data):
+    source = tiny_model()
     generator = np.random.default_rng(0)
     for layer in source.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -677,8 +659,8 @@ def test_data_that_cannot_be_read_twice_are_refused(untrained, data):
         untrained.fit(generate(), verbose=0)
 
 
-def test_the_callback_refuses_other_models(float_model, data, loss):
-    model = float_model()
+def test_the_callback_refuses_other_models(tiny_model, data, loss):
+    model = tiny_model()
     model.compile("sgd", loss)
     with pytest.raises(TypeError, match=r"BitMixerCallback trains a BitMixerModel.*Functional"):
         model.fit(*data, callbacks=[BitMixerCallback((1, 0, 0))], verbose=0)
@@ -723,8 +705,8 @@ def test_uniform_bits_that_are_no_candidate_are_refused(bits, untrained):
         untrained.uniform_bits(bits)
 
 
-def test_from_float_names_what_it_does_not_take(float_model):
-    source = float_model()
+def test_from_float_names_what_it_does_not_take(tiny_model):
+    source = tiny_model()
     with pytest.raises(ValueError, match=r"batch_norm: expected one of \['feeding'.*'own'"):
         BitMixerModel.from_float(source, batch_norm="own")
     with pytest.raises(ValueError, match=r"SearchSpace.weight_bits: expected 'same'.*\[4, 2\]"):

@@ -26,7 +26,8 @@ def config():
     spec.loader.exec_module(module)
     config = module.get_config()
     config.model.name, config.model.width, config.model.stem_strides = "small_cnn", 4, 2
-    config.float.epochs, config.train.epochs = 1, 3
+    config.float.epochs, config.train.epochs, config.train.batch_size = 1, 3, 256
+    config.train.uniform = False  # test_imagenet_recipes.py has one beside
     config.export.runs = 10
     return config
 
@@ -43,11 +44,11 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
         assert re.search(rf"{phase} +epoch", printed), phase
 
     metrics = read_metrics(tmp_path)
-    assert [row["name"] for row in metrics["rows"]] == ["float", "uniform A4W4", "MetaMix"]
+    assert [row["name"] for row in metrics["rows"]] == ["float", "MetaMix"]
     ours = metrics["rows"][-1]
     assert ours["bops"] <= metrics["target_bops"]
     assert ours["parity"]["differing"] == 0 and ours["parity"]["outputs"] == 20_000
-    assert ours["accuracy"] > 0.3  # ten classes, two epochs of weight training
+    assert ours["accuracy"] > 0.3  # ten classes, an epoch of weight training
     json.dumps(metrics["run"]["config"])
 
     bits = kmm.BitAssignment.load(tmp_path / "bits.json")

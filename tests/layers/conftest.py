@@ -50,3 +50,21 @@ def gradients_of():
         return [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
 
     return compute
+
+
+@pytest.fixture
+def batches(shape):
+    """Three batches of `shape`: channels of very different spread, one of them far from 0."""
+    generator = np.random.default_rng(1)
+    spread, mean = np.array([1e-3, 0.1, 1.0, 30.0]), np.array([0.0, -1.0, 20.0, 3.0])
+    return [(generator.normal(size=shape) * spread + mean).astype(np.float32) for _ in range(3)]
+
+
+@pytest.fixture
+def close():
+    """Asserts that arrays agree as far as float32 lets a normalization."""
+
+    def check(found, expected):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+    return check

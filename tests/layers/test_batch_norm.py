@@ -47,22 +47,6 @@ def pair(shape, options):
     return layers
 
 
-@pytest.fixture
-def batches(shape):
-    """Channels of very different spread, one of them far from 0."""
-    generator = np.random.default_rng(1)
-    spread, mean = np.array([1e-3, 0.1, 1.0, 30.0]), np.array([0.0, -1.0, 20.0, 3.0])
-    return [(generator.normal(size=shape) * spread + mean).astype(np.float32) for _ in range(3)]
-
-
-@pytest.fixture
-def close():
-    def check(found, expected):
-        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
-
-    return check
-
-
 def test_training_is_keras_s(pair, batches, close):
     for batch in batches:
         outputs, expected = (layer(batch, training=True) for layer in pair)

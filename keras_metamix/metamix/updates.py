@@ -1,0 +1,134 @@
+"""MetaMix's updates on one mini-batch: the bit-meta step of Eq. 1, the search step of Eq. 2 to 5.
+
+`MetaMixModel.train_step` calls them, in each replica; `model` is a MetaMixModel, and x, y and
+weight are images, labels and sample weights as Keras unpacks them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+from keras import tree
+
+from keras_metamix.layers.mode import QuantizationMode, quantization_mode
+from keras_metamix.metamix.loss import chosen_cost, cost_loss
+from keras_metamix.training import descend, track_loss
+from keras_metamix.workers import has_synchronized_norm
+
+
+def weight_update(model: Any, x: Any, y: Any, weight: Any) -> Any:
+    """One update of everything but the architecture parameters, bits as assigned.
+
+    Returns:
+      The predictions.
+    """
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        with quantization_mode(model.evaluation_mode()):
+            predictions = model(x, training=True)
+        loss = model._compute_loss(x, y, predictions, weight, training=True)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, [v.value for v in variables])
+    track_loss(model, descend(model.optimizer, gradients, variables, loss), x)
+    return predictions
+
+
+def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, dict[str, Any]]:
+    """One update from the average of the candidates' losses (Eq. 1).
+
+    A loop, one candidate after the other: their activations are never held together. Batch norm
+    that replicas share cannot stand in a loop of TensorFlow's: Python loops then.
+
+    Returns:
+      The last candidate's predictions, and each candidate's loss, by name.
+    """
+    variables = model.trainable_variables
+    count = len(model.space.activation_bits)
+    trained = [False] * len(variables)
+
+    def candidate(index: Any, losses: Any, sums: Any, _: Any) -> Any:
+        with tf.GradientTape() as tape, quantization_mode(_meta_mode(model, index)):
+            predictions = model(x, training=True)
+            loss = model._compute_loss(x, y, predictions, weight, training=True) / count
+            scaled = model.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [v.value for v in variables])
+        for number, gradient in enumerate(gradients):
+            trained[number] = gradient is not None
+        sums = [s if g is None else s + g for s, g in zip(sums, gradients, strict=True)]
+        return index + 1, losses + tf.one_hot(index, count) * loss, sums, predictions
+
+    zeros = [tf.zeros(v.shape, v.dtype) for v in variables]
+    state = (tf.constant(0), tf.zeros(count), zeros, _empty_predictions(model.network, x))
+    if has_synchronized_norm(model.network):
+        for _ in range(count):
+            state = candidate(*state)
+    else:
+        state = tf.while_loop(
+            lambda index, *_: index < count, candidate, state, parallel_iterations=1
+        )
+    _, losses, sums, predictions = state
+    loss = tf.reduce_sum(losses)
+    gradients = [g if used else None for g, used in zip(sums, trained, strict=True)]
+    track_loss(model, descend(model.optimizer, gradients, variables, loss), x)
+    each = tf.unstack(losses * count * model.distribute_strategy.num_replicas_in_sync)
+    names = [f"loss_{bits}_bits" for bits in model.space.activation_bits]
+    return predictions, dict(zip(names, each, strict=True))
+
+
+def _meta_mode(model: Any, index: Any) -> QuantizationMode:
+    """Candidate number `index` in every searched layer (Eq. 1).
+
+    With searched weights the pairs rotate: each step takes every activation candidate once,
+    beside a weight candidate that moves on from step to step.
+    """
+    if not model.weights_searched:
+        return QuantizationMode("forced", "off", streams=False, forced=index)
+    weight = index
+    if not model.space.weight_bits_tied:
+        count = len(model.space.layer_candidates(edge=False)[1])
+        weight = (index + tf.cast(model.optimizer.iterations, "int32")) % count
+    return QuantizationMode("forced", "forced", False, forced=index, forced_weights=weight)
+
+
+def _empty_predictions(network: Any, x: Any) -> Any:
+    """Zeros of the network's output shape for a batch like `x`."""
+    batch = tf.shape(tree.flatten(x)[0])[0]
+
+    def zeros(output: Any) -> Any:
+        return tf.zeros(tf.concat([[batch], output.shape[1:]], 0), output.dtype)
+
+    return tree.map_structure(zeros, network.output)
+
+
+def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:
+    """One update of the architecture parameters; all else is constant.
+
+    Eq. 2 is the forward pass, Eq. 3 the loss, Eq. 4 and 5 are `cost_loss` and `chosen_cost`.
+
+    Returns:
+      The task loss and the cost of the present choice, by name.
+
+    Raises:
+      ValueError: no budget is set.
+    """
+    if model.objective is None:
+        raise ValueError("bit_search needs a budget: MetaMixCallback(target_bops=...).")
+    objective, costs = model.objective, model.objective.costs
+    variables = model.architecture_variables
+    weights = "mixture" if model.weights_searched else "off"
+    mode = QuantizationMode("mixture", weights, streams=False, statistics="frozen")
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch([v.value for v in variables])
+        with quantization_mode(mode):
+            predictions = model(x, training=True)
+        task = model._compute_loss(x, y, predictions, weight, training=True)
+        chosen = chosen_cost(model.mac_layers, costs, model.space.weight_bits_tied)
+        distance = cost_loss(chosen, objective.target / costs.paper_unit, objective.form)
+        loss = task + objective.strength * distance / replicas
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    applied = descend(model.search_optimizer, gradients, variables, loss)
+    task = tf.where(tf.math.is_finite(applied), task, math.nan)
+    return {"search_loss": task * replicas, costs.log: chosen * costs.paper_unit}
