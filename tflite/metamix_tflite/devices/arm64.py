@@ -21,8 +21,8 @@ from metamix_tflite.devices import Cell, DeviceReport, require_at_least
 from metamix_tflite.devices.arm64_cpu import CPUS, show
 from metamix_tflite.devices.arm64_root import default_root, qemu, ready_root
 from metamix_tflite.file_graph import VerificationError
+from metamix_tflite.golden_replay import golden_of
 from metamix_tflite.read import read_file
-from metamix_tflite.replay import golden_of
 from metamix_tflite.run import check_kernels
 
 
