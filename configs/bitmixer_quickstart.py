@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     config.mixer.in_place_distillation = 0.0
     # Signatures of the file, and their budgets: from 0, the fewest bits everywhere, to 1, the most.
     config.mixer.operating_points = ConfigDict({"full": 1.0, "balanced": 0.5, "eco": 0.2})
+    config.mixer.latency_table = ""  # of metamix-profile: the budgets are of latency, not of BOPs
 
     config.train = ConfigDict()
     config.train.batch_size = 128

@@ -42,6 +42,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.space = ConfigDict()
     config.space.activation_bits = (8, 4, 3)
+    config.space.weight_bits = placeholder(object)  # a bit-width, several, or "same"
     config.space.weight_bits = 4
     config.space.edge_bits = 8
     config.space.stream_bits = 8  # ours: the paper leaves sums and pooled features in float
@@ -57,6 +58,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.search.target_bops = placeholder(float)
     config.search.target_bops = 3.40e9
     config.search.target_ratio = 0.9  # unused where target_bops is given
+    config.search.latency_table = ""  # of metamix-profile; the budget is in microseconds then
+    config.search.target_latency = placeholder(float)  # none given: target_ratio decides
     config.search.meta_epochs = 1
     config.search.search_epochs = 1
     config.search.cost = "paper"  # Eq. 4, in 1e9 BOPs

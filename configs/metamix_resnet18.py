@@ -43,6 +43,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.space = ConfigDict()
     config.space.activation_bits = (8, 4, 2)
+    config.space.weight_bits = placeholder(object)  # a bit-width, several, or "same"
     config.space.weight_bits = 4
     config.space.edge_bits = 8
     config.space.stream_bits = 8  # ours: the paper leaves sums and pooled features in float
@@ -56,6 +57,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.search.target_bops = placeholder(float)
     config.search.target_bops = 32.86e9  # published: 71.94 % at 32.86 G (A4/W4 is 34.71 G)
     config.search.target_ratio = 0.9  # unused where target_bops is given
+    config.search.latency_table = ""  # of metamix-profile; the budget is in microseconds then
+    config.search.target_latency = placeholder(float)  # none given: target_ratio decides
     config.search.meta_epochs = 1
     config.search.search_epochs = 1
     config.search.cost = "paper"  # Eq. 4, in 1e9 BOPs

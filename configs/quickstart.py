@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
 
     config.space = ConfigDict()
     config.space.activation_bits = (8, 4, 3)
+    config.space.weight_bits = placeholder(object)  # a bit-width, several, or "same"
     config.space.weight_bits = 4
     config.space.edge_bits = 8
     config.space.stream_bits = 8
@@ -42,6 +43,8 @@ def get_config() -> ConfigDict:
     config.search = ConfigDict()
     config.search.target_bops = placeholder(float)  # none given: target_ratio decides
     config.search.target_ratio = 0.9  # of what A4W4 everywhere, ends 8/8, costs
+    config.search.latency_table = ""  # of metamix-profile; the budget is in microseconds then
+    config.search.target_latency = placeholder(float)  # none given: target_ratio decides
     config.search.meta_epochs = 1
     config.search.search_epochs = 1
     config.search.cost_strength = 8.0

@@ -119,8 +119,8 @@ class LatencyTable:
         if found != list(self.network) and not self.interpolate:
             raise ValueError(
                 f"Model {model.name!r}: its MAC layers are not those of the profiled model, of "
-                "which alone the table knows the rest of the latency. Profile it, or "
-                "load the table with interpolate=True to take that rest."
+                "which alone the table knows the rest of the latency. Profile it, or take that "
+                "rest: LatencyTable.load(..., interpolate=True)."
             )
         return PairCosts(
             self.prices(model),

@@ -26,7 +26,7 @@ Table = list[list[float]]
 # What one layer costs at each candidate bit-width: {layer: {activation bits: price}}.
 Prices = Mapping[str, Mapping[int, float]]
 Cost = Literal["bops", "size"] | Prices | LatencyTable
-UNITS = {"bops": "BOPs", "size": "bytes of weights, scales and biases"}
+_UNITS = {"bops": "BOPs", "size": "bytes of weights, scales and biases"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +158,16 @@ def _plot(
         {"bits": bits, "cost": p.cost, "accuracy": p.metrics["accuracy"]}
         for bits, p in uniform.items()
     ]
-    unit = UNITS.get(cost, "cost") if isinstance(cost, str) else "cost"
+    figure = report.pareto_front(points, rows, cost_unit(cost))
     with written_whole(path) as temporary:
-        report.pareto_front(points, rows, unit).savefig(temporary, format="png", facecolor="white")
+        figure.savefig(temporary, format="png", facecolor="white")
+
+
+def cost_unit(cost: Cost) -> str:
+    """What a cost is counted in, for the axis of a figure."""
+    if isinstance(cost, LatencyTable):
+        return "predicted latency, µs"
+    return _UNITS.get(cost, "cost") if isinstance(cost, str) else "cost"
 
 
 def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 NAME = "imagenet2012_sample"
-VERSION = "1.0.0"
-CLASSES = 8
+VERSION = "2.0.0"
+CLASSES = 1000  # as many labels as ImageNet has: networks get its head
+DRAWN = 8  # of these occur
 _COLOURS = ((230, 40, 40), (40, 200, 60), (50, 80, 230), (240, 220, 40))
 _SIZES = (72, 129)  # height and width of an image, from and below
 _SHARDS = 2  # of each split: more than one, as ImageNet has
@@ -30,7 +31,7 @@ def write_sample(data_dir: str | os.PathLike[str], train: int, validation: int) 
       train, validation: how many images of each split, a few hundred at most.
 
     Returns:
-      `data_dir`/imagenet2012_sample/1.0.0.
+      `data_dir`/imagenet2012_sample/2.0.0.
     """
     import tensorflow_datasets as tfds
 
@@ -64,7 +65,7 @@ def _examples(prefix: str, count: int) -> list[tuple[str, dict[str, Any]]]:
     generator = np.random.default_rng([len(prefix), count])
     examples = []
     for number in range(count):
-        name, label = f"{prefix}_{number:05d}.JPEG", number % CLASSES
+        name, label = f"{prefix}_{number:05d}.JPEG", number % DRAWN
         image = draw(label, generator)
         examples.append((name, {"image": image, "label": label, "file_name": name}))
     return examples

@@ -1,9 +1,11 @@
 """Measures .tflite files on a device, one image at a time.
 
     metamix-benchmark MODEL.tflite [MORE.tflite ...] [--device=local] [--threads=1] [--json=FILE]
+    metamix-benchmark --compare=RUN [--output=RUN/comparison] [--qat_epochs=N]
 
 Of a file with operating points each has a row. On the local machine the files take turns, one
 inference each, so that its drift falls on all of them alike; docs/devices has the other devices.
+--compare makes and measures what other tools make of the same model, see docs/comparison.md.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.files import written_whole
+from keras_metamix.launch import comparison
 from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
@@ -31,6 +34,8 @@ from metamix_tflite.run import Runner
 
 LOCAL = "local"
 DEVICES = (LOCAL, *devices.MODULES)
+_NO_OPTIONS = ("files", "device", "json", "compare")
+_COMPARISON = [field.name for field in dataclasses.fields(comparison.Options)]
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,11 +48,38 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         prog="metamix-benchmark", description="Measures .tflite files on a device."
     )
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="MODEL.tflite", help="the files")
+    add("files", type=Path, nargs="*", metavar="MODEL.tflite", help="the files")
     add("--device", default=LOCAL, help=f"one of {', '.join(DEVICES)}; default: local")
     add("--json", type=Path, metavar="FILE", help="write the measurements there as well")
     _add_options(parser)
-    return parser.parse_args(argv[1:])
+    _add_comparison(parser)
+    arguments = parser.parse_args(argv[1:])
+    if arguments.compare is None and not arguments.files:
+        parser.error("expected a MODEL.tflite, or --compare=RUN")
+    return arguments
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Flags of --compare."""
+    options = parser.add_argument_group("side by side, on the local machine")
+    add = options.add_argument
+    add(
+        "--compare",
+        type=Path,
+        metavar="RUN",
+        help="the folder of a metamix-train run: its model as float, int8 by three tools, w4a8, "
+        "and ours; takes --threads, --runs and --warmup too",
+    )
+    settings: dict[str, Any] = {"default": argparse.SUPPRESS}
+    add(
+        "--output",
+        type=Path,
+        metavar="NAME",
+        help="writes NAME.md, .json and .png; default: RUN/comparison",
+        **settings,
+    )
+    add("--qat_epochs", type=int, help="of tfmot; default: as many as ours took", **settings)
+    add("--calibration_images", type=int, help="training images; default: 200", **settings)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +119,18 @@ def main(arguments: argparse.Namespace) -> None:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found; or what
         the device lacks.
     """
+    given = vars(arguments)
+    options = {name: given[name] for name in given if name not in _NO_OPTIONS}
+    if arguments.compare is not None:
+        _compare(arguments, options)
+        return
+    for name in set(options) & {"output", "qat_epochs", "calibration_images"}:
+        raise ValueError(f"--{name}: expected --compare=RUN beside it.")
     if arguments.device not in DEVICES:
         expected = f"expected one of {', '.join(DEVICES)}"
         raise ValueError(f"--device: {expected}, found {arguments.device!r}.")
     if arguments.json is not None:
         check_output("--json", arguments.json)
-    given = vars(arguments)
-    options = {name: given[name] for name in given if name not in ("files", "device", "json")}
     run = _measure_local if arguments.device == LOCAL else _measure
     table, notes, content = run(arguments.device, _read_files(arguments.files), options)
     Console().print(table)
@@ -102,6 +139,22 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         with written_whole(arguments.json) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _compare(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+    """The comparison of a run's model with other tools' files."""
+    for flag, given in (
+        ("MODEL.tflite", arguments.files),
+        ("--json", arguments.json is not None),
+        ("--device", arguments.device != LOCAL),
+    ):
+        if given:
+            raise ValueError(f"--compare: expected no {flag} beside it.")
+    devices.check_options("local with --compare", _COMPARISON, options)
+    table, written = comparison.run_comparison(arguments.compare, comparison.Options(**options))
+    Console().print(table)
+    for path in written:
+        print(f"wrote {path}")
 
 
 def _read_files(paths: list[Path]) -> dict[str, tuple[bytes, str | None]]:

@@ -8,24 +8,24 @@ from typing import Any
 
 import keras
 import numpy as np
-from ml_collections import ConfigDict
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.bitmixer.operating_points import (
     METHODS,
-    UNITS,
+    Cost,
     OperatingPoint,
     choose_points,
     cost_range,
-    price_table,
+    cost_unit,
     uniform_points,
 )
+from keras_metamix.launch.baselines.stock_converter import float_file
+from keras_metamix.launch.budget import naming_table
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.results import (
     Candidate,
     Outcome,
-    float_file,
     layer_rows,
     training_run,
 )
@@ -35,35 +35,41 @@ from keras_metamix.report import pareto_front as pareto_figure
 from metamix_tflite import convert, verify
 
 
-def check(config: ConfigDict, float_model: keras.Model) -> None:
+def check(session: Session, float_model: keras.Model) -> None:
     """Finds out what is wrong with the config before hours of training.
 
     Raises:
-      ValueError: an unknown cost or method; names it.
+      ValueError: an unknown cost or method, or a latency table of another model; names it.
     """
-    mixer = config.mixer
+    config, mixer = session.config, session.config.mixer
     model = BitMixerModel.from_float(float_model, search_space(config), mixer.batch_norm)
-    price_table(model, mixer.cost)
+    with naming_table(config):
+        cost_range(model, _cost(session))
     if mixer.method not in METHODS:
         raise ValueError(
             f"config.mixer.method: expected one of {list(METHODS)}, found {mixer.method!r}."
         )
 
 
+def _cost(session: Session) -> Cost:
+    return session.table or session.config.mixer.cost
+
+
 def run(session: Session, float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
     config, data = session.config, session.data
     mixer, container = config.mixer, config.export.weight_container
+    cost = _cost(session)
     model, lines = train_mixer(session, float_model)
 
     session.say("operating points")
-    low, high = cost_range(model, mixer.cost)
+    low, high = cost_range(model, cost)
     shares = sorted(mixer.operating_points.items(), key=lambda item: -item[1])
     budgets = {name: low + share * (high - low) for name, share in shares}
     front = {f"front {n}": float(b) for n, b in enumerate(np.linspace(low, high, mixer.front))}
     batches = -(-mixer.images // config.train.batch_size)
     known = data.train.take(batches).cache()  # the test images choose nothing
-    chosen = choose_points(model, known, budgets | front, mixer.cost, mixer.method)
+    chosen = choose_points(model, known, budgets | front, cost, mixer.method)
     points = {name: chosen[name].bits for name in budgets}
 
     session.say("export, verification, benchmark")
@@ -81,7 +87,7 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     )
     uniform = [
         {"bits": bits, "cost": point.cost, "accuracy": point.metrics["accuracy"]}
-        for bits, point in uniform_points(model, data.validation, mixer.cost).items()
+        for bits, point in uniform_points(model, data.validation, cost).items()
     ]
     notes = [
         f"One file of {len(flat):,} bytes holds {len(points)} signatures; as files of their own "
@@ -92,10 +98,16 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
         f"Uniform {row['bits']} bits: {row['accuracy']:.2%} of the test images, training graph."
         for row in uniform
     ]
+    if session.table is not None:
+        notes += [
+            f"Operating point {name!r}: {chosen[name].cost:,.1f} us predicted by "
+            f"{mixer.latency_table}, of a budget of {budget:,.1f} us."
+            for name, budget in budgets.items()
+        ]
     files: dict[str, Any] = {f"{name}.bits.json": bits.save for name, bits in points.items()}
     if front:
         rows = _front_rows(model, data, chosen, set(points))
-        figure = pareto_figure(rows, uniform, UNITS[mixer.cost])
+        figure = pareto_figure(rows, uniform, cost_unit(cost))
         files["pareto.png"] = lambda path: figure.savefig(path, format="png", facecolor="white")
         files["pareto.json"] = lambda path: path.write_text(json.dumps([*rows, *uniform]) + "\n")
     return Outcome(

@@ -46,10 +46,15 @@ OPTIONAL = {
     },
     "search": {
         "cost": "relative",  # or "paper": Eq. 4 in 1e9 BOPs, as cost_strength then is
+        # A file of metamix-profile; the budget is in microseconds then, and Eq. 4 "relative":
+        # target_bops and cost are of searches without a table.
+        "latency_table": "",
+        "target_latency": None,  # None: target_ratio, of what A4W4 takes
         "learning_rate": None,  # of the architecture parameters; None: 1 / (steps of search)
     },
     "mixer": {
         "cost": "bops",  # or "size": what the operating points' budgets are of
+        "latency_table": "",  # in its place, a file of metamix-profile: predicted microseconds
         "method": "solver",  # or "greedy", see `choose_bits`
         "images": 1000,  # of the training data, that bit-widths are chosen on
         "front": 8,  # budgets of the Pareto front; 0: none

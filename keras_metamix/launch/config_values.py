@@ -71,6 +71,8 @@ _VALUES: dict[str, dict[str, Check]] = {
     "search": {
         "target_bops": _or_none(_RATE),
         "target_ratio": _or_none(_RATE),
+        "latency_table": _text,
+        "target_latency": _or_none(_RATE),
         "meta_epochs": _whole(0),
         "search_epochs": _whole(0),
         "cost": lambda name, value: one_of(name, value, ("relative", "paper")),
@@ -81,6 +83,7 @@ _VALUES: dict[str, dict[str, Check]] = {
         "stage_epochs": _stages,
         "in_place_distillation": _SHARE,
         "operating_points": _points,
+        "latency_table": _text,
         "images": _whole(1),
         "front": _whole(0),
     },
@@ -120,6 +123,28 @@ def check_values(config: Mapping[str, Any]) -> None:
         for field, value in config.get(section, {}).items():
             if field in checks:
                 checks[field](f"config.{section}.{field}", value)
-    search = config.get("search")
-    if search and search["target_bops"] is None and search["target_ratio"] is None:
-        raise ValueError("config.search: expected target_bops or target_ratio, found neither.")
+    if "search" in config:
+        _check_budget(config["search"])
+    if "mixer" in config:
+        _check_price(config["mixer"])
+
+
+def _check_budget(search: Mapping[str, Any]) -> None:
+    table, latency = search.get("latency_table"), search.get("target_latency")
+    if latency is not None and not table:
+        raise ValueError(
+            f"config.search.target_latency={latency!r}: expected latency_table beside it, found "
+            "none."
+        )
+    target = "target_latency" if table else "target_bops"
+    if search.get(target) is None and search["target_ratio"] is None:
+        raise ValueError(f"config.search: expected {target} or target_ratio, found neither.")
+
+
+def _check_price(mixer: Mapping[str, Any]) -> None:
+    table, cost = mixer.get("latency_table"), mixer.get("cost", "bops")
+    if table and cost != "bops":
+        raise ValueError(
+            f"config.mixer.cost: expected no other cost beside latency_table={table!r}, found "
+            f"{shown(cost)}."
+        )

@@ -73,12 +73,13 @@ def check_output(flag: str, path: Path) -> None:
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints one line an epoch: phase, loss, accuracy, BOPs against the budget, time left.
+    """Prints one line an epoch: phase, loss, accuracy, cost against the budget, time left.
 
     Args:
       title: what is trained.
       phases: epochs of each phase, in their order.
-      target_bops: the budget; None where there is none.
+      target_bops: the budget; None where there is none, or one of latency.
+      target_latency: that one, in microseconds.
       prints: whether this process prints.
 
     Attributes:
@@ -90,10 +91,12 @@ class EpochLines(keras.callbacks.Callback):
         title: str,
         phases: Sequence[int] = (),
         target_bops: float | None = None,
+        target_latency: float | None = None,
         prints: bool = True,
     ):
         super().__init__()
-        self.title, self.target_bops, self.prints = title, target_bops, prints
+        self.title, self.prints = title, prints
+        self.target_bops, self.target_latency = target_bops, target_latency
         self.phases = tuple(phases)
         self.records: list[dict[str, Any]] = []
         self._epoch = self._steps = 0
@@ -146,14 +149,14 @@ class EpochLines(keras.callbacks.Callback):
             "bops": int(logs["bops"]) if "bops" in logs else None,
             "seconds": seconds,
         }
+        if "latency_us" in logs:
+            record["latency_us"] = float(logs["latency_us"])
         self.records.append(record)
         self._seconds, self._started = 0.0, time.perf_counter()
         if not self.prints:
             return
         total = (self.params or {}).get("epochs", 0)
-        budget = ""
-        if record["bops"] is not None and self.target_bops:
-            budget = f"  BOPs {record['bops'] / 1e6:.2f} M of {self.target_bops / 1e6:.2f} M"
+        budget = self._budget(record)
         validated = logs.get("val_accuracy")
         val = "" if validated is None else f"  val {validated:.4f}"
         left = self._epochs_left(epoch)
@@ -163,6 +166,14 @@ class EpochLines(keras.callbacks.Callback):
             f"  accuracy {record['accuracy']:.4f}{val}{budget}  {seconds:.1f} s{ahead}",
             flush=True,
         )
+
+    def _budget(self, record: dict[str, Any]) -> str:
+        """What an epoch's bits cost, and what they may cost."""
+        if record["bops"] is not None and self.target_bops:
+            return f"  BOPs {record['bops'] / 1e6:.2f} M of {self.target_bops / 1e6:.2f} M"
+        if self.target_latency:
+            return f"  latency {record['latency_us']:,.1f} us of {self.target_latency:,.1f} us"
+        return ""
 
 
 def _number(value: Any) -> float | None:

@@ -5,32 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from ml_collections import ConfigDict
 
 from keras_metamix.cost import assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.baselines.stock_converter import float_file
+from keras_metamix.launch.budget import naming_table, search_target
 from keras_metamix.launch.optimization import load_teacher
 from keras_metamix.launch.results import (
     Candidate,
     Outcome,
     bits_of,
-    float_file,
     layer_rows,
     search_history,
     training_run,
 )
 from keras_metamix.launch.session import Session
-from keras_metamix.launch.training import search_space, target_bops, train_metamix, train_uniform
+from keras_metamix.launch.training import search_space, train_metamix, train_uniform
+from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.selection import check_budget
 from metamix_tflite import convert, verify
 
 
-def check(config: ConfigDict, float_model: keras.Model) -> None:
+def check(session: Session, float_model: keras.Model) -> None:
     """Finds out what is wrong with the search before hours of float training."""
+    config, table = session.config, session.table
     model = MetaMixModel.from_float(float_model, search_space(config))
-    check_budget(model.bop_costs(), model.candidate_scores(), target_bops(config, model))
+    with naming_table(config):
+        costs = model.bop_costs() if table is None else table.costs(model)
+        target = search_target(config, table, float_model)
+        check_budget(costs, model.candidate_scores(), target)
     teacher = load_teacher(config, float_model)
     if teacher is not None:
         Teacher(teacher, config.train.distillation, model)
@@ -46,7 +51,6 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     config = session.config
     teacher = load_teacher(config, float_model)
     model, callback, lines = train_metamix(session, float_model, teacher)
-    target = callback.target_bops
     uniform = None
     if config.train.uniform:
         session.say("uniform bit-widths, for comparison")
@@ -55,11 +59,12 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     bits = model.bit_assignment
     told = training_run(config, lines.records)
     candidates = _export(config, float_model, model, uniform, told)
+    budget, summary = _budget(session, callback, model)
     return Outcome(
         model,
         candidates,
         metrics={
-            "target_bops": target,
+            **budget,
             "layers": layer_rows(verify(candidates[-1].flat, bits), model, bits),
             "argmax_bits": bits_of(callback.argmax_assignment),
             "final_bits": bits_of(callback.assignment),
@@ -67,8 +72,27 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
             "alphas": search_history(callback, model),
         },
         files={"bits.json": bits.save},
-        summary=f"BOPs {assignment_bops(layer_costs(model), bits):,} of {target:,.0f}; ",
+        summary=summary,
     )
+
+
+def _budget(
+    session: Session, callback: MetaMixCallback, model: MetaMixModel
+) -> tuple[dict[str, Any], str]:
+    """The budget and what the chosen bits cost, for `metrics.json` and in words."""
+    bits, table, target = model.bit_assignment, session.table, callback.target_latency
+    told = f"BOPs {assignment_bops(layer_costs(model), bits):,}"
+    if table is None or target is None:
+        return {"target_bops": callback.target_bops}, f"{told} of {callback.target_bops:,.0f}; "
+    predicted = table.predict(model, bits)
+    latency = {
+        "target_us": target,
+        "predicted_us": predicted,
+        "table": session.config.search.latency_table,
+        "origin": dict(table.origin),
+    }
+    told += f"; predicted latency {predicted:,.1f} us of {target:,.1f} us; "
+    return {"target_bops": None, "latency_budget": latency}, told
 
 
 def _export(

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_metamix.files import written_whole
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.metamix.selection import log_probabilities
 
 LOG = "log.jsonl"
 
@@ -117,8 +118,7 @@ def layer_numbers(model: Any) -> dict[str, dict[str, float]]:
         quantizer: ActivationQuantizer = layer.input_quantizer
         steps[layer.name] = float(keras.ops.convert_to_numpy(quantizer.step()))
         if quantizer.searched and hasattr(model, "architecture_variables"):
-            alpha = np.asarray(quantizer.alpha.numpy(), np.float64)
-            log = alpha - np.logaddexp.reduce(alpha)
+            log = log_probabilities(quantizer)
             entropies[layer.name] = float(-np.sum(np.exp(log) * log))
     bits = model.bit_assignment
     return {

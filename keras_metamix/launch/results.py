@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
-import io
-import logging
 import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -71,18 +67,6 @@ class Outcome:
     files: dict[str, Callable[[Path], Any]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     summary: str = ""
-
-
-def float_file(model: keras.Model) -> bytes:
-    """The float .tflite of the stock converter."""
-    import tensorflow as tf
-
-    logging.disable(logging.INFO)  # it tells of each of its steps, and prints the signature
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def measure(

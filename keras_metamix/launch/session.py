@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_metamix.files import written_whole
+from keras_metamix.latency_table import LatencyTable
+from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.distribution import (
@@ -42,12 +45,14 @@ class Session:
       workdir: of the run; None keeps nothing.
       strategy: where it trains; several workers have to make theirs before TensorFlow does
         anything else.
+      table: the latency table that the config names, if any.
     """
 
     config: ConfigDict
     data: Data
     workdir: Path | None = None
     strategy: Any = dataclasses.field(default_factory=tf.distribute.get_strategy)
+    table: LatencyTable | None = None
 
     @property
     def chief(self) -> bool:
@@ -83,13 +88,14 @@ class Session:
         if self.workdir is None:
             return
         file, folder = self.workdir / "config.json", self.workdir / CHECKPOINTS
+        fields = _fields(self.config, self.table)
         if folder.is_dir() and file.is_file():
-            _check_same(json.loads(file.read_text()), _plain(self.config), self.workdir)
+            _check_same(json.loads(file.read_text()), fields, self.workdir)
         elif self.chief:
             self.workdir.mkdir(parents=True, exist_ok=True)
             (self.workdir / LOG).unlink(missing_ok=True)
             with written_whole(file) as temporary:
-                temporary.write_text(json.dumps(_plain(self.config), indent=2) + "\n")
+                temporary.write_text(json.dumps(fields, indent=2) + "\n")
 
     def fit(
         self, name: str, model: Any, epochs: int, callbacks: Sequence[Any], lines: EpochLines
@@ -144,9 +150,13 @@ class Session:
         return Checkpoints(folder, model, callbacks, steps, every, minutes, self.chief)
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
-    """A config as JSON has it."""
-    return json.loads(json.dumps(config.to_dict()))
+def _fields(config: ConfigDict, table: LatencyTable | None) -> dict[str, Any]:
+    """A config as JSON has it, with a hash of its latency table: another table is another run."""
+    fields = json.loads(json.dumps(config.to_dict()))
+    if table is not None:
+        digest = hashlib.sha256(repr(table).encode()).hexdigest()[:16]
+        fields[TABLE_SECTIONS[config.method]]["latency_table"] += f" (SHA-256 {digest})"
+    return fields
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
+from keras_metamix.launch.budget import load_table
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
@@ -66,12 +67,13 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     check_container(config.export.weight_container)
     make_optimizer(config, config.train.learning_rate)
     require_folder("--workdir", workdir)
-    session = Session(config, load_data(config), workdir, strategy)
+    table = load_table(config)
+    session = Session(config, load_data(config), workdir, strategy, table)
     _ = session.data.train  # says what is wrong with the images or the size of a batch
     with session.scope():
         float_model = float_network(config, session.data)
     with session.strategy.scope():
-        method.check(config, float_model)
+        method.check(session, float_model)
     if config.distribute and config.train.synchronize:
         synchronize_batch_norm(float_model)
     session.open()
@@ -104,6 +106,7 @@ def _write(workdir: Path, outcome: Outcome, metrics: dict[str, Any]) -> None:
     files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in outcome.candidates}
     files |= outcome.files
     files |= {
+        "float.keras": outcome.candidates[0].model.save,
         "model.keras": outcome.model.save,
         "metrics.json": lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import keras
 from ml_collections import ConfigDict
@@ -14,8 +15,9 @@ from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import calibrate, image_batches
 from keras_metamix.diagnosis import StopOnNonFinite
-from keras_metamix.graph.layer_costs import bops, uniform_assignment
+from keras_metamix.graph.layer_costs import uniform_assignment
 from keras_metamix.launch.averaging import AveragedWeights
+from keras_metamix.launch.budget import UNIFORM_BITS, search_target
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.messages import EpochLines
 from keras_metamix.launch.optimization import compile_float, compile_mixer, compile_quantized
@@ -23,8 +25,6 @@ from keras_metamix.launch.session import Session
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.workers import adapt_to_workers
-
-UNIFORM_BITS = 4
 
 
 def search_space(config: ConfigDict) -> SearchSpace:
@@ -62,14 +62,6 @@ def float_network(config: ConfigDict, data: Data) -> keras.Model:
     return model
 
 
-def target_bops(config: ConfigDict, model: keras.Model) -> float:
-    """The budget: `config.search.target_bops`, or a share of what uniform 4-bit layers cost."""
-    if config.search.target_bops is not None:
-        return config.search.target_bops
-    uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
-    return config.search.target_ratio * bops(model, uniform)
-
-
 def train_float(session: Session, model: keras.Model) -> keras.Model:
     """Trains the float model, made in the scope of the session's strategy."""
     config = session.config
@@ -90,12 +82,16 @@ def train_metamix(
     with session.scope():
         model = MetaMixModel.from_float(float_model, search_space(config))
         compile_quantized(model, config, data.steps, meta + search, teacher)
-    target = target_bops(config, model)
+    target = search_target(config, session.table, float_model)
+    budget: dict[str, Any] = {"target_bops": target}
+    told = f"{target / 1e6:.2f} M BOPs"
+    if session.table is not None:
+        budget, told = {"target_latency": target}, f"{target:,.1f} us"
     callback = MetaMixCallback(
-        target_bops=target,
+        **budget,
         meta_epochs=meta,
         search_epochs=search,
-        cost=config.search.cost,
+        cost=session.table or config.search.cost,
         cost_strength=config.search.cost_strength,
         statistics_batches=session.statistics_batches,
         statistics_data=data.train,
@@ -103,8 +99,8 @@ def train_metamix(
     )
     epochs = config.train.epochs
     phases = (meta, search, epochs - meta - search)
-    lines = EpochLines("MetaMix", phases, target, session.chief)
-    session.say(f"MetaMix: budget {target / 1e6:.2f} M BOPs")
+    lines = EpochLines("MetaMix", phases, **budget, prints=session.chief)
+    session.say(f"MetaMix: budget {told}")
     model = session.fit("metamix", model, epochs, [callback, *_averaging(session)], lines)
     return model, callback, lines
 

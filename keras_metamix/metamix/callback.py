@@ -17,7 +17,12 @@ from keras_metamix.latency_table import LatencyTable
 from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.metamix.loss import CostForm, require_cost
 from keras_metamix.metamix.model import PHASES, MetaMixModel, Phase
-from keras_metamix.metamix.selection import argmax_assignment, budgeted_assignment, check_budget
+from keras_metamix.metamix.selection import (
+    argmax_assignment,
+    budgeted_assignment,
+    check_budget,
+    log_probabilities,
+)
 from keras_metamix.training import training_batches
 
 
@@ -189,8 +194,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         for layer in model.mac_layers:
             quantizer = layer.input_quantizer
             if quantizer.searched:
-                alpha = np.asarray(quantizer.alpha, np.float64)
-                layers[layer.name] = np.exp(alpha - np.logaddexp.reduce(alpha)).tolist()
+                layers[layer.name] = np.exp(log_probabilities(quantizer)).tolist()
         self.probabilities.append({"step": self._step, "layers": layers})
 
     def _budget_line(self) -> str:

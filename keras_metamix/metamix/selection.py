@@ -35,16 +35,17 @@ def layer_scores(activation: Any, weight: Any, tied: bool) -> LayerScores:
       activation, weight: its quantizers, with `candidates` and, where there is a choice, `alpha`.
       tied: whether the weights have the activation's bit-width.
     """
-    scores = _log_probabilities(activation)
+    scores = log_probabilities(activation)
     if tied:
         pairs = [(bits, bits) for bits in activation.candidates]
         return LayerScores(tuple(pairs), tuple(map(float, scores)))
     pairs = itertools.product(activation.candidates, weight.candidates)
-    sums = np.add.outer(scores, _log_probabilities(weight)).ravel()
+    sums = np.add.outer(scores, log_probabilities(weight)).ravel()
     return LayerScores(tuple(pairs), tuple(map(float, sums)))
 
 
-def _log_probabilities(chooser: Any) -> np.ndarray:
+def log_probabilities(chooser: Any) -> np.ndarray:
+    """Log-softmax of a quantizer's alpha, in float64: one for each candidate."""
     if not chooser.searched:
         return np.zeros(1)
     alpha = np.asarray(chooser.alpha, np.float64)

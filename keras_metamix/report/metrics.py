@@ -69,6 +69,14 @@ _EPOCH = {
     "bops": _OPTIONAL_NUMBER,
     "seconds": _NUMBER,
 }
+# Only where the search was against a latency table; target_bops is None there.
+_LATENCY_BUDGET = {
+    "target_us": _NUMBER,
+    "predicted_us": _NUMBER,  # at the chosen bits
+    "table": (str,),  # its file
+    "origin": (dict,),  # what it was measured on
+}
+_LATENCY_EPOCH = {"latency_us": _NUMBER}
 _ALPHAS = {"candidates": (dict,), "history": (dict,), "steps": (list,)}
 _SIGNED = ("loss", "val_loss")
 _LARGEST = 1e100  # of any number: beyond, nothing is meant and the figures overflow
@@ -126,8 +134,12 @@ def validate_metrics(metrics: Any, source: str = "metrics") -> None:
             _check(row["parity"], _PARITY, f"{where}.parity")
     for index, layer in enumerate(metrics["layers"]):
         _check(layer, _LAYER, f"{source}: layers[{index}]")
+    epoch_schema = _EPOCH
+    if "latency_budget" in metrics:
+        _check(metrics["latency_budget"], _LATENCY_BUDGET, f"{source}: latency_budget")
+        epoch_schema = _EPOCH | _LATENCY_EPOCH
     for index, epoch in enumerate(metrics["epochs"]):
-        _check(epoch, _EPOCH, f"{source}: epochs[{index}]")
+        _check(epoch, epoch_schema, f"{source}: epochs[{index}]")
     if metrics["alphas"]:
         _check(metrics["alphas"], _ALPHAS, f"{source}: alphas")
         _check_history(metrics["alphas"], f"{source}: alphas")

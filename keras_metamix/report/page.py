@@ -27,7 +27,7 @@ _FIGURES = (
      "Activation bits (bars) and weight bits (ticks) of each layer in network order, above its "
      "multiply-accumulate operations."),
     ("epochs", plots.training_curves, "Training",
-     "Accuracy and bit operations after each epoch; the shades are the phases of the search."),
+     "Accuracy and cost after each epoch; the shades are the phases of the search."),
     ("alphas", plots.alpha_trajectories, "Search",
      "Probability of each candidate bit-width, one panel for each searched layer."),
 )  # fmt: skip
@@ -100,7 +100,7 @@ def render_page(metrics: Mapping[str, Any]) -> str:
         title=metrics["title"],
         run=metrics["run"],
         duration=numbers.wall_time(metrics["run"]["seconds"]),
-        target=metrics["target_bops"] and numbers.count(metrics["target_bops"]),
+        budget=_budget(metrics),
         facts=_facts(metrics),
         figures=_figures(metrics),
         result_headers=table.result_headers(metrics),
@@ -113,6 +113,14 @@ def render_page(metrics: Mapping[str, Any]) -> str:
         config=_flatten(metrics["run"]["config"]),
         notes=metrics["notes"],
     )
+
+
+def _budget(metrics: Mapping[str, Any]) -> str:
+    """The budget of the search; empty where there was none."""
+    latency = metrics.get("latency_budget")
+    if latency:
+        return f"{numbers.duration(latency['target_us'])} of predicted latency ({latency['table']})"
+    return f"{numbers.count(metrics['target_bops'])} BOPs" if metrics["target_bops"] else ""
 
 
 def _facts(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -128,6 +136,11 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         compare["accuracy"] += f", {points:+.2f} points against float"
         compare["size"] += _against(reference["file_bytes"], ours["file_bytes"], "smaller")
         compare["latency"] += _against(reference["latency_us"], ours["latency_us"], "faster")
+    latency = metrics.get("latency_budget")
+    if latency:
+        predicted, budget = latency["predicted_us"], latency["target_us"]
+        compare["latency"] += f"; {numbers.duration(predicted)} predicted"
+        compare["latency"] += f", {numbers.ratio(predicted / budget)} the budget" if budget else ""
     known = target and ours["bops"] is not None
     of_target = f", {numbers.ratio(ours['bops'] / target)} the budget" if known else ""
     return [

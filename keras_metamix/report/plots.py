@@ -93,7 +93,10 @@ def alpha_trajectories(metrics: Mapping[str, Any]) -> Figure:
 
 
 def training_curves(metrics: Mapping[str, Any]) -> Figure:
-    """Accuracy above BOPs per epoch; phases are shaded, the budget is a dashed line."""
+    """Accuracy above cost per epoch; phases are shaded, the budget is a dashed line.
+
+    The cost is what the budget counts: BOPs, or the latency that a table predicts.
+    """
     epochs = metrics["epochs"]
     places = [epoch["epoch"] for epoch in epochs]
     figure = Figure(figsize=(style.WIDTH, 4.8), dpi=100, layout="constrained")
@@ -103,22 +106,26 @@ def training_curves(metrics: Mapping[str, Any]) -> Figure:
     top.plot(places, [epoch["accuracy"] for epoch in epochs], color=style.GREY, **line)
     validation = [_or_gap(epoch["val_accuracy"]) for epoch in epochs]
     top.plot(places, validation, color="#0072b2", **line)
-    bottom.plot(places, [_or_gap(epoch["bops"]) for epoch in epochs], color="#d55e00", **line)
+    cost, target, name, written = "bops", metrics["target_bops"], "BOPs", style.tick
+    if "latency_budget" in metrics:
+        cost, target = "latency_us", metrics["latency_budget"]["target_us"]
+        name, written = "predicted latency", lambda value, _: numbers.duration(value)
+    bottom.plot(places, [_or_gap(epoch[cost]) for epoch in epochs], color="#d55e00", **line)
     top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
     handles = [
         Line2D([], [], color=style.GREY, label="training accuracy", **line),
         Line2D([], [], color="#0072b2", label="validation accuracy", **line),
-        Line2D([], [], color="#d55e00", label="BOPs", **line),
+        Line2D([], [], color="#d55e00", label=name, **line),
     ]
-    if metrics["target_bops"] is not None:
-        handles.append(bottom.axhline(metrics["target_bops"], **style.BUDGET))
+    if target is not None:
+        handles.append(bottom.axhline(target, **style.BUDGET))
     bottom.set_ylim(0, 1.06 * bottom.get_ylim()[1])
     bottom.set_xlim(places[0] - 0.5, places[-1] + 0.5)
-    bottom.yaxis.set_major_formatter(FuncFormatter(style.tick))
+    bottom.yaxis.set_major_formatter(FuncFormatter(written))
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles += _shade_phases((top, bottom), epochs)
     style.finish(top, ylabel="accuracy")
-    style.finish(bottom, ylabel="BOPs", xlabel="epoch")
+    style.finish(bottom, ylabel=name, xlabel="epoch")
     style.legend_above(figure, handles)
     return figure
 

@@ -23,7 +23,7 @@ _MARKDOWN_ESCAPES = str.maketrans(
 def result_headers(metrics: Mapping[str, Any]) -> list[str]:
     """Column names of the results; the thread count is in the name when all rows share it."""
     threads = _shared_threads(metrics)
-    latency = "latency" if threads is None else f"latency, {_threads(threads)}"
+    latency = "latency" if threads is None else f"latency, {threads_text(threads)}"
     return ["model", "test accuracy", "BOPs", "bits A/W", "file size", latency, "parity"]
 
 
@@ -37,7 +37,7 @@ def result_cells(metrics: Mapping[str, Any]) -> list[list[str]]:
             bops_cell(row["bops"], metrics["target_bops"]),
             "/".join(numbers.bits(average) for average in row["average_bits"]),
             numbers.size(row["file_bytes"]),
-            latency_cell(row) + (f", {_threads(row['threads'])}" if show_threads else ""),
+            latency_cell(row) + (f", {threads_text(row['threads'])}" if show_threads else ""),
             parity_cell(row["parity"]),
         ]
         for row in metrics["rows"]
@@ -113,7 +113,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
 def results_markdown(metrics: Mapping[str, Any]) -> str:
     """The results as a Markdown table that ends in a newline."""
     alignment = ["left", *["right"] * 4, "left", "left"]
-    return _markdown(result_headers(metrics), result_cells(metrics), alignment)
+    return markdown(result_headers(metrics), result_cells(metrics), alignment)
 
 
 def layers_markdown(metrics: Mapping[str, Any]) -> str:
@@ -121,10 +121,10 @@ def layers_markdown(metrics: Mapping[str, Any]) -> str:
     if not metrics["layers"]:
         return f"{NO_LAYERS}\n"
     alignment = ["left", "left", *["right"] * 5, "left", "left"]
-    return _markdown(LAYER_HEADERS, layer_cells(metrics), alignment)
+    return markdown(LAYER_HEADERS, layer_cells(metrics), alignment)
 
 
-def _markdown(
+def markdown(
     headers: Sequence[str], rows: Sequence[Sequence[str]], alignment: Sequence[str]
 ) -> str:
     """A GitHub-flavoured table with escaped cells."""
@@ -133,7 +133,7 @@ def _markdown(
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [headers, rule, *escaped])
 
 
-def _threads(number: int) -> str:
+def threads_text(number: int) -> str:
     """`1 thread`, `2 threads`."""
     return f"{number} thread" if number == 1 else f"{number} threads"
 

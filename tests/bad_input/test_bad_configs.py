@@ -94,6 +94,10 @@ METAMIX = [
     *numbers("search.target_bops", "finite number, above 0", ["x", NAN, -1]),
     *numbers("search.target_ratio", "finite number, above 0", ["x", NAN, -1]),
     ("search.target_ratio", None, "config.search: expected target_bops or target_ratio"),
+    ("search.target_latency", 8500.0, "target_latency=8500.0: expected latency_table beside it"),
+    *numbers("search.target_latency", "finite number, above 0", ["x", NAN, -1]),
+    ("search.latency_table", 3, "config.search.latency_table: expected text, found 3"),
+    ("search.latency_table", "no.json", "search.latency_table: .*found no 'no.json'"),
     *numbers("search.meta_epochs", "whole number, at least 0", [-1, 1.5]),
     *numbers("search.search_epochs", "whole number, at least 0", ["x"]),
     ("search.cost", "x", "config.search.cost: expected one of .* found 'x'"),
@@ -126,6 +130,8 @@ BITMIXER = [
     ("mixer.batch_norm", "none", "batch_norm: expected one of .* found 'none'"),
     ("mixer.method", "luck", "config.mixer.method: expected one of .* found 'luck'"),
     ("mixer.cost", "joules", "cost: expected 'bops', 'size' .* found 'joules'"),
+    ("mixer.latency_table", 3, "config.mixer.latency_table: expected text, found 3"),
+    ("mixer.latency_table", "no.json", "mixer.latency_table: .*found no 'no.json'"),
     ("space.weight_bits", (4, 2), "weight_bits: expected 'same' or one bit-width"),
 ]
 FIELDS = [("quickstart", *case) for case in SHARED + METAMIX]
@@ -192,8 +198,17 @@ CONFIGS = {
         (["--config=syntax.py"], "train.py: --config: SyntaxError: invalid syntax"),
         (["--config=raises.py"], "train.py: ValueError: no luck"),
         (["--config={quickstart}", "--config.train.colour=3"], "no field .*colour"),
+        (
+            [
+                "--config={quickstart}",
+                "--config.search.latency_table=no.json",
+                "--config.search.target_latency=8500",
+                "--config.space.weight_bits=(8, 4)",
+            ],
+            "train.py: config.search.latency_table: expected a file .* found no 'no.json'",
+        ),
     ],
-    ids=["missing", "syntax", "raises", "field"],
+    ids=["missing", "syntax", "raises", "field", "table"],
 )
 def test_a_command_line_is_refused(arguments, message, folder):
 

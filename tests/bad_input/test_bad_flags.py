@@ -189,7 +189,7 @@ def test_report_refuses(arguments, message, saved, command_refuses):
         (export, [], "the following arguments are required: model"),
         (export, ["a.keras", "b.keras"], "unrecognized arguments: b.keras"),
         (export, ["a.keras", "--colour=red"], "unrecognized arguments: --colour=red"),
-        (benchmark, [], "the following arguments are required: MODEL.tflite"),
+        (benchmark, [], "expected a MODEL.tflite, or --compare=RUN"),
         (benchmark, ["a.tflite", "--threads=two"], "argument --threads: invalid int value: 'two'"),
         (benchmark, ["a.tflite", "--runs=1.5"], "argument --runs: invalid int value: '1.5'"),
         (report, [], "the following arguments are required: source"),

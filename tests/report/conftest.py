@@ -75,6 +75,15 @@ def _alphas():
 
 
 @pytest.fixture
+def latency_metrics(metrics):
+    """Those of a search against a latency table."""
+    for number, epoch in enumerate(metrics["epochs"]):
+        epoch["latency_us"] = 230.0 - number
+    budget = {"target_us": 220.0, "predicted_us": 211.0, "table": "t<able>.json", "origin": {}}
+    return metrics | {"target_bops": None, "latency_budget": budget}
+
+
+@pytest.fixture
 def metrics():
     final = {name: bits for name, *_, bits, _, _ in LAYERS}
     return {

@@ -161,6 +161,14 @@ def test_facts_compare_with_float_and_call_a_loss_a_loss(metrics):
     assert "median latency, 2.00x slower than float" in texts
 
 
+def test_a_latency_is_the_budget(latency_metrics):
+    texts = _read(report.render_page(latency_metrics)).texts
+    assert any("budget 220 µs of predicted latency (t<able>.json)" in text for text in texts)
+    latency = "median latency, 1.91x faster than float; 211 µs predicted, 0.96x the budget"
+    assert latency in texts and "BOPs" in texts
+    assert "target" not in report.results_markdown(latency_metrics)
+
+
 def test_same_metrics_give_the_same_page(metrics):
     assert report.render_page(metrics) == report.render_page(copy.deepcopy(metrics))
 

@@ -34,6 +34,14 @@ def test_training_figure_has_budget_and_phases(metrics):
     assert len(top.patches) == len(bottom.patches) == 9  # 8 alternating epochs, then one run
 
 
+def test_training_figure_has_the_latency_that_is_searched_against(latency_metrics):
+    _, bottom = report.training_curves(latency_metrics).axes
+    curve, budget = (list(line.get_ydata()) for line in bottom.lines)
+    assert curve == [230.0 - number for number in range(20)] and budget == [220.0] * 2
+    assert bottom.get_ylabel() == "predicted latency"
+    assert bottom.yaxis.get_major_formatter()(100, 0) == "100 µs"
+
+
 def test_scatter_has_a_marker_for_each_row(metrics):
     (axis,) = report.accuracy_against_bops(metrics).axes
     assert len(axis.collections) == 3

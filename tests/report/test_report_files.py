@@ -47,6 +47,24 @@ def test_malformed_metrics_are_named(metrics, tmp_path, spoil, message):
         report.read_metrics(file)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda m: m["latency_budget"].pop("predicted_us"),
+            r"metrics: latency_budget: missing key 'predicted_us', expected number",
+        ),
+        (lambda m: m.update(latency_budget=8.5), r"latency_budget: expected object, found number"),
+        (lambda m: m["epochs"][3].pop("latency_us"), r"epochs\[3\]: missing key 'latency_us'"),
+    ],
+)
+def test_a_malformed_latency_budget_is_named(latency_metrics, spoil, message):
+    report.validate_metrics(latency_metrics)
+    spoil(latency_metrics)
+    with pytest.raises(ValueError, match=message):
+        report.validate_metrics(latency_metrics)
+
+
 def test_read_metrics_accepts_a_run_directory(metrics, tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     assert report.read_metrics(tmp_path) == metrics

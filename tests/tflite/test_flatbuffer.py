@@ -15,6 +15,8 @@ from metamix_tflite.flatbuffer import (
     pack_int4,
     unpack_int4,
 )
+from metamix_tflite.read import read_file
+from metamix_tflite.run import Runner
 
 integers = st.lists(st.integers(-8, 7), max_size=40)
 
@@ -134,3 +136,37 @@ def test_options_are_those_of_the_schema():
     (operator,) = _read(builder).subgraphs[0].operators
     assert operator.builtinOptionsType == schema.BuiltinOptions.AddOptions
     assert operator.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU
+
+
+def _dense_without_bias():
+    """The sums of four floats, twice; TensorFlow's converter names an absent bias as tensor -1."""
+    builder = ModelBuilder("test")
+    graph = builder.subgraph("serving_default")
+    values = graph.tensor("x", (1, 4), TensorType.FLOAT32)
+    weights = graph.tensor("w", (2, 4), TensorType.FLOAT32, data=np.ones((2, 4)))
+    output = graph.tensor("y", (1, 2), TensorType.FLOAT32)
+    options = schema.FullyConnectedOptionsT()
+    graph.operator(Op.FULLY_CONNECTED, [values, weights, -1], [output], options)
+    graph.finish(Signature({"x": values}, {"y": output}))
+    return builder.finish()
+
+
+def test_an_absent_bias_is_left_out():
+    flat = _dense_without_bias()
+    (operator,) = read_file(flat).operators
+    assert operator.inputs == (0, 1)
+    np.testing.assert_array_equal(Runner(flat).predict(np.ones((1, 4), np.float32)), [[4, 4]])
+
+
+def test_constants_behind_the_flatbuffer():
+    """Where other tools write those of large files."""
+    flat = _dense_without_bias()
+    model, place = flatbuffer_utils.read_model_from_bytearray(bytearray(flat)), len(flat) + 64
+    buffer = model.buffers[model.subgraphs[0].tensors[1].buffer]
+    content, buffer.data = bytes(buffer.data), None
+    buffer.offset, buffer.size = place, len(content)
+    moved = bytes(flatbuffer_utils.convert_object_to_bytearray(model)).ljust(place, b"\0")
+    weights = read_file(moved + content).tensors[1]
+    np.testing.assert_array_equal(weights.data, np.ones((2, 4)))
+    with pytest.raises(ValueError, match="lies outside the file"):
+        read_file(moved)

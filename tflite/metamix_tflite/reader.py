@@ -100,6 +100,8 @@ class FileReader:
         if buffer is None or self._bytes(buffer).size != HASH_SIZE:
             raise ValueError("it holds no SHA-256 of itself")
         table = self._model.Buffers(buffer)._tab
+        if not table.Offset(_DATA):
+            raise ValueError("its SHA-256 of itself lies behind the flatbuffer")
         return table.Vector(table.Offset(_DATA))
 
     def _metadata(self, name: str) -> int | None:
@@ -204,9 +206,12 @@ class FileReader:
                 raise ValueError(f"{op} without its options")
             options.Init(table.Bytes, table.Pos)
             activation = options.FusedActivationFunction()
+        inputs = self._integers(operator.InputsAsNumpy())
+        while inputs and inputs[-1] == -1:  # an optional one that is absent, such as a bias
+            inputs = inputs[:-1]
         return FileOperator(
             op,
-            self._integers(operator.InputsAsNumpy()),
+            inputs,
             self._integers(operator.OutputsAsNumpy()),
             _FUSED_NAMES[activation],
         )
@@ -240,9 +245,12 @@ class FileReader:
         if index >= self._model.BuffersLength():
             raise ValueError(f"buffer {index} is not there")
         buffer = self._model.Buffers(index)
-        if buffer.Offset() or buffer.Size():
-            raise ValueError(f"buffer {index} lies outside the flatbuffer")
-        return self._vector(buffer.DataAsNumpy()).astype(np.uint8)
+        start, size = buffer.Offset(), buffer.Size()
+        if not start and not size:
+            return self._vector(buffer.DataAsNumpy()).astype(np.uint8)
+        if start + size > len(self._flat):  # behind the flatbuffer, as some tools write it
+            raise ValueError(f"buffer {index} lies outside the file")
+        return self._vector(np.frombuffer(self._flat, np.uint8, size, start))
 
     def _constant(
         self, name: str, buffer: int, kind: str, shape: tuple[int, ...]

@@ -1,0 +1,289 @@
+"""One trained model beside what other tools make of it: accuracy, size, latency, parity."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from keras_metamix.checks import one_line
+from keras_metamix.files import require_folder, written_whole
+from keras_metamix.launch.baselines.litert_quantizer import static_file
+from keras_metamix.launch.baselines.stock_converter import float_file, int8_file
+from keras_metamix.launch.baselines.tfmot_qat import qat_file
+from keras_metamix.launch.config import complete
+from keras_metamix.launch.datasets import Data, load_data
+from keras_metamix.launch.export import load_archive, load_model
+from keras_metamix.launch.messages import check_output, command_line
+from keras_metamix.launch.results import run_facts
+from keras_metamix.report.comparison import (
+    BASELINE,
+    comparison_figure,
+    comparison_markdown,
+    comparison_table,
+)
+from metamix_tflite import convert, parity
+from metamix_tflite.latency import BenchmarkReport, benchmark_all
+from metamix_tflite.read import read_file
+from metamix_tflite.run import Runner, require_count
+
+OURS: dict[str, Literal["fast", "smallest"]] = {
+    "ours, fast": "fast",
+    "ours, smallest": "smallest",
+}
+FILES = "comparison"  # a folder in the run's
+_BATCH = 50
+_TOOLS = ("litert-quantizer", "tensorflow-model-optimization", "tf-keras")
+_INSTALL = 'pip install "keras-metamix[baseline]"'
+_FLOAT_CLASSES = ("Functional", "Sequential", "Model")
+# What the tools raise for a network that they cannot take.
+_FAILURES = (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file, and the outputs of the graph that it was made of for the test images."""
+
+    name: str
+    flat: bytes
+    expected: np.ndarray
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return "_".join(self.name.lower().replace(",", "").split()) + ".tflite"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to compare.
+
+    Attributes:
+      output: where OUTPUT.md, .json and .png go; default: RUN/comparison.
+      qat_epochs: of tfmot's training; default: as many as our own training took.
+      calibration_images: of the training images, that post-training quantization sees.
+      threads, runs, warmup: see `benchmark_all`.
+    """
+
+    output: Path | None = None
+    qat_epochs: int | None = None
+    calibration_images: int = 200
+    threads: int = 1
+    runs: int = 200
+    warmup: int = 20
+
+    def __post_init__(self) -> None:
+        require_count("threads", 1, self.threads)
+        require_count("runs", 1, self.runs)
+        require_count("warmup", 0, self.warmup)
+        require_count("calibration_images", 1, self.calibration_images)
+        if self.qat_epochs is not None:
+            require_count("qat_epochs", 1, self.qat_epochs)
+
+
+def run_comparison(run: Path, options: Options) -> tuple[Any, list[Path]]:
+    """Makes the files, measures them in turn, and writes what was found.
+
+    Args:
+      run: the folder of a finished `metamix-train`. The files go into RUN/comparison/.
+      options: see above.
+
+    Returns:
+      A `rich` table, and the paths that were written.
+
+    Raises:
+      ValueError, OSError: no such run, or no place to write to; says what was expected.
+    """
+    started = time.perf_counter()
+    _require_run(run)
+    output = options.output or run / "comparison"
+    for suffix in (".md", ".json", ".png"):
+        check_output("--output", output.with_name(output.name + suffix))
+    require_folder("--compare", run / FILES)
+    config, float_model, model = _read_run(run)
+    epochs = config.train.epochs if "search" in config else sum(config.mixer.stage_epochs)
+    data = load_data(config)
+    known = _calibration_images(data, options.calibration_images)
+
+    def qat() -> tuple[bytes, np.ndarray]:
+        return qat_file(config.to_dict(), run / "float.keras", options.qat_epochs or epochs)
+
+    entries, missing = _make(float_model, model, data.test_images, known, qat)
+    print("measuring", flush=True)
+    flats = {entry.name: entry.flat for entry in entries}
+    reports = benchmark_all(flats, "local", options.threads, options.runs, options.warmup)
+    comparison = {
+        "title": config.title,
+        "rows": _with_ratios([_row(entry, reports[entry.name], data) for entry in entries]),
+        "missing": missing,
+        "parity": [
+            {"name": name, **dataclasses.asdict(parity(flats[name], model, data.test_images))}
+            for name in OURS
+        ],
+        "images": {"test": len(data.test_labels), "calibration": options.calibration_images},
+        "qat_epochs": options.qat_epochs or epochs,
+        "our_epochs": epochs,
+        "threads": options.threads,
+        "runs": options.runs,
+        "notes": [*data.notes],
+        "run": _facts(config, time.perf_counter() - started),
+    }
+    return comparison_table(comparison), _write(comparison, entries, run, output)
+
+
+def _require_run(run: Path) -> None:
+    """Raises FileNotFoundError unless `run` is the folder of a finished run."""
+    for name in ("config.json", "float.keras", "model.keras"):
+        if not (run / name).is_file():
+            raise FileNotFoundError(
+                f"--compare={run}: expected what metamix-train leaves there, found no {name}."
+            )
+
+
+def _read_run(run: Path) -> tuple[ConfigDict, keras.Model, Any]:
+    """Config, float model and trained model of a finished run."""
+    try:
+        config = complete(ConfigDict(json.loads((run / "config.json").read_text())))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run / 'config.json'}: {error}") from error
+    hint = "metamix-train writes it."
+    float_model = load_archive(run / "float.keras", _FLOAT_CLASSES, "a float model", hint)
+    model = load_model(run / "model.keras")
+    try:
+        model.require_quantized()
+    except ValueError as error:
+        raise ValueError(f"{run / 'model.keras'}: {error}") from error
+    return config, float_model, model
+
+
+def _make(
+    float_model: keras.Model,
+    model: Any,
+    images: np.ndarray,
+    known: np.ndarray,
+    qat: Callable[[], tuple[bytes, np.ndarray]],
+) -> tuple[list[Entry], list[dict[str, str]]]:
+    """The files that could be made, and the names and reasons of those that could not."""
+    of_float, of_ours = _outputs(float_model, images), _outputs(model, images)
+    flat = float_file(float_model)
+    makers: dict[str, Callable[[], tuple[bytes, np.ndarray]]] = {
+        "float": lambda: (flat, of_float),
+        BASELINE: lambda: (int8_file(float_model, known), of_float),
+        "LiteRT Quantizer int8": lambda: (static_file(flat, known, 8), of_float),
+        "LiteRT Quantizer w4a8": lambda: (static_file(flat, known, 4), of_float),
+        "tfmot int8 QAT": qat,
+    }
+    for name, container in OURS.items():
+        makers[name] = lambda container=container: (convert(model, container), of_ours)
+    entries, missing = [], []
+    for name, make in makers.items():
+        print(f"making {name}", flush=True)
+        try:
+            made, expected = make()
+            Runner(made)
+        except ModuleNotFoundError as error:
+            missing.append({"name": name, "reason": f"{error.name} is missing: {_INSTALL}"})
+        except _FAILURES as error:
+            if name in ("float", BASELINE, *OURS):
+                raise
+            missing.append({"name": name, "reason": one_line(str(error), 200)})
+        else:
+            entries.append(Entry(name, made, expected))
+    return entries, missing
+
+
+def _calibration_images(data: Data, count: int) -> np.ndarray:
+    """The first `count` images that training sees, shape (count, height, width, channels)."""
+    batches, found = [], 0
+    for images, _ in data.train.as_numpy_iterator():
+        batches.append(images)
+        found += len(images)
+        if found >= count:
+            break
+    return np.concatenate(batches)[:count]
+
+
+def _outputs(model: Any, images: np.ndarray) -> np.ndarray:
+    return np.asarray(model.predict(images, batch_size=_BATCH, verbose=0))
+
+
+def _row(entry: Entry, report: BenchmarkReport, data: Data) -> dict[str, Any]:
+    batch = min(_BATCH, len(data.test_images))
+    found = Runner(entry.flat, batch_size=batch).predict(data.test_images)
+    step = _output_step(entry.flat)
+    steps = None if step is None else np.rint(np.abs(found - entry.expected) / step)
+    classes = found.argmax(-1)
+    return {
+        "name": entry.name,
+        "accuracy": float(np.mean(classes == data.test_labels)),
+        "file_bytes": report.file_bytes,
+        "latency_us": report.median_us,
+        "latency_spread_us": [report.low_us, report.high_us],
+        "delegated": report.delegated,
+        "partitions": report.partitions,
+        "outputs": found.size,
+        "differing": None if steps is None else int(np.count_nonzero(steps)),
+        "max_steps": None if steps is None else int(steps.max()),
+        "top1_agreement": float(np.mean(classes == entry.expected.argmax(-1))),
+    }
+
+
+def _output_step(flat: bytes) -> float | None:
+    """The step of the grid that a file's float32 outputs lie on; None where it computes floats."""
+    graph = read_file(flat)
+    producer = graph.producer(graph.outputs[0])
+    if producer is None or producer.op != "DEQUANTIZE":
+        return None
+    return float(graph.tensors[producer.inputs[0]].scales[0])
+
+
+def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with size and latency over those of the stock int8 file."""
+    base = next(row for row in rows if row["name"] == BASELINE)
+    return [
+        row
+        | {
+            "size_ratio": row["file_bytes"] / base["file_bytes"],
+            "latency_ratio": row["latency_us"] / base["latency_us"],
+        }
+        for row in rows
+    ]
+
+
+def _facts(config: ConfigDict, seconds: float) -> dict[str, Any]:
+    facts = run_facts(config, command_line(), seconds)
+    for tool in _TOOLS:
+        try:
+            facts["versions"][tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return facts
+
+
+def _write(comparison: dict[str, Any], entries: list[Entry], run: Path, output: Path) -> list[Path]:
+    """Writes page, numbers, picture and files; returns their paths."""
+    picture = output.with_name(f"{output.name}.png")
+    page = comparison_markdown(comparison, picture.name)
+    figure = comparison_figure(comparison)
+    writers: dict[Path, Callable[[Path], Any]] = {
+        output.with_name(f"{output.name}.md"): lambda path: path.write_text(page),
+        output.with_name(f"{output.name}.json"): lambda path: path.write_text(
+            json.dumps(comparison, indent=2) + "\n"
+        ),
+        picture: lambda path: figure.savefig(path, format="png", facecolor="white"),
+    }
+    (run / FILES).mkdir(exist_ok=True)
+    for entry in entries:
+        writers[run / FILES / entry.file] = lambda path, flat=entry.flat: path.write_bytes(flat)
+    for path, write in writers.items():
+        with written_whole(path) as temporary:
+            write(temporary)
+    return [*writers]

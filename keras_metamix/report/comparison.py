@@ -1,0 +1,148 @@
+"""Files of one model side by side: terminal table, Markdown page, picture.
+
+Each takes what `metamix-benchmark --compare` measured, as its JSON file holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+from rich.text import Text
+
+from keras_metamix.report import numbers, style
+from keras_metamix.report.table import markdown, threads_text
+
+BASELINE = "stock int8 PTQ"  # what sizes and latencies are ratios to
+HEADERS = (
+    "file", "test accuracy", "size", "latency", "XNNPACK", "top-1 as graph", "values off"
+)  # fmt: skip
+_RIGHT = range(1, 4)
+_LEAST_SPAN = 2.0  # points of accuracy on the axis: hundredths are no difference to look at
+
+
+def comparison_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """One list of formatted cells for each file, not escaped."""
+    return [
+        [
+            row["name"],
+            numbers.percent(row["accuracy"]),
+            f"{numbers.size(row['file_bytes'])} ({numbers.ratio(row['size_ratio'])})",
+            f"{numbers.duration(row['latency_us'])} ({numbers.ratio(row['latency_ratio'])})",
+            "whole" if row["delegated"] else f"{row['partitions']} parts",
+            numbers.percent(row["top1_agreement"]),
+            _off(row),
+        ]
+        for row in comparison["rows"]
+    ]
+
+
+def _off(row: Mapping[str, Any]) -> str:
+    """The share of outputs that are a step or more off, and by how many steps at most."""
+    if row["differing"] is None:
+        return numbers.MISSING
+    if not row["differing"]:
+        return f"0 of {row['outputs']:,}"
+    return f"{numbers.percent(row['differing'] / row['outputs'])}, at most {row['max_steps']}"
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """The files for the terminal; names verbatim, never as markup."""
+    table = Table(title=Text(f"{comparison['title']}: side by side"), title_justify="left")
+    for index, header in enumerate(HEADERS):
+        right = index in _RIGHT
+        table.add_column(header, justify="right" if right else "left", no_wrap=right)
+    for cells in comparison_cells(comparison):
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
+    """The page: table, picture, what was missing, and how all of it was measured.
+
+    Args:
+      comparison: see above.
+      picture: the figure's file, as the page links it.
+    """
+    run, images = comparison["run"], comparison["images"]
+    alignment = ["right" if index in _RIGHT else "left" for index in range(len(HEADERS))]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    notes = [f"**Not measured: {m['name']}**: {m['reason']}" for m in comparison["missing"]]
+    notes += [
+        f"{images['test']:,} test images. {images['calibration']:,} training images set the ranges "
+        "of post-training quantization (stock int8 PTQ, LiteRT Quantizer). All files take and "
+        "give float32.",
+        f"tfmot trained {_epochs(comparison['qat_epochs'])} from the same float model with the "
+        "same batches, optimizer, learning rate and loss; ours "
+        f"{_epochs(comparison['our_epochs'])}, search included.",
+        "LiteRT Quantizer w4a8: 4-bit weights for convolutions and dense layers, its 8-bit recipe "
+        "for what it would leave in float then.",
+        f"Latency: median of {comparison['runs']} inferences of one image, "
+        f"{threads_text(comparison['threads'])}, the files in turn. In brackets: over {BASELINE}.",
+        "XNNPACK: whether it runs the file as a whole, or in how many parts between others.",
+        "Graph: what the file was made of: tfmot's fake-quantized graph, our training graph, and "
+        "for post-training quantization the float model. A value is off where the file's output "
+        "is not the step of its grid nearest to the graph's; *at most* counts steps.",
+    ]
+    notes += [
+        f"{p['name']}: {p['differing']:,} of {p['outputs']:,} values differ from the folded "
+        "integer network that it was written from."
+        for p in comparison["parity"]
+    ]
+    notes += comparison["notes"]
+    notes += [
+        f"{run['machine']}, {run['date']}; {versions}",
+        f"`{run['command']}`, {numbers.wall_time(run['seconds'])}",
+    ]
+    lines = [
+        f"# {comparison['title']}: side by side",
+        markdown(HEADERS, comparison_cells(comparison), alignment),
+        f"![Test accuracy, size and latency of each file]({picture})",
+        "",
+        *(f"- {note}" for note in notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
+def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
+    """Accuracy as points, size and latency as bars, a row for each file; ours in colour."""
+    rows = comparison["rows"]
+    places = range(len(rows))
+    height = 1.0 + 0.36 * len(rows)
+    figure = Figure(figsize=(style.WIDTH, height), dpi=100, layout="constrained")
+    accuracy, size, latency = figure.subplots(1, 3, sharey=True)
+    colours = [
+        style.bit_colour(4) if row["name"].startswith("ours") else style.GREY for row in rows
+    ]
+    percents = [100 * row["accuracy"] for row in rows]
+    accuracy.scatter(percents, places, color=colours, s=45)
+    for percent, place in zip(percents, places, strict=True):
+        accuracy.annotate(f"  {percent:.2f}", (percent, place), va="center", fontsize=8)
+    span = max(max(percents) - min(percents), _LEAST_SPAN)
+    accuracy.set_xlim(min(percents) - 0.2 * span, max(percents) + 0.6 * span)  # room for the texts
+    accuracy.xaxis.set_major_locator(MaxNLocator(4))
+    for axis, key, write in (
+        (size, "file_bytes", numbers.size),
+        (latency, "latency_us", numbers.duration),
+    ):
+        bars = axis.barh(places, [row[key] for row in rows], color=colours)
+        axis.bar_label(bars, [write(row[key]) for row in rows], padding=3, fontsize=8)
+        axis.margins(x=0.3)
+        axis.set_xticks([])
+    accuracy.set_yticks(places, [style.label(row["name"], 24) for row in rows])
+    accuracy.invert_yaxis()
+    for axis, title in (
+        (accuracy, "test accuracy, %"),
+        (size, "file size"),
+        (latency, f"latency, {threads_text(comparison['threads'])}"),
+    ):
+        style.finish(axis, xlabel=title)
+        axis.grid(visible=False)
+    return figure

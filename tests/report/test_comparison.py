@@ -1,0 +1,117 @@
+"""Page, table and picture of files side by side."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from keras_metamix.report.comparison import (
+    comparison_cells,
+    comparison_figure,
+    comparison_markdown,
+    comparison_table,
+)
+
+
+def row(name, accuracy, size, latency, partitions=1, differing=0, steps=0):
+    return {
+        "name": name,
+        "accuracy": accuracy,
+        "file_bytes": size,
+        "size_ratio": size / 4e6,
+        "latency_us": latency,
+        "latency_ratio": latency / 1000,
+        "delegated": partitions == 1,
+        "partitions": partitions,
+        "outputs": 20_000,
+        "differing": differing,
+        "max_steps": steps,
+        "top1_agreement": 0.995,
+    }
+
+
+@pytest.fixture
+def comparison():
+    return {
+        "title": "a [bold] run",
+        "rows": [
+            row("float", 0.8765, 14e6, 1300, differing=None),
+            row("stock int8 PTQ", 0.87, 4e6, 1000, differing=500, steps=3),
+            row("ours, fast", 0.875, 2.6e6, 900),
+            row("ours, smallest", 0.874, 2.4e6, 2000, partitions=18),
+        ],
+        "missing": [{"name": "tfmot int8 QAT", "reason": "layer 'act': no such layer"}],
+        "parity": [{"name": "ours, fast", "differing": 0, "outputs": 20_000}],
+        "images": {"test": 2000, "calibration": 200},
+        "qat_epochs": 1,
+        "our_epochs": 8,
+        "threads": 2,
+        "runs": 50,
+        "notes": ["A note of the data."],
+        "run": {
+            "machine": "a CPU",
+            "date": "2026-11-22",
+            "versions": {"keras": "3.15"},
+            "command": "metamix-benchmark --compare=run",
+            "seconds": 61.0,
+        },
+    }
+
+
+def test_cells(comparison):
+    cells = {name: rest for name, *rest in comparison_cells(comparison)}
+    assert cells["float"][1:] == ["14.0 MB (3.50x)", "1.30 ms (1.30x)", "whole", "99.50 %", "–"]
+    assert cells["stock int8 PTQ"][-1] == "2.50 %, at most 3"
+    assert cells["ours, fast"] == [
+        "87.50 %", "2.60 MB (0.65x)", "900 µs (0.90x)", "whole", "99.50 %", "0 of 20,000"
+    ]  # fmt: skip
+    assert cells["ours, smallest"][3] == "18 parts"
+
+
+def test_page(comparison):
+    page = comparison_markdown(comparison, "side.png")
+    title, _, rule, *rows = page.splitlines()
+    assert title == "# a [bold] run: side by side" and rule.startswith("| --- | ---: |")
+    assert all(line.count("|") == 8 for line in rows[:4])
+    for text in (
+        "](side.png)",
+        "**Not measured: tfmot int8 QAT**: layer 'act': no such layer",
+        "tfmot trained 1 epoch from the same float model",
+        "ours 8 epochs",
+        "50 inferences of one image, 2 threads",
+        "ours, fast: 0 of 20,000 values differ from the folded",
+        "- A note of the data.",
+        "a CPU, 2026-11-22; keras 3.15",
+        "`metamix-benchmark --compare=run`, 1 min 1 s",
+    ):
+        assert text in page
+
+
+def test_table_shows_names_verbatim(comparison):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(comparison_table(comparison))
+    text = console.export_text()
+    assert "a [bold] run: side by side" in text and "1.30 ms (1.30x)" in text
+
+
+def test_picture(comparison):
+    figure = comparison_figure(comparison)
+    accuracy, size, latency = figure.axes
+    for axis, key in ((size, "file_bytes"), (latency, "latency_us")):
+        assert [bar.get_width() for bar in axis.patches] == [r[key] for r in comparison["rows"]]
+    assert [t.get_text() for t in accuracy.get_yticklabels()] == [
+        r["name"] for r in comparison["rows"]
+    ]
+    low, high = accuracy.get_xlim()
+    assert low < 87.0 and high > 87.65
+    colours = {tuple(bar.get_facecolor()) for bar in size.patches[2:]}
+    assert len(colours) == 1 and colours.isdisjoint(
+        tuple(bar.get_facecolor()) for bar in size.patches[:2]
+    )
+
+
+def test_equal_accuracies_have_an_axis(comparison):
+    for found in comparison["rows"]:
+        found["accuracy"] = 0.0
+    low, high = comparison_figure(comparison).axes[0].get_xlim()
+    assert high - low > 1
