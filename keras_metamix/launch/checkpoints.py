@@ -144,8 +144,9 @@ class Checkpoints(keras.callbacks.Callback):
             raise OSError(
                 f"{path}: the checkpoint could not be written ({cause}); {kept}."
             ) from error
-        if not self.writes:
-            shutil.rmtree(folder)
+        finally:
+            if not self.writes and folder.is_dir():
+                shutil.rmtree(folder)
         for name in self._names()[_KEPT:]:
             _remove(self.folder / name)
         self._written = time.monotonic()

@@ -1,5 +1,6 @@
 """Checkpoints of one training: which stay, which are taken, and what a full disk leaves."""
 
+import contextlib
 import json
 import resource
 import runpy
@@ -128,20 +129,35 @@ def test_none_that_can_be_read_is_an_error(width, checkpoints):
         checkpoints(make_model(width=width))[0].restore()
 
 
+@contextlib.contextmanager
+def full_disk():
+    """Files of more than 2,000 bytes cannot be written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_a_full_disk_leaves_the_earlier_ones(checkpoints):
     found, _ = checkpoints(make_model())
     written(found)
     before = {f: f.read_bytes() for f in found.folder.iterdir()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
-    try:
-        found.step = 12
-        with pytest.raises(OSError, match="000012.*could not be written.*000009 is intact"):
-            found.write()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found.step = 12
+    with full_disk(), pytest.raises(OSError, match="000012.*not be written.*000009 is intact"):
+        found.write()
     assert {f: f.read_bytes() for f in found.folder.iterdir()} == before
     assert checkpoints(make_model(1))[0].restore() == 9
+
+
+def test_a_worker_that_keeps_nothing_leaves_nothing(checkpoints):
+    found, _ = checkpoints(make_model(), writes=False)
+    found.write()
+    assert not [*found.folder.iterdir()]
+    with full_disk(), pytest.raises(OSError, match="could not be written"):
+        found.write()
+    assert not [*found.folder.iterdir()]
 
 
 def test_a_file_in_the_folders_place_is_named(checkpoints, tmp_path):

@@ -12,8 +12,8 @@ from keras import layers
 import keras_metamix as kmm
 import metamix_tflite as mt
 from metamix_tflite.golden_inputs import dequantized, golden_codes
+from metamix_tflite.golden_replay import golden_of
 from metamix_tflite.read import only_signature, read_file, read_signatures
-from metamix_tflite.replay import golden_of
 
 SHAPES = [(5,), (7, 3), (1, 1, 1), (9, 21, 2), (300, 17, 1), (3, 5, 4, 2)]
 

@@ -7,11 +7,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+import ai_edge_litert
 import numpy as np
 import pytest
 
 import metamix_tflite as mt
-from metamix_tflite import verify_main
+from metamix_tflite import run, verify_command, verify_main
 
 SOURCES = Path(mt.__file__).parent.parent
 
@@ -44,6 +45,7 @@ def test_an_exact_file(saved, command, resnet):
     status, out, err = command(saved, f"--json={saved.parent / 'found.json'}")
     assert (status, err) == (0, "")
     lines = out.splitlines()
+    assert f"  replayed by ai-edge-litert {ai_edge_litert.__version__}, numpy " in out
     assert lines[0] == f"{saved}: {saved.stat().st_size:,} bytes, unchanged, as declared"
     assert '  title: "resnet"' in lines and "  accuracy: 0.5" in lines
     layers = "10 layers, activations of 8, 4, 3, 2 bits, weights of 8, 4, 3, 2"
@@ -101,8 +103,62 @@ def test_a_runtime_that_rounds_otherwise_is_told(saved, command, monkeypatch):
     status, out, _ = command(saved, "--kernels=xnnpack")
     assert status == 1
     assert "xnnpack    4 of 20 values differ" in out
-    assert out.splitlines()[-1] == "NOT EXACT: XNNPACK differs from the trained integers"
+    assert out.splitlines()[-1] == "NOT EXACT: XNNPACK does not give the trained integers"
     assert command(saved, "--kernels=reference")[0] == 0  # nothing was promised of these
+
+
+def refuse(monkeypatch, kernel_sets):
+    """Makes LiteRT one whose kernel sets lack an operator, as 1.4's reference kernels do."""
+    interpreter = run.Interpreter
+    lacking = {run.KERNELS[name] for name in kernel_sets}
+
+    def make(**settings):
+        if settings["experimental_op_resolver_type"] in lacking:
+            raise ValueError("Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'.")
+        return interpreter(**settings)
+
+    monkeypatch.setattr(run, "Interpreter", make)
+
+
+REFUSED = "Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'."
+
+
+@pytest.mark.parametrize("points", [None, ("a", "b")])
+def test_a_kernel_set_that_refuses_does_not_end_it(
+    points, resnet, saved, command, monkeypatch, tmp_path
+):
+    if points:
+        bits = dict.fromkeys(points, resnet[3])
+        saved.write_bytes(mt.convert(resnet[0], operating_points=bits))
+    refuse(monkeypatch, ["reference"])
+    status, out, err = command(saved, f"--json={tmp_path / 'found.json'}")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-2] == f"  reference  refused: {REFUSED}"
+    assert out.splitlines()[-1] == "exact: XNNPACK gives the trained integers"
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["refused"] == {"reference": REFUSED}
+    assert {replay["kernels"] for replay in found["replays"]} == {"xnnpack", "builtin"}
+
+    refuse(monkeypatch, ["xnnpack"])
+    status, out, _ = command(saved)
+    assert (status, out.splitlines()[-1][:9]) == (1, "NOT EXACT")
+
+
+def test_a_runtime_that_refuses_the_file_is_one_line(saved, command, monkeypatch):
+    refuse(monkeypatch, run.KERNELS)
+    status, out, err = command(saved)
+    assert (status, out, err.count("\n")) == (1, "", 0)
+    version = verify_command.runtime_versions()["ai-edge-litert"]
+    assert err == f"metamix-verify: {saved}: ai-edge-litert {version} does not run it: {REFUSED}"
+
+
+def test_a_partition_that_is_missing_is_told(saved, command, monkeypatch):
+    # As LiteRT 1.2's XNNPACK, which leaves INT4 FULLY_CONNECTED to the builtin kernels.
+    builtin = run.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    monkeypatch.setitem(run.KERNELS, "xnnpack", builtin)
+    status, out, _ = command(saved, "--kernels=xnnpack")
+    assert status == 1
+    assert out.splitlines()[-1].endswith("runs a part of it; a newer one may run all")
 
 
 def test_smallest_promises_nothing(resnet, command, tmp_path):
@@ -231,6 +287,36 @@ ALONE = """
     from metamix_tflite import verify_main
     verify_main.run()
 """
+
+
+# LiteRT 1.0 has no schema; tflite-runtime is another package.
+@pytest.mark.parametrize(
+    "missing", ["numpy", "ai_edge_litert", "ai_edge_litert.schema_py_generated"]
+)
+def test_a_litert_that_cannot_be_used_is_one_line(missing, saved):
+    condition = 'name.partition(".")[0] in OTHERS'
+    program = textwrap.dedent(ALONE).replace(condition, f"name == {missing!r}")
+    result = subprocess.run(
+        [sys.executable, "-c", program, saved], capture_output=True, text=True, timeout=120
+    )
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    expected = "expected ai-edge-litert 1.1.1 or newer and a NumPy that it runs with"
+    assert result.stderr.startswith(f"metamix-verify: {expected}: ")
+    assert missing.rpartition(".")[2] in result.stderr.removeprefix(expected)
+
+
+@pytest.mark.parametrize("version", ["1.0.1", "1.1.0", "unknown"])
+def test_a_litert_that_is_too_old_is_one_line(version, saved, command, monkeypatch):
+    monkeypatch.setattr(ai_edge_litert, "__version__", version)
+    status, out, err = command(saved)
+    assert (status, out, err.count("\n")) == (1, "", 0)
+    assert err.endswith(f"1.1.1 or newer and a NumPy that it runs with: found {version}")
+
+
+@pytest.mark.parametrize("version", ["1.1.1", "2.0.2a1", "2.4.0.dev20261026"])
+def test_a_litert_that_is_new_enough(version, monkeypatch):
+    monkeypatch.setattr(ai_edge_litert, "__version__", version)
+    verify_main.require_litert()
 
 
 def test_no_other_library_is_imported(saved):

@@ -47,20 +47,6 @@ def read_file(flat: bytes, declared: bool = False) -> FileGraph:
     return next(iter(graphs.values()))
 
 
-def read_operators(flat: bytes) -> FileGraph:
-    """`read_file` of the graph alone: what the file declares is neither read nor checked.
-
-    A file that `only_signature` made still has the declaration of the whole one.
-    """
-    with _readable(flat) as reader:
-        graphs = reader.graphs(declared=False)
-    if len(graphs) != 1:
-        raise VerificationError(f"Expected a file of one signature, found {[*graphs]}.")
-    (graph,) = graphs.values()
-    check_order(graph)
-    return graph
-
-
 def read_signatures(flat: bytes, declared: bool = False) -> dict[str, FileGraph]:
     """The graph of each signature of a .tflite, in the order of its subgraphs.
 

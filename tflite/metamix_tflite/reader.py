@@ -50,15 +50,10 @@ class FileReader:
         self._unread = _LARGEST_EXPANSION * len(flat)
         self._constants: dict[tuple[int, str, tuple[int, ...]], np.ndarray | None] = {}
 
-    def graphs(self, declared: bool = True) -> dict[str, FileGraph]:
-        """The graph of each signature, in the order of the subgraphs.
-
-        Args:
-          declared: whether with what the file declares of them.
-        """
+    def graphs(self) -> dict[str, FileGraph]:
+        """The graph of each signature, in the order of the subgraphs."""
         definitions = self._definitions()
-        found = self.declaration() if declared else {}
-        declarations = self._declared(found, list(definitions))
+        declarations = self._declared(self.declaration(), list(definitions))
         codes = [self._code(i) for i in range(self._model.OperatorCodesLength())]
         graphs = {}
         for index, (name, definition) in enumerate(definitions.items()):

@@ -148,7 +148,7 @@ def pretend(monkeypatch):
                 Path(command[4]).write_text(json.dumps(columns))
             return subprocess.CompletedProcess(command, status, "", log)
 
-        monkeypatch.setattr(gpu.subprocess, "run", run)
+        monkeypatch.setattr(subprocess, "run", run)
 
     return end
 
@@ -177,7 +177,7 @@ def test_latency_of_a_real_gpu_is_shown(pretend):
             1,
             "a: the GPU fails",
         ),
-        (ADAPTER.format("GPU", "Integrated GPU"), -11, "a: the GPU fails .* status -11"),
+        (ADAPTER.format("GPU", "Integrated GPU"), -11, "a: the GPU fails .* SIGSEGV"),
     ],
 )
 def test_how_it_fails_is_one_line(log, status, message, pretend):

@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import re
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from metamix_tflite.devices import DeviceUnavailable
+from metamix_tflite.devices.processes import ending, run_program
 
 _SHORT = 60  # seconds for what takes a moment
 _STATUS = "keras-metamix-status "
@@ -125,18 +125,8 @@ def _call(*command: str, timeout: float) -> str:
       OSError: it fails, or takes more than `timeout` seconds.
     """
     named = " ".join(command[1:4])
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"adb {named}: no answer for {timeout:g} s.") from error
+    done = run_program(command, timeout, f"adb {named}: no answer for {timeout:g} s.")
     if done.returncode:
-        reason = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
+        reason = (done.stderr or done.stdout).strip() or ending(done.returncode)
         raise OSError(f"adb {named}: {reason}")
     return done.stdout

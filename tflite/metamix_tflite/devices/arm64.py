@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import json
 import os
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,9 +19,10 @@ import metamix_tflite
 from metamix_tflite.devices import Cell, DeviceReport, require_at_least
 from metamix_tflite.devices.arm64_cpu import CPUS, show
 from metamix_tflite.devices.arm64_root import default_root, qemu, ready_root
+from metamix_tflite.devices.processes import ending, run_program
 from metamix_tflite.file_graph import VerificationError
+from metamix_tflite.golden_replay import golden_of
 from metamix_tflite.read import read_file
-from metamix_tflite.replay import golden_of
 from metamix_tflite.run import check_kernels
 
 
@@ -134,25 +134,14 @@ class _Guest:
         return found
 
     def _run(self, name: str, command: list[str | Path], packages: list[Path]) -> None:
-        path = os.pathsep.join(map(str, packages))
-        try:
-            ended = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                env={"PYTHONPATH": path, "PATH": os.defpath},
-                timeout=self.timeout,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise OSError(f"{name}: its emulation took longer than {self.timeout} s.") from error
+        environment = {"PYTHONPATH": os.pathsep.join(map(str, packages)), "PATH": os.defpath}
+        late = f"{name}: its emulation took longer than {self.timeout} s."
+        ended = run_program(command, self.timeout, late, environment)
         if ended.returncode:
             raise OSError(f"{name}: the emulated LiteRT fails: {_reason(ended)}")
 
 
 def _reason(ended: subprocess.CompletedProcess[str]) -> str:
-    """Why a process ended, in a line."""
-    if ended.returncode < 0:
-        return f"it was ended by {signal.Signals(-ended.returncode).name}."
-    lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}, without a word."]
-    return lines[-1]
+    """Why a process failed, in a line."""
+    lines = [] if ended.returncode < 0 else ended.stderr.strip().splitlines()
+    return lines[-1] if lines else f"{ending(ended.returncode)}."

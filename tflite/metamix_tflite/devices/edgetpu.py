@@ -26,7 +26,7 @@ from metamix_tflite.devices.edgetpu_compiler import (
 )
 from metamix_tflite.devices.edgetpu_operators import refusal
 from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_operators
+from metamix_tflite.read import read_file
 
 RUNTIME = "libedgetpu.so.1"
 _ALL = "all"
@@ -98,7 +98,7 @@ def edge_tpu() -> tuple[list[Any] | None, str]:
 
 def _static(name: str, flat: bytes) -> list[dict[str, Cell]]:
     try:
-        graph = read_operators(flat)
+        graph = read_file(flat)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     found = collections.Counter((o.op, refusal(graph, o)) for o in graph.operators)

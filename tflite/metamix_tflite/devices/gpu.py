@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from metamix_tflite.devices import Cell, DeviceReport, DeviceUnavailable, require_at_least
+from metamix_tflite.devices.processes import ending, run_program
 
 PRECISIONS = ("float32", "float16")
 _ADAPTER = re.compile(r"Selected adapter: (.*?), arch=.*?adapterType=(.*)")
@@ -96,17 +96,8 @@ def _run(name: str, flat: bytes, options: Options) -> tuple[dict[str, Any], str,
         model.write_bytes(flat)
         command = [sys.executable, "-m", "metamix_tflite.devices.gpu_process", model, output]
         command += [options.precision, str(options.runs), str(options.warmup)]
-        try:
-            ended = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                env=environment,
-                timeout=options.timeout,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise OSError(f"{name}: the GPU took longer than {options.timeout} s.") from error
+        late = f"{name}: the GPU took longer than {options.timeout} s."
+        ended = run_program(command, options.timeout, late, environment)
         log = ended.stderr
         adapter = _ADAPTER.search(log)
         if adapter is None:
@@ -127,4 +118,4 @@ def _missing(log: str) -> str:
 
 def _last_error(log: str, status: int) -> str:
     lines = [line.strip() for line in log.splitlines() if re.search(r"error", line, re.IGNORECASE)]
-    return lines[-1] if lines else f"its process ended with status {status}, without a word."
+    return lines[-1] if lines else f"{ending(status)}, without a word."

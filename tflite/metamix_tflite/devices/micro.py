@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from metamix_tflite.devices import Cell, DeviceReport, DeviceUnavailable, require_at_least
+from metamix_tflite.devices.processes import ending, run_program
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_operators
+from metamix_tflite.read import read_file
 from metamix_tflite.run import Runner
 
 _PROCESS = Path(__file__).with_name("micro_process.py")
@@ -94,23 +93,14 @@ def _measure_file(
     expected: list[np.ndarray],
     options: Options,
 ) -> dict[str, Cell]:
-    graph = read_operators(flat)
+    graph = read_file(flat)
     columns: dict[str, Cell] = {"file_bytes": len(flat)}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.tflite").write_bytes(flat)
         np.savez(Path(folder, "inputs.npz"), *inputs)
         command = [sys.executable, "-P", str(_PROCESS), folder, str(_arena(graph, flat))]
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=options.timeout,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise OSError(f"{name}: TFLM takes longer than {options.timeout} s.") from error
+        late = f"{name}: TFLM takes longer than {options.timeout} s."
+        done = run_program(command, options.timeout, late)
         if done.returncode:
             return columns | {"refused": _refusal(done.returncode, done.stderr)}
         with np.load(Path(folder, "outputs.npz")) as outputs:
@@ -150,5 +140,5 @@ def _refusal(status: int, text: str) -> str:
     """What the runtime said, or what ended it."""
     lines = [line.strip() for line in text.splitlines() if not _NOISE.match(line.strip())]
     if status < 0:
-        lines.append(f"ended by {signal.Signals(-status).name}")
-    return "; ".join(lines[-3:]) or f"exit status {status}"
+        lines.append(ending(status))
+    return "; ".join(lines[-3:]) or ending(status)

@@ -1,0 +1,233 @@
+"""Checks a .tflite against what it declares, and replays its golden inputs on this machine.
+
+    metamix-verify MODEL.tflite [--kernels=xnnpack,builtin,reference] [--threads=1] [--json=FILE]
+
+Takes ai-edge-litert and NumPy, nothing else. The status is 1 where a file is not what it declares,
+or where XNNPACK does not give the trained integers, unless it is of container "smallest", which
+XNNPACK does not run all of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ai_edge_litert
+import numpy as np
+
+from metamix_tflite.file_graph import FileGraph, named_signature
+from metamix_tflite.golden_replay import ReplayReport, golden_of, replay
+from metamix_tflite.read import read_signatures
+from metamix_tflite.run import KERNELS, check_kernels
+from metamix_tflite.verification import verify
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line, without the program's name.
+
+    Raises:
+      SystemExit: the arguments are wrong; the usage is on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog="metamix-verify",
+        description="Checks a .tflite against what it declares, and replays it.",
+    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="MODEL.tflite", help="a file of metamix-export")
+    add("--kernels", default=",".join(KERNELS), help=f"some of {', '.join(KERNELS)}; default: all")
+    add("--threads", type=int, default=1, help="CPU threads; default: 1")
+    add("--json", type=Path, metavar="FILE", help="write the findings there as well")
+    return parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prints what was found and returns the exit status.
+
+    Raises:
+      ValueError, OSError: what is wrong with the file or a flag.
+    """
+    kernels = arguments.kernels.split(",")
+    for name in kernels:
+        check_kernels(name)
+    if arguments.threads < 1:
+        raise ValueError(f"--threads: expected at least 1, found {arguments.threads}.")
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise FileNotFoundError(f"--json: expected a folder {arguments.json.parent}, found none.")
+    flat = arguments.file.read_bytes()
+    try:
+        graphs = signatures_of(flat)
+        reports, refused = replay_all(flat, kernels, arguments.threads)
+    except ValueError as error:
+        raise ValueError(f"{arguments.file}: {error}") from error
+    found = findings(flat, graphs, reports, refused)
+    print(f"{arguments.file}: " + "\n".join(_lines(found)))
+    if arguments.json is not None:
+        _write({"file": str(arguments.file), **found}, arguments.json)
+    return 1 if found["exact"] is False else 0
+
+
+def signatures_of(flat: bytes) -> dict[str, FileGraph]:
+    """The signatures of a file, verified.
+
+    Raises:
+      VerificationError: it is not what it declares, or has no golden outputs that fit it.
+    """
+    verify(flat)
+    graphs = read_signatures(flat)
+    for name, graph in graphs.items():
+        with named_signature(name, graphs):
+            golden_of(graph)
+    return graphs
+
+
+Reports = dict[str, dict[str, ReplayReport]]  # by kernels and signature
+
+
+def replay_all(flat: bytes, kernels: Sequence[str], threads: int) -> tuple[Reports, dict[str, str]]:
+    """Replays a verified file; an older LiteRT may have an operator in some kernel sets alone.
+
+    Returns:
+      The reports, and of the other kernel sets why LiteRT does not run the file with them.
+
+    Raises:
+      ValueError: it runs with none.
+    """
+    reports, refused = {}, {}
+    for name in kernels:
+        try:
+            reports[name] = replay(flat, name, threads)
+        except (RuntimeError, ValueError) as error:  # RuntimeError: while it computes
+            refused[name] = _said_by_litert(error)
+    if not reports:
+        reason = "; ".join(dict.fromkeys(refused.values()))
+        raise ValueError(f"ai-edge-litert {ai_edge_litert.__version__} does not run it: {reason}")
+    return reports, refused
+
+
+def _said_by_litert(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def findings(
+    flat: bytes, graphs: Mapping[str, FileGraph], reports: Reports, refused: Mapping[str, str]
+) -> dict[str, Any]:
+    """What `--json` holds.
+
+    Args:
+      flat: the file.
+      graphs: of `signatures_of`.
+      reports, refused: of `replay_all`.
+
+    Returns:
+      Facts of the file, the replays, and "exact": whether XNNPACK gave the trained integers; None
+      where it was not asked, or does not run all of such a file (container "smallest").
+    """
+    shared = next(iter(graphs.values())).metadata
+    replays = [
+        {"signature": name, "kernels": kernels, **dataclasses.asdict(report)}
+        for kernels, by_name in reports.items()
+        for name, report in by_name.items()
+    ]
+    exact = None
+    if shared["weight_container"] != "smallest" and "xnnpack" in (*reports, *refused):
+        found = reports.get("xnnpack", {}).values()
+        exact = "xnnpack" in reports and all(report.differing == 0 for report in found)
+    return {
+        "file_bytes": len(flat),
+        "sha256": hashlib.sha256(flat).hexdigest(),
+        **{key: shared[key] for key in ("weight_container", "io", "versions", "run")},
+        "runtime": runtime_versions(),
+        "signatures": {name: _facts(graph) for name, graph in graphs.items()},
+        "replays": replays,
+        "refused": dict(refused),
+        "exact": exact,
+    }
+
+
+def runtime_versions() -> dict[str, str]:
+    """What runs files here: versions of LiteRT, NumPy and Python, and the kind of machine."""
+    return {
+        "ai-edge-litert": ai_edge_litert.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _facts(graph: FileGraph) -> dict[str, Any]:
+    """BOPs, bits, and how many codes occur among the golden outputs: few would prove little."""
+    layers = graph.metadata["layers"].values()
+    codes = np.concatenate([e.reshape(-1) for e in golden_of(graph).expected])
+    return {
+        "bops": graph.metadata.get("bops"),
+        "bits": {
+            e["layer"]: [e["activation_bits"], e["weight_bits"]] for e in layers if e["layer"]
+        },
+        "golden_codes": int(np.unique(codes).size),
+    }
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """The findings for a reader; the first line goes behind the file's name."""
+    lines = [
+        f"{found['file_bytes']:,} bytes, unchanged, as declared",
+        f"  container {found['weight_container']}, io {found['io']}",
+        f"  written by {_versions(found['versions'])}",
+        f"  replayed by {_versions(found['runtime'])}",
+        *(f"  {key}: {json.dumps(value)}" for key, value in found["run"].items()),
+    ]
+    for name, facts in found["signatures"].items():
+        pairs = [*facts["bits"].values()]
+        activation, weight = (sorted({p[i] for p in pairs}, reverse=True) for i in (0, 1))
+        bops = "" if facts["bops"] is None else f", {facts['bops']:,} BOPs"
+        bits = f"activations of {_listed(activation)} bits, weights of {_listed(weight)}"
+        lines.append(f"  {name}: {len(pairs)} layers, {bits}{bops}")
+        lines += [f"    {_replayed(r, facts)}" for r in found["replays"] if r["signature"] == name]
+    lines += [f"  {kernels:<9}  refused: {reason}" for kernels, reason in found["refused"].items()]
+    return [*lines, _verdict(found)]
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    if found["exact"] is None:
+        return "nothing promised: exact is XNNPACK alone, on a file that it runs all of"
+    if found["exact"]:
+        return "exact: XNNPACK gives the trained integers"
+    if any(r["kernels"] == "xnnpack" and not r["delegated"] for r in found["replays"]):
+        return "NOT EXACT: this LiteRT's XNNPACK runs a part of it; a newer one may run all"
+    return "NOT EXACT: XNNPACK does not give the trained integers"
+
+
+def _versions(of: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in of.items())
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _replayed(row: dict[str, Any], facts: dict[str, Any]) -> str:
+    partition = ", one XNNPACK partition" if row["delegated"] else ""
+    return (
+        f"{row['kernels']:<9}  {row['differing']} of {row['values']} values differ, largest "
+        f"{row['max_steps']} steps ({row['images']} inputs, {facts['golden_codes']} different "
+        f"codes{partition})"
+    )
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """Writes JSON, whole or not at all."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
