@@ -160,8 +160,9 @@ def test_files_go_on_control_c(phone, tool):
     made = phone()
     tool.write_text("#!/bin/sh\nsleep 60\n")
     program = """
-        import sys
+        import signal, sys
         from metamix_tflite import devices
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind nohup
         devices.measure("android", {"a": b"TFL3"}, binary=__import__("pathlib").Path(sys.argv[1]))
     """
     process = subprocess.Popen(
