@@ -260,6 +260,7 @@ def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # half a minute, and `test_a_run_tells_of_its_latency` goes the same way
 def test_operating_points_are_of_the_table(mixer, tmp_path):
     train.run_experiment(mixer, tmp_path / "run")
     table = budget.load_table(complete(mixer))
