@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -17,9 +18,8 @@ from keras_metamix.report import numbers, style
 from keras_metamix.report.table import markdown, threads_text
 
 BASELINE = "stock int8 PTQ"  # what sizes and latencies are ratios to
-HEADERS = (
-    "file", "test accuracy", "size", "latency", "XNNPACK", "top-1 as graph", "values off"
-)  # fmt: skip
+_TOP1 = "top-1 as graph"
+HEADERS = ("file", "test accuracy", "size", "latency", "XNNPACK", _TOP1, "values off")
 _RIGHT = range(1, 4)
 _LEAST_SPAN = 2.0  # points of accuracy on the axis: hundredths are no difference to look at
 
@@ -50,13 +50,16 @@ def _off(row: Mapping[str, Any]) -> str:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
-    """The files for the terminal; names verbatim, never as markup."""
-    table = Table(title=Text(f"{comparison['title']}: side by side"), title_justify="left")
-    for index, header in enumerate(HEADERS):
-        right = index in _RIGHT
-        table.add_column(header, justify="right" if right else "left", no_wrap=right)
+    """The files for the terminal, without the top-1 column; names verbatim, never as markup."""
+    title = Text(f"{comparison['title']}: side by side")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    shown = [index for index, header in enumerate(HEADERS) if header != _TOP1]
+    for index in shown:
+        header = HEADERS[index].replace(" ", "\n")
+        right = index in _RIGHT  # a number and its unit stay in one line
+        table.add_column(header, justify="right" if right else "left", no_wrap=right, min_width=9)
     for cells in comparison_cells(comparison):
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(cells[index]) for index in shown))
     return table
 
 
