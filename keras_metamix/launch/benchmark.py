@@ -23,7 +23,6 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.files import written_whole
-from keras_metamix.launch import comparison
 from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
@@ -35,7 +34,6 @@ from metamix_tflite.run import Runner
 LOCAL = "local"
 DEVICES = (LOCAL, *devices.MODULES)
 _NO_OPTIONS = ("files", "device", "json", "compare")
-_COMPARISON = [field.name for field in dataclasses.fields(comparison.Options)]
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -150,7 +148,10 @@ def _compare(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
     ):
         if given:
             raise ValueError(f"--compare: expected no {flag} beside it.")
-    devices.check_options("local with --compare", _COMPARISON, options)
+    from keras_metamix.launch import comparison  # here: matplotlib and data sets take time
+
+    known = [field.name for field in dataclasses.fields(comparison.Options)]
+    devices.check_options("local with --compare", known, options)
     table, written = comparison.run_comparison(arguments.compare, comparison.Options(**options))
     Console().print(table)
     for path in written:

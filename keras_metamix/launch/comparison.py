@@ -21,7 +21,7 @@ from keras_metamix.launch.baselines.stock_converter import float_file, int8_file
 from keras_metamix.launch.baselines.tfmot_qat import qat_file
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import Data, load_data
-from keras_metamix.launch.export import load_archive, load_model
+from keras_metamix.launch.export import load_float_model, load_model
 from keras_metamix.launch.messages import check_output, command_line
 from keras_metamix.launch.results import run_facts
 from keras_metamix.report.comparison import (
@@ -43,9 +43,8 @@ FILES = "comparison"  # a folder in the run's
 _BATCH = 50
 _TOOLS = ("litert-quantizer", "tensorflow-model-optimization", "tf-keras")
 _INSTALL = 'pip install "keras-metamix[baseline]"'
-_FLOAT_CLASSES = ("Functional", "Sequential", "Model")
 # What the tools raise for a network that they cannot take.
-_FAILURES = (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError)
+_FAILURES = (ValueError, TypeError, RuntimeError, KeyError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +153,7 @@ def _read_run(run: Path) -> tuple[ConfigDict, keras.Model, Any]:
         config = complete(ConfigDict(json.loads((run / "config.json").read_text())))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{run / 'config.json'}: {error}") from error
-    hint = "metamix-train writes it."
-    float_model = load_archive(run / "float.keras", _FLOAT_CLASSES, "a float model", hint)
+    float_model = load_float_model(run / "float.keras", "metamix-train writes it.")
     model = load_model(run / "model.keras")
     try:
         model.require_quantized()

@@ -40,6 +40,7 @@ _RANDOM_IMAGES = 50
 # What Keras, h5py and zipfile raise for an archive that is not what it says.
 _DAMAGE = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error)
+_FLOAT_CLASSES = ("Functional", "Sequential", "Model")
 _CLASSES = (MetaMixModel.__name__, BitMixerModel.__name__)
 
 
@@ -171,6 +172,11 @@ def load_model(path: Path) -> MetaMixModel | BitMixerModel:
     """
     hint = "quantize it with from_float, and train it or fix its bits by set_bits."
     return load_archive(path, _CLASSES, f"a {' or a '.join(_CLASSES)}", hint)
+
+
+def load_float_model(path: Path, hint: str) -> keras.Model:
+    """Reads a `.keras` file of a float model; see `load_model` and `load_archive`."""
+    return load_archive(path, _FLOAT_CLASSES, "a float model, Functional or Sequential", hint)
 
 
 def load_archive(path: Path, classes: Sequence[str], expected: str, hint: str) -> Any:

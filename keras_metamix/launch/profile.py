@@ -13,7 +13,6 @@ import argparse
 import importlib.metadata
 import itertools
 import json
-import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,9 +29,9 @@ from keras_metamix.cost import LayerCost
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
 from keras_metamix.latency_table import FORMAT, read_table
-from keras_metamix.launch.export import load_archive
+from keras_metamix.launch.export import load_float_model
 from keras_metamix.launch.messages import check_output, command_line, run_main
-from keras_metamix.launch.results import today
+from keras_metamix.launch.results import cpu_name, today
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import convert
 from metamix_tflite.containers import check_container
@@ -44,7 +43,6 @@ TOGETHER = 16  # operators that take turns, between two writings of the table
 _EMPTY = ""  # name of the file that computes nothing
 # The operators of a file for each (activation bits, weight bits).
 Files = dict[tuple[int, int], list[OperatorFile]]
-_FLOAT_CLASSES = ("Functional", "Sequential", "Model")
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -83,12 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
     """
     _check(arguments)
     table = _begin(arguments)
-    model = load_archive(
-        arguments.model,
-        _FLOAT_CLASSES,
-        "a float model, Functional or Sequential",
-        "give the one that from_float takes.",
-    )
+    model = load_float_model(arguments.model, "give the one that from_float takes.")
     costs = layer_costs(model)  # refuses sizes that are not known
     files = _files(model, arguments)
     _measure(table, files, arguments)
@@ -117,19 +110,11 @@ def origin(threads: int, container: str) -> dict[str, Any]:
     """Where times are measured: those of another origin cannot stand beside them."""
     return {
         "device": "local",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "runtime": f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
         "threads": threads,
         "container": container,
     }
-
-
-def _cpu_name() -> str:
-    """The processor as Linux calls it, or the machine's architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _begin(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def run_facts(config: ConfigDict, command: str, seconds: float) -> dict[str, Any
         "config": config.to_dict(),
         "date": today(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-        "machine": f"{os.cpu_count()} x {_cpu_name()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} x {cpu_name()}, Python {platform.python_version()}",
         "command": command,
         "seconds": seconds,
     }
@@ -187,10 +187,9 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def cpu_name() -> str:
+    """The processor as Linux calls it, or the machine's architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
