@@ -156,10 +156,10 @@ def _random_bits(mixer: Any, generator: np.random.Generator) -> kmm.BitAssignmen
     uniform = mixer.uniform_bits(mixer.space.activation_bits[0])
     activations, weights = dict(uniform.activation_bits), dict(uniform.weight_bits)
     for layer in mixer.mac_layers:
-        if layer.input_quantizer.searched:
+        if layer.input_quantizer.choice.searched:
             bits = int(generator.choice(layer.input_quantizer.candidates))
             activations[layer.name] = bits
-            weights[layer.name] = bits if layer.weight_quantizer.follows else weights[layer.name]
+            weights[layer.name] = bits if layer.tied else weights[layer.name]
     return kmm.BitAssignment(activations, weights)
 
 

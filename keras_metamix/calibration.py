@@ -12,7 +12,7 @@ from keras import ops
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import activation_range
-from keras_metamix.layers.mac import QuantizedMac
+from keras_metamix.layers.mac import QuantizedMac, batch_norms
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.weight_quantizer import LARGEST, SMALLEST_STEP, Rule
 from keras_metamix.ops import shifted_range
@@ -93,7 +93,7 @@ def calibrate(model: Any, images: Any, rule: Rule = "lsq") -> None:
 
 def _has_statistics(network: keras.Model) -> bool:
     """Whether moving statistics ever left their initial 0 and 1."""
-    norms = [x for x in network.layers if isinstance(x, keras.layers.BatchNormalization)]
+    norms = list(batch_norms(network))
     return not norms or any(
         np.any(ops.convert_to_numpy(norm.moving_mean) != 0)
         or np.any(ops.convert_to_numpy(norm.moving_variance) != 1)
@@ -208,7 +208,7 @@ def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> int:
     Returns:
       How many batches were used.
     """
-    norms = [x for x in network.layers if isinstance(x, keras.layers.BatchNormalization)]
+    norms = list(batch_norms(network))
     momenta = [norm.momentum for norm in norms]
     count = 0
     try:
@@ -263,7 +263,7 @@ def _set_steps(quantizer: ActivationQuantizer, values: np.ndarray, rule: Rule) -
     steps = []
     for bits in quantizer.candidates:
         low, high = activation_range(bits, quantizer.sign)
-        if rule == "lsq" and quantizer.searched:
+        if rule == "lsq" and quantizer.choice.searched:
             steps.append(lsq_step(values, high))
         else:
             steps.append(mse_step(values, low, high, quantizer.minimum))

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 
 from keras_metamix.calibration import image_batches
+from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import quantization_mode
 
 LOOKED_AT = 50  # batches, for the layer that made a loss NaN
@@ -78,11 +80,12 @@ def find_non_finite(model: Any, batches: Iterable[Any]) -> str:
         for variable in layer.trainable_variables:
             if count := _non_finite(variable):
                 return (
-                    f"{variable.name} of layer {layer.name!r} holds {count} NaN or Inf of "
+                    f"{variable.path} holds {count} NaN or Inf of "
                     f"{math.prod(variable.shape)} values"
                 )
-        if hasattr(layer, "steps") and (count := _non_finite(layer.steps())):
-            return f"layer {layer.name!r} has {count} step sizes that are NaN or Inf"
+        quantizer = layer.input_quantizer if isinstance(layer, QuantizedMac) else layer
+        if isinstance(quantizer, ActivationQuantizer) and (count := _non_finite(quantizer.steps())):
+            return f"layer {quantizer.name!r} has {count} step sizes that are NaN or Inf"
     number, first = 0, None
     for number, images in enumerate(batches, start=1):
         for array in keras.tree.flatten(images):

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.graph.layer_bits import BitWidths
-from keras_metamix.graph.quantize import link, quantize, require_network
-from keras_metamix.graph.transitions import Reading
+from keras_metamix.graph.quantize import connect, quantize, require_network
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.training import (
     arguments_from_config,
@@ -45,7 +44,6 @@ class QuantizedModel(keras.Model):
         network: keras.Model,
         space: SearchSpace,
         float_layers: Sequence[str] = (),
-        reading: Reading | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -57,12 +55,9 @@ class QuantizedModel(keras.Model):
             (), "zeros", dtype="int32", trainable=False, name="calibrated"
         )
         self._traced: Any = None
-        link(network, reading)
         require_network(network, space, self.name)
+        connect(network)
         self.bit_widths = BitWidths(network)
-        if space.weight_bits_tied:
-            for layer in self.mac_layers:
-                layer.weight_quantizer.follow(layer.input_quantizer)
         adapt_to_workers(self)
 
     @classmethod

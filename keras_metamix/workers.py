@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_metamix.layers.mac import batch_norms
+
 
 def adapt_to_workers(model: keras.Model) -> None:
     """Lets a model that was made in the scope of several workers be fitted and evaluated there.
@@ -40,5 +42,4 @@ def adapt_to_workers(model: keras.Model) -> None:
 
 def has_synchronized_norm(network: keras.Model) -> bool:
     """Whether a batch norm takes the statistics of all replicas together."""
-    norms = [x for x in network.layers if isinstance(x, keras.layers.BatchNormalization)]
-    return any(norm.synchronized for norm in norms)
+    return any(norm.synchronized for norm in batch_norms(network))

@@ -49,13 +49,13 @@ def test_a_variable_is_named_and_the_others_keep_their_values(ready, data, name,
     """The second convolution's weights or its input's step sizes, before the first step."""
     model, callback = ready
     layer = model.network.get_layer("conv2")
-    owner = layer if name == "kernel" else layer.input_quantizer
-    poison(getattr(owner, name), value)
+    variable = layer.kernel if name == "kernel" else layer.input_quantizer.log_step
+    poison(variable, value)
     before = {v.path: np.array(v) for v in model.trainable_variables}
     if name == "log_step" and value == np.inf:  # exp(inf): the whole tensor becomes 0 * inf
-        message = f"{name} of layer '{owner.name}'"
+        message = variable.path
     else:
-        message = f"{name} of layer '{owner.name}' holds 1 NaN or Inf"
+        message = f"{variable.path} holds 1 NaN or Inf"
     with pytest.raises(NonFiniteError, match=message) as caught:
         model.fit(*data, batch_size=8, epochs=2, callbacks=[callback], verbose=0)
     assert "at step 1 of epoch 1" in str(caught.value)

@@ -13,6 +13,8 @@ from keras_metamix.checks import one_of, require_number, require_whole, shown
 from keras_metamix.distillation import Divergence
 from keras_metamix.graph.quantize import quantize
 from keras_metamix.graph.transitions import READINGS, Reading
+from keras_metamix.layers.bit_choice import BitChoice
+from keras_metamix.layers.mac import batch_norms
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 from keras_metamix.quantized_model import QuantizedModel
@@ -52,9 +54,8 @@ class BitMixerModel(QuantizedModel):
         seed: int = 0,
         **kwargs: Any,
     ):
-        reading = one_of("batch_norm", batch_norm, READINGS)
-        super().__init__(network, space, float_layers, reading, **kwargs)
-        self.batch_norm, self.seed = batch_norm, seed
+        super().__init__(network, space, float_layers, **kwargs)
+        self.batch_norm, self.seed = one_of("batch_norm", batch_norm, READINGS), seed
         self._distillation = 0.0
         self._progress = Progress(self, "stage", STAGES, stage)
         self.layer_wise_share = self.add_weight(
@@ -114,7 +115,8 @@ class BitMixerModel(QuantizedModel):
                 (activations, layer.input_quantizer),
                 (weights, layer.weight_quantizer),
             ):
-                found[layer.name] = bits if quantizer.searched else quantizer.candidates[0]
+                candidates = quantizer.candidates
+                found[layer.name] = bits if len(candidates) > 1 else candidates[0]
         return BitAssignment(activations, weights)
 
     @property
@@ -136,9 +138,9 @@ class BitMixerModel(QuantizedModel):
 
     def spread_diagonal(self) -> None:
         """Starts every batch-norm set of two bit-widths as that of one (before stage 3)."""
-        for layer in self.network.layers:
-            if isinstance(layer, TransitionalBatchNormalization):
-                layer.spread_diagonal()
+        for norm in batch_norms(self.network):
+            if isinstance(norm, TransitionalBatchNormalization):
+                norm.spread_diagonal()
 
     def require_quantized(self) -> None:
         """Raises ValueError unless the weights have been trained quantized."""
@@ -157,7 +159,7 @@ class BitMixerModel(QuantizedModel):
         return super().evaluation_mode()
 
     def training_mode(self, candidates: Any) -> QuantizationMode:
-        """A forward pass with a candidate number for every searched layer, by quantizer name."""
+        """A forward pass with a candidate number for the choice of every searched layer."""
         weights = "off" if self.stage == "activations" else "forced"
         streams = self.evaluation_mode().streams
         return QuantizationMode("forced", weights, streams, candidates, candidates)
@@ -176,17 +178,14 @@ class BitMixerModel(QuantizedModel):
         self._distillation = float(in_place_distillation)
         super().compile(*args, **kwargs)
 
-    def draw(self) -> dict[str, Any]:
-        """A candidate number for every searched layer, by quantizer name.
+    def draw(self) -> dict[BitChoice, Any]:
+        """A candidate number for the choice of every searched layer.
 
         One for the whole network, and with probability `layer_wise_share` another for a layer. It
         follows from the seed and the optimizer's step, and is the same in every replica.
         """
-        names = [
-            layer.input_quantizer.name
-            for layer in self.mac_layers
-            if layer.input_quantizer.searched
-        ]
+        choices = [layer.input_quantizer.choice for layer in self.mac_layers]
+        searched = [choice for choice in choices if choice.searched]
         count = len(self.space.activation_bits)
         step = tf.cast(self.optimizer.iterations, "int32")
 
@@ -194,10 +193,12 @@ class BitMixerModel(QuantizedModel):
             return tf.stack([tf.constant(3 * self.seed + stream), step])
 
         common = tf.random.stateless_uniform((), seed(0), 0, count, "int32")
-        own = tf.random.stateless_uniform((len(names),), seed(1), 0, count, "int32")
-        switches = tf.random.stateless_uniform((len(names),), seed(2)) < self.layer_wise_share.value
+        own = tf.random.stateless_uniform((len(searched),), seed(1), 0, count, "int32")
+        switches = (
+            tf.random.stateless_uniform((len(searched),), seed(2)) < self.layer_wise_share.value
+        )
         drawn = tf.unstack(tf.where(switches, own, common))
-        return dict(zip(names, drawn, strict=True))
+        return dict(zip(searched, drawn, strict=True))
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)

@@ -226,8 +226,7 @@ def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
 
 
 def _weight_bits(layer: Any, activation: int) -> int:
-    quantizer = layer.weight_quantizer
-    return activation if quantizer.follows else quantizer.candidates[0]
+    return activation if layer.tied else layer.weight_quantizer.candidates[0]
 
 
 class _Measure:

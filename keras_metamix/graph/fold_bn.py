@@ -83,7 +83,7 @@ def _require_sound(network: keras.Model) -> None:
             )
     for layer in network.layers:
         if isinstance(layer, QuantizedMac):
-            _ = layer.input_quantizer.bits, layer.weight_quantizer.bits  # pyright: ignore
+            _ = layer.input_quantizer.choice.bits, layer.weight_quantizer.choice.bits
 
 
 class _Fold:
@@ -123,10 +123,11 @@ class _Fold:
         values = [self.values[id(t)] for t in node.inputs]
         first = values[0]
         if isinstance(operation, ActivationQuantizer):
-            return self._quantize(operation, node, first)
+            return self._quantize(operation, call_name(node), first)
+        if isinstance(operation, QuantizedMac):
+            quantizer = operation.input_quantizer
+            return Group(node, (self._quantize(quantizer, call_name(node, quantizer.name), first),))
         found = kind(operation, node)
-        if found is Kind.BATCH_NORM and isinstance(first, Group):
-            return dataclasses.replace(first, batch_norm=operation)
         if found is Kind.AFFINE:
             return self._group(node, first).scaled(*self._terms(node))
         if found is Kind.HARD_SIGMOID:
@@ -173,15 +174,15 @@ class _Fold:
             return Levels(move(value.tensor, value.grid), value.grid)
         return dataclasses.replace(value, after=(*value.after, move))
 
-    def _quantize(
-        self, quantizer: ActivationQuantizer, node: Node, value: Levels | Group
-    ) -> Levels:
+    def _quantize(self, quantizer: ActivationQuantizer, name: str, value: Levels | Group) -> Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
         grid = Grid.of(step, int(low), int(high))
-        group = self._group(node, value)
+        group = value if isinstance(value, Group) else Group(None, (value,))
         if quantizer.activation != "linear":
             group = group.clipped(0.0, _RELU_ENDS[Kind[quantizer.activation.upper()]])
-        return Levels(self._finish(group, grid, call_name(node)), grid)
+        if isinstance(value, Levels):
+            return Levels(rescaled(value, grid, clip_ends(group, grid, name), name), grid)
+        return Levels(self._finish(group, grid, name), grid)
 
     # --- one group, now that its output grid is known --------------------------------------
 

@@ -36,7 +36,7 @@ def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerM
         }
     integer = IntegerMac(
         "dense" if dense else "depthwise" if depthwise else "conv",
-        layer.weight_quantizer.bits,
+        layer.weight_quantizer.choice.bits,
         layer.kernel.shape,
         input_grid,
         grid,
@@ -45,7 +45,8 @@ def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerM
         **geometry,
         **clip,
     )
-    scale, bias = _channel_terms(group, layer)
+    scale, bias = (ops.convert_to_numpy(t) for t in layer.folded(group.factor, group.shift))
+    scale = scale.astype(np.float64)
     kernel = layer.integer_kernel()
     sign = np.where(scale < 0, -1, 1)
     kernel = kernel * (sign.reshape(kernel.shape[-2:]) if depthwise else sign)
@@ -120,20 +121,6 @@ def four_dimensional(layer: IntegerMac, tensor: Any) -> Any:
     channels = tensor.shape[-1]
     image = layers.Reshape((1, 1, channels), name=f"{layer.name}_image")(tensor)
     return layers.Reshape((channels,), name=f"{layer.name}_features")(layer(image))
-
-
-def _channel_terms(group: Group, layer: Any) -> tuple[Any, Any]:
-    """Scale and integer bias of each output channel of a MAC layer's group."""
-    step = layer.accumulator_step()
-    ones = np.ones(step.shape, np.float32)
-    factor, shift = (np.float32(t) * ones for t in (group.factor, group.shift))
-    if group.batch_norm is not None:
-        terms = group.batch_norm.fold(factor, shift, step)
-    else:
-        bias = layer.bias if layer.use_bias else 0 * ones
-        terms = folded_terms(factor, shift, 0 * ones, ones, 0.0, bias, step)
-    scale, bias = (ops.convert_to_numpy(t) for t in terms)
-    return scale.astype(np.float64), bias
 
 
 def _labels(input_grid: Grid, grid: Grid) -> float:

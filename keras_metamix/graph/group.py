@@ -9,7 +9,6 @@ from typing import Any
 
 from keras_metamix.graph.operations import Kind, kind
 from keras_metamix.graph.topology import Node
-from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.grid import Grid, clip_level
 
 
@@ -32,7 +31,6 @@ class Group:
 
     node: Node | None
     inputs: tuple[Any, ...]
-    batch_norm: FoldableBatchNormalization | None = None
     factor: Any = 1.0
     shift: Any = 0.0
     low: float = -math.inf
@@ -59,9 +57,10 @@ class Group:
         return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
-def call_name(node: Node) -> str:
-    """A name for each call of a shared layer."""
-    return f"{node.name}_{node.occurrence}" if node.occurrence else node.name
+def call_name(node: Node, name: str = "") -> str:
+    """A name for each call of a shared layer, or for what is named `name` there."""
+    name = name or node.name
+    return f"{name}_{node.occurrence}" if node.occurrence else name
 
 
 def clip_ends(group: Group, grid: Grid, name: str) -> dict[str, Any]:

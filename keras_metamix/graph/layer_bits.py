@@ -38,8 +38,8 @@ class BitWidths:
     def read(self) -> BitAssignment:
         """Those assigned at present."""
         return BitAssignment(
-            {layer.name: layer.input_quantizer.bits for layer in self.layers},
-            {layer.name: layer.weight_quantizer.bits for layer in self.layers},
+            {layer.name: layer.input_quantizer.choice.bits for layer in self.layers},
+            {layer.name: layer.weight_quantizer.choice.bits for layer in self.layers},
         )
 
     def write(self, bits: BitAssignment, name: str) -> None:
@@ -59,8 +59,8 @@ class BitWidths:
         for layer in self.layers:
             _check(layer, bits[layer.name].activation, bits[layer.name].weight)
         for layer in self.layers:
-            layer.input_quantizer.assign_bits(bits[layer.name].activation)
-            layer.weight_quantizer.assign_bits(bits[layer.name].weight)
+            layer.input_quantizer.choice.assign(bits[layer.name].activation)
+            layer.weight_quantizer.choice.assign(bits[layer.name].weight)
 
 
 def _check(layer: Any, activation: int, weight: int) -> None:
@@ -73,7 +73,7 @@ def _check(layer: Any, activation: int, weight: int) -> None:
                 f"Layer {layer.name!r}: {found} {what} bits are no candidate, expected one of "
                 f"{list(quantizer.candidates)}."
             )
-    if layer.weight_quantizer.follows and weight != activation:
+    if layer.tied and weight != activation:
         raise ValueError(
             f"Layer {layer.name!r}: SearchSpace(weight_bits='same') needs {activation} weight "
             f"bits, those of its activation; found {weight}."

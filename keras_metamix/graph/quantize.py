@@ -13,6 +13,7 @@ from keras import tree
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
 from keras_metamix.graph.expand import expand, float_names
+from keras_metamix.graph.group import call_name
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
@@ -26,6 +27,7 @@ from keras_metamix.layers.mac import (
     QuantizedDense,
     QuantizedDepthwiseConv2D,
     QuantizedMac,
+    batch_norms,
 )
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
@@ -55,39 +57,22 @@ def quantize(
     functional = as_functional(model)
     require_float32(functional)
     expanded, names = expand(functional, float_names(float_layers))
-    network = _Rewrite(expanded, space, names, reading).run()
-    link(network, reading)
-    return network, names
+    return _Rewrite(expanded, space, names, reading).run(), names
 
 
-def link(network: keras.Model, reading: Reading | None = None) -> None:
-    """Tells MAC layers their input quantizer, and batch norms what they fold into and are keyed by.
+def connect(network: keras.Model) -> None:
+    """Gives batch norms what they read of other layers: bit choices, and the step of their input.
 
-    These references follow from the graph, so they are not saved with it.
+    What they read is in their config, by name; a layer that is loaded holds no other layer.
     """
-    topology = Topology(network)
-    keys = transitions(topology, mac_nodes(topology), reading) if reading else {}
-    calls = Counter(id(node.operation) for node in topology.nodes)
-    for node in topology.nodes:
-        operation = node.operation
-        before = topology.producer(node.inputs[0])
-        if isinstance(operation, QuantizedMac):
-            after = topology.only_consumer(node.output)
-            object.__setattr__(operation, "input_quantizer", before and before.operation)
-            has_norm = after is not None and _folds_into(after, node, calls)
-            object.__setattr__(operation, "has_batch_norm", has_norm)
-        elif isinstance(operation, FoldableBatchNormalization):
-            fused = (
-                before is not None
-                and topology.only_consumer(node.inputs[0]) is node
-                and _folds_into(node, before, calls)
-            )
-            object.__setattr__(operation, "producer", before.operation if fused else None)  # pyright: ignore
-            quantizer = None if fused else _quantizer_before(topology, node)
-            object.__setattr__(operation, "input_quantizer", quantizer)
-    for name, transition in keys.items():
-        ends = tuple(mac and mac.operation.input_quantizer for mac in transition)
-        object.__setattr__(network.get_layer(name), "transition", ends)
+    choices = {
+        x.name: x.input_quantizer.choice for x in network.layers if isinstance(x, QuantizedMac)
+    }
+    for norm in batch_norms(network):
+        if isinstance(norm, TransitionalBatchNormalization):
+            norm.follow(choices)
+        if norm.input_quantizer is not None:
+            norm.connect(network.get_layer(norm.input_quantizer).step)
 
 
 def require_network(network: Any, space: SearchSpace, name: str) -> None:
@@ -107,23 +92,6 @@ def require_network(network: Any, space: SearchSpace, name: str) -> None:
             raise ValueError(
                 f"Layer {mac.name!r}: expected the bit-widths of {space}, found {found}."  # pyright: ignore
             )
-
-
-def _folds_into(norm: Node, mac: Node, calls: Counter[int]) -> bool:
-    return (
-        isinstance(norm.operation, FoldableBatchNormalization)
-        and isinstance(mac.operation, QuantizedMac)
-        and calls[id(norm.operation)] == calls[id(mac.operation)] == 1
-    )
-
-
-def _quantizer_before(topology: Topology, node: Node | None) -> ActivationQuantizer | None:
-    """The quantizer of a node's input, behind layers that only move values."""
-    while node is not None:
-        node = topology.producer(node.inputs[0])
-        if node is not None and isinstance(node.operation, ActivationQuantizer):
-            return node.operation
-    return None
 
 
 class _Rewrite:
@@ -149,7 +117,6 @@ class _Rewrite:
         self.keys = transitions(self.topology, self.macs, reading) if reading else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
-        self.input_quantizers = {name: self._input_quantizer(name) for name in self.macs}
         self.streamed_inputs: dict[int, Any] = {}
 
     def run(self) -> keras.Model:
@@ -171,28 +138,64 @@ class _Rewrite:
         config = operation.get_config()
         found = self.plan.kind(self.nodes[operation.name, 0])
         if found is Kind.BATCH_NORM:
+            if self._is_owned(self.nodes[operation.name, 0]):
+                return operation  # the clone of its MAC layer owns its own
             clone = self._batch_norm(operation, config)
         elif found is Kind.MAC:
             clone = self._quantized_mac(operation, config)
         else:
             clone = type(operation).from_config(config)
         _carry_weights(operation, clone)
+        if found is Kind.MAC and clone.norm is not None:
+            after: Any = self.topology.only_consumer(self.macs[operation.name][0].output)
+            _carry_weights(after.operation, clone.norm)
         return clone
 
+    def _is_owned(self, node: Node | None) -> bool:
+        """Whether a node is a batch norm that folds into the MAC layer before it."""
+        return (
+            node is not None and self.plan.kind(node) is Kind.BATCH_NORM and self.plan.joins(node)
+        )
+
     def _batch_norm(self, operation: Any, config: dict[str, Any]) -> Any:
+        node = self.nodes[operation.name, 0]
+        if not self._is_owned(node) and self.plan.called_once(node):
+            config |= {"input_quantizer": self._stream_before(node)}
         if self.reading is None:
             return FoldableBatchNormalization.from_config(config)
         transition = self.keys[operation.name]
         sets = [1 if mac is None else len(self._candidates(mac.name)[0]) for mac in transition]
-        own = 0 if self.reading == "following" else 1
-        return TransitionalBatchNormalization.from_config(config | {"sets": sets, "own": own})
+        return TransitionalBatchNormalization.from_config(
+            config
+            | {
+                "sets": sets,
+                "own": 0 if self.reading == "following" else 1,
+                "transition": [mac and mac.name for mac in transition],
+            }
+        )
+
+    def _stream_before(self, node: Node) -> str:
+        """The name of the quantizer of a node's input, behind layers that only move values."""
+        tensor = node.inputs[0]
+        before = self.topology.producer(tensor)
+        while before is not None and not self.plan[tensor].stream:
+            tensor = before.inputs[0]
+            before = self.topology.producer(tensor)
+        return call_name(before, f"{before.name}_stream") if before else f"{tensor.name}_stream"
 
     def _candidates(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return self.space.layer_candidates(name in self.edges)
 
     def _quantized_mac(self, operation: Any, config: dict[str, Any]) -> Any:
-        _, weights = self._candidates(operation.name)
-        config |= {"weight_candidates": weights, "nested_weights": self.reading is not None}
+        name = operation.name
+        after = self.topology.only_consumer(self.macs[name][0].output)
+        norm = after.operation if self._is_owned(after) else None
+        config |= {
+            "weight_bits": "same" if self.space.weight_bits_tied else self._candidates(name)[1],
+            "input_quantizer": self._input_quantizer(name),
+            "norm": norm and self._batch_norm(norm, norm.get_config()),
+            "nested_weights": self.reading is not None,
+        }
         for cls, quantized in (
             (keras.layers.DepthwiseConv2D, QuantizedDepthwiseConv2D),
             (keras.layers.Conv2D, QuantizedConv2D),
@@ -209,13 +212,13 @@ class _Rewrite:
             lambda t: self.streamed_inputs.get(id(t), t), (args, kwargs)
         )
         if self.plan.kind(node) is Kind.MAC:
-            outputs = operation(self.input_quantizers[operation.name](args[0]))
-        elif self._absorbed(node.output) != "linear":
+            outputs = operation(args[0])
+        elif self._is_owned(node) or self._absorbed(node.output) != "linear":
             outputs = args[0]
         else:
             outputs = operation(*args, **kwargs)
         if self.plan[node.output].stream:
-            outputs = self._stream(node.output, _call_name(f"{node.name}_stream", node))(outputs)
+            outputs = self._stream(node.output, call_name(node, f"{node.name}_stream"))(outputs)
         return outputs
 
     def _absorbed(self, tensor: Any) -> str:
@@ -269,16 +272,12 @@ class _Rewrite:
         )
 
 
-def _call_name(name: str, node: Node) -> str:
-    """A name for each call of a shared layer."""
-    return f"{name}_{node.occurrence}" if node.occurrence else name
-
-
 def _carry_weights(source: Any, target: Any) -> None:
     """Builds a copy as its original, and gives it the weights."""
     if not isinstance(source, keras.layers.Layer) or not source.weights:
         return
-    target.build_from_config(source.get_build_config())
+    if not target.built:
+        target.build_from_config(source.get_build_config())
     if isinstance(target, TransitionalBatchNormalization):
         for variable, values in zip(target.weights, source.get_weights(), strict=True):
             variable.assign(np.broadcast_to(values, variable.shape))

@@ -34,7 +34,7 @@ def transitions(
     operation that is called several times the first call counts.
 
     Args:
-      topology: of a float model or of its searchable network.
+      topology: of an expanded float model.
       macs: names of the MAC layers with bit-widths.
       reading: see above.
     """
@@ -90,7 +90,7 @@ class _Walk:
                     found.append(later)
                 else:
                     reached.update(id(tensor) for tensor in later.outputs)
-        # Not by their order in the network: that changes with the quantizers put between them.
+        # Not by their order in the network: equally deep branches have none that counts.
         return min(found, key=lambda mac: (-self._macs_behind(mac), mac.name), default=None)
 
     def _macs_behind(self, node: Node) -> int:

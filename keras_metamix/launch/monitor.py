@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from keras_metamix.files import written_whole
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
-from keras_metamix.metamix.selection import log_probabilities
 
 LOG = "log.jsonl"
 
@@ -117,8 +116,8 @@ def layer_numbers(model: Any) -> dict[str, dict[str, float]]:
     for layer in model.mac_layers:
         quantizer: ActivationQuantizer = layer.input_quantizer
         steps[layer.name] = float(keras.ops.convert_to_numpy(quantizer.step()))
-        if quantizer.searched and hasattr(model, "architecture_variables"):
-            log = log_probabilities(quantizer)
+        if quantizer.choice.searched and hasattr(model, "architecture_variables"):
+            log = quantizer.choice.log_probabilities()
             entropies[layer.name] = float(-np.sum(np.exp(log) * log))
     bits = model.bit_assignment
     return {

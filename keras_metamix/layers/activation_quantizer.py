@@ -10,12 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.grid import Sign, activation_range
-from keras_metamix.layers.mode import candidate_of, current_mode
+from keras_metamix.layers.mode import current_mode
 from keras_metamix.ops import lsq, lsq_mixture, pick, shifted_range
 
 Absorbed = Literal["linear", "relu", "relu6"]
-ALPHA_STDDEV = 1e-3
 # Fusing pays in training, on tensors of so many values; elsewhere the compilation of every new
 # shape costs more than it saves.
 _FUSED_FROM = 2**15
@@ -38,8 +38,11 @@ class ActivationQuantizer(keras.layers.Layer):
       sign_from_data: whether calibration finds the sign (of the model's own inputs): pixels from 0
         to 255 deserve all 256 levels.
 
-    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained;
-    `bit_index` (), the candidate assigned; `alpha` (candidates,), where there is a choice.
+    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained, and those of its
+    `choice`.
+
+    Attributes:
+      choice: which candidate is in use.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class ActivationQuantizer(keras.layers.Layer):
                 f"Quantizer {self.name!r}: sign='offset' and minimum go together, found sign="
                 f"{sign!r} and minimum={minimum}."
             )
-        self.candidates = tuple(int(b) for b in candidates)
+        self.choice = BitChoice(candidates, "activations")
         self.activation, self.role = activation, role
         self.sign_from_data = sign_from_data
         self.set_sign(sign)
@@ -72,9 +75,9 @@ class ActivationQuantizer(keras.layers.Layer):
         self.minimum, self.fixed_step = minimum, fixed_step
 
     @property
-    def searched(self) -> bool:
-        """Whether there is more than one candidate."""
-        return len(self.candidates) > 1
+    def candidates(self) -> tuple[int, ...]:
+        """The candidate bit-widths."""
+        return self.choice.candidates
 
     def set_sign(self, sign: Sign) -> None:
         """Changes the sign; what was traced before keeps the old one."""
@@ -93,44 +96,7 @@ class ActivationQuantizer(keras.layers.Layer):
         self._elements = math.prod(n for n in input_shape[1:] if n) or 1
         if self.fixed_step is None:
             self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
-        self.bit_index = self.add_weight(
-            (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
-        )
-        if self.searched:
-            self.alpha = self.add_weight(
-                (count,),
-                initializer=keras.initializers.RandomNormal(stddev=ALPHA_STDDEV),
-                trainable=False,
-                aggregation="mean",
-                name="alpha",
-            )
-
-    @property
-    def bits(self) -> int:
-        """The bit-width assigned."""
-        return bits_at(self.bit_index, self.candidates, self.path)
-
-    def assign_bits(self, bits: int) -> None:
-        """Assigns a candidate; no retrace follows.
-
-        Raises:
-          ValueError: `bits` is no candidate of this layer.
-        """
-        if bits not in self.candidates:
-            raise ValueError(
-                f"Quantizer {self.name!r}: {bits} bits are no candidate, "
-                f"expected one of {list(self.candidates)}."
-            )
-        self.bit_index.assign(self.candidates.index(bits))
-
-    def chosen_index(self) -> Any:
-        """Number of the candidate that the mode chooses: the one assigned, or one forced."""
-        if not self.searched:
-            return 0
-        mode = current_mode()
-        if mode.activations == "forced":
-            return candidate_of(mode.forced, self.name)
-        return self.bit_index
+        self.choice.build(self)
 
     def steps(self) -> Any:
         """Step sizes of all candidates, shape (candidates,)."""
@@ -142,7 +108,7 @@ class ActivationQuantizer(keras.layers.Layer):
         """Step size of a candidate, default the one assigned."""
         if self.fixed_step is not None:
             return ops.convert_to_tensor(self.fixed_step, "float32")
-        return ops.exp(pick(self.log_step, self.chosen_index() if index is None else index))
+        return ops.exp(pick(self.log_step, self.choice.index() if index is None else index))
 
     def grid(self, index: Any) -> tuple[Any, Any, Any]:
         """Step, lowest and highest integer of candidate number `index`."""
@@ -152,7 +118,7 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def assigned_grid(self) -> tuple[Any, Any, Any]:
         """`grid` of the bit-width assigned."""
-        return self.grid(self.bit_index if self.searched else 0)
+        return self.grid(self.choice.bit_index if self.choice.searched else 0)
 
     def float_activation(self, x: Any) -> Any:
         """What the layer computes when it does not quantize."""
@@ -168,12 +134,12 @@ class ActivationQuantizer(keras.layers.Layer):
             return x
         if mode.activations == "off" or (self.role == "stream" and not mode.streams):
             return self.float_activation(x)
-        if mode.activations == "mixture" and self.searched:
+        if mode.activations == "mixture" and self.choice.searched:
             steps = ops.stop_gradient(self.steps())
             lows, highs = shifted_range(steps, self._lows, self._highs, self.minimum)
-            probabilities = ops.softmax(self.alpha)
+            probabilities = self.choice.probabilities()
             return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
-        index, fuse = self.chosen_index(), bool(training) and _is_large(x)
+        index, fuse = self.choice.index(), bool(training) and _is_large(x)
         return lsq(x, self.steps(), index, self._table, self._cap, self.minimum, fuse)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -189,20 +155,6 @@ class ActivationQuantizer(keras.layers.Layer):
             "fixed_step": self.fixed_step,
             "sign_from_data": self.sign_from_data,
         }
-
-
-def bits_at(index: Any, candidates: Sequence[int], name: str) -> int:
-    """The candidate that a `bit_index` variable numbers.
-
-    Raises:
-      ValueError: it numbers none, as a damaged file's may; names the quantizer.
-    """
-    number = int(index.numpy())
-    if not 0 <= number < len(candidates):
-        raise ValueError(
-            f"{name}: expected a bit_index from 0 to {len(candidates) - 1}, found {number}."
-        )
-    return candidates[number]
 
 
 def _is_large(x: Any) -> bool:

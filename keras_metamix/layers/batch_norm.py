@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_metamix.layers.activation_quantizer import ActivationQuantizer
-from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import current_mode
 
 # A dead channel (scale near 0) still needs a positive scale and an int32 bias in the file.
@@ -49,40 +48,44 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` that follows the quantization mode.
 
     In evaluation of a quantized network it rounds the bias that it will fold to onto the
-    device's int32 grid. The model that owns it sets `producer`, the MAC layer that it folds into,
-    or, where there is none, `input_quantizer`: on the device it is then a 1x1 depthwise
-    convolution of its own. With `statistics="frozen"` training uses batch statistics and keeps
-    the moving ones.
+    device's int32 grid: that of the MAC layer which owns it or, where none does, of the 1x1
+    depthwise convolution that it is on the device. With `statistics="frozen"` training uses batch
+    statistics and keeps the moving ones.
+
+    Args:
+      input_quantizer: name of the quantizer of its input, where no MAC layer owns it.
     """
 
-    producer: QuantizedMac | None = None
-    input_quantizer: ActivationQuantizer | None = None
+    def __init__(self, *args: Any, input_quantizer: str | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.input_quantizer = input_quantizer
+        self._input_step: Callable[[], Any] | None = None
 
-    def accumulator_step(self) -> Any:
-        """Step of the accumulator's integers, shape (channels,) or ()."""
-        if self.producer is not None:
-            return self.producer.accumulator_step()
-        if self.input_quantizer is None:
-            raise ValueError(f"Batch norm {self.name!r} is not part of a quantized model.")
-        return self.input_quantizer.step() / AFFINE_INTEGER
+    def connect(self, input_step: Callable[[], Any]) -> None:
+        """Takes what gives the step of its input, where no MAC layer owns it."""
+        self._input_step = input_step
 
-    def fold(self, factor: Any = 1.0, shift: Any = 0.0, step: Any = None) -> tuple[Any, Any]:
-        """`folded_terms` of `factor * (this layer, and its producer) + shift`.
+    def evaluates_folded(self, training: bool | None) -> bool:
+        """Whether a call computes with a rounded bias, in the present mode."""
+        return not (training and self.trainable) and current_mode().weights == "assigned"
+
+    def fold(self, factor: Any, shift: Any, step: Any, bias: Any = None) -> tuple[Any, Any]:
+        """`folded_terms` of `factor * (this layer) + shift`.
 
         Args:
           factor, shift: of constants behind it, scalars or shape (channels,).
-          step: of the accumulator, default `accumulator_step`.
+          step: of the accumulator, shape (channels,) or ().
+          bias: of the MAC layer before it.
         """
         gamma, beta, mean, variance = self._parameters()
-        has_bias = self.producer is not None and self.producer.use_bias  # pyright: ignore
         return folded_terms(
             gamma * factor,
             beta * factor + shift,
             mean,
             variance,
             self.epsilon,
-            self.producer.bias if has_bias else ops.zeros_like(mean),  # pyright: ignore
-            self.accumulator_step() if step is None else step,
+            ops.zeros_like(mean) if bias is None else bias,
+            step,
         )
 
     def _parameters(self) -> tuple[Any, Any, Any, Any]:
@@ -99,21 +102,24 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
 
-    @property
-    def _folds(self) -> bool:
-        return self.producer is not None or self.input_quantizer is not None
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        training: bool | None = None,
+        mask: Any = None,
+        bias: Any = None,
+        step: Any = None,
+    ) -> Any:
+        """As Keras' layer; `bias`, not yet added, and `step` are those of the MAC layer before."""
         mode = current_mode()
+        if step is None and self._input_step is not None:
+            step = self._input_step() / AFFINE_INTEGER
+        if step is not None and self.evaluates_folded(training):
+            scale, integers = self.fold(1.0, 0.0, step, bias)
+            return inputs * scale + integers * ops.abs(scale) * step
         training = bool(training) and self.trainable  # Keras: a frozen batch norm evaluates
         if training and self._fusable(inputs, mask):
             return self._train_fused(inputs, update=mode.statistics == "own")
-        if not training and mode.weights == "assigned" and self._folds:
-            step = self.accumulator_step()
-            scale, integers = self.fold(step=step)
-            if self.producer is not None and self.producer.use_bias:  # pyright: ignore
-                inputs = inputs - self.producer.bias  # pyright: ignore
-            return inputs * scale + integers * ops.abs(scale) * step
         if training and mode.statistics == "frozen":
             gamma, beta, _, _ = self._parameters()
             mean, variance = self._moments(inputs, mask)
@@ -152,3 +158,6 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
             variance *= (count - 1.0) / count  # the kernel's is unbiased, Keras' is not
             self._update_statistics(mean, variance)
         return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"input_quantizer": self.input_quantizer}

@@ -1,53 +1,91 @@
-"""Convolutions and dense layers with quantized kernels: Keras' own, but for the kernel."""
+"""Convolutions and dense layers that own what they quantize with: input, kernel and batch norm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.layers.batch_norm import FoldableBatchNormalization, folded_terms
 from keras_metamix.layers.mode import current_mode
 from keras_metamix.layers.nested_weight_quantizer import NestedWeightQuantizer
 from keras_metamix.layers.weight_quantizer import Rule, WeightQuantizer
 from keras_metamix.ops import round_straight_through
 
+Bits = int | Sequence[int]
+
 
 class QuantizedMac:
     """What the three MAC layers share. Mixed into a Keras layer class, before it.
 
-    `weight_candidates` are bit-widths of the kernel, `weight_rule` how its steps were set from it
-    last, `nested_weights` whether lower bit-widths derive from the highest one's integers.
-    `input_quantizer` and `has_batch_norm` are set by the model that owns the layer: with them the
-    layer knows the grid of its bias.
+    The layer computes `activation(norm(mac(quantize(x), quantize(kernel)) + bias))`.
+
+    Args:
+      activation_bits: bit-width of the input, or candidates.
+      weight_bits: bit-width of the kernel, candidates, or "same", that of the input.
+      input_quantizer: of the input, in place of one that `activation_bits` describes and whose
+        sign calibration finds.
+      norm: the batch norm behind the layer, which folds into it.
+      weight_rule: how the kernel's steps were set from it last.
+      nested_weights: whether lower bit-widths derive from the highest one's integers.
+      trainable: whether kernel and bias train; quantizers and norm say so for themselves.
+
+    Attributes:
+      input_quantizer, weight_quantizer, norm: the layers that it owns.
     """
 
     channel_axes: tuple[int, ...] = (-1,)
-    input_quantizer: ActivationQuantizer | None = None
-    has_batch_norm: bool = False
 
     def __init__(
         self,
         *args: Any,
-        weight_candidates: Sequence[int] = (8,),
+        activation_bits: Bits = 8,
+        weight_bits: Bits | Literal["same"] = 8,
+        input_quantizer: ActivationQuantizer | None = None,
+        norm: FoldableBatchNormalization | None = None,
         weight_rule: Rule = "lsq",
         nested_weights: bool = False,
+        trainable: bool = True,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        quantizer = NestedWeightQuantizer if nested_weights else WeightQuantizer
-        self.weight_quantizer = quantizer(
-            weight_candidates, self.channel_axes, name="weight_quantizer"
+        self._trains = trainable
+        name: str = self.name  # pyright: ignore[reportAttributeAccessIssue]
+        self.input_quantizer = input_quantizer or ActivationQuantizer(
+            _candidates(activation_bits), sign_from_data=True, name=f"{name}_input"
+        )
+        tied = weight_bits == "same"
+        self.weight_quantizer: WeightQuantizer = (
+            NestedWeightQuantizer if nested_weights else WeightQuantizer
+        )(
+            self.input_quantizer.choice if tied else _candidates(weight_bits),
+            self.channel_axes,
+            name="weight_quantizer",
         )
         self.weight_quantizer.rule = weight_rule
+        self.norm = norm
+
+    @property
+    def tied(self) -> bool:
+        """Whether the weights take the bit-width of the input."""
+        return self.weight_quantizer.choice is self.input_quantizer.choice
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)  # pyright: ignore[reportAttributeAccessIssue]
+        if not self.input_quantizer.built:  # a loaded one is
+            self.input_quantizer.build(input_shape)
         self.weight_quantizer.build(tuple(self.kernel.shape))  # pyright: ignore
         self.weight_quantizer.initialize_steps(self.kernel)  # pyright: ignore
+        if self.norm is not None and not self.norm.built:
+            self.norm.build(self.compute_output_shape(input_shape))  # pyright: ignore
+        if not self._trains:  # not by `self.trainable`, which would freeze what it owns
+            self.weight_quantizer.trainable = False
+            for variable in (self.kernel, self.bias) if self.use_bias else (self.kernel,):  # pyright: ignore
+                variable.trainable = False
 
     def integer_kernel(self) -> np.ndarray:
         """The trained integers, int8, in the kernel's Keras shape."""
@@ -56,63 +94,124 @@ class QuantizedMac:
 
     def accumulator_step(self) -> Any:
         """Step of the accumulator's integers for each output channel: s_input * s_weight."""
-        if self.input_quantizer is None:
-            raise ValueError(f"Layer {self.name!r} is not part of a quantized model.")  # pyright: ignore
         return self.input_quantizer.step() * ops.reshape(self.weight_quantizer.step(), (-1,))
 
-    def _finish(self, outputs: Any) -> Any:
-        if self.use_bias:  # pyright: ignore[reportAttributeAccessIssue]
-            outputs = ops.add(outputs, self._bias_on_grid())
+    def folded(self, factor: Any = 1.0, shift: Any = 0.0) -> tuple[Any, Any]:
+        """Scale and integer bias of each output channel, see `folded_terms`.
+
+        Args:
+          factor, shift: of constants behind the layer, scalars or shape (channels,).
+        """
+        step = self.accumulator_step()
+        ones = np.ones(step.shape, np.float32)
+        bias = self.bias if self.use_bias else 0 * ones  # pyright: ignore
+        if self.norm is not None:
+            return self.norm.fold(factor, shift, step, bias)
+        factor, shift = (np.float32(t) * ones for t in (factor, shift))
+        return folded_terms(factor, shift, 0 * ones, ones, 0.0, bias, step)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        kernel = self.weight_quantizer(self.kernel)  # pyright: ignore
+        outputs = self.multiply(self.input_quantizer(inputs, training=training), kernel)
+        if self.norm is None:
+            outputs = self._with_bias(outputs)
+        else:
+            outputs = self._normalized(self.norm, outputs, training)
         activation = self.activation  # pyright: ignore[reportAttributeAccessIssue]
         return outputs if activation is None else activation(outputs)
 
-    def _bias_on_grid(self) -> Any:
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        """The layer's product of its input and a kernel, without bias."""
+        raise NotImplementedError
+
+    def _with_bias(self, outputs: Any) -> Any:
+        if not self.use_bias:  # pyright: ignore[reportAttributeAccessIssue]
+            return outputs
         bias: Any = self.bias  # pyright: ignore[reportAttributeAccessIssue]
-        quantized = current_mode().weights == "assigned"
-        if not quantized or self.has_batch_norm or self.input_quantizer is None:
-            return bias
-        step = ops.stop_gradient(self.accumulator_step())
-        return round_straight_through(bias / step) * step
+        if current_mode().weights == "assigned":  # as deployed: on the accumulator's grid
+            step = ops.stop_gradient(self.accumulator_step())
+            bias = round_straight_through(bias / step) * step
+        return ops.add(outputs, bias)
+
+    def _normalized(
+        self, norm: FoldableBatchNormalization, outputs: Any, training: bool | None
+    ) -> Any:
+        bias = self.bias if self.use_bias else None  # pyright: ignore
+        if norm.evaluates_folded(training):
+            return norm(outputs, training=training, bias=bias, step=self.accumulator_step())
+        return norm(outputs if bias is None else ops.add(outputs, bias), training=training)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()  # pyright: ignore[reportAttributeAccessIssue]
         quantizer = self.weight_quantizer
+        trains = self.kernel.trainable if self.built else self._trains  # pyright: ignore
         return config | {
-            "weight_candidates": list(quantizer.candidates),
+            "trainable": bool(trains),
+            "weight_bits": "same" if self.tied else list(quantizer.candidates),
+            "input_quantizer": _serialized(self.input_quantizer),
+            "norm": self.norm and _serialized(self.norm),
             "weight_rule": quantizer.rule,
             "nested_weights": isinstance(quantizer, NestedWeightQuantizer),
         }
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        owned = ("input_quantizer", "norm")
+        made = {
+            name: config[name] and keras.saving.deserialize_keras_object(config[name])
+            for name in owned
+            if isinstance(config.get(name), dict)
+        }
+        return super().from_config(config | made)  # pyright: ignore[reportAttributeAccessIssue]
+
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class QuantizedConv2D(QuantizedMac, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with a quantized kernel."""
+    """`keras.layers.Conv2D` with a quantized input and kernel."""
 
-    def call(self, inputs: Any) -> Any:
-        return self._finish(self.convolution_op(inputs, self.weight_quantizer(self.kernel)))
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        return self.convolution_op(inputs, kernel)
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class QuantizedDepthwiseConv2D(QuantizedMac, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a quantized kernel."""
+    """`keras.layers.DepthwiseConv2D` with a quantized input and kernel."""
 
     channel_axes = (-2, -1)
 
-    def call(self, inputs: Any) -> Any:
-        outputs = ops.depthwise_conv(
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        return ops.depthwise_conv(
             inputs,
-            self.weight_quantizer(self.kernel),
+            kernel,
             strides=self.strides,
             padding=self.padding,
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
-        return self._finish(outputs)
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class QuantizedDense(QuantizedMac, keras.layers.Dense):
-    """`keras.layers.Dense` with a quantized kernel."""
+    """`keras.layers.Dense` with a quantized input and kernel."""
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self._finish(ops.matmul(inputs, self.weight_quantizer(self.kernel)))
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        return ops.matmul(inputs, kernel)
+
+
+def batch_norms(network: keras.Model) -> Iterator[FoldableBatchNormalization]:
+    """The batch norms of a network, those that MAC layers own included, in network order."""
+    for layer in network.layers:
+        if isinstance(layer, QuantizedMac) and layer.norm is not None:
+            yield layer.norm
+        elif isinstance(layer, FoldableBatchNormalization):
+            yield layer
+
+
+def _serialized(owned: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's config without its input shape: its owner builds it."""
+    config: Any = keras.saving.serialize_keras_object(owned)
+    return {key: value for key, value in config.items() if key != "build_config"}
+
+
+def _candidates(bits: Any) -> tuple[int, ...]:
+    return (bits,) if isinstance(bits, int) else tuple(bits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 Choice = Literal["off", "assigned", "mixture", "forced", "observe"]
@@ -27,7 +27,7 @@ class QuantizationMode:
       weights: whether kernels are quantized, and how; "forced" uses `forced_weights`.
       streams: whether tensors that no MAC layer reads directly are quantized.
       forced, forced_weights: candidate number, an integer or an integer tensor, of every
-        searched layer, or of each by the name of its input quantizer (Bit-Mixer).
+        searched layer, or of each by its BitChoice (Bit-Mixer).
       statistics: "own" (batch norm as Keras does it) or "frozen" (in training, batch
         statistics are used and moving statistics stay).
       observer: called as `observer(quantizer, values)` by the quantizers in "observe"; given
@@ -41,11 +41,6 @@ class QuantizationMode:
     forced_weights: Any = 0
     statistics: Literal["own", "frozen"] = "own"
     observer: Any = None
-
-
-def candidate_of(forced: Any, name: str) -> Any:
-    """The candidate number that `forced` or `forced_weights` has for a quantizer."""
-    return forced[name] if isinstance(forced, Mapping) else forced
 
 
 FLOAT = QuantizationMode(activations="off", weights="off", streams=False)

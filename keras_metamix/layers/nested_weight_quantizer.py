@@ -33,7 +33,7 @@ class NestedWeightQuantizer(WeightQuantizer):
         bits that all of a Gaussian kernel's integers of 2 bits are 0.
         """
         rule = rule or self.rule
-        wide = self.searched and self.candidates[0] > _MOST_BITS_OF_LSQ
+        wide = self.choice.searched and self.candidates[0] > _MOST_BITS_OF_LSQ
         super().initialize_steps(kernel, "mse" if wide else rule)
         self.rule = rule
         kernel = ops.convert_to_tensor(kernel)
@@ -54,7 +54,7 @@ class NestedWeightQuantizer(WeightQuantizer):
         return lsq_integers(kernel, self.step(0), -self._highs[0], self._highs[0])
 
     def integers(self, kernel: Any) -> Any:
-        index = self.chosen_index()
+        index = self.choice.index()
         shift, high = pick(self._shifts, index), pick(self._highs, index)
         return nested_integers(self.highest_integers(kernel), shift, high)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
+from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.ops import pick
 
 
@@ -24,6 +24,7 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
     Args:
       sets: rows and columns: candidates of the first and of the second layer.
       own: which of the two, 0 or 1, is the layer whose result is normalized.
+      transition: names of the two layers; None: no choice.
 
     Raises:
       ValueError: batch renormalization, which keeps further statistics.
@@ -31,17 +32,26 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
     Variables: gamma, beta, moving_mean, moving_variance, shape (rows * columns, channels).
 
     Attributes:
-      transition: input quantizers of the two layers (None: no choice); set by the model that owns
-        this layer, since it follows from the graph.
+      choices: of the two layers, see `follow`; None: no choice.
     """
 
-    transition: tuple[ActivationQuantizer | None, ActivationQuantizer | None] = (None, None)
-
-    def __init__(self, sets: Sequence[int] = (1, 1), own: Literal[0, 1] = 1, **kwargs: Any):
+    def __init__(
+        self,
+        sets: Sequence[int] = (1, 1),
+        own: Literal[0, 1] = 1,
+        transition: Sequence[str | None] = (None, None),
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if self.renorm:
             raise ValueError(f"Batch norm {self.name!r}: expected renorm=False, found True.")
         self.sets, self.own = (int(sets[0]), int(sets[1])), own
+        self.transition = tuple(transition)
+        self.choices: tuple[BitChoice | None, ...] = (None, None)
+
+    def follow(self, choices: Mapping[str, BitChoice]) -> None:
+        """Takes the bit choices of the two layers, by the layers' names."""
+        self.choices = tuple(name and choices[name] for name in self.transition)  # pyright: ignore
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         axis = self.axis % len(input_shape)
@@ -69,7 +79,7 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
 
     def set_index(self) -> Any:
         """Number of the set in use: of the bit-widths assigned, or drawn for this step."""
-        first, second = (0 if q is None else q.chosen_index() for q in self.transition)
+        first, second = (0 if choice is None else choice.index() for choice in self.choices)
         return first * self.sets[1] + second
 
     def _parameters(self) -> tuple[Any, Any, Any, Any]:
@@ -104,4 +114,8 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
             variable.assign(ops.take(variable, source, axis=0))
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"sets": list(self.sets), "own": self.own}
+        return super().get_config() | {
+            "sets": list(self.sets),
+            "own": self.own,
+            "transition": list(self.transition),
+        }

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_metamix.layers.activation_quantizer import ALPHA_STDDEV, ActivationQuantizer, bits_at
+from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.grid import weight_range
-from keras_metamix.layers.mode import candidate_of, current_mode
+from keras_metamix.layers.mode import current_mode
 from keras_metamix.ops import lsq_integers, lsq_per_channel, pick
 
 Rule = Literal["lsq", "mse"]
@@ -28,28 +28,33 @@ class WeightQuantizer(keras.layers.Layer):
     """Symmetric narrow LSQ of a kernel, range +-(2^(w-1) - 1).
 
     Args:
-      candidates: bit-widths, descending.
+      candidates: bit-widths, descending, or the choice of an activation, which the weights follow.
       channel_axes: axes of the kernel that together number the output channels.
 
-    Variables: `log_step` (candidates, output channels); `bit_index` (); `alpha` (candidates,)
-    where there is a choice. `follow` makes the choice that of an activation's quantizer.
+    Variables: `log_step` (candidates, output channels), and those of a choice of its own.
 
     Attributes:
+      choice: which candidate is in use.
       rule: how `initialize_steps` sets the steps, "lsq" unless it was called with another.
     """
 
-    def __init__(self, candidates: Sequence[int], channel_axes: Sequence[int], **kwargs: Any):
+    def __init__(
+        self,
+        candidates: Sequence[int] | BitChoice,
+        channel_axes: Sequence[int],
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.candidates = tuple(int(b) for b in candidates)
+        own = not isinstance(candidates, BitChoice)
+        self.choice: BitChoice = BitChoice(candidates, "weights") if own else candidates
         self.channel_axes = tuple(channel_axes)
         self._highs = np.array([weight_range(b)[1] for b in self.candidates], np.float32)
-        self._leader: ActivationQuantizer | None = None
         self.rule: Rule = "lsq"
 
     @property
-    def searched(self) -> bool:
-        """Whether there is more than one candidate."""
-        return len(self.candidates) > 1
+    def candidates(self) -> tuple[int, ...]:
+        """The candidate bit-widths."""
+        return self.choice.candidates
 
     def build(self, kernel_shape: Sequence[int]) -> None:
         axes = {axis % len(kernel_shape) for axis in self.channel_axes}
@@ -59,59 +64,8 @@ class WeightQuantizer(keras.layers.Layer):
         self._gradient_scales = (1.0 / np.sqrt(per_channel * self._highs)).astype(np.float32)
         count = len(self.candidates)
         self.log_step = self.add_weight((count, channels), initializer="zeros", name="log_step")
-        self.bit_index = self.add_weight(
-            (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
-        )
-        if self.searched:
-            self.alpha = self.add_weight(
-                (count,),
-                initializer=keras.initializers.RandomNormal(stddev=ALPHA_STDDEV),
-                trainable=False,
-                aggregation="mean",
-                name="alpha",
-            )
-
-    def follow(self, leader: ActivationQuantizer) -> None:
-        """Takes the choice of `leader` in place of its own (SearchSpace.weight_bits="same")."""
-        if leader.candidates != self.candidates:
-            raise ValueError(
-                f"Weights of {self.name!r} have candidates {list(self.candidates)}, their "
-                f"activation has {list(leader.candidates)}: they cannot be the same."
-            )
-        object.__setattr__(self, "_leader", leader)
-
-    @property
-    def follows(self) -> bool:
-        """Whether an activation's quantizer chooses for it."""
-        return self._leader is not None
-
-    @property
-    def bits(self) -> int:
-        """The bit-width assigned."""
-        chooser = self._chooser()
-        return bits_at(chooser.bit_index, self.candidates, chooser.path)
-
-    def chosen_index(self) -> Any:
-        """Number of the candidate that the mode chooses: the one assigned, or one forced."""
-        if not self.searched:
-            return 0
-        mode, chooser = current_mode(), self._chooser()
-        if mode.weights == "forced":
-            return candidate_of(mode.forced_weights, chooser.name)
-        return chooser.bit_index
-
-    def assign_bits(self, bits: int) -> None:
-        """Assigns a candidate; no retrace follows.
-
-        Raises:
-          ValueError: `bits` is no candidate of this layer.
-        """
-        if bits not in self.candidates:
-            raise ValueError(
-                f"Weights of {self.name!r}: {bits} bits are no candidate, "
-                f"expected one of {list(self.candidates)}."
-            )
-        self.bit_index.assign(self.candidates.index(bits))
+        if self.choice.of == "weights":
+            self.choice.build(self)
 
     def initialize_steps(self, kernel: Any, rule: Rule | None = None) -> None:
         """Sets the step of every channel from its weights.
@@ -138,33 +92,30 @@ class WeightQuantizer(keras.layers.Layer):
 
     def step(self, index: Any | None = None) -> Any:
         """Step sizes of a candidate (default: the one assigned), broadcastable to the kernel."""
-        index = self.chosen_index() if index is None else index
+        index = self.choice.index() if index is None else index
         return ops.exp(ops.reshape(pick(self.log_step, index), self._step_shape))
 
     def integers(self, kernel: Any) -> Any:
         """The integers that the kernel is deployed as, as floats of its shape."""
-        high = pick(self._highs, self.chosen_index())
+        high = pick(self._highs, self.choice.index())
         return lsq_integers(kernel, self.step(), -high, high)
 
     def call(self, kernel: Any) -> Any:
         mode = current_mode()
         if mode.weights == "off":
             return kernel
-        if mode.weights == "mixture" and self.searched:
-            probabilities = ops.softmax(self._chooser().alpha)
+        if mode.weights == "mixture" and self.choice.searched:
+            probabilities = self.choice.probabilities()
             return sum(
                 probabilities[b] * ops.stop_gradient(self._quantize(kernel, b))
                 for b in range(len(self.candidates))
             )
-        return self._quantize(kernel, self.chosen_index())
+        return self._quantize(kernel, self.choice.index())
 
     def _quantize(self, kernel: Any, index: Any) -> Any:
         high = pick(self._highs, index)
         scale = pick(self._gradient_scales, index)
         return lsq_per_channel(kernel, self.step(index), -high, high, scale)
-
-    def _chooser(self) -> Any:
-        return self if self._leader is None else self._leader
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

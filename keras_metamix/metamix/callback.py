@@ -21,7 +21,6 @@ from keras_metamix.metamix.selection import (
     argmax_assignment,
     budgeted_assignment,
     check_budget,
-    log_probabilities,
 )
 from keras_metamix.training import training_batches
 
@@ -192,9 +191,9 @@ class MetaMixCallback(keras.callbacks.Callback):
         model: Any = self.model
         layers = {}
         for layer in model.mac_layers:
-            quantizer = layer.input_quantizer
-            if quantizer.searched:
-                layers[layer.name] = np.exp(log_probabilities(quantizer)).tolist()
+            choice = layer.input_quantizer.choice
+            if choice.searched:
+                layers[layer.name] = np.exp(choice.log_probabilities()).tolist()
         self.probabilities.append({"step": self._step, "layers": layers})
 
     def _budget_line(self) -> str:

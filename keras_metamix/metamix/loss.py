@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from keras import ops
 
 from keras_metamix.checks import one_of, require_number
-from keras_metamix.ops import hard_selection
 from keras_metamix.pair_costs import PairCosts
 
 CostForm = Literal["relative", "paper"]
@@ -41,18 +41,7 @@ def require_cost(form: object, strength: object) -> None:
         require_number("cost_strength", strength, 0)
 
 
-def selection(chooser: Any) -> Any:
-    """`hs(alpha)` (Eq. 5): one-hot of the most probable candidate, softmax gradient.
-
-    Args:
-      chooser: a quantizer layer with `candidates` and, where there is a choice, `alpha`.
-    """
-    if not chooser.searched:
-        return ops.ones(1)
-    return hard_selection(ops.convert_to_tensor(chooser.alpha))
-
-
-def chosen_cost(layers: list[Any], costs: PairCosts, tied: bool) -> Any:
+def chosen_cost(layers: Sequence[Any], costs: PairCosts) -> Any:
     """The cost of MAC layers at the bits that they would choose now, in `costs.paper_unit`.
 
     A layer costs `hs(alpha)^T P hs(beta)`, P its prices at each activation (alpha) and weight
@@ -61,15 +50,14 @@ def chosen_cost(layers: list[Any], costs: PairCosts, tied: bool) -> Any:
     Args:
       layers: quantized MAC layers.
       costs: with a price of each pair of their candidates.
-      tied: whether a layer's weights take the bits of its activation.
     """
     total = ops.convert_to_tensor(costs.constant / costs.paper_unit, "float32")
     for layer in layers:
-        activation, weight = layer.input_quantizer, layer.weight_quantizer
-        chosen = selection(activation)
+        activation, weight = layer.input_quantizer.choice, layer.weight_quantizer.choice
+        chosen = activation.selection()
         prices = _matrix(costs, layer.name, activation.candidates, weight.candidates)
         by_weight = ops.sum(ops.expand_dims(chosen, 1) * prices, axis=0)
-        total += ops.sum(by_weight * (chosen if tied else selection(weight)))
+        total += ops.sum(by_weight * (chosen if layer.tied else weight.selection()))
     return total
 
 

@@ -14,6 +14,7 @@ from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.graph.layer_bits import candidate_pairs
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import quantize
+from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import QuantizationMode
 from keras_metamix.metamix.loss import DEFAULT_STRENGTH, CostForm, Objective, require_cost
 from keras_metamix.metamix.selection import LayerScores, layer_scores
@@ -84,22 +85,20 @@ class MetaMixModel(QuantizedModel):
     @property
     def architecture_variables(self) -> list[keras.Variable]:
         """The alphas, and nothing else."""
-        choosers = []
+        choices: dict[BitChoice, None] = {}  # of tied weights once
         for layer in self.mac_layers:
-            tied = self.space.weight_bits_tied
-            choosers += [layer.input_quantizer] + ([] if tied else [layer.weight_quantizer])
-        return [chooser.alpha for chooser in choosers if chooser.searched]
+            choices |= dict.fromkeys((layer.input_quantizer.choice, layer.weight_quantizer.choice))
+        return [choice.alpha for choice in choices if choice.searched]
 
     @property
     def weights_searched(self) -> bool:
         """Whether a layer's weights have candidates to choose from."""
-        return any(layer.weight_quantizer.searched for layer in self.mac_layers)
+        return any(layer.weight_quantizer.choice.searched for layer in self.mac_layers)
 
     def candidate_scores(self) -> dict[str, LayerScores]:
         """Log-probability of every candidate pair of bit-widths of every MAC layer."""
-        tied = self.space.weight_bits_tied
         return {
-            layer.name: layer_scores(layer.input_quantizer, layer.weight_quantizer, tied)
+            layer.name: layer_scores(layer.input_quantizer.choice, layer.weight_quantizer.choice)
             for layer in self.mac_layers
         }
 

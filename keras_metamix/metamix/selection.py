@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import numbers
-from typing import Any
 
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.checks import shown
 from keras_metamix.knapsack import knapsack
+from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.pair_costs import PairCosts
 
 
@@ -28,28 +28,19 @@ class LayerScores:
     scores: tuple[float, ...]
 
 
-def layer_scores(activation: Any, weight: Any, tied: bool) -> LayerScores:
+def layer_scores(activation: BitChoice, weight: BitChoice) -> LayerScores:
     """Log-probability of every candidate pair of a MAC layer.
 
     Args:
-      activation, weight: its quantizers, with `candidates` and, where there is a choice, `alpha`.
-      tied: whether the weights have the activation's bit-width.
+      activation, weight: its choices; the same one where weights take the activation's bit-width.
     """
-    scores = log_probabilities(activation)
-    if tied:
+    scores = activation.log_probabilities()
+    if weight is activation:
         pairs = [(bits, bits) for bits in activation.candidates]
         return LayerScores(tuple(pairs), tuple(map(float, scores)))
     pairs = itertools.product(activation.candidates, weight.candidates)
-    sums = np.add.outer(scores, log_probabilities(weight)).ravel()
+    sums = np.add.outer(scores, weight.log_probabilities()).ravel()
     return LayerScores(tuple(pairs), tuple(map(float, sums)))
-
-
-def log_probabilities(chooser: Any) -> np.ndarray:
-    """Log-softmax of a quantizer's alpha, in float64: one for each candidate."""
-    if not chooser.searched:
-        return np.zeros(1)
-    alpha = np.asarray(chooser.alpha, np.float64)
-    return alpha - np.logaddexp.reduce(alpha)
 
 
 def argmax_assignment(scores: dict[str, LayerScores]) -> BitAssignment:

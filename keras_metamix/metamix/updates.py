@@ -108,7 +108,7 @@ def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         with quantization_mode(mode):
             predictions = model(x, training=True)
         task = model._compute_loss(x, y, predictions, weight, training=True)
-        chosen = chosen_cost(model.mac_layers, costs, model.space.weight_bits_tied)
+        chosen = chosen_cost(model.mac_layers, costs)
         distance = cost_loss(chosen, objective.target / costs.paper_unit, objective.form)
         loss = task + objective.strength * distance / replicas
     gradients = tape.gradient(loss, [v.value for v in variables])

@@ -35,9 +35,9 @@ def archives(given, tmp_path_factory):
     }
     for name, model in models.items():
         model.save(folder / f"{name}.keras")
-    numbered.mac_layers[1].input_quantizer.bit_index.assign(7)
+    numbered.mac_layers[1].input_quantizer.choice.bit_index.assign(7)
     numbered.save(folder / "numbered.keras")
-    numbered.mac_layers[1].input_quantizer.bit_index.assign(0)
+    numbered.mac_layers[1].input_quantizer.choice.bit_index.assign(0)
     numbered.network.get_layer("conv2").kernel.assign(np.full((3, 3, 4, 8), np.nan))
     numbered.save(folder / "nan.keras")
     return {path.stem: path.read_bytes() for path in folder.iterdir()}
@@ -189,7 +189,7 @@ CASES = {
     "weights NaN": (lambda a: a["nan"], "conv2/kernel: expected finite weights, found 288 NaN"),
     "bits of no number": (
         lambda a: a["numbered"],
-        "conv2_input: expected a bit_index from 0 to 2, found 7",
+        "conv2/conv2_input: expected a bit_index from 0 to 2, found 7",
     ),
     "before its search ended": (
         lambda a: a["searching"],

@@ -237,7 +237,7 @@ CASES = [
         "network of one",
         lambda g: metamix(g.quantized.network),
         ValueError,
-        r"Layer 'conv1_input' \(ActivationQuantizer\) is quantized already",
+        r"Layer 'conv1' \(QuantizedConv2D\) is quantized already",
     ),
     (
         "folded",
@@ -269,7 +269,12 @@ CASES = [
             rf"{name}: expected finite weights, found \d+ NaN or Inf",
         )
         for what, value in {"NaN": np.nan, "Inf": np.inf}.items()
-        for name in ("conv2/kernel", "conv1_bn/gamma", "conv2_input/log_step", "logits/bias")
+        for name in (
+            "conv2/kernel",
+            "conv1/conv1_bn/gamma",
+            "conv2/conv2_input/log_step",
+            "logits/bias",
+        )
     ),
     ("NaN from float", lambda g: metamix(float_weights(np.nan)), ValueError, "conv2/.*NaN"),
     ("Inf from float", lambda g: mixer(float_weights(np.inf)), ValueError, "conv2/.*finite"),

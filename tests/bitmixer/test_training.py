@@ -15,6 +15,7 @@ from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import STAGES, BitMixerModel
 from keras_metamix.graph.transitions import READINGS
+from keras_metamix.layers.mac import batch_norms
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 
 BITS = (4, 3, 2)
@@ -22,12 +23,12 @@ BITS = (4, 3, 2)
 MACS, SEARCHED = ("stem", "depthwise", "project", "logits"), ("depthwise", "project")
 KERNELS = {f"{n}/kernel" for n in MACS}
 BIASES = {"logits/bias"}
-NORMS = {f"{n}_bn/{v}" for n in MACS[:3] for v in ("gamma", "beta")}
-STATISTICS = {f"{n}_bn/moving_{v}" for n in MACS[:3] for v in ("mean", "variance")}
-STEPS = {f"{n}_input/log_step" for n in MACS}
+NORMS = {f"{n}/{n}_bn/{v}" for n in MACS[:3] for v in ("gamma", "beta")}
+STATISTICS = {f"{n}/{n}_bn/moving_{v}" for n in MACS[:3] for v in ("mean", "variance")}
+STEPS = {f"{n}/{n}_input/log_step" for n in MACS}
 STREAM_STEPS = {f"{n}_stream/log_step" for n in ("stem_relu", "project_bn", "logits")}
 WEIGHT_STEPS = {f"{n}/weight_quantizer/log_step" for n in MACS}
-UNUSED = {f"{n}_input/alpha" for n in SEARCHED} | {f"{n}/weight_quantizer/alpha" for n in SEARCHED}
+UNUSED = {f"{n}/{n}_input/alpha" for n in SEARCHED}
 # The batch norm between the two searched layers has a set for each pair of bit-widths.
 DIAGONAL, MIXED = [(0, 0), (1, 1), (2, 2)], [(0, 1), (1, 2), (2, 0)]
 PAIRED = {"feeding": "project_bn", "following": "depthwise_bn"}
@@ -87,7 +88,7 @@ def test_with_quantizers_off_it_is_the_float_model_exactly(batch_norm, sets, tin
         np.testing.assert_array_equal(value, original)
     assert (model.name, model.batch_norm, model.stage) == ("tiny_bitmixer", batch_norm, STAGES[0])
     assert model.space == SearchSpace(BITS, "same")
-    assert {name: model.network.get_layer(name).sets for name in sets} == sets
+    assert {norm.name: norm.sets for norm in batch_norms(model.network)} == sets
 
 
 # --- one step ------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ def test_with_quantizers_off_it_is_the_float_model_exactly(batch_norm, sets, tin
 
 def rows_of(path, batch_norm, drawn):
     """Rows of a variable, one for each candidate or set, that a step with this draw trains."""
-    layer, name = path.split("/")[0], path.split("/")[-1]
+    _, layer, name = path.split("/")
     depthwise, project = drawn
     if name == "log_step":
         number = {"depthwise": depthwise, "project": project}.get(layer.removesuffix("_input"), 0)
@@ -253,7 +254,8 @@ def test_a_draw_follows_from_the_seed_and_the_step(draws, mixer, deep_model):
     for step in (0, 7, 59):
         again.optimizer.iterations.assign(step)
         assert [int(n) for n in again.draw().values()] == list(first[step])
-    assert list(again.draw()) == ["one_input", "two_input", "three_input"]
+    choices = [layer.input_quantizer.choice for layer in again.mac_layers]
+    assert list(again.draw()) == choices[1:-1]
 
 
 # --- in-place distillation -----------------------------------------------------------------------
@@ -317,7 +319,7 @@ def test_at_share_1_the_bit_widths_drawn_see_no_labels(mixer, batch, next_draw):
         while next_draw(model) != (2, 2):
             model.optimizer.iterations.assign_add(1)
         model.train_step((x, labels))
-        norm = model.network.get_layer("project_bn")
+        norm = model.network.get_layer("project").norm
         found.append((np.array(norm.gamma), np.array(model.network.get_layer("logits").kernel)))
     np.testing.assert_array_equal(found[0][0][8], found[1][0][8])
     assert np.any(found[0][0][0] != found[1][0][0])
@@ -446,7 +448,7 @@ class Record(keras.callbacks.Callback):
         self.shares, self.sets = [], []
 
     def on_epoch_begin(self, epoch, logs=None):
-        norm = self.model.network.get_layer("project_bn")
+        norm = self.model.network.get_layer("project").norm
         self.sets.append([np.array(v) for v in norm.weights])
 
     def on_train_batch_end(self, batch, logs=None):
@@ -540,7 +542,7 @@ def test_statistics_of_every_bit_width_are_those_of_the_quantized_network(mixer,
     record = Record()
     callback = BitMixerCallback((0, 1, 0), statistics_batches=1, verbose=0)
     model.fit(*data, batch_size=24, callbacks=[callback, record], verbose=0, shuffle=False)
-    norm = model.network.get_layer("project_bn")
+    norm = model.network.get_layer("project").norm
     before = keras.Model(model.network.input, norm.input)
     values = dict(zip([v.name for v in norm.weights], record.sets[0], strict=True))
     for number, bits in enumerate(BITS):

@@ -356,8 +356,7 @@ def zoo(quantized):
 
 def norms_of(model):
     """MAC layer name -> the batch norm that folds into it."""
-    found = [x for x in model.network.layers if isinstance(x, layers.BatchNormalization)]
-    return {norm.producer.name: norm for norm in found}
+    return {mac.name: mac.norm for mac in model.mac_layers if mac.norm}
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -379,7 +378,7 @@ def test_integers_scales_and_biases_are_those_of_training(name, zoo):
     for layer in model.mac_layers:
         integer = folded.get_layer(layer.name)
         quantizer = layer.input_quantizer
-        input_step = np.exp(np.float64(numpy(quantizer.log_step)[int(quantizer.bit_index)]))
+        input_step = np.exp(np.float64(numpy(quantizer.log_step)[int(quantizer.choice.bit_index)]))
         step = input_step * numpy(layer.weight_quantizer.step()).reshape(-1).astype(np.float64)
         scale, total = np.ones_like(step), numpy(layer.bias) if layer.use_bias else 0 * step
         if layer.name in norms:
@@ -394,7 +393,7 @@ def test_integers_scales_and_biases_are_those_of_training(name, zoo):
             sign = sign.reshape(layer.kernel.shape[-2:])
         np.testing.assert_array_equal(numpy(integer.kernel), layer.integer_kernel() * sign)
         assert integer.kernel.dtype == "int8"
-        reach = 2 ** (layer.weight_quantizer.bits - 1) - 1
+        reach = 2 ** (layer.weight_quantizer.choice.bits - 1) - 1
         assert np.abs(numpy(integer.kernel).astype(np.int64)).max() <= reach
         # The integer bias is the real one to half a step of the accumulator; where gamma is 0 the
         # step is tiny, so that the bias alone gives the channel's constant.

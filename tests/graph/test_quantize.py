@@ -10,7 +10,7 @@ from keras_metamix.graph.quantize import quantize
 from keras_metamix.graph.topology import Topology
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
-from keras_metamix.layers.mac import QuantizedMac
+from keras_metamix.layers.mac import QuantizedMac, batch_norms
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.zoo import small_cnn, small_mobilenet, small_resnet
@@ -184,10 +184,9 @@ def test_off_trains_as_the_float_model_does(name, randomized, images):
         found, expected = network(x, training=True), model(x, training=True)
     for a, b in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            for a, b in zip(network.get_layer(layer.name).weights, layer.weights, strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for norm in batch_norms(network):
+        for a, b in zip(norm.weights, model.get_layer(norm.name).weights, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_quantizing_changes_the_outputs(model, network, images):
@@ -224,17 +223,13 @@ def test_a_model_is_rewritten_twice_the_same(model, images, same):
         same(first(images(model)), second(images(model)))
 
 
-def test_every_mac_layer_reads_its_own_input_quantizer(network):
-    topology = Topology(network)
-    found = 0
-    for node in topology.nodes:
-        if isinstance(node.operation, QuantizedMac):
-            found += 1
-            before = topology.producer(node.inputs[0]).operation
-            assert isinstance(before, ActivationQuantizer)
-            assert (before.name, before.role) == (f"{node.name}_input", "mac")
-            assert node.operation.input_quantizer is before
-    assert found
+def test_every_mac_layer_owns_an_input_quantizer_of_its_name(network):
+    macs = [layer for layer in network.layers if isinstance(layer, QuantizedMac)]
+    assert macs
+    for mac in macs:
+        found = mac.input_quantizer
+        assert (found.name, found.role, found.built) == (f"{mac.name}_input", "mac", True)
+        assert found.path == f"{mac.name}/{found.name}"
 
 
 def test_sums_and_products_and_outputs_are_of_quantized_tensors(network):
@@ -274,16 +269,14 @@ def test_candidates_are_the_search_space_s(name, edges):
 def test_names_and_streams_of_a_plain_network():
     network = quantize(small_cnn(**SMALL), SearchSpace())[0]
     assert [layer.name for layer in network.layers] == [
-        "image", "conv1_input", "conv1", "conv1_bn", "conv1_relu", "pool1",
-        "conv2_input", "conv2", "conv2_bn", "conv2_relu", "pool2",
-        "conv3_input", "conv3", "conv3_bn", "conv3_relu_stream", "features",
-        "logits_input", "logits", "logits_stream",
+        "image", "conv1", "conv1_relu", "pool1", "conv2", "conv2_relu", "pool2",
+        "conv3", "conv3_relu_stream", "features", "logits", "logits_stream",
     ]  # fmt: skip
     stream = network.get_layer("conv3_relu_stream")
     assert (stream.sign, stream.activation, stream.candidates) == ("unsigned", "relu", (8,))
-    assert network.get_layer("conv1_input").sign == "signed"
-    assert network.get_layer("conv2_input").sign == "unsigned"
-    assert network.get_layer("logits_input").sign == "unsigned"  # a mean of what a ReLU gave
+    assert network.get_layer("conv1").input_quantizer.sign == "signed"
+    assert network.get_layer("conv2").input_quantizer.sign == "unsigned"
+    assert network.get_layer("logits").input_quantizer.sign == "unsigned"
     assert network.get_layer("logits_stream").sign == "signed"
 
 
@@ -316,10 +309,10 @@ def test_streams_of_linear_bottlenecks(streams):
         "head_relu_stream", "logits_stream",
     }  # fmt: skip
     for block in range(1, 7):
-        assert network.get_layer(f"block{block}_expand_input").sign == (
+        assert network.get_layer(f"block{block}_expand").input_quantizer.sign == (
             "unsigned" if block == 1 else "signed"
         )
-        quantizer = network.get_layer(f"block{block}_project_input")
+        quantizer = network.get_layer(f"block{block}_project").input_quantizer
         assert (quantizer.sign, quantizer.activation) == ("unsigned", "relu6")
 
 
@@ -327,99 +320,22 @@ def test_streams_of_linear_bottlenecks(streams):
 def test_without_stream_bits_nothing_but_mac_inputs_is_quantized(name, streams):
     network = quantize(MODELS[name](), SearchSpace(stream_bits=None))[0]
     assert streams(network) == []
-    quantizers = [x for x in network.layers if isinstance(x, ActivationQuantizer)]
-    macs = [x for x in network.layers if isinstance(x, QuantizedMac)]
-    assert len(quantizers) == len(macs)
+    assert not any(isinstance(x, ActivationQuantizer) for x in network.layers)
 
 
 def test_hard_swish_is_read_through_an_offset_grid():
     network = quantize(_hard_swish(), SearchSpace())[0]
-    assert network.get_layer("expand_input").sign == "offset"
-    assert network.get_layer("depthwise_input").sign == "offset"
-    assert network.get_layer("excite_input").sign == "signed"
-    assert network.get_layer("out_input").sign == "signed"
+    assert network.get_layer("expand").input_quantizer.sign == "offset"
+    assert network.get_layer("depthwise").input_quantizer.sign == "offset"
+    assert network.get_layer("excite").input_quantizer.sign == "signed"
+    assert network.get_layer("out").input_quantizer.sign == "signed"
 
 
-def test_batch_norms_know_the_layer_that_they_fold_into():
+def test_mac_layers_own_the_batch_norms_that_fold_into_them():
     network = quantize(small_mobilenet(**SMALL), SearchSpace())[0]
-    norms = [x for x in network.layers if isinstance(x, FoldableBatchNormalization)]
-    assert len(norms) == 20
-    for norm in norms:
-        assert norm.producer is network.get_layer(norm.name.removesuffix("_bn"))
-        assert norm.producer.has_batch_norm
-    assert not network.get_layer("logits").has_batch_norm
-
-
-def test_a_compiled_and_trained_model_is_taken(images, same):
-    model = small_cnn(**SMALL)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    x = images(model, 8)
-    model.fit(x, np.arange(8) % 5, verbose=0)
-    wrapped = MetaMixModel.from_float(model, SearchSpace())
-    with quantization_mode(FLOAT):
-        same(wrapped(x), model(x))
-    assert wrapped.name == "small_cnn_metamix"
-    model.fit(x, np.arange(8) % 5, verbose=0)  # and goes on training
-
-
-def test_a_part_of_a_model_is_taken(images, same):
-    whole = small_cnn(**SMALL)
-    part = keras.Model(whole.input, whole.get_layer("pool2").output)
-    network = quantize(part, SearchSpace())[0]
-    with quantization_mode(FLOAT):
-        same(network(images(part)), part(images(part)))
-    assert "conv3" not in {layer.name for layer in network.layers}
-
-
-# --- what is refused --------------------------------------------------------------------------
-
-
-def _with(*middle, before=None):
-    image = keras.Input((8, 8, 4), name="image")
-    x = (before or layers.Conv2D(4, 3, name="conv"))(image)
-    for layer in middle:
-        x = layer(x)
-    x = layers.Dense(2, name="out")(layers.Flatten(name="flat")(x))
-    return keras.Model(image, x, name="refused")
-
-
-class _OwnConv(layers.Conv2D):
-    def call(self, inputs):
-        return 2 * super().call(inputs)
-
-
-REFUSED = {
-    "transposed": (lambda: _with(layers.Conv2DTranspose(2, 2, name="bad")),
-                   r"'bad' \(Conv2DTranspose\) is not supported.*weights of its own"),
-    "a user's own": (lambda: _with(_OwnConv(2, 2, name="bad")),
-                     r"'bad' \(_OwnConv\) is not supported"),
-    "channels first": (
-        lambda: _with(layers.Conv2D(2, 1, data_format="channels_first", name="bad")),
-        r"'bad' \(Conv2D\).*expected data_format='channels_last', found 'channels_first'"),
-    "norm on another axis": (
-        lambda: _with(layers.BatchNormalization(axis=1, name="bad")),
-        r"'bad' \(BatchNormalization\): expected the channel axis -1, found 1"),
-    "nothing to quantize": (
-        lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.ReLU()], name="plain"),
-        "'plain' has no MAC layer"),
-    "no input shape": (
-        lambda: keras.Sequential([layers.Dense(3)], name="shapeless"),
-        "'shapeless' has no input shape"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("build", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_wrapped_is_refused_by_name(build, message):
-    with pytest.raises(ValueError, match=message):
-        MetaMixModel.from_float(build(), SearchSpace())
-
-
-class _Subclassed(keras.Model):
-    def call(self, inputs):
-        return inputs
-
-
-@pytest.mark.parametrize("model", [_Subclassed(name="bad"), "bad", None], ids=str)
-def test_what_has_no_graph_is_a_type_error(model):
-    with pytest.raises(TypeError, match="Expected a functional or Sequential Keras model, found"):
-        MetaMixModel.from_float(model, SearchSpace())
+    macs = [x for x in network.layers if isinstance(x, QuantizedMac)]
+    owners = {mac.name: mac.norm.name for mac in macs if mac.norm}
+    assert len(owners) == 20
+    assert owners == {name: f"{name}_bn" for name in owners}
+    assert network.get_layer("logits").norm is None
+    assert not any(isinstance(x, FoldableBatchNormalization) for x in network.layers)

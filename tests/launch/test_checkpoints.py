@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_not_written(value, checkpoints):
     kernel = found._trained.network.get_layer("conv2").kernel
     kernel.assign(np.full(kernel.shape, value, "f"))
     found.step = 12
-    with pytest.raises(NonFiniteError, match="No checkpoint at step 12: kernel of layer 'conv2'"):
+    with pytest.raises(NonFiniteError, match="No checkpoint at step 12: conv2/kernel"):
         found.write()
     assert not list(found.folder.glob("*12*"))
 

@@ -88,10 +88,10 @@ def test_off_is_the_float_activation(make, x, float_values):
 @pytest.mark.parametrize("b", range(len(BITS)))
 def test_assigned_and_forced_are_one_candidate(make, x, branch, b, in_mode):
     layer = make()
-    layer.assign_bits(BITS[b])
-    assert layer.bits == BITS[b]
+    layer.choice.assign(BITS[b])
+    assert layer.choice.bits == BITS[b]
     np.testing.assert_allclose(layer(x), branch(b), atol=1e-6)  # assigned is the default
-    layer.assign_bits(BITS[b - 1])
+    layer.choice.assign(BITS[b - 1])
     for forced in (b, tf.constant(b)):
         found = in_mode(layer, x, activations="forced", forced=forced)
         np.testing.assert_allclose(found, branch(b), atol=1e-6)
@@ -100,7 +100,7 @@ def test_assigned_and_forced_are_one_candidate(make, x, branch, b, in_mode):
 def test_mixture_is_eq_2(make, x, branch, in_mode):
     layer = make()
     alpha = np.array([0.3, -0.8, 1.1])
-    layer.alpha.assign(alpha)
+    layer.choice.alpha.assign(alpha)
     p = np.exp(alpha) / np.exp(alpha).sum()
     expected = sum(p[b] * branch(b).astype(np.float64) for b in range(3))
     found = in_mode(layer, x, activations="mixture")
@@ -206,12 +206,12 @@ def test_every_trainable_variable_gets_a_gradient_where_it_should(make, x, in_mo
     for choice in ("assigned", "forced"):
         step, alpha = gradients_of(
             lambda c=choice: in_mode(layer, x, activations=c, forced=1),
-            [layer.log_step, layer.alpha],
+            [layer.log_step, layer.choice.alpha],
         )
         assert np.count_nonzero(step) == 1
         assert alpha is None
     step, alpha = gradients_of(
-        lambda: in_mode(layer, x, activations="mixture"), [layer.log_step, layer.alpha]
+        lambda: in_mode(layer, x, activations="mixture"), [layer.log_step, layer.choice.alpha]
     )
     assert step is None
     assert np.all(alpha != 0)
@@ -236,11 +236,11 @@ def test_steps_stay_positive_and_finite_after_aggressive_updates(direction, x):
 @pytest.mark.parametrize("mode", ["off", "assigned", "mixture"])
 def test_saved_and_loaded_is_identical(make, kind, x, mode, saved_and_loaded):
     layer = make()
-    layer.assign_bits(4)
+    layer.choice.assign(4)
     model, loaded, twin = saved_and_loaded(layer, SHAPE[1:])
     assert twin.get_config() == layer.get_config()
     assert twin.candidates == BITS
-    assert twin.bits == 4
+    assert twin.choice.bits == 4
     with quantization_mode(QuantizationMode(activations=mode)):
         np.testing.assert_array_equal(model(x), loaded(x))
 
@@ -261,5 +261,5 @@ def test_an_absorbed_relu_needs_an_unsigned_grid(sign):
 def test_bits_that_are_no_candidate_are_refused_by_name(make):
     layer = make()
     with pytest.raises(ValueError, match=r"'quantizer': 5 bits.*\[8, 4, 2\]"):
-        layer.assign_bits(5)
-    assert layer.bits == 8
+        layer.choice.assign(5)
+    assert layer.choice.bits == 8

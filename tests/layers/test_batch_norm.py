@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import (
     SMALLEST_SCALE,
     FoldableBatchNormalization,
@@ -113,26 +112,19 @@ def bound(request):
 
     def build(use_bias=True, **options):
         generator = np.random.default_rng(3)
-        mac = cls(**arguments, use_bias=use_bias, weight_candidates=(4,), name="mac")
+        norm = FoldableBatchNormalization(**options, name="norm")
+        mac = cls(**arguments, use_bias=use_bias, weight_bits=4, norm=norm, name="mac")
         mac.build((None, *shape))
-        quantizer = ActivationQuantizer((8,), name="mac_input")
-        quantizer.build((None, *shape))
-        quantizer.log_step.assign([np.log(0.03)])
+        mac.input_quantizer.log_step.assign([np.log(0.03)])
         if use_bias:
             mac.bias.assign(generator.normal(size=4))
-        norm = FoldableBatchNormalization(**options, name="norm")
-        norm.build(mac.compute_output_shape((None, *shape)))
         if norm.scale:
             norm.gamma.assign([1.3, -0.7, 0.4, 1e-2])
         if norm.center:
             norm.beta.assign(generator.normal(size=4))
         norm.moving_mean.assign(generator.normal(size=4))
         norm.moving_variance.assign(generator.uniform(0.1, 2.0, 4))
-        object.__setattr__(mac, "input_quantizer", quantizer)
-        object.__setattr__(mac, "has_batch_norm", True)
-        object.__setattr__(norm, "producer", mac)
-        x = generator.normal(size=(3, *shape)).astype(np.float32)
-        return mac, norm, quantizer(x)
+        return mac, generator.normal(size=(3, *shape)).astype(np.float32)
 
     return build
 
@@ -146,48 +138,68 @@ def expected_scale():
     return compute
 
 
+@pytest.fixture
+def product():
+    """What a MAC layer gives its norm: kernel and input quantized, the bias added."""
+
+    def compute(mac, x):
+        product = mac.multiply(mac.input_quantizer(x), mac.weight_quantizer(mac.kernel))
+        return product + mac.bias if mac.use_bias else product
+
+    return compute
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}], ids=str)
 def test_evaluation_is_integers_times_the_channel_s_step(bound, use_bias, options, expected_scale):
-    mac, norm, x = bound(use_bias, **options)
-    grid = np.abs(expected_scale(norm)) * np.asarray(mac.accumulator_step())
-    integers = np.asarray(norm(mac(x), training=False)) / grid
+    mac, x = bound(use_bias, **options)
+    grid = np.abs(expected_scale(mac.norm)) * np.asarray(mac.accumulator_step())
+    integers = np.asarray(mac(x, training=False)) / grid
     assert np.max(np.abs(integers)) > 100
     np.testing.assert_allclose(integers, np.rint(integers), atol=2e-2)
     with quantization_mode(QuantizationMode(weights="off")):
-        free = np.asarray(norm(mac(x), training=False)) / grid
+        free = np.asarray(mac(x, training=False)) / grid
     distance = np.abs(free - np.rint(free))
     assert np.mean(distance) > 0.1  # the check can fail: off the grid without the mode
 
 
-def test_evaluation_is_keras_s_but_for_the_rounded_bias(bound, expected_scale):
-    mac, norm, x = bound()
+def test_evaluation_is_keras_s_but_for_the_rounded_bias(bound, expected_scale, product):
+    mac, x = bound()
     plain = keras.layers.BatchNormalization()
-    outputs = mac(x)
+    outputs = product(mac, x)
     plain.build(outputs.shape)
-    plain.set_weights(norm.get_weights())
-    grid = np.abs(expected_scale(norm)) * np.asarray(mac.accumulator_step())
-    difference = np.asarray(norm(outputs, training=False) - plain(outputs, training=False))
+    plain.set_weights(mac.norm.get_weights())
+    grid = np.abs(expected_scale(mac.norm)) * np.asarray(mac.accumulator_step())
+    difference = np.asarray(mac(x, training=False) - plain(outputs, training=False))
     assert np.all(np.abs(difference) <= grid * 0.51)
     # One constant for each channel: only the bias differs.
     spread = np.ptp(difference.reshape(-1, 4), axis=0)
     assert np.all(spread < 0.02 * grid)
 
 
-def test_training_does_not_round(bound, close):
-    mac, norm, x = bound()
+def test_training_does_not_round(bound, close, product):
+    mac, x = bound()
     plain = keras.layers.BatchNormalization()
-    outputs = mac(x)
+    outputs = product(mac, x)
     plain.build(outputs.shape)
-    plain.set_weights(norm.get_weights())
-    close(norm(outputs, training=True), plain(outputs, training=True))
+    plain.set_weights(mac.norm.get_weights())
+    close(mac(x, training=True), plain(outputs, training=True))
 
 
-def test_a_lone_batch_norm_cannot_be_folded():
-    norm = FoldableBatchNormalization(name="lone")
+def test_a_lone_batch_norm_evaluates_on_the_grid_that_it_is_connected_to(expected_scale):
+    """On the device it is a 1x1 convolution with the weight 64 or -64: input steps / 64."""
+    norm = FoldableBatchNormalization(input_quantizer="before", name="lone")
     norm.build((None, 3))
-    with pytest.raises(ValueError, match="'lone' is not part of a quantized model"):
-        norm.fold()
+    values = [[1.3, -0.7, 0.4], [0.31, -0.2, 0.05], [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]]
+    norm.set_weights([np.array(v) for v in values])
+    x = 0.25 * np.random.default_rng(0).integers(-50, 50, (8, 3)).astype(np.float32)
+    free = np.asarray(norm(x))
+    norm.connect(lambda: np.float32(0.25))
+    found = np.asarray(norm(x))
+    grid = np.abs(expected_scale(norm)) * 0.25 / 64
+    np.testing.assert_allclose(found / grid, np.rint(found / grid), atol=2e-2)
+    assert np.abs(free / grid - np.rint(free / grid)).mean() > 0.1
+    assert np.all(np.abs(found - free) <= 0.51 * grid)
 
 
 def test_folded_terms_are_the_closed_form():

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.mac import QuantizedConv2D, QuantizedDense, QuantizedDepthwiseConv2D
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 
@@ -49,7 +49,7 @@ def pair(case, use_bias):
     quantized, plain, arguments, shape, _ = case
     initializer = keras.initializers.RandomNormal(stddev=0.5, seed=1)
     arguments = arguments | {"use_bias": use_bias, "bias_initializer": initializer}
-    layer = quantized(**arguments, weight_candidates=(8, 4, 2), name="mac")
+    layer = quantized(**arguments, weight_bits=(8, 4, 2), name="mac")
     reference = plain(**arguments)
     for built in (layer, reference):
         built.build((None, *shape))
@@ -57,15 +57,15 @@ def pair(case, use_bias):
     return layer, reference
 
 
+STEP = 0.07  # of the input
+
+
 @pytest.fixture
-def with_input(pair):
-    """The layer as a network holds it: it knows its input's grid."""
+def on_grid(pair, x):
+    """The layer, Keras' twin, and an input that lies on the layer's grid."""
     layer, reference = pair
-    quantizer = ActivationQuantizer((8,), name="mac_input")
-    quantizer.build(layer.input_spec.shape or (None, *IMAGE))
-    quantizer.log_step.assign([np.log(0.07)])
-    object.__setattr__(layer, "input_quantizer", quantizer)
-    return layer, reference
+    layer.input_quantizer.log_step.assign([np.log(STEP)])
+    return layer, reference, np.asarray(layer.input_quantizer(x))
 
 
 @pytest.fixture
@@ -77,29 +77,31 @@ def steps(case):
     return compute
 
 
-def test_off_is_the_keras_layer_exactly(with_input, x):
-    layer, reference = with_input
+def test_off_is_the_keras_layer_exactly(pair, x):
+    layer, reference = pair
     with quantization_mode(FLOAT):
         np.testing.assert_array_equal(layer(x), reference(x))
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_quantized_is_the_keras_layer_with_a_quantized_kernel(pair, x, bits, steps):
-    layer, reference = pair  # which has no input grid: the bias stays as it is
-    layer.weight_quantizer.assign_bits(bits)
+def test_quantized_is_the_keras_layer_with_a_quantized_kernel(on_grid, bits, steps):
+    layer, reference, x = on_grid
+    layer.weight_quantizer.choice.assign(bits)
     kernel, high = reference.get_weights()[0], 2 ** (bits - 1) - 1
     step = steps(kernel, bits)
     integers = np.rint(np.clip(kernel / step, -high, high))
     np.testing.assert_array_equal(layer.integer_kernel(), integers)
     assert layer.integer_kernel().dtype == np.int8
-    reference.set_weights([integers * step, *reference.get_weights()[1:]])
+    accumulator = STEP * step.reshape(-1)
+    bias = [np.rint(b / accumulator) * accumulator for b in reference.get_weights()[1:]]
+    reference.set_weights([integers * step, *bias])
     np.testing.assert_allclose(layer(x), reference(x), rtol=1e-4, atol=1e-4)
 
 
-def test_the_bias_lies_on_the_accumulator_s_grid(with_input, x, steps):
-    layer, reference = with_input
+def test_the_bias_lies_on_the_accumulator_s_grid(on_grid, steps):
+    layer, reference, x = on_grid
     kernel = reference.get_weights()[0]
-    accumulator = 0.07 * steps(kernel, 8).reshape(-1)
+    accumulator = STEP * steps(kernel, 8).reshape(-1)
     np.testing.assert_allclose(layer.accumulator_step(), accumulator, rtol=1e-5)
     at_zero = np.asarray(layer(np.zeros_like(x)))
     if not layer.use_bias:
@@ -113,16 +115,61 @@ def test_the_bias_lies_on_the_accumulator_s_grid(with_input, x, steps):
     np.testing.assert_array_equal(found, np.broadcast_to(bias, found.shape))
 
 
-def test_a_bias_that_batch_norm_takes_in_is_not_rounded(with_input, x):
-    layer, reference = with_input
-    object.__setattr__(layer, "has_batch_norm", True)
-    found = np.asarray(layer(np.zeros_like(x)))
-    bias = reference.get_weights()[1] if layer.use_bias else 0.0
-    np.testing.assert_array_equal(found, np.broadcast_to(np.float32(bias), found.shape))
+@pytest.fixture
+def normed(pair, case):
+    """A layer with random variables that owns a batch norm."""
+    quantized, _, arguments, shape, _ = case
+    norm = FoldableBatchNormalization(name="norm")
+    use_bias = pair[0].use_bias
+    layer = quantized(**arguments, use_bias=use_bias, norm=norm, name="mac")
+    layer.build((None, *shape))
+    generator = np.random.default_rng(4)
+    for variable in (*norm.variables, *([layer.bias] if use_bias else [])):
+        variable.assign(generator.uniform(0.2, 2.0, variable.shape))
+    layer.input_quantizer.log_step.assign([np.log(STEP)])
+    return layer
 
 
-def test_every_trainable_variable_gets_a_gradient(with_input, x, gradients_of):
-    layer, _ = with_input
+def test_with_a_norm_off_is_keras_s_two_layers_exactly(normed, pair, x):
+    plain, after = pair[1], keras.layers.BatchNormalization()
+    plain.set_weights([normed.kernel, *([normed.bias] if normed.use_bias else [])])
+    after.build(normed.compute_output_shape(x.shape))
+    after.set_weights(normed.norm.get_weights())
+    with quantization_mode(FLOAT):
+        np.testing.assert_array_equal(normed(x), after(plain(x), training=False))
+
+
+def test_with_a_norm_every_trainable_variable_gets_a_gradient(normed, x, gradients_of):
+    def loss():
+        return normed(x, training=True)
+
+    names = {v.name for v in normed.trainable_variables}
+    bias = {"bias"} if normed.use_bias else set()
+    assert names == {"kernel", "log_step", "gamma", "beta"} | bias
+    weights = np.random.default_rng(2).normal(size=loss().shape)
+    trained = [v for v in normed.trainable_variables if v.name != "bias"]  # the norm takes it out
+    for variable, gradient in zip(trained, gradients_of(loss, trained, weights), strict=True):
+        assert np.any(gradient != 0), variable.path
+
+
+def test_with_a_norm_saved_and_loaded_is_identical(normed, case, x, saved_and_loaded):
+    model, loaded, twin = saved_and_loaded(normed, case[3])
+    assert twin.get_config() == normed.get_config()
+    np.testing.assert_array_equal(model(x), loaded(x))
+
+
+def test_frozen_are_kernel_and_bias_and_not_what_the_layer_owns(case, saved_and_loaded):
+    quantized, _, arguments, shape, _ = case
+    norm = FoldableBatchNormalization(name="norm")
+    layer = quantized(**arguments, norm=norm, trainable=False, name="mac")
+    _, _, twin = saved_and_loaded(layer, shape)
+    for found in (layer, twin):
+        assert [v.name for v in found.trainable_variables] == ["log_step", "gamma", "beta"]
+        assert found.get_config()["trainable"] is False
+
+
+def test_every_trainable_variable_gets_a_gradient(on_grid, x, gradients_of):
+    layer, _, _ = on_grid
     names = {v.name for v in layer.trainable_variables}
     assert names == {"kernel", "log_step"} | ({"bias"} if layer.use_bias else set())
     weights = np.random.default_rng(2).normal(size=layer(x).shape)
@@ -135,8 +182,8 @@ def test_every_trainable_variable_gets_a_gradient(with_input, x, gradients_of):
         assert np.any(gradient != 0), variable.path
 
 
-def test_the_bias_gradient_is_straight_through(with_input, x, gradients_of):
-    layer, _ = with_input
+def test_the_bias_gradient_is_straight_through(on_grid, gradients_of):
+    layer, _, x = on_grid
     if layer.use_bias:
         shape = layer(x).shape
         upstream = np.random.default_rng(3).normal(size=shape).astype(np.float32)
@@ -147,15 +194,10 @@ def test_the_bias_gradient_is_straight_through(with_input, x, gradients_of):
 
 def test_saved_and_loaded_is_identical(pair, case, x, saved_and_loaded):
     layer, _ = pair
-    layer.weight_quantizer.assign_bits(2)
+    layer.weight_quantizer.choice.assign(2)
     model, loaded, twin = saved_and_loaded(layer, case[3])
     assert twin.get_config() == layer.get_config()
-    assert twin.weight_quantizer.bits == 2
+    assert twin.weight_quantizer.choice.bits == 2
     np.testing.assert_array_equal(model(x), loaded(x))
     with quantization_mode(FLOAT):
         np.testing.assert_array_equal(model(x), loaded(x))
-
-
-def test_the_accumulator_of_a_lone_layer_is_an_error_by_name(pair):
-    with pytest.raises(ValueError, match="'mac' is not part of a quantized model"):
-        pair[0].accumulator_step()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mac import QuantizedConv2D, QuantizedDense, QuantizedDepthwiseConv2D
 from keras_metamix.layers.mode import FLOAT, quantization_mode
 from keras_metamix.layers.nested_weight_quantizer import NestedWeightQuantizer
@@ -46,8 +47,8 @@ def others(geometry):
 
 @pytest.fixture
 def make(geometry, kernel, candidates):
-    def build(rule=None, of=kernel):
-        layer = NestedWeightQuantizer(candidates, geometry[1], name="weights")
+    def build(rule=None, of=kernel, choice=None):
+        layer = NestedWeightQuantizer(choice or candidates, geometry[1], name="weights")
         layer.build(kernel.shape)
         layer.initialize_steps(of, rule)
         return layer
@@ -71,7 +72,7 @@ def test_every_bit_width_derives_from_the_highest_integers(make, kernel, candida
     stored = np.asarray(layer.highest_integers(kernel))
     np.testing.assert_array_equal(stored, rounded(kernel, layer.step(0), candidates[0]))
     for bits in candidates:
-        layer.assign_bits(bits)
+        layer.choice.assign(bits)
         integers = by_shifting(stored, candidates[0], bits)
         np.testing.assert_array_equal(layer.integers(kernel), integers)
         np.testing.assert_allclose(layer(kernel), integers * layer.step(), rtol=1e-6)
@@ -82,13 +83,13 @@ def test_steps_of_lower_bits_scale_their_integers_and_nothing_else(make, kernel,
     layer = make()
     expected = {}
     for bits in candidates:
-        layer.assign_bits(bits)
+        layer.choice.assign(bits)
         expected[bits] = np.asarray(layer.integers(kernel))
     moved = np.array(layer.log_step)
     moved[1:] += np.random.default_rng(1).normal(size=moved[1:].shape)
     layer.log_step.assign(moved)
     for row, bits in enumerate(candidates):
-        layer.assign_bits(bits)
+        layer.choice.assign(bits)
         np.testing.assert_array_equal(layer.integers(kernel), expected[bits])
         step = np.exp(moved[row]).reshape(layer.step().shape)
         np.testing.assert_allclose(layer(kernel), expected[bits] * step, rtol=1e-5)
@@ -137,7 +138,7 @@ def test_dead_channels_have_positive_steps_and_stay_zero(make, kernel, candidate
     assert np.all(np.isfinite(steps))
     assert np.all(steps >= SMALLEST_STEP * 0.999)
     for bits in candidates:
-        layer.assign_bits(bits)
+        layer.choice.assign(bits)
         found = np.asarray(layer(dead))
         assert np.all(np.isfinite(found))
         np.testing.assert_array_equal(found.reshape(-1, dead.shape[-1])[:, 0], 0.0)
@@ -152,7 +153,7 @@ def test_a_channel_that_lower_bits_lose_keeps_the_highest_step_times_a_power_of_
     layer.build(kernel.shape)
     layer.initialize_steps(kernel)  # 2 / sqrt(7): every integer is 1, and (1 + 2) >> 2 is 0
     np.testing.assert_array_equal(layer.highest_integers(kernel), kernel)
-    layer.assign_bits(2)
+    layer.choice.assign(2)
     np.testing.assert_array_equal(layer.integers(kernel), 0 * kernel)
     np.testing.assert_allclose(layer.step(), 4 * layer.step(0), rtol=1e-6)
 
@@ -165,18 +166,18 @@ def test_off_is_the_kernel(make, kernel):
         np.testing.assert_array_equal(make()(kernel), kernel)
 
 
-def test_a_forced_choice_goes_by_the_leader_s_name(make, kernel, candidates, in_mode):
-    layer, leader = make(), ActivationQuantizer(candidates, name="leader")
+def test_a_forced_choice_goes_by_the_leader_s(make, kernel, candidates, in_mode):
+    leader = ActivationQuantizer(candidates, name="leader")
     leader.build((None, 4))
-    layer.follow(leader)
+    layer = make(choice=leader.choice)
     stored = np.asarray(layer.highest_integers(kernel))
     for row, bits in enumerate(candidates):
         expected = by_shifting(stored, candidates[0], bits) * layer.step(row)
-        choice = {"leader": row, "another": 0}
-        found = in_mode(layer, kernel, weights="forced", forced_weights=choice)
+        forced = {leader.choice: row, BitChoice(candidates, "activations"): 0}
+        found = in_mode(layer, kernel, activations="forced", forced=forced)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-        leader.assign_bits(bits)
-        assert layer.bits == bits
+        leader.choice.assign(bits)
+        assert layer.choice.bits == bits
         np.testing.assert_array_equal(layer(kernel), found)
 
 
@@ -219,7 +220,7 @@ LAYERS = {
 @pytest.fixture(params=LAYERS)
 def mac(request):
     cls, arguments, shape = LAYERS[request.param]
-    layer = cls(**arguments, weight_candidates=(4, 3, 2), nested_weights=True, name="mac")
+    layer = cls(**arguments, weight_bits=(4, 3, 2), nested_weights=True, name="mac")
     layer.build((None, *shape))
     layer.weight_quantizer.initialize_steps(layer.kernel, "mse")  # which uses the whole range
     return layer, shape
@@ -230,7 +231,7 @@ def test_the_file_s_int8_kernel_is_the_rule_on_the_stored_integers(mac):
     stored = rounded(np.asarray(layer.kernel), layer.weight_quantizer.step(0), 4).astype(np.int8)
     found = {}
     for bits in (4, 3, 2):
-        layer.weight_quantizer.assign_bits(bits)
+        layer.weight_quantizer.choice.assign(bits)
         found[bits] = layer.integer_kernel()
         assert found[bits].dtype == np.int8
         np.testing.assert_array_equal(found[bits], by_shifting(stored, 4, bits))
@@ -250,14 +251,14 @@ def test_saved_and_loaded_is_identical_at_every_bit_width(mac, saved_and_loaded)
     outputs = []
     for bits in (4, 3, 2):
         for mac_layer in (layer, twin):
-            mac_layer.weight_quantizer.assign_bits(bits)
+            mac_layer.weight_quantizer.choice.assign(bits)
         outputs.append(np.asarray(model(x)))
         np.testing.assert_array_equal(outputs[-1], loaded(x))
     assert np.any(outputs[0] != outputs[2])
 
 
 def test_weights_are_not_nested_unless_asked():
-    layer = QuantizedConv2D(4, 3, weight_candidates=(4, 3, 2))
+    layer = QuantizedConv2D(4, 3, weight_bits=(4, 3, 2))
     assert type(layer.weight_quantizer) is WeightQuantizer
     config = layer.get_config()
     assert config["nested_weights"] is False

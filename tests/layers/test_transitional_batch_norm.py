@@ -8,11 +8,13 @@ import pytest
 
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
+from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mac import QuantizedConv2D
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
 BITS = (4, 3, 2)
+NAMES = ("first", "second")
 SHAPES = {"image": (8, 5, 5, 4), "features": (16, 4)}
 SETS = {"3 x 3": (3, 3), "1 x 3": (1, 3), "2 x 1": (2, 1)}
 OPTIONS = {
@@ -42,28 +44,27 @@ def sets(request):
     return SETS[request.param]
 
 
-@pytest.fixture
-def linked():
-    """Connects a batch norm to the input quantizers of the layers that key it."""
+class Ends(dict):
+    """Quantizers of the two layers that key a batch norm, by name."""
 
-    def link(layer):
-        ends = []
-        for name, count in zip(("first", "second"), layer.sets, strict=True):
-            quantizer = ActivationQuantizer(BITS[:count], name=name)
-            quantizer.build((None, 4))
-            ends.append(quantizer)
-        object.__setattr__(layer, "transition", tuple(ends))
-        return layer
+    def __init__(self, sets):
+        super().__init__()
+        for name, count in zip(NAMES, sets, strict=True):
+            self[name] = ActivationQuantizer(BITS[:count], name=name)
+            self[name].build((None, 4))
 
-    return link
+    @property
+    def choices(self):
+        return {name: quantizer.choice for name, quantizer in self.items()}
 
 
 @pytest.fixture
-def make(shape, linked):
+def make(shape):
     """A layer with random variables in every set."""
 
     def build(sets, own=1, **options):
-        layer = linked(TransitionalBatchNormalization(sets, own, **options))
+        layer = TransitionalBatchNormalization(sets, own, NAMES, **options)
+        layer.follow(Ends(sets).choices)
         layer.build((None, *shape[1:]))
         generator = np.random.default_rng(0)
         layer.set_weights([generator.uniform(0.2, 2.0, v.shape) for v in layer.weights])
@@ -97,14 +98,16 @@ def some(sets):
     return [found[n] for n in sorted({0, 2 * len(found) // 3, len(found) - 1})]
 
 
-def forced(i, j):
+def forced(layer, i, j):
     """What a training step of Bit-Mixer draws, for these two layers and another."""
-    return QuantizationMode("forced", "off", False, {"first": i, "second": j, "third": 0})
+    another = BitChoice(BITS, "activations")
+    drawn = dict(zip((*layer.choices, another), (i, j, 0), strict=True))
+    return QuantizationMode("forced", "off", False, drawn)
 
 
 def assign(layer, i, j):
-    for quantizer, number in zip(layer.transition, (i, j), strict=True):
-        quantizer.assign_bits(BITS[number])
+    for choice, number in zip(layer.choices, (i, j), strict=True):
+        choice.assign(BITS[number])
 
 
 # --- set by set -----------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ def test_training_is_keras_s_in_the_set_drawn_and_leaves_the_others(
         twin = keras_twin(layer, number, **options)
         before = [np.array(v) for v in layer.weights]
         for batch in batches[:2]:
-            with quantization_mode(forced(i, j)):
+            with quantization_mode(forced(layer, i, j)):
                 outputs = layer(batch, training=True)
             close(outputs, twin(batch, training=True))
         for ours, theirs, old in zip(layer.weights, twin.weights, before, strict=True):
@@ -137,7 +140,7 @@ def test_gradients_are_keras_s_in_the_set_drawn_and_0_in_the_others(
     layer = make(sets)
     for number, i, j in some(sets):
         twin = keras_twin(layer, number)
-        with quantization_mode(forced(i, j)):
+        with quantization_mode(forced(layer, i, j)):
             found = gradients_of(
                 lambda: layer(batch, training=True), [batch, layer.gamma, layer.beta], upstream
             )
@@ -182,13 +185,17 @@ def test_frozen_uses_batch_statistics_and_keeps_the_moving_ones(
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
 
 
-def test_a_mask_leaves_values_out_as_keras_does(linked, close):
+def test_a_mask_leaves_values_out_as_keras_does(close):
     """Without TensorFlow's fused kernel, as on other backends."""
-    layer, twin = linked(TransitionalBatchNormalization((3, 3))), keras.layers.BatchNormalization()
+    layer, twin = (
+        TransitionalBatchNormalization((3, 3), 1, NAMES),
+        keras.layers.BatchNormalization(),
+    )
+    layer.follow(Ends((3, 3)).choices)
     generator = np.random.default_rng(3)
     batch = generator.normal(size=(6, 7, 4)).astype(np.float32)
     mask = generator.random((6, 7)) < 0.6
-    with quantization_mode(forced(1, 2)):
+    with quantization_mode(forced(layer, 1, 2)):
         found = layer(batch, training=True, mask=mask)
     close(found, twin(batch, training=True, mask=mask))
     close(np.array(layer.moving_mean)[5], twin.moving_mean)
@@ -236,34 +243,34 @@ def test_where_one_end_has_no_choice_every_set_is_its_own(make, sets, own):
 
 
 @pytest.fixture
-def bound(linked):
+def bound():
     """A convolution on a grid, its transitional batch norm, and one plain norm for each set."""
 
     def build(use_bias, **options):
         generator = np.random.default_rng(3)
-        mac = QuantizedConv2D(4, 3, use_bias=use_bias, weight_candidates=(4,), name="mac")
+        norm = TransitionalBatchNormalization((3, 3), 1, NAMES, **options)
+        norm.follow(Ends((3, 3)).choices)
+        mac = QuantizedConv2D(4, 3, use_bias=use_bias, weight_bits=4, norm=norm, name="mac")
         mac.build((None, 6, 6, 2))
-        quantizer = ActivationQuantizer((8,), name="mac_input")
-        quantizer.build((None, 6, 6, 2))
-        quantizer.log_step.assign([np.log(0.03)])
+        mac.input_quantizer.log_step.assign([np.log(0.03)])
         if use_bias:
             mac.bias.assign(generator.normal(size=4))
-        object.__setattr__(mac, "input_quantizer", quantizer)
-        object.__setattr__(mac, "has_batch_norm", True)
-        norm = linked(TransitionalBatchNormalization((3, 3), **options))
-        norm.build((None, 4, 4, 4))
         values = [generator.uniform(0.3, 2.0, v.shape) for v in norm.weights]
         norm.set_weights([v * generator.choice([-1.0, 1.0], v.shape) if n.name == "gamma" else v
                           for v, n in zip(values, norm.weights, strict=True)])  # fmt: skip
         plain = []
         for number in range(9):
             one = FoldableBatchNormalization(**options)
-            one.build((None, 4, 4, 4))
+            twin = QuantizedConv2D(4, 3, use_bias=use_bias, weight_bits=4, norm=one)
+            twin.build((None, 6, 6, 2))
+            twin.input_quantizer.set_weights(mac.input_quantizer.get_weights())
+            twin.weight_quantizer.set_weights(mac.weight_quantizer.get_weights())
+            twin.kernel.assign(mac.kernel)
+            if use_bias:
+                twin.bias.assign(mac.bias)
             one.set_weights([np.array(v)[number] for v in norm.weights])
-            plain.append(one)
-        for layer in (norm, *plain):
-            object.__setattr__(layer, "producer", mac)
-        return norm, plain, mac(quantizer(generator.normal(size=(3, 6, 6, 2)).astype(np.float32)))
+            plain.append(twin)
+        return mac, plain, generator.normal(size=(3, 6, 6, 2)).astype(np.float32)
 
     return build
 
@@ -274,14 +281,15 @@ def bound(linked):
     ids=str,
 )
 def test_the_set_assigned_folds_as_a_batch_norm_of_its_own(bound, use_bias, options):
-    norm, plain, x = bound(use_bias, **options)
+    mac, plain, x = bound(use_bias, **options)
     folded = []
     for number, i, j in choices((3, 3)):
-        assign(norm, i, j)
-        for found, expected in zip(norm.fold(2.0, 0.5), plain[number].fold(2.0, 0.5), strict=True):
+        assign(mac.norm, i, j)
+        twin = plain[number].folded(2.0, 0.5)
+        for found, expected in zip(mac.folded(2.0, 0.5), twin, strict=True):
             np.testing.assert_array_equal(found, expected)
-        np.testing.assert_array_equal(norm(x, training=False), plain[number](x, training=False))
-        folded.append(np.asarray(norm.fold()[1]))
+        np.testing.assert_array_equal(mac(x, training=False), plain[number](x, training=False))
+        folded.append(np.asarray(mac.folded()[1]))
     assert len({f.tobytes() for f in folded}) == 9  # nine sets, nine biases
 
 
@@ -289,13 +297,13 @@ def test_the_set_assigned_folds_as_a_batch_norm_of_its_own(bound, use_bias, opti
 
 
 @pytest.mark.parametrize("own", [0, 1])
-def test_saved_and_loaded_is_identical(make, own, shape, saved_and_loaded, linked, batches):
+def test_saved_and_loaded_is_identical(make, own, shape, saved_and_loaded, batches):
     layer = make((3, 3), own, momentum=0.8)
     _, _, twin = saved_and_loaded(layer, shape[1:])
     assert type(twin) is TransitionalBatchNormalization
     assert twin.get_config() == layer.get_config()
     assert (twin.sets, twin.own, twin.momentum) == ((3, 3), own, 0.8)
-    linked(twin)  # the transition follows from a model's graph: the model sets it anew
+    twin.follow(Ends((3, 3)).choices)  # it holds their names: the model sets them anew
     for _, i, j in choices((3, 3)):
         assign(layer, i, j)
         assign(twin, i, j)

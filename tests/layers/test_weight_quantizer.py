@@ -138,10 +138,10 @@ def test_off_is_the_kernel(make, kernel):
 @pytest.mark.parametrize("b", range(len(BITS)))
 def test_assigned_and_forced_are_one_candidate(make, kernel, branch, b, in_mode):
     layer = make()
-    layer.assign_bits(BITS[b])
-    assert layer.bits == BITS[b]
+    layer.choice.assign(BITS[b])
+    assert layer.choice.bits == BITS[b]
     np.testing.assert_allclose(layer(kernel), branch(BITS[b]), rtol=1e-5, atol=1e-6)
-    layer.assign_bits(BITS[b - 1])
+    layer.choice.assign(BITS[b - 1])
     for forced in (b, tf.constant(b)):
         found = in_mode(layer, kernel, weights="forced", forced_weights=forced)
         np.testing.assert_allclose(found, branch(BITS[b]), rtol=1e-5, atol=1e-6)
@@ -150,7 +150,7 @@ def test_assigned_and_forced_are_one_candidate(make, kernel, branch, b, in_mode)
 def test_mixture_is_eq_2(make, kernel, branch, in_mode):
     layer = make()
     alpha = np.array([0.3, -0.8, 1.1])
-    layer.alpha.assign(alpha)
+    layer.choice.alpha.assign(alpha)
     p = np.exp(alpha) / np.exp(alpha).sum()
     expected = sum(p[b] * branch(bits) for b, bits in enumerate(BITS))
     np.testing.assert_allclose(
@@ -161,7 +161,7 @@ def test_mixture_is_eq_2(make, kernel, branch, in_mode):
 @pytest.mark.parametrize("bits", BITS)
 def test_integers_are_narrow_and_symmetric(make, kernel, bits):
     layer = make()
-    layer.assign_bits(bits)
+    layer.choice.assign(bits)
     integers, high = np.asarray(layer.integers(kernel)), 2 ** (bits - 1) - 1
     np.testing.assert_array_equal(integers, np.rint(integers))
     assert integers.min() >= -high
@@ -195,12 +195,14 @@ def test_every_trainable_variable_gets_a_gradient_where_it_should(
 ):
     layer, weights = make(), np.random.default_rng(2).normal(size=kernel.shape)
     assert [v.name for v in layer.trainable_variables] == ["log_step"]
-    step, alpha = gradients_of(lambda: layer(kernel), [layer.log_step, layer.alpha], weights)
+    step, alpha = gradients_of(lambda: layer(kernel), [layer.log_step, layer.choice.alpha], weights)
     assert np.all(step[0] != 0)
     assert not step[1:].any()
     assert alpha is None
     step, alpha = gradients_of(
-        lambda: in_mode(layer, kernel, weights="mixture"), [layer.log_step, layer.alpha], weights
+        lambda: in_mode(layer, kernel, weights="mixture"),
+        [layer.log_step, layer.choice.alpha],
+        weights,
     )
     assert step is None
     assert np.all(alpha != 0)
@@ -225,27 +227,22 @@ def test_steps_stay_positive_and_finite_after_aggressive_updates(make, kernel, d
         assert np.all(np.isfinite(layer(kernel)))
 
 
-def test_weights_follow_their_activation(make, kernel, branch):
-    layer, leader = make(), ActivationQuantizer(BITS, name="leader")
+def test_weights_follow_the_choice_of_their_activation(make, kernel, branch):
+    leader = ActivationQuantizer(BITS, name="leader")
     leader.build((None, 4))
-    layer.follow(leader)
+    layer = make(leader.choice)
     for bits in (2, 8, 4):
-        leader.assign_bits(bits)
-        assert layer.bits == bits
+        leader.choice.assign(bits)
+        assert layer.choice.bits == bits
         np.testing.assert_allclose(layer(kernel), branch(bits), rtol=1e-5, atol=1e-6)
-
-
-def test_following_other_candidates_is_refused(make):
-    leader = ActivationQuantizer((8, 4, 3), name="leader")
-    with pytest.raises(ValueError, match=r"'weights'.*\[8, 4, 2\].*\[8, 4, 3\]"):
-        make().follow(leader)
+    assert [v.name for v in layer.weights] == ["log_step"]  # the choice's are its leader's
 
 
 def test_bits_that_are_no_candidate_are_refused_by_name(make):
     layer = make()
     with pytest.raises(ValueError, match=r"'weights': 3 bits.*\[8, 4, 2\]"):
-        layer.assign_bits(3)
-    assert layer.bits == 8
+        layer.choice.assign(3)
+    assert layer.choice.bits == 8
 
 
 def test_config_round_trip(make):

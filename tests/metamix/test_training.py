@@ -30,12 +30,12 @@ SPACES = {
 MACS = ("stem", "depthwise", "project", "logits")
 KERNELS = {f"{n}/kernel" for n in MACS}
 BIASES = {"logits/bias"}
-NORMS = {f"{n}_bn/{v}" for n in MACS[:3] for v in ("gamma", "beta")}
-STATISTICS = {f"{n}_bn/moving_{v}" for n in MACS[:3] for v in ("mean", "variance")}
-STEPS = {f"{n}_input/log_step" for n in MACS}
+NORMS = {f"{n}/{n}_bn/{v}" for n in MACS[:3] for v in ("gamma", "beta")}
+STATISTICS = {f"{n}/{n}_bn/moving_{v}" for n in MACS[:3] for v in ("mean", "variance")}
+STEPS = {f"{n}/{n}_input/log_step" for n in MACS}
 STREAM_STEPS = {f"{n}_stream/log_step" for n in ("stem_relu", "project_bn", "logits")}
 WEIGHT_STEPS = {f"{n}/weight_quantizer/log_step" for n in MACS}
-ALPHAS = {"depthwise_input/alpha", "project_input/alpha"}
+ALPHAS = {"depthwise/depthwise_input/alpha", "project/project_input/alpha"}
 
 
 def test_the_groups_above_are_all_variables(metamix):
@@ -55,7 +55,7 @@ def test_bit_meta_trains_weights_norms_and_all_candidates_steps(metamix, batch, 
     model = metamix(optimizer=keras.optimizers.SGD(10.0))
     changed = changes(model, lambda: model.train_step(batch))
     assert set(changed) == KERNELS | BIASES | NORMS | STATISTICS | STEPS
-    for path in ("depthwise_input/log_step", "project_input/log_step"):
+    for path in ("depthwise/depthwise_input/log_step", "project/project_input/log_step"):
         assert np.all(changed[path] != 0), path  # each of the three candidates
 
 
@@ -85,13 +85,17 @@ def test_bit_search_is_a_meta_update_and_a_search_update(metamix, batch, changes
 def test_weight_training_trains_all_but_the_alphas(metamix, batch, changes):
     """Two steps: a quantizer behind one of equal step has no residual until they differ."""
     model = metamix(phase="weight_training")
-    model.network.get_layer("depthwise_input").assign_bits(4)
+    model.network.get_layer("depthwise").input_quantizer.choice.assign(4)
     changed = changes(model, lambda: [model.train_step(batch) for _ in range(2)])
     trained = KERNELS | BIASES | NORMS | STATISTICS | STEPS | STREAM_STEPS | WEIGHT_STEPS
     assert set(changed) == trained
     # Of a searched layer's steps the assigned candidate's alone.
-    np.testing.assert_array_equal(changed["depthwise_input/log_step"] != 0, [False, True, False])
-    np.testing.assert_array_equal(changed["project_input/log_step"] != 0, [True, False, False])
+    np.testing.assert_array_equal(
+        changed["depthwise/depthwise_input/log_step"] != 0, [False, True, False]
+    )
+    np.testing.assert_array_equal(
+        changed["project/project_input/log_step"] != 0, [True, False, False]
+    )
 
 
 def test_without_streams_their_place_holds_no_variables(metamix, batch, changes):
@@ -247,9 +251,9 @@ def test_a_fit_meets_its_budget_and_records_what_it_chose(fitted):
     for name in ("stem", "logits"):
         assert (callback.assignment[name].activation, callback.assignment[name].weight) == (8, 8)
     for layer in model.mac_layers:
-        chooser = layer.input_quantizer
-        if chooser.searched:
-            best = chooser.candidates[int(np.argmax(np.array(chooser.alpha)))]
+        choice = layer.input_quantizer.choice
+        if choice.searched:
+            best = choice.candidates[int(np.argmax(np.array(choice.alpha)))]
             assert callback.argmax_assignment.activation_bits[layer.name] == best
     if bops(model, callback.argmax_assignment) <= callback.target_bops:
         assert callback.assignment == callback.argmax_assignment
@@ -376,7 +380,7 @@ def test_a_model_saved_in_a_phase_goes_on_as_if_it_had_not_been(
 ):
     model = metamix(SPACES[space], phase=phase, optimizer=keras.optimizers.Adam(1e-2))
     for bits, layer in ((4, "depthwise"), (8, "project")):
-        model.network.get_layer(f"{layer}_input").assign_bits(bits)
+        model.network.get_layer(layer).input_quantizer.choice.assign(bits)
     for _ in range(2):
         model.train_step(batch)
     model.save(tmp_path / "model.keras")

@@ -8,7 +8,7 @@ from keras import layers
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.graph.transitions import READINGS
-from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
+from keras_metamix.layers.mac import batch_norms
 from metamix_tflite.read import read_file
 
 BITS = (4, 3, 2)
@@ -58,15 +58,14 @@ def mixer():
         keras.utils.set_random_seed(seed)
         rng = np.random.default_rng(seed)
         model = kmm.BitMixerModel.from_float(build(), batch_norm=batch_norm)
-        for layer in model.network.layers:
-            if isinstance(layer, TransitionalBatchNormalization):
-                shape = layer.gamma.shape
-                gamma = rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape, p=[0.3, 0.7])
-                gamma[:, rng.integers(shape[1])] = 0.0
-                layer.gamma.assign(gamma)
-                layer.beta.assign(rng.normal(0.1, 0.4, shape))
-                layer.moving_mean.assign(rng.normal(0, 0.2, shape))
-                layer.moving_variance.assign(rng.uniform(0.3, 2.0, shape))
+        for layer in batch_norms(model.network):
+            shape = layer.gamma.shape
+            gamma = rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape, p=[0.3, 0.7])
+            gamma[:, rng.integers(shape[1])] = 0.0
+            layer.gamma.assign(gamma)
+            layer.beta.assign(rng.normal(0.1, 0.4, shape))
+            layer.moving_mean.assign(rng.normal(0, 0.2, shape))
+            layer.moving_variance.assign(rng.uniform(0.3, 2.0, shape))
         shape = model.network.input_shape[1:]
         images = rng.normal(0, 1.5, (32, *shape)).astype(np.float32)
         kmm.calibrate(model, images, rule="mse")
@@ -78,7 +77,7 @@ def mixer():
 
 def by_layer(model, rng):
     """A random assignment that is never uniform."""
-    searched = [layer.name for layer in model.mac_layers if layer.input_quantizer.searched]
+    searched = [layer.name for layer in model.mac_layers if layer.input_quantizer.choice.searched]
     drawn = rng.permutation(np.resize(BITS, len(searched))).tolist()
     bits = dict.fromkeys((layer.name for layer in model.mac_layers), 8)
     bits |= dict(zip(searched, drawn, strict=True))

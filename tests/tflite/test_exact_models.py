@@ -171,13 +171,13 @@ def test_containers_and_integers_of_the_file(build, container, quantized):
     space = kmm.SearchSpace((4, 3), (8, 4, 3, 2))
     model, _ = quantized(build(), 1, space=space)
     layers_of = {layer.name: layer for layer in model.mac_layers}
-    norms = {n.producer.name: n for n in model.network.layers if getattr(n, "producer", None)}
+    norms = {mac.name: mac.norm for mac in model.mac_layers if mac.norm}
     for weight_bits in (8, 4, 3, 2) if container != "smallest" else (4, 2):
         model.set_bits(
             kmm.BitAssignment(
                 model.bit_assignment.activation_bits,
                 {
-                    name: weight_bits if layer.weight_quantizer.searched else 8
+                    name: weight_bits if layer.weight_quantizer.choice.searched else 8
                     for name, layer in layers_of.items()
                 },
             )
@@ -186,7 +186,7 @@ def test_containers_and_integers_of_the_file(build, container, quantized):
         for name, layer in layers_of.items():
             tensor = weights_of(graph, name)
             kernel = layer.integer_kernel()
-            small = layer.weight_quantizer.bits <= 4 and container != "edgetpu"
+            small = layer.weight_quantizer.choice.bits <= 4 and container != "edgetpu"
             is_dense = kernel.ndim == 2
             pointwise = is_dense or (
                 kernel.shape[:2] == (1, 1)

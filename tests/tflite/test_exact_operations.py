@@ -434,7 +434,7 @@ def test_a_collapsed_step_is_exact_or_refused_by_name(name, factor, quantized, d
 
 def test_a_collapsed_step_is_refused(quantized):
     model, _ = quantized(SWISHES["hard-swish"](), 4, space=kmm.SearchSpace((4,), 4))
-    model.network.get_layer("depthwise_input").log_step.assign([np.log(1e-4)])
+    model.network.get_layer("depthwise").input_quantizer.log_step.assign([np.log(1e-4)])
     with pytest.raises(ValueError, match=r"'depthwise_input'"):
         mt.convert(model)
 

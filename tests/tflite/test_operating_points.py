@@ -11,7 +11,7 @@ from keras import layers
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
+from keras_metamix.layers.mac import batch_norms
 from metamix_tflite.latency import benchmark_all
 from metamix_tflite.metadata import METADATA_NAME, decode, encode
 
@@ -49,7 +49,7 @@ def depthwise():
 def points_of(model, seed=0):
     """From few bits to many: uniform, random by layer, uniform."""
     rng = np.random.default_rng(seed)
-    searched = [layer.name for layer in model.mac_layers if layer.input_quantizer.searched]
+    searched = [layer.name for layer in model.mac_layers if layer.input_quantizer.choice.searched]
     edges = {n.name: 8 for n in model.mac_layers if n.name not in searched}
     drawn = dict(zip(searched, rng.choice([4, 3, 2], len(searched)).tolist(), strict=True))
     low, high = dict.fromkeys(searched, 2), dict.fromkeys(searched, 4)
@@ -94,8 +94,7 @@ def mixer_points():
 
 
 def norms(model):
-    kind = TransitionalBatchNormalization
-    return [layer for layer in model.network.layers if isinstance(layer, kind)]
+    return list(batch_norms(model.network))
 
 
 def buffers_of(flat):

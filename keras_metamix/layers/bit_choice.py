@@ -1,0 +1,112 @@
+"""Which of several candidate bit-widths is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_metamix.layers.mode import current_mode
+from keras_metamix.ops import hard_selection
+
+ALPHA_STDDEV = 1e-3
+
+
+class BitChoice:
+    """A choice among candidate bit-widths: fixed, forced, by probabilities, or as assigned.
+
+    It is no layer, so that several quantizers may hold the same one (weights that take the bits of
+    their activation, the batch norms of Bit-Mixer). The layer that makes it owns its variables.
+
+    Args:
+      candidates: bit-widths, descending. One candidate: the bit-width is fixed.
+      of: whether a mode chooses it as it does for "activations" or for "weights".
+
+    Variables: `bit_index` (), the candidate assigned; `alpha` (candidates,), where there is a
+    choice: its softmax are the candidates' probabilities.
+    """
+
+    def __init__(self, candidates: Sequence[int], of: Literal["activations", "weights"]):
+        self.candidates = tuple(int(bits) for bits in candidates)
+        self.of: Literal["activations", "weights"] = of
+        self.bit_index: Any = None
+        self.alpha: Any = None
+        self._path = ""
+
+    def build(self, owner: keras.layers.Layer) -> None:
+        """Makes the variables, in `owner`; a choice that has them keeps them."""
+        if self.bit_index is not None:
+            return
+        self._path = owner.path
+        self.bit_index = owner.add_weight(
+            (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
+        )
+        if self.searched:
+            self.alpha = owner.add_weight(
+                (len(self.candidates),),
+                initializer=keras.initializers.RandomNormal(stddev=ALPHA_STDDEV),
+                trainable=False,
+                aggregation="mean",
+                name="alpha",
+            )
+
+    @property
+    def searched(self) -> bool:
+        """Whether there is more than one candidate."""
+        return len(self.candidates) > 1
+
+    @property
+    def bits(self) -> int:
+        """The bit-width assigned.
+
+        Raises:
+          ValueError: `bit_index` numbers no candidate, as a damaged file's may.
+        """
+        number = int(self.bit_index.numpy())
+        if not 0 <= number < len(self.candidates):
+            raise ValueError(
+                f"{self._path}: expected a bit_index from 0 to {len(self.candidates) - 1}, found "
+                f"{number}."
+            )
+        return self.candidates[number]
+
+    def assign(self, bits: int) -> None:
+        """Assigns a candidate; no retrace follows.
+
+        Raises:
+          ValueError: `bits` is no candidate.
+        """
+        if bits not in self.candidates:
+            raise ValueError(
+                f"Quantizer {self._path!r}: {bits} bits are no candidate, expected one of "
+                f"{list(self.candidates)}."
+            )
+        self.bit_index.assign(self.candidates.index(bits))
+
+    def index(self) -> Any:
+        """Number of the candidate that the mode chooses: the one assigned, or one forced."""
+        if not self.searched:
+            return 0
+        mode = current_mode()
+        if getattr(mode, self.of) != "forced":
+            return self.bit_index
+        forced = mode.forced if self.of == "activations" else mode.forced_weights
+        return forced[self] if isinstance(forced, Mapping) else forced
+
+    def probabilities(self) -> Any:
+        """Softmax of alpha, shape (candidates,)."""
+        return ops.softmax(self.alpha) if self.searched else ops.ones(1)
+
+    def log_probabilities(self) -> np.ndarray:
+        """Their logarithms, in float64."""
+        if not self.searched:
+            return np.zeros(1)
+        alpha = np.asarray(self.alpha, np.float64)
+        return alpha - np.logaddexp.reduce(alpha)
+
+    def selection(self) -> Any:
+        """`hs(alpha)` (MetaMix Eq. 5): one-hot of the most probable candidate, softmax gradient."""
+        return hard_selection(ops.convert_to_tensor(self.alpha)) if self.searched else ops.ones(1)
