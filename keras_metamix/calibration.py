@@ -12,8 +12,9 @@ from keras import ops
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import activation_range
-from keras_metamix.layers.mac import QuantizedMac, batch_norms
+from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
+from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.weight_quantizer import LARGEST, SMALLEST_STEP, Rule
 from keras_metamix.ops import shifted_range
 

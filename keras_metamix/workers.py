@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_metamix.layers.mac import batch_norms
+from keras_metamix.layers.parts import batch_norms
 
 
 def adapt_to_workers(model: keras.Model) -> None:

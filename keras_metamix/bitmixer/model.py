@@ -14,8 +14,8 @@ from keras_metamix.distillation import Divergence
 from keras_metamix.graph.quantize import quantize
 from keras_metamix.graph.transitions import READINGS, Reading
 from keras_metamix.layers.bit_choice import BitChoice
-from keras_metamix.layers.mac import batch_norms
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
+from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.training import Progress

@@ -27,8 +27,8 @@ from keras_metamix.layers.mac import (
     QuantizedDense,
     QuantizedDepthwiseConv2D,
     QuantizedMac,
-    batch_norms,
 )
+from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -104,10 +104,10 @@ class QuantizedMac:
         """
         step = self.accumulator_step()
         ones = np.ones(step.shape, np.float32)
+        factor, shift = (np.float32(t) * ones for t in (factor, shift))
         bias = self.bias if self.use_bias else 0 * ones  # pyright: ignore
         if self.norm is not None:
             return self.norm.fold(factor, shift, step, bias)
-        factor, shift = (np.float32(t) * ones for t in (factor, shift))
         return folded_terms(factor, shift, 0 * ones, ones, 0.0, bias, step)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -196,15 +196,6 @@ class QuantizedDense(QuantizedMac, keras.layers.Dense):
 
     def multiply(self, inputs: Any, kernel: Any) -> Any:
         return ops.matmul(inputs, kernel)
-
-
-def batch_norms(network: keras.Model) -> Iterator[FoldableBatchNormalization]:
-    """The batch norms of a network, those that MAC layers own included, in network order."""
-    for layer in network.layers:
-        if isinstance(layer, QuantizedMac) and layer.norm is not None:
-            yield layer.norm
-        elif isinstance(layer, FoldableBatchNormalization):
-            yield layer
 
 
 def _serialized(owned: keras.layers.Layer) -> dict[str, Any]:

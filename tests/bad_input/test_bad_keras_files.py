@@ -95,6 +95,7 @@ def quantizers(**values):
 
     def change(c):
         for layer in c["config"]["network"]["config"]["layers"]:
+            layer = layer["config"].get("input_quantizer") or layer
             if layer["class_name"] == "ActivationQuantizer":
                 layer["config"].update(values)
 

@@ -15,8 +15,8 @@ from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import STAGES, BitMixerModel
 from keras_metamix.graph.transitions import READINGS
-from keras_metamix.layers.mac import batch_norms
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
+from keras_metamix.layers.parts import batch_norms
 
 BITS = (4, 3, 2)
 # The network's variables in groups.
@@ -96,11 +96,11 @@ def test_with_quantizers_off_it_is_the_float_model_exactly(batch_norm, sets, tin
 
 def rows_of(path, batch_norm, drawn):
     """Rows of a variable, one for each candidate or set, that a step with this draw trains."""
-    _, layer, name = path.split("/")
+    layer, name = path.split("/")[-2:]
     depthwise, project = drawn
     if name == "log_step":
-        number = {"depthwise": depthwise, "project": project}.get(layer.removesuffix("_input"), 0)
-        return {number}
+        mac = path.split("/")[0]
+        return {{"depthwise": depthwise, "project": project}.get(mac, 0)}
     own = {"stem_bn": 0, "depthwise_bn": depthwise, "project_bn": project}[layer]
     if batch_norm == "shared" or (batch_norm == "switchable" and layer == "stem_bn"):
         return {0}
@@ -174,8 +174,8 @@ def test_a_step_s_gradient_is_that_of_the_network_at_the_bit_widths_drawn(
         )
     assert moved > 10
     for name in STATISTICS:
-        layer, variable = name.split("/")
-        ours, theirs = (getattr(m.network.get_layer(layer), variable) for m in (model, twin))
+        mac, _, variable = name.split("/")
+        ours, theirs = (getattr(m.network.get_layer(mac).norm, variable) for m in (model, twin))
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
@@ -359,9 +359,8 @@ def test_switching_bit_widths_changes_the_outputs_without_a_trace(mixer, data, c
     """Only the stage that begins to quantize weights is traced anew."""
     model = mixer(metrics=None)  # Keras makes a metric's variables in a first trace of their own
     generator = np.random.default_rng(0)
-    for layer in model.network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([generator.uniform(0.5, 1.5, v.shape) for v in layer.weights])
+    for norm in batch_norms(model.network):
+        norm.set_weights([generator.uniform(0.5, 1.5, v.shape) for v in norm.weights])
     traces = counted(model)
 
     def use(*chosen):
@@ -542,13 +541,15 @@ def test_statistics_of_every_bit_width_are_those_of_the_quantized_network(mixer,
     record = Record()
     callback = BitMixerCallback((0, 1, 0), statistics_batches=1, verbose=0)
     model.fit(*data, batch_size=24, callbacks=[callback, record], verbose=0, shuffle=False)
-    norm = model.network.get_layer("project").norm
-    before = keras.Model(model.network.input, norm.input)
-    values = dict(zip([v.name for v in norm.weights], record.sets[0], strict=True))
+    project = model.network.get_layer("project")
+    before = keras.Model(model.network.input, project.input)
+    values = dict(zip([v.name for v in project.norm.weights], record.sets[0], strict=True))
     for number, bits in enumerate(BITS):
         model.set_bits(model.uniform_bits(bits))
         with quantization_mode(QuantizationMode(statistics="frozen")):
-            x = np.asarray(before(data[0], training=True)).reshape(-1, 3)
+            x = project.input_quantizer(before(data[0], training=True))
+            x = project.multiply(x, project.weight_quantizer(project.kernel))
+            x = np.asarray(x).reshape(-1, 3)
         row = 4 * number  # on the diagonal
         np.testing.assert_allclose(values["moving_mean"][row], x.mean(0), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(values["moving_variance"][row], x.var(0), rtol=1e-3, atol=1e-4)

@@ -10,8 +10,9 @@ from keras_metamix.graph.quantize import quantize
 from keras_metamix.graph.topology import Topology
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
-from keras_metamix.layers.mac import QuantizedMac, batch_norms
+from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
+from keras_metamix.layers.parts import batch_norms
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.zoo import small_cnn, small_mobilenet, small_resnet
 

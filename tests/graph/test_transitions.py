@@ -9,7 +9,7 @@ from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.quantize import connect, quantize
 from keras_metamix.graph.topology import Topology
 from keras_metamix.graph.transitions import READINGS, transitions
-from keras_metamix.layers.mac import batch_norms
+from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
 

@@ -7,8 +7,8 @@ from keras import layers, ops
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.integer import IntegerLayer, IntegerMultiply, Rescale
+from keras_metamix.layers.parts import activation_quantizers
 from metamix_tflite.read import read_file
 
 SHAPE = (9, 8, 3)
@@ -384,7 +384,7 @@ def test_no_level_falls_below_the_low_end_behind_swish(name, bits, quantized, di
     model, _ = quantized(SWISHES[name](), bits, space=kmm.SearchSpace((bits,), 4))
     folded = kmm.fold_batch_norm(model)
     swishes = [x for x in folded.layers if isinstance(x, (IntegerMultiply, Rescale))]
-    signs = {q.sign for q in model.network.layers if isinstance(q, ActivationQuantizer)}
+    signs = {q.sign for q in activation_quantizers(model.network)}
     assert "offset" in signs
     # Also those that the device does not clip below, which the fold has proved.
     inner = keras.Model(folded.inputs[0], [layer.output for layer in swishes])
@@ -414,15 +414,12 @@ def test_zero_lies_on_grids_behind_swish(name, quantized):
 @pytest.mark.parametrize("name", ["hard-swish", "silu", "hard-swish of several readers"])
 def test_a_collapsed_step_is_exact_or_refused_by_name(name, factor, quantized, differing):
     model, images = quantized(SWISHES[name](), 4, space=kmm.SearchSpace((4,), 4))
-    offset = [
-        q
-        for q in model.network.layers
-        if isinstance(q, ActivationQuantizer) and q.sign == "offset" and q.role == "mac"
-    ]
+    quantizers = activation_quantizers(model.network)
+    offset = [q for q in quantizers if q.sign == "offset" and q.role == "mac"]
     assert offset
     for quantizer in offset:
         quantizer.log_step.assign(quantizer.log_step + np.log(factor))
-    names = [layer.name for layer in model.network.layers]
+    names = [quantizer.name for quantizer in quantizers]
     try:
         folded = kmm.fold_batch_norm(model)
         flat = mt.convert(folded)

@@ -11,7 +11,7 @@ from keras import layers
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.layers.mac import batch_norms
+from keras_metamix.layers.parts import batch_norms
 from metamix_tflite.latency import benchmark_all
 from metamix_tflite.metadata import METADATA_NAME, decode, encode
 
