@@ -16,22 +16,30 @@ from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.graph.summary import summary
 from keras_metamix.latency_table import LatencyTable
+from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.layers.batch_norm import FoldableBatchNormalization
+from keras_metamix.layers.mac import QuantizedConv2D, QuantizedDense, QuantizedDepthwiseConv2D
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.quantized_model import QuantizedModel
 
 __version__ = "0.1.0"
 __all__ = [
+    "ActivationQuantizer",
     "BitAssignment",
     "BitMixerCallback",
     "BitMixerModel",
     "Explanation",
+    "FoldableBatchNormalization",
     "LatencyTable",
     "LayerBits",
     "LayerCost",
     "MetaMixCallback",
     "MetaMixModel",
     "OperatingPoint",
+    "QuantizedConv2D",
+    "QuantizedDense",
+    "QuantizedDepthwiseConv2D",
     "QuantizedModel",
     "SearchSpace",
     "average_bits",

@@ -26,15 +26,20 @@ from keras_metamix.workers import adapt_to_workers
 class QuantizedModel(keras.Model):
     """A Keras model that computes with quantized weights and activations.
 
-    Make it with `from_float`. `fit` trains it quantized (quantization-aware training);
-    `keras_metamix.calibrate` alone sets its step sizes from a batch (quantization after training).
-    Either way `metamix_tflite.convert` writes the integers that it computes with.
+    Make it with `from_float`, or of a network of quantized layers. `fit` trains it quantized
+    (quantization-aware training); `keras_metamix.calibrate` alone sets its step sizes from data
+    (quantization after training). Either way `metamix_tflite.convert` writes the integers that it
+    computes with.
 
     Its subclasses choose the bit-widths: MetaMixModel searches them, BitMixerModel trains all.
 
+    Args:
+      network: a functional model of quantized layers.
+      space: the SearchSpace that its bit-widths come from; None: those that the layers have.
+      float_layers: names of layers that were left in float.
+
     Attributes:
-      network: the functional model of quantized layers.
-      space: the SearchSpace of its bit-widths.
+      network, space: as given.
       bit_widths: those of its MAC layers, read and written.
       float_layers: names of layers that were left in float.
     """
@@ -42,7 +47,7 @@ class QuantizedModel(keras.Model):
     def __init__(
         self,
         network: keras.Model,
-        space: SearchSpace,
+        space: SearchSpace | None = None,
         float_layers: Sequence[str] = (),
         **kwargs: Any,
     ):
@@ -121,7 +126,7 @@ class QuantizedModel(keras.Model):
 
     def evaluation_mode(self) -> QuantizationMode:
         """What `call` does outside training."""
-        return QuantizationMode(streams=self.space.stream_bits is not None)
+        return QuantizationMode(streams=self.space is None or self.space.stream_bits is not None)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if inside_mode():
@@ -189,10 +194,15 @@ class QuantizedModel(keras.Model):
         return {
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
-            "space": self.space.to_dict(),
+            "space": self.space and self.space.to_dict(),
             "float_layers": list(self.float_layers),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        return cls(**arguments_from_config(cls.__name__, config, custom_objects))
+        required = ("network",) if cls is QuantizedModel else ("network", "space")
+        return cls(**arguments_from_config(cls.__name__, config, custom_objects, required))
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As a loaded model is compiled: by what `get_compile_config` gave."""
+        self.compile(**keras.saving.deserialize_keras_object(config))

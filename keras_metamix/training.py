@@ -119,14 +119,22 @@ def track_loss(model: Any, loss: Any, x: Any) -> None:
     model._loss_tracker.update_state(loss * replicas, sample_weight=count)
 
 
-def arguments_from_config(name: str, config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
-    """A model's config with its network and its search space made; `name` is the class's.
+def arguments_from_config(
+    name: str, config: dict[str, Any], custom_objects: Any, required: Sequence[str]
+) -> dict[str, Any]:
+    """A model's config with its network and its search space made.
+
+    Args:
+      name: the class's, for messages.
+      config, custom_objects: as Keras' `from_config` takes them.
+      required: fields that may not be missing.
 
     Raises:
       ValueError: a field is missing.
     """
-    config = require_fields(name, config, ("network", "space"))
+    config = require_fields(name, config, required)
     network = keras.saving.deserialize_keras_object(
         config["network"], custom_objects=custom_objects
     )
-    return {**config, "network": network, "space": SearchSpace.from_dict(config["space"])}
+    space = config["space"] and SearchSpace.from_dict(config["space"])
+    return {**config, "network": network, "space": space}

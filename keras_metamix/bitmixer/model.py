@@ -44,6 +44,8 @@ class BitMixerModel(QuantizedModel):
       layer_wise_share: probability that a layer draws its own bit-width, a variable.
     """
 
+    space: SearchSpace
+
     def __init__(
         self,
         network: keras.Model,
@@ -227,6 +229,3 @@ class BitMixerModel(QuantizedModel):
         if config:
             config["in_place_distillation"] = self._distillation
         return config
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))

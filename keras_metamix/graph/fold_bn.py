@@ -15,7 +15,7 @@ from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.fold_mac import fold_average, fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
 from keras_metamix.graph.group import Group, Levels, call_name, clip_ends
-from keras_metamix.graph.operations import Kind, kind
+from keras_metamix.graph.operations import Kind, activation_kind, kind
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import Grid
@@ -48,12 +48,12 @@ def fold_batch_norm(model: Any) -> keras.Model:
     Raises:
       ValueError: the model is not ready, or a layer has no exact integer form; names it.
     """
-    if getattr(model, "space", None) is None:
+    if not hasattr(type(model), "bit_assignment"):
         raise TypeError(
-            "fold_batch_norm takes a MetaMixModel or a BitMixerModel, found "
+            "fold_batch_norm takes a QuantizedModel, a MetaMixModel or a BitMixerModel, found "
             f"{type(model).__name__}."
         )
-    if model.space.stream_bits is None:
+    if model.space is not None and model.space.stream_bits is None:
         raise ValueError(
             "SearchSpace(stream_bits=None) leaves residual sums and logits in float, which the "
             "device cannot hold: train with stream_bits=8 to export."
@@ -109,7 +109,10 @@ class _Fold:
         for tensor in self.topology.outputs:
             levels = self.values[id(tensor)]
             if isinstance(levels, Group):
-                raise ValueError(f"Output {tensor.name!r} of {self.name!r} carries no quantizer.")
+                raise ValueError(
+                    f"Output {tensor.name!r} of {self.name!r} carries no quantizer: put an "
+                    "ActivationQuantizer(8, role='stream') behind it."
+                )
             name = f"{self.topology.producer(tensor).name}_output"  # pyright: ignore
             outputs.append(Dequantize(levels.grid, name=name)(levels.tensor))
         inputs = self.inputs if len(self.inputs) > 1 else self.inputs[0]
@@ -125,8 +128,7 @@ class _Fold:
         if isinstance(operation, ActivationQuantizer):
             return self._quantize(operation, call_name(node), first)
         if isinstance(operation, QuantizedMac):
-            quantizer = operation.input_quantizer
-            return Group(node, (self._quantize(quantizer, call_name(node, quantizer.name), first),))
+            return self._mac(operation, node, first)
         found = kind(operation, node)
         if found is Kind.AFFINE:
             return self._group(node, first).scaled(*self._terms(node))
@@ -151,6 +153,21 @@ class _Fold:
             )
         return Group(node, tuple(self._require_levels(node, v) for v in values))
 
+    def _mac(self, layer: Any, node: Node, value: Levels | Group) -> Group:
+        quantizer = layer.input_quantizer
+        levels = self._quantize(quantizer, call_name(node, quantizer.name), value)
+        group, found = Group(node, (levels,)), activation_kind(layer.activation)
+        if found in _RELU_ENDS:
+            return group.clipped(0.0, _RELU_ENDS[found])
+        if found is Kind.HARD_SIGMOID:
+            return group.scaled(1 / 6, 0.5).clipped(0.0, 1.0)
+        if found is not Kind.PASS:
+            raise ValueError(
+                f"Layer {layer.name!r}: expected activation=None, 'relu', 'relu6' or "
+                "'hard_sigmoid'; put another one into a layer of its own behind it."
+            )
+        return group
+
     def _group(self, node: Node, value: Levels | Group) -> Group:
         """The group that a node joins, or the one that it begins."""
         return value if isinstance(value, Group) else Group(node, (value,))
@@ -163,7 +180,10 @@ class _Fold:
 
     def _require_levels(self, node: Node, value: Levels | Group) -> Levels:
         if isinstance(value, Group):
-            raise ValueError(f"Layer {node.name!r} reads a tensor that carries no quantizer.")
+            raise ValueError(
+                f"Layer {node.name!r} reads a tensor that carries no quantizer: put an "
+                "ActivationQuantizer(8, role='stream') before it."
+            )
         return value
 
     def _pass(self, node: Node, value: Levels | Group) -> Levels | Group:

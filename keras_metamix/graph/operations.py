@@ -123,7 +123,7 @@ def kind(operation: Any, node: Node | None = None) -> Kind | None:
     if not isinstance(operation, layers.Layer):
         return _raw_kind(operation, node)
     if isinstance(operation, layers.Activation):
-        return _FUNCTIONS.get(function_name(operation.activation))
+        return activation_kind(operation.activation)
     if isinstance(operation, layers.ReLU):
         return _relu_kind(operation)
     if is_keras_own(operation) and type(operation).__name__ in _SCALES:
@@ -186,6 +186,11 @@ def function_name(function: Any) -> str:
     if function is None:
         return "linear"
     return getattr(function, "__name__", type(function).__name__)
+
+
+def activation_kind(function: Any) -> Kind | None:
+    """The kind of an activation function, None for one that this project does not know."""
+    return _FUNCTIONS.get(function_name(function))
 
 
 def _raw_kind(operation: Any, node: Node | None) -> Kind | None:

@@ -75,20 +75,22 @@ def connect(network: keras.Model) -> None:
             norm.connect(network.get_layer(norm.input_quantizer).step)
 
 
-def require_network(network: Any, space: SearchSpace, name: str) -> None:
-    """Checks what a file gives as the network of a quantized model.
+def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
+    """Checks what a file or a user gives as the network of a quantized model.
 
     Raises:
-      ValueError: not a network that `quantize` made for this space; names the layer.
+      ValueError: a network without quantized layers, or not of this space; names the layer.
     """
-    layers = getattr(network, "layers", ())
-    macs = [layer for layer in layers if isinstance(layer, QuantizedMac)]
+    macs = [x for x in getattr(network, "layers", ()) if isinstance(x, QuantizedMac)]
     if not macs:
-        raise ValueError(f"{name}: expected a network of from_float, found {shown(network)}.")
-    ends = {space.layer_candidates(edge) for edge in (True, False)}
+        raise ValueError(
+            f"{name}: expected a network of quantized layers, as from_float makes it, found "
+            f"{shown(network)}."
+        )
+    ends = {space.layer_candidates(edge) for edge in (True, False)} if space else set()
     for mac in macs:
-        found = getattr(mac.input_quantizer, "candidates", ()), mac.weight_quantizer.candidates
-        if found not in ends:
+        found = mac.input_quantizer.candidates, mac.weight_quantizer.candidates
+        if space and found not in ends:
             raise ValueError(
                 f"Layer {mac.name!r}: expected the bit-widths of {space}, found {found}."  # pyright: ignore
             )

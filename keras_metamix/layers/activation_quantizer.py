@@ -26,7 +26,7 @@ class ActivationQuantizer(keras.layers.Layer):
     """LSQ with a step size for each candidate bit-width (MetaMix Eq. 2) and a bit choice.
 
     Args:
-      candidates: bit-widths, descending. One candidate: the bit-width is fixed.
+      candidates: bit-widths, descending, or one bit-width.
       sign: "unsigned", "signed" or "offset" (behind swish and hard-swish: the grid is shifted so
         that it begins at the activation's minimum and 0 lies on it).
       activation: "relu" or "relu6" when the quantizer computes that activation too. An unsigned
@@ -47,7 +47,7 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def __init__(
         self,
-        candidates: Sequence[int],
+        candidates: int | Sequence[int],
         sign: Sign = "signed",
         activation: Absorbed = "linear",
         role: Literal["mac", "stream"] = "mac",

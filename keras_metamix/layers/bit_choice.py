@@ -22,15 +22,16 @@ class BitChoice:
     their activation, the batch norms of Bit-Mixer). The layer that makes it owns its variables.
 
     Args:
-      candidates: bit-widths, descending. One candidate: the bit-width is fixed.
+      candidates: bit-widths, descending, or one bit-width, which is fixed.
       of: whether a mode chooses it as it does for "activations" or for "weights".
 
     Variables: `bit_index` (), the candidate assigned; `alpha` (candidates,), where there is a
     choice: its softmax are the candidates' probabilities.
     """
 
-    def __init__(self, candidates: Sequence[int], of: Literal["activations", "weights"]):
-        self.candidates = tuple(int(bits) for bits in candidates)
+    def __init__(self, candidates: int | Sequence[int], of: Literal["activations", "weights"]):
+        bits = (candidates,) if isinstance(candidates, int) else candidates
+        self.candidates = tuple(int(b) for b in bits)
         self.of: Literal["activations", "weights"] = of
         self.bit_index: Any = None
         self.alpha: Any = None

@@ -29,7 +29,7 @@ class QuantizedMac:
       weight_bits: bit-width of the kernel, candidates, or "same", that of the input.
       input_quantizer: of the input, in place of one that `activation_bits` describes and whose
         sign calibration finds.
-      norm: the batch norm behind the layer, which folds into it.
+      norm: the batch norm behind the layer, which folds into it; True makes one.
       weight_rule: how the kernel's steps were set from it last.
       nested_weights: whether lower bit-widths derive from the highest one's integers.
       trainable: whether kernel and bias train; quantizers and norm say so for themselves.
@@ -46,7 +46,7 @@ class QuantizedMac:
         activation_bits: Bits = 8,
         weight_bits: Bits | Literal["same"] = 8,
         input_quantizer: ActivationQuantizer | None = None,
-        norm: FoldableBatchNormalization | None = None,
+        norm: FoldableBatchNormalization | bool | None = None,
         weight_rule: Rule = "lsq",
         nested_weights: bool = False,
         trainable: bool = True,
@@ -56,18 +56,20 @@ class QuantizedMac:
         self._trains = trainable
         name: str = self.name  # pyright: ignore[reportAttributeAccessIssue]
         self.input_quantizer = input_quantizer or ActivationQuantizer(
-            _candidates(activation_bits), sign_from_data=True, name=f"{name}_input"
+            activation_bits, sign_from_data=True, name=f"{name}_input"
         )
         tied = weight_bits == "same"
         self.weight_quantizer: WeightQuantizer = (
             NestedWeightQuantizer if nested_weights else WeightQuantizer
         )(
-            self.input_quantizer.choice if tied else _candidates(weight_bits),
+            self.input_quantizer.choice if tied else weight_bits,
             self.channel_axes,
             name="weight_quantizer",
         )
         self.weight_quantizer.rule = weight_rule
-        self.norm = norm
+        if norm is True:
+            norm = FoldableBatchNormalization(name=f"{name}_bn")
+        self.norm = norm or None
 
     @property
     def tied(self) -> bool:
@@ -202,7 +204,3 @@ def _serialized(owned: keras.layers.Layer) -> dict[str, Any]:
     """A layer's config without its input shape: its owner builds it."""
     config: Any = keras.saving.serialize_keras_object(owned)
     return {key: value for key, value in config.items() if key != "build_config"}
-
-
-def _candidates(bits: Any) -> tuple[int, ...]:
-    return (bits,) if isinstance(bits, int) else tuple(bits)

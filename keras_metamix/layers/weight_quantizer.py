@@ -28,7 +28,8 @@ class WeightQuantizer(keras.layers.Layer):
     """Symmetric narrow LSQ of a kernel, range +-(2^(w-1) - 1).
 
     Args:
-      candidates: bit-widths, descending, or the choice of an activation, which the weights follow.
+      candidates: bit-widths, descending, one bit-width, or the choice of an activation, which the
+        weights follow.
       channel_axes: axes of the kernel that together number the output channels.
 
     Variables: `log_step` (candidates, output channels), and those of a choice of its own.
@@ -40,7 +41,7 @@ class WeightQuantizer(keras.layers.Layer):
 
     def __init__(
         self,
-        candidates: Sequence[int] | BitChoice,
+        candidates: int | Sequence[int] | BitChoice,
         channel_axes: Sequence[int],
         **kwargs: Any,
     ):

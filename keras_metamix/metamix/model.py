@@ -45,6 +45,8 @@ class MetaMixModel(QuantizedModel):
       objective: the cost term of bit-search; None before `set_objective`.
     """
 
+    space: SearchSpace
+
     def __init__(
         self,
         network: keras.Model,

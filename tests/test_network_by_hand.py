@@ -1,0 +1,115 @@
+"""A network built of quantized layers directly: the same file as `from_float` makes."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+
+
+def by_hand(bits=4):
+    """Streams where no MAC layer reads a tensor directly: what is summed, and the logits."""
+
+    def stream(x, name):
+        return kmm.ActivationQuantizer(8, role="stream", sign_from_data=True, name=name)(x)
+
+    def conv(filters, size, name, activation_bits=bits, **options):
+        return kmm.QuantizedConv2D(
+            filters, size, name=name, padding="same", use_bias=False, norm=True,
+            activation_bits=activation_bits, weight_bits=activation_bits, **options,
+        )  # fmt: skip
+
+    image = keras.Input((8, 8, 3), name="image")
+    x = conv(6, 3, "stem", 8, activation="relu")(image)
+    x = stream(x, "stem_relu_stream")
+    y = kmm.QuantizedDepthwiseConv2D(
+        3, padding="same", use_bias=False, norm=True, activation="relu6",
+        activation_bits=bits, weight_bits=bits, name="depthwise",
+    )(x)  # fmt: skip
+    y = stream(conv(6, 1, "project")(y), "project_bn_stream")
+    x = stream(layers.Add(name="sum")([x, y]), "sum_stream")
+    x = layers.Flatten(name="flat")(x)
+    x = kmm.QuantizedDense(4, activation_bits=8, weight_bits=8, name="logits")(x)
+    return keras.Model(image, stream(x, "logits_stream"), name="net")
+
+
+def in_float():
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="stem")(image)
+    x = layers.ReLU(name="stem_relu")(layers.BatchNormalization(name="stem_bn")(x))
+    y = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+    y = layers.ReLU(6.0, name="depthwise_relu")(layers.BatchNormalization(name="depthwise_bn")(y))
+    y = layers.Conv2D(6, 1, padding="same", use_bias=False, name="project")(y)
+    y = layers.BatchNormalization(name="project_bn")(y)
+    x = layers.Flatten(name="flat")(layers.Add(name="sum")([x, y]))
+    return keras.Model(image, layers.Dense(4, name="logits")(x), name="net")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 128)
+    x = rng.normal(0, 0.5, (128, 8, 8, 3)).astype("float32")
+    for image, label in zip(x, y, strict=True):
+        image[4 * (label // 2) :, 4 * (label % 2) :] += 1
+    return x, y
+
+
+def compiled(model):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+    return model
+
+
+def test_it_gives_the_file_of_the_same_float_model(data):
+    keras.utils.set_random_seed(0)
+    source = in_float()
+    compiled(source).fit(*data, epochs=2, verbose=0)
+    made = kmm.QuantizedModel.from_float(source, 4, 4)
+    hand = kmm.QuantizedModel(by_hand())
+    for name in ("stem", "depthwise", "project", "logits"):
+        ours, theirs = hand.network.get_layer(name), made.network.get_layer(name)
+        ours.set_weights(theirs.get_weights())
+    for model in (hand, made):
+        kmm.calibrate(model, data[0])
+    assert hand.bit_assignment == made.bit_assignment
+    np.testing.assert_array_equal(hand(data[0]), made(data[0]))
+    assert mt.convert(hand) == mt.convert(made)
+
+
+def test_it_trains_saves_and_is_exact(data, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = compiled(kmm.QuantizedModel(by_hand()))
+    model.fit(*data, epochs=8, verbose=0)
+    assert model.evaluate(*data, verbose=0, return_dict=True)["accuracy"] > 0.8
+    flat = mt.convert(model)
+    mt.verify(flat, model.bit_assignment)
+    report = mt.parity(flat, model, data[0])
+    assert (report.differing, report.max_lsb) == (0, 0)
+    model.save(tmp_path / "hand.keras")
+    again = keras.models.load_model(tmp_path / "hand.keras")
+    assert mt.convert(again) == flat
+    assert again.compiled
+    again.fit(*data, epochs=1, verbose=0)  # goes on
+
+
+def test_a_stream_that_is_missing_is_named(data):
+    image = keras.Input((8, 8, 3))
+    x = kmm.QuantizedConv2D(4, 3, activation="relu", name="first")(image)
+    y = kmm.QuantizedConv2D(4, 3, padding="same", name="second")(x)
+    x = kmm.QuantizedDense(4, name="last")(layers.Flatten()(layers.Add(name="sum")([x, y])))
+    model = kmm.QuantizedModel(keras.Model(image, x))
+    kmm.calibrate(model, data[0])
+    with pytest.raises(ValueError, match=r"Layer 'sum' reads .* role='stream'\) before it"):
+        mt.convert(model)
+
+
+def test_an_activation_without_an_integer_form_is_named(data):
+    image = keras.Input((8, 8, 3))
+    x = layers.Flatten()(kmm.QuantizedConv2D(4, 3, activation="gelu", name="first")(image))
+    model = kmm.QuantizedModel(keras.Model(image, kmm.QuantizedDense(4, name="last")(x)))
+    kmm.calibrate(model, data[0])
+    with pytest.raises(ValueError, match=r"Layer 'first': expected activation=None, 'relu'"):
+        mt.convert(model)
