@@ -92,7 +92,7 @@ def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
         found = mac.input_quantizer.candidates, mac.weight_quantizer.candidates
         if space and found not in ends:
             raise ValueError(
-                f"Layer {mac.name!r}: expected the bit-widths of {space}, found {found}."  # pyright: ignore
+                f"Layer {mac.name!r}: expected the bit-widths of {space}, found {found}."
             )
 
 
@@ -149,15 +149,17 @@ class _Rewrite:
             clone = type(operation).from_config(config)
         _carry_weights(operation, clone)
         if found is Kind.MAC and clone.norm is not None:
-            after: Any = self.topology.only_consumer(self.macs[operation.name][0].output)
-            _carry_weights(after.operation, clone.norm)
+            _carry_weights(self._norm_behind(operation.name), clone.norm)
         return clone
 
-    def _is_owned(self, node: Node | None) -> bool:
+    def _norm_behind(self, name: str) -> Any:
+        """The batch norm that folds into a MAC layer, if any."""
+        after = self.topology.only_consumer(self.macs[name][0].output)
+        return after.operation if after and self._is_owned(after) else None
+
+    def _is_owned(self, node: Node) -> bool:
         """Whether a node is a batch norm that folds into the MAC layer before it."""
-        return (
-            node is not None and self.plan.kind(node) is Kind.BATCH_NORM and self.plan.joins(node)
-        )
+        return self.plan.kind(node) is Kind.BATCH_NORM and self.plan.joins(node)
 
     def _batch_norm(self, operation: Any, config: dict[str, Any]) -> Any:
         node = self.nodes[operation.name, 0]
@@ -190,8 +192,7 @@ class _Rewrite:
 
     def _quantized_mac(self, operation: Any, config: dict[str, Any]) -> Any:
         name = operation.name
-        after = self.topology.only_consumer(self.macs[name][0].output)
-        norm = after.operation if self._is_owned(after) else None
+        norm = self._norm_behind(name)
         config |= {
             "weight_bits": "same" if self.space.weight_bits_tied else self._candidates(name)[1],
             "input_quantizer": self._input_quantizer(name),

@@ -19,8 +19,8 @@ from keras_metamix.ops import round_straight_through
 Bits = int | Sequence[int]
 
 
-class QuantizedMac:
-    """What the three MAC layers share. Mixed into a Keras layer class, before it.
+class QuantizedMac(keras.layers.Layer):
+    """What the three MAC layers share; each is a Keras layer class too, behind this one.
 
     The layer computes `activation(norm(mac(quantize(x), quantize(kernel)) + bias))`.
 
@@ -54,9 +54,8 @@ class QuantizedMac:
     ):
         super().__init__(*args, **kwargs)
         self._trains = trainable
-        name: str = self.name  # pyright: ignore[reportAttributeAccessIssue]
         self.input_quantizer = input_quantizer or ActivationQuantizer(
-            activation_bits, sign_from_data=True, name=f"{name}_input"
+            activation_bits, sign_from_data=True, name=f"{self.name}_input"
         )
         tied = weight_bits == "same"
         self.weight_quantizer: WeightQuantizer = (
@@ -68,7 +67,7 @@ class QuantizedMac:
         )
         self.weight_quantizer.rule = weight_rule
         if norm is True:
-            norm = FoldableBatchNormalization(name=f"{name}_bn")
+            norm = FoldableBatchNormalization(name=f"{self.name}_bn")
         self.norm = norm or None
 
     @property
@@ -77,21 +76,21 @@ class QuantizedMac:
         return self.weight_quantizer.choice is self.input_quantizer.choice
 
     def build(self, input_shape: Any) -> None:
-        super().build(input_shape)  # pyright: ignore[reportAttributeAccessIssue]
+        super().build(input_shape)
         if not self.input_quantizer.built:  # a loaded one is
             self.input_quantizer.build(input_shape)
-        self.weight_quantizer.build(tuple(self.kernel.shape))  # pyright: ignore
-        self.weight_quantizer.initialize_steps(self.kernel)  # pyright: ignore
+        self.weight_quantizer.build(tuple(self.kernel.shape))
+        self.weight_quantizer.initialize_steps(self.kernel)
         if self.norm is not None and not self.norm.built:
-            self.norm.build(self.compute_output_shape(input_shape))  # pyright: ignore
+            self.norm.build(self.compute_output_shape(input_shape))
         if not self._trains:  # not by `self.trainable`, which would freeze what it owns
             self.weight_quantizer.trainable = False
-            for variable in (self.kernel, self.bias) if self.use_bias else (self.kernel,):  # pyright: ignore
+            for variable in (self.kernel, self.bias) if self.use_bias else (self.kernel,):
                 variable.trainable = False
 
     def integer_kernel(self) -> np.ndarray:
         """The trained integers, int8, in the kernel's Keras shape."""
-        integers = self.weight_quantizer.integers(self.kernel)  # pyright: ignore
+        integers = self.weight_quantizer.integers(self.kernel)
         return ops.convert_to_numpy(integers).astype(np.int8)
 
     def accumulator_step(self) -> Any:
@@ -107,29 +106,28 @@ class QuantizedMac:
         step = self.accumulator_step()
         ones = np.ones(step.shape, np.float32)
         factor, shift = (np.float32(t) * ones for t in (factor, shift))
-        bias = self.bias if self.use_bias else 0 * ones  # pyright: ignore
+        bias = self.bias if self.use_bias else 0 * ones
         if self.norm is not None:
             return self.norm.fold(factor, shift, step, bias)
         return folded_terms(factor, shift, 0 * ones, ones, 0.0, bias, step)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        kernel = self.weight_quantizer(self.kernel)  # pyright: ignore
+        kernel = self.weight_quantizer(self.kernel)
         outputs = self.multiply(self.input_quantizer(inputs, training=training), kernel)
         if self.norm is None:
             outputs = self._with_bias(outputs)
         else:
             outputs = self._normalized(self.norm, outputs, training)
-        activation = self.activation  # pyright: ignore[reportAttributeAccessIssue]
-        return outputs if activation is None else activation(outputs)
+        return outputs if self.activation is None else self.activation(outputs)
 
     def multiply(self, inputs: Any, kernel: Any) -> Any:
         """The layer's product of its input and a kernel, without bias."""
         raise NotImplementedError
 
     def _with_bias(self, outputs: Any) -> Any:
-        if not self.use_bias:  # pyright: ignore[reportAttributeAccessIssue]
+        if not self.use_bias:
             return outputs
-        bias: Any = self.bias  # pyright: ignore[reportAttributeAccessIssue]
+        bias = self.bias
         if current_mode().weights == "assigned":  # as deployed: on the accumulator's grid
             step = ops.stop_gradient(self.accumulator_step())
             bias = round_straight_through(bias / step) * step
@@ -138,16 +136,15 @@ class QuantizedMac:
     def _normalized(
         self, norm: FoldableBatchNormalization, outputs: Any, training: bool | None
     ) -> Any:
-        bias = self.bias if self.use_bias else None  # pyright: ignore
+        bias = self.bias if self.use_bias else None
         if norm.evaluates_folded(training):
             return norm(outputs, training=training, bias=bias, step=self.accumulator_step())
         return norm(outputs if bias is None else ops.add(outputs, bias), training=training)
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()  # pyright: ignore[reportAttributeAccessIssue]
         quantizer = self.weight_quantizer
-        trains = self.kernel.trainable if self.built else self._trains  # pyright: ignore
-        return config | {
+        trains = self.kernel.trainable if self.built else self._trains
+        return super().get_config() | {
             "trainable": bool(trains),
             "weight_bits": "same" if self.tied else list(quantizer.candidates),
             "input_quantizer": _serialized(self.input_quantizer),
@@ -164,7 +161,7 @@ class QuantizedMac:
             for name in owned
             if isinstance(config.get(name), dict)
         }
-        return super().from_config(config | made)  # pyright: ignore[reportAttributeAccessIssue]
+        return super().from_config(config | made)
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
