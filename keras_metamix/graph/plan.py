@@ -17,7 +17,7 @@ import math
 from typing import Any
 
 from keras_metamix.graph.affine import affine_terms
-from keras_metamix.graph.operations import RELUS, Kind, require_kind
+from keras_metamix.graph.operations import RELUS, Kind, kind
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Sign
 
@@ -70,17 +70,17 @@ class Plan:
     Args:
       topology: of the expanded model.
       exact_inputs: names of the 8-bit end layers, whose inputs need no clip below INT8's own.
-      float_layers: names of layers that stay in float.
-
-    Raises:
-      ValueError: an operation that cannot be wrapped; names it.
+      float_layers: names of layers that stay in float, as do operations of no kind.
     """
 
     def __init__(
         self, topology: Topology, exact_inputs: set[str], float_layers: frozenset[str] = frozenset()
     ):
         self.topology, self.exact_inputs = topology, exact_inputs
-        self.kinds = {id(node): require_kind(node, float_layers) for node in topology.nodes}
+        self.kinds = {
+            id(node): (node.name not in float_layers and kind(node.operation, node)) or Kind.FLOAT
+            for node in topology.nodes
+        }
         self._end_softmax()
         self._calls: dict[int, int] = {}
         for node in topology.nodes:

@@ -12,12 +12,12 @@ from keras import tree
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
-from keras_metamix.graph.expand import expand, float_names
+from keras_metamix.graph.expand import float_names
+from keras_metamix.graph.inspection import accepted
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32
-from keras_metamix.graph.topology import Node, Topology, as_functional
+from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.graph.transitions import Reading, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
@@ -52,9 +52,7 @@ def quantize(
       ValueError: an operation that cannot be wrapped, or is not in float32; names it.
     """
     require_space(space)
-    functional = as_functional(model)
-    require_float32(functional)
-    expanded, names = expand(functional, float_names(float_layers))
+    expanded, names = accepted(model, space, float_names(float_layers))
     network = _Rewrite(expanded, space, names, reading).run()
     link(network, reading)
     return network, names
