@@ -30,7 +30,6 @@ from keras_metamix.graph.ownership import (
 )
 from keras_metamix.graph.reasons import (
     changed_by_keras,
-    described,
     not_copied,
     reason,
     reason_or_default,
@@ -137,7 +136,7 @@ class _Expansion:
         """What stands for one call of one operation."""
         if "inputs" in kwargs and not args:
             args = (kwargs.pop("inputs"),)
-        if self.place.composite[0]:
+        if self.place.composite:
             kwargs.pop("training", None)  # it is the model's: `opened` has seen to that
         if type(operation).__module__.startswith("keras_metamix.layers."):
             raise ValueError(
@@ -256,14 +255,19 @@ class _Expansion:
         if activation_name(activation) == "linear":
             return self._clone(layer)(inputs)
         outputs = self._clone(layer, activation=None)(inputs)
-        return self._activation(f"{layer.name}_activation", activation, outputs)
+        return self._activation(layer.name, activation, outputs)
 
-    def _activation(self, name: str, function: Any, inputs: Any) -> Any:
+    def _activation(self, owner: str, function: Any, inputs: Any) -> Any:
+        """The activation of a layer, as a layer behind it."""
         if isinstance(function, layers.Layer):
             return self._call(function, inputs)
-        layer = layers.Activation(activation_name(function) or function, name=name)
+        layer = layers.Activation(activation_name(function) or function, name=f"{owner}_activation")
         self.opened[id(layer)] = layer
-        return self._call(layer, inputs)
+        outer, self.place = self.place, dataclasses.replace(self.place, owner=owner)
+        try:
+            return self._call(layer, inputs)
+        finally:
+            self.place = outer
 
     def _gated(self, name: str, function: str, inputs: Any) -> Any:
         gate = self._new(layers.Activation, f"{name}_gate", activation=_GATES[function])(inputs)
@@ -309,7 +313,7 @@ class _Expansion:
             pointwise.bias.assign(layer.bias)
         if activation_name(layer.activation) == "linear":
             return outputs
-        return self._activation(f"{layer.name}_activation", layer.activation, outputs)
+        return self._activation(layer.name, layer.activation, outputs)
 
     # --- opening ---------------------------------------------------------------------------
 
@@ -320,7 +324,7 @@ class _Expansion:
                 return self._refuse(model, args, kwargs, why)
             return self._open_layer(model, args, kwargs)
         functional = self.opened.setdefault(id(model), as_functional(model))
-        place = dataclasses.replace(self.place, model=model.name)
+        place = dataclasses.replace(self.place, around=repr(model.name))
         return self._inside(model.name, place, functional, tree.flatten(args))
 
     def _inside(self, name: str, place: Origin, functional: Any, tensors: list[Any]) -> Any:
@@ -342,7 +346,8 @@ class _Expansion:
             why = reason_or_default(layer) if own else str(error)
             return self._refuse(layer, args, kwargs, why)
         self.opened[id(functional)] = functional
-        place = dataclasses.replace(self.place, composite=(layer.name, described(layer)))
+        label = dataclasses.replace(self.place, name=layer.name).label(layer)
+        place = Origin("", composite=layer.name, around=label)
         return self._inside(layer.name, place, functional, tensors)
 
 

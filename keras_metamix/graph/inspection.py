@@ -53,7 +53,7 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     if "call" in overrides(model):
         raise TypeError(
             f"Model {model.name!r} ({type(model).__name__}) has a call of its own beside its "
-            "graph: give keras.Model(model.inputs, model.outputs), which computes what the graph says."
+            "graph: give keras.Model(model.inputs, model.outputs), which computes the graph."
         )
     require_float32(functional)
     _require_sizes(functional)

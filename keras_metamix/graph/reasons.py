@@ -9,14 +9,14 @@ from keras import layers
 
 from keras_metamix.graph.ownership import activation_name, keras_class
 
-_PIPELINE = "no exact integer form; put it into the data pipeline, which the app does as well"
+_PIPELINE = "; put it into the data pipeline, and into the app that runs the file"
 _RELU = "not exported yet; use ReLU() or ReLU(max_value=6)"
 _SWISH = "not exported yet; use hard_silu or silu"
 _NORM = "no exact integer form; use BatchNormalization"
 _IN_2D = "not exported yet; use the 2-D layer on Reshape((1, time, channels))"
 _NEAREST = (
     "not exported yet; Concatenate()([x, x]) and Reshape((height, 2 * width, channels)) repeat "
-    "each column"
+    "each column, and each row alike"
 )
 _TRANSPOSED = "not exported yet; enlarge by Concatenate and Reshape, and use Conv2D"
 _ATTENTION = (
@@ -29,8 +29,9 @@ _LOOKUP = "no exact integer form; look values up outside the model"
 # What is said of an operation, by its name in lower case without underscores: of a layer's class,
 # of a raw operation's class, and of an activation function.
 _REASONS: dict[str, str] = {
-    **dict.fromkeys(("relu", "leakyrelu", "prelu", "elu", "selu", "celu", "threshold"), _RELU),
-    **dict.fromkeys(("gelu", "mish", "glu", "softplus", "squareplus"), _SWISH),
+    **dict.fromkeys(("relu", "leakyrelu", "prelu", "elu", "selu", "celu", "clip"), _RELU),
+    **dict.fromkeys(("gelu", "glu", "softplus", "squareplus"), _SWISH),
+    "mish": "no exact integer form; use hard_silu or silu",
     "softmax": (
         "no exact integer form that holds on every CPU; a softmax at the end of the model is left "
         "out of the file, inside it use sigmoid"
@@ -104,16 +105,21 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("hashing", "discretization", "categoryencoding", "textvectorization"), _LOOKUP
     ),
-    **dict.fromkeys(
-        ("resizing", "centercrop", "randomcrop", "resize", "autocontrast", "equalization"),
-        _PIPELINE,
+    **dict.fromkeys(("resizing", "centercrop", "resize"), "not exported yet" + _PIPELINE),
+    **dict.fromkeys(("autocontrast", "equalization"), "no exact integer form" + _PIPELINE),
+    "randomcrop": (
+        "changes the size in training alone; put it into the data pipeline, and train on images of "
+        "the size of the crop"
     ),
     "averagepooling2d": (
         "not exported yet where windows reach over the border; use padding='valid', behind "
         "ZeroPadding2D where the size has to stay"
     ),
 }
-_OTHERWISE = "not exported yet; build it of layers that are (see the README), or leave it out"
+_OTHERWISE = (
+    "not exported yet; Conv2D, Dense, BatchNormalization, Add, Multiply, Concatenate, relu, "
+    "hard_sigmoid, sigmoid, tanh, pooling, Reshape, padding and cropping are"
+)
 # What raw operations are in plain words; the others go by their name in keras.ops.
 _WORDS = {
     "GetItem": "a slice",
@@ -155,7 +161,8 @@ def described(operation: Any) -> str:
         return _WORDS.get(cls.__name__, f"keras.ops.{snake}")
     if isinstance(operation, layers.Activation):
         function = operation.activation
-        return f"activation {getattr(function, '__name__', type(function).__name__)}"
+        own = "" if activation_name(function) else " of your own"
+        return f"activation {getattr(function, '__name__', type(function).__name__)!r}{own}"
     if isinstance(operation, layers.ReLU) and keras_class(operation) is layers.ReLU:
         return _relu(operation)
     return cls.__name__

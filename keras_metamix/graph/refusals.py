@@ -55,14 +55,20 @@ class Origin:
     """Where an operation of the flat model comes from.
 
     Attributes:
-      name: the user's.
-      composite: name and class of the layer whose call it is part of, "" for none.
-      model: name of the model inside the given one that holds it, "" for none.
+      name: what `float_layers` takes for it.
+      owner: the layer that it is the activation of, "" for none.
+      composite: what `float_layers` takes for the layer whose call it is part of, "" for none.
+      around: that layer, or the model inside the given one, as a message has it.
     """
 
     name: str
-    composite: tuple[str, str] = ("", "")
-    model: str = ""
+    owner: str = ""
+    composite: str = ""
+    around: str = ""
+
+    def label(self, operation: Any) -> str:
+        """A layer as a message has it."""
+        return f"{(self.owner or self.name)!r} ({described(operation)})"
 
     def refusal(self, operation: Any, why: str, behind: str = "", may_stay: bool = True) -> Refusal:
         """A refusal of this operation in the user's words.
@@ -73,13 +79,12 @@ class Origin:
           behind: name of the layer before it, for a raw operation.
           may_stay: whether `float_layers` helps.
         """
-        what, (outer, outer_class) = described(operation), self.composite
-        around = f"{outer!r} ({outer_class})" if outer else repr(self.model) if self.model else ""
         if isinstance(operation, layers.Layer):
-            inside = f" inside {around}" if around and self.name != outer else ""
-            return Refusal(self.name, f"Layer {self.name!r} ({what}){inside}", why, may_stay)
-        if outer:
-            return Refusal(outer, f"Layer {around} computes {what}", why, may_stay)
+            inside = f" inside {self.around}" if self.around else ""
+            return Refusal(self.name, f"Layer {self.label(operation)}{inside}", why, may_stay)
+        what = described(operation)
+        if self.composite:
+            return Refusal(self.composite, f"Layer {self.around} computes {what}", why, may_stay)
         before = f" behind layer {behind!r}" if behind else ""
         what = what if what[:5] == "keras" else what[0].upper() + what[1:]
         return Refusal(self.name, f"{what}{before} ({self.name!r})", why, may_stay)

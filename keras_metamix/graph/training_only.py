@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_metamix.graph.ownership import is_keras_own
+from keras_metamix.graph.ownership import config_of, is_keras_own
 
 # What code of a user's raises on tensors that it was not written for.
 CALL_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError)
@@ -52,7 +52,7 @@ def _returns_its_input(layer: Any, tensor: Any) -> bool:
             return False
         values = _values(tensor)
         # A copy: the layer's own random numbers have to go on where they are.
-        found = type(layer).from_config(layer.get_config())(values, **flag)
+        found = type(layer).from_config(config_of(layer))(values, **flag)
         return found.shape == values.shape and np.array_equal(np.asarray(found), values)
     except CALL_ERRORS:
         return False

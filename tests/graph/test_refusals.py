@@ -1,0 +1,284 @@
+"""`explain`, `from_float` and `convert` say the same of every model, in the user's words."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+from keras_metamix.layers.mode import FLOAT, quantization_mode
+
+SHAPE = (8, 8, 4)
+
+
+def conv(filters=4, size=3, **arguments):
+    return layers.Conv2D(filters, size, padding="same", **arguments)
+
+
+def model_of(*middle, shape=SHAPE):
+    """A stem, what stands between, and logits."""
+    image = keras.Input(shape, name="image")
+    x = conv(name="stem")(image)
+    for function in middle:
+        x = function(x)
+    return ended(image, x)
+
+
+def ended(image, x):
+    x = layers.Dense(3, name="logits")(layers.Flatten(name="flat")(x))
+    return keras.Model(image, x, name="whole")
+
+
+def two(function):
+    return lambda x: function([x, conv(name="other")(x)])
+
+
+def sequence(*middle):
+    """Features over time: (time, channels)."""
+    image = keras.Input((8, 4), name="image")
+    x = layers.Dense(4, name="stem")(image)
+    for function in middle:
+        x = function(x)
+    return ended(image, x)
+
+
+# --- layers of users ----------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("test_refusals")
+class DropPath(layers.Layer):
+    """Stochastic depth, as people write it."""
+
+    def __init__(self, rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        keep = ops.cast(keras.random.uniform((ops.shape(x)[0], 1, 1, 1)) > self.rate, x.dtype)
+        return x * keep / (1 - self.rate)
+
+    def get_config(self):
+        return super().get_config() | {"rate": self.rate}
+
+
+def block(default):
+    class Block(layers.Layer):
+        """A block with the usual signature, and a drop path inside."""
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.conv, self.norm = conv(name="inner"), layers.BatchNormalization(name="norm")
+            self.drop, self.noise = layers.Dropout(0.3), DropPath(0.3)
+
+        def call(self, x, training=default):
+            y = ops.relu(self.norm(self.conv(x), training=training))
+            return x + self.noise(self.drop(y, training=training), training=training)
+
+    return Block(name="block")
+
+
+class Branches(layers.Layer):
+    """It computes something else in training than in evaluation."""
+
+    def __init__(self, scale=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.scale, self.conv = scale, conv(name="inner")
+
+    def call(self, x, training=None):
+        y = self.conv(x)
+        return x + y if training else x + self.scale * y
+
+
+class Sampled(layers.Layer):
+    """Monte Carlo dropout."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drop = layers.Dropout(0.5, name="drop")
+
+    def call(self, x):
+        return self.drop(x, training=True)
+
+
+class Slicing(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv, self.act = conv(name="inner"), layers.LeakyReLU(name="leaky")
+
+    def call(self, x):
+        return self.act(self.conv(x))[..., :2]
+
+
+class Clipped(layers.ReLU):
+    def call(self, inputs):
+        return ops.clip(inputs, 0.0, 0.5)
+
+
+class Scaled(layers.Activation):
+    def call(self, inputs):
+        return 3.0 * super().call(inputs)
+
+
+class Standardized(layers.Conv2D):
+    def call(self, inputs):
+        self._kernel.assign(self._kernel - ops.mean(self._kernel))
+        return super().call(inputs)
+
+
+class PlainConv(layers.Conv2D):
+    """It computes what its base does."""
+
+    def __init__(self, filters, kernel_size=3, padding="same", rank=None, **kwargs):
+        super().__init__(filters, kernel_size, padding=padding, **kwargs)
+        self.rank_of_mine = rank
+
+    def get_config(self):
+        return super().get_config() | {"rank": self.rank_of_mine}
+
+
+class PlainNorm(layers.BatchNormalization):
+    def helper(self):
+        return 3
+
+
+class Doubled(layers.Add):
+    def _merge_function(self, inputs):
+        return 2.0 * super()._merge_function(inputs)
+
+
+def relu(x):
+    return ops.clip(x, 0.0, 1.0)
+
+
+def hard_sigmoid(x):  # as in Keras 2
+    return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def known(x):
+    return ops.relu(x) * 0.5 + ops.sigmoid(x)
+
+
+def quantized_by_keras():
+    model = model_of()
+    model.get_layer("logits").quantize("int8")
+    return model
+
+
+def with_lora():
+    model = model_of()
+    model.get_layer("logits").enable_lora(2)
+    return model
+
+
+# --- what is taken ------------------------------------------------------------------------------
+
+AUGMENTATION = [
+    layers.RandomFlip("horizontal"),
+    layers.RandomRotation(0.1),
+    layers.RandomZoom(0.2),
+    layers.RandomTranslation(0.1, 0.1),
+    layers.RandomContrast(0.5),
+    layers.RandomBrightness(0.2),
+    layers.RandomErasing(),
+    layers.RandomShear(0.2),
+]
+IN_TRAINING = {
+    type(layer).__name__: layer
+    for layer in (
+        layers.GaussianNoise(1.0),
+        layers.GaussianDropout(0.5),
+        layers.AlphaDropout(0.5),
+        layers.Dropout(0.5),
+        layers.SpatialDropout2D(0.5),
+        DropPath(),
+        *AUGMENTATION,
+    )
+}
+TAKEN = {
+    **{f"{name} before": lambda a=layer: augmented(a) for name, layer in IN_TRAINING.items()},
+    "noise between": lambda: model_of(layers.ReLU(), layers.GaussianNoise(0.1), conv()),
+    "noise behind a layer": lambda: model_of(layers.GaussianNoise(0.1), layers.ReLU(), conv()),
+    "ActivityRegularization": lambda: model_of(layers.ActivityRegularization(l1=0.1)),
+    "a pipeline": lambda: augmented(keras.Sequential(AUGMENTATION[:2])),
+    "Resizing to the same size": lambda: augmented(layers.Resizing(8, 8)),
+    "CenterCrop": lambda: augmented(layers.CenterCrop(5, 4)),
+    **{f"training={value}": lambda v=value: model_of(block(v)) for value in (None, False, True)},
+    "a subclass that computes as its base": lambda: model_of(
+        PlainConv(4, activation="relu", name="plain"), PlainNorm(name="norm")
+    ),
+    "a subclass that can be opened": lambda: model_of(Scaled("relu", name="scaled")),
+    "a sum that can be opened": lambda: model_of(two(Doubled(name="doubled"))),
+    **{
+        f"tf.nn.{function.__name__}": lambda f=function: model_of(conv(activation=f))
+        for function in (tf.nn.relu, tf.nn.relu6, tf.nn.sigmoid, tf.nn.tanh, tf.nn.silu)
+    },
+    "ops.relu": lambda: model_of(layers.Activation(ops.relu)),
+    "a lambda": lambda: model_of(conv(activation=lambda x: ops.relu(x))),
+    "a function of known ones": lambda: model_of(conv(activation=known)),
+    "a Lambda layer": lambda: model_of(layers.Lambda(lambda x: ops.relu(x) * 2.0)),
+    "Dense over time": lambda: sequence(layers.ReLU(), layers.Dense(5, activation="sigmoid")),
+    "sum over time": lambda: sequence(two(lambda x: layers.Add()([x[0], layers.ReLU()(x[0])]))),
+    "folded over time": lambda: sequence(layers.BatchNormalization(), layers.ReLU()),
+    "Dense over images": lambda: model_of(layers.Dense(5)),
+    "softmax over anchors": lambda: keras.Sequential(
+        [keras.Input(SHAPE), conv(), layers.Reshape((16, 16)), layers.Softmax()]
+    ),
+    "constants of features": lambda: model_of(
+        layers.Flatten(), layers.ReLU(), layers.BatchNormalization(), layers.Dense(4)
+    ),
+    "two outputs": lambda: several_outputs(),
+}  # fmt: skip
+
+
+def augmented(layer):
+    image = keras.Input(SHAPE, name="image")
+    return ended(image, conv(name="stem", activation="relu")(layer(image)))
+
+
+def several_outputs():
+    image = keras.Input(SHAPE, name="image")
+    x = conv(name="stem")(image)
+    return keras.Model(image, [layers.ReLU(name="on")(x), conv(2, name="raw")(x)])
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """calibrated(float model, space, float_layers) -> the wrapped one with bits set, and images."""
+
+    def make(source, space=None, float_layers=()):
+        model = kmm.MetaMixModel.from_float(source, space, float_layers)
+        shape = source.inputs[0].shape[1:]
+        images = np.random.default_rng(0).normal(0, 2, (4, *shape)).astype(np.float32)
+        kmm.calibrate(model, images)
+        model.set_bits(kmm.uniform_assignment(model, 4, 4))
+        return model, images
+
+    return make
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_where_explain_says_that_all_is_well_there_is_an_exact_file(name, calibrated):
+    keras.utils.set_random_seed(0)
+    source = TAKEN[name]()
+    explanation = kmm.explain(source)
+    assert explanation.not_exported == {}
+    assert {row.outcome for row in explanation.rows} <= {
+        "quantized", "integer", "folded", "left out"}  # fmt: skip
+    model, images = calibrated(source)
+    with quantization_mode(FLOAT):
+        for found, expected in zip(
+            keras.tree.flatten(model(images, training=False)),
+            keras.tree.flatten(source(images, training=False)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, expected)
+    flat = mt.convert(model)
+    mt.verify(flat, model.bit_assignment)
+    if len(source.outputs) == 1:
+        assert mt.parity(flat, model, images).differing == 0
