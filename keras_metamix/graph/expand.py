@@ -29,6 +29,7 @@ from keras_metamix.graph.ownership import (
     overrides,
 )
 from keras_metamix.graph.reasons import (
+    RELU_ARGUMENTS,
     changed_by_keras,
     not_copied,
     reason,
@@ -183,6 +184,9 @@ class _Expansion:
             # TensorFlow's relu is Keras' relu, and only the latter can be saved.
             name = activation_name(operation.activation)
             return self._clone(operation, activation=name)(*args, **kwargs)
+        if cls.__name__ == "ReLU" and not issubclass(cls, layers.Layer):
+            arguments = {key: getattr(operation, key) for key in RELU_ARGUMENTS}
+            return self._new(layers.ReLU, operation.name, **arguments)(*args)
         return self._clone(operation)(*args, **kwargs)
 
     def _is_named(self, name: str) -> bool:
@@ -344,6 +348,7 @@ class _Expansion:
             functional, tensors = opened(layer, args, kwargs)
         except NotOpenedError as error:
             why = reason_or_default(layer) if own else str(error)
+            why = (not layer.weights and not_copied(layer)) or why
             return self._refuse(layer, args, kwargs, why)
         self.opened[id(functional)] = functional
         label = dataclasses.replace(self.place, name=layer.name).label(layer)

@@ -146,6 +146,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | None:
     name = type(operation).__name__
     if name in _RAW_OPERATIONS:
         return _RAW_OPERATIONS[name]
+    if name == "ReLU":  # what keras.activations.relu makes
+        return _relu_kind(operation)
     if name == "Concatenate":
         return Kind.CONCAT
     if name == "Mean":

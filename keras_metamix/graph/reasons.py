@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import keras
 from keras import layers
 
-from keras_metamix.graph.ownership import activation_name, keras_class
+from keras_metamix.graph.ownership import activation_name, config_of, keras_class
+from keras_metamix.graph.training_only import CALL_ERRORS
 
 _PIPELINE = "; put it into the data pipeline, and into the app that runs the file"
 _RELU = "not exported yet; use ReLU() or ReLU(max_value=6)"
@@ -143,6 +145,9 @@ _WORDS = {
 }
 
 
+RELU_ARGUMENTS = ("max_value", "negative_slope", "threshold")
+
+
 def reason(operation: Any) -> str | None:
     """What the table says of an operation of Keras' own, None where it says nothing."""
     return _REASONS.get(_key(operation))
@@ -169,7 +174,7 @@ def described(operation: Any) -> str:
 
 
 def _relu(layer: Any) -> str:
-    arguments = {key: getattr(layer, key) for key in ("max_value", "negative_slope", "threshold")}
+    arguments = {key: getattr(layer, key) for key in RELU_ARGUMENTS}
     text = ", ".join(f"{key}={value:g}" for key, value in arguments.items() if value)
     return f"ReLU({text})" if text else "ReLU"
 
@@ -205,4 +210,12 @@ def not_copied(operation: Any) -> str:
             "holds a Python lambda, which Keras neither copies nor loads; use a layer class, or a "
             "named function"
         )
+    if isinstance(operation, layers.Layer) and not isinstance(operation, keras.Model):
+        try:
+            (keras_class(operation) or type(operation)).from_config(config_of(operation))
+        except CALL_ERRORS:
+            return (
+                "cannot be copied; from_config(get_config()) has to make the layer again, so give "
+                "it a get_config with what its constructor takes"
+            )
     return ""

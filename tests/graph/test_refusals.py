@@ -186,7 +186,6 @@ AUGMENTATION = [
     layers.RandomContrast(0.5),
     layers.RandomBrightness(0.2),
     layers.RandomErasing(),
-    layers.RandomShear(0.2),
 ]
 IN_TRAINING = {
     type(layer).__name__: layer
@@ -223,12 +222,10 @@ TAKEN = {
     "a function of known ones": lambda: model_of(conv(activation=known)),
     "a Lambda layer": lambda: model_of(layers.Lambda(lambda x: ops.relu(x) * 2.0)),
     "Dense over time": lambda: sequence(layers.ReLU(), layers.Dense(5, activation="sigmoid")),
-    "sum over time": lambda: sequence(two(lambda x: layers.Add()([x[0], layers.ReLU()(x[0])]))),
+    "sum over time": lambda: sequence(lambda x: layers.Add()([x, layers.Dense(4)(x)])),
     "folded over time": lambda: sequence(layers.BatchNormalization(), layers.ReLU()),
     "Dense over images": lambda: model_of(layers.Dense(5)),
-    "softmax over anchors": lambda: keras.Sequential(
-        [keras.Input(SHAPE), conv(), layers.Reshape((16, 16)), layers.Softmax()]
-    ),
+    "softmax over anchors": lambda: anchors(layers.Softmax(name="scores")),
     "constants of features": lambda: model_of(
         layers.Flatten(), layers.ReLU(), layers.BatchNormalization(), layers.Dense(4)
     ),
@@ -239,6 +236,14 @@ TAKEN = {
 def augmented(layer):
     image = keras.Input(SHAPE, name="image")
     return ended(image, conv(name="stem", activation="relu")(layer(image)))
+
+
+def anchors(*ends):
+    image = keras.Input(SHAPE, name="image")
+    x = layers.Reshape((64, 4), name="anchors")(conv(name="stem")(image))
+    for layer in ends:
+        x = layer(x)
+    return keras.Model(image, x)
 
 
 def several_outputs():
@@ -282,3 +287,135 @@ def test_where_explain_says_that_all_is_well_there_is_an_exact_file(name, calibr
     mt.verify(flat, model.bit_assignment)
     if len(source.outputs) == 1:
         assert mt.parity(flat, model, images).differing == 0
+
+
+# --- what is not --------------------------------------------------------------------------------
+
+NOT_YET, NO_FORM = "not exported yet", "no exact integer form"
+REFUSED = {  # model, and what the message says of each, by the name that float_layers takes
+    "LeakyReLU": (lambda: model_of(layers.LeakyReLU(name="act")), {
+        "act": r"Layer 'act' \(LeakyReLU\): not exported yet; use ReLU"}),
+    "PReLU": (lambda: model_of(layers.PReLU(name="act")), {"act": NOT_YET}),
+    "ELU": (lambda: model_of(layers.ELU(name="act")), {"act": NOT_YET}),
+    "ReLU with a maximum": (lambda: model_of(layers.ReLU(4.0, name="act")), {
+        "act": r"'act' \(ReLU\(max_value=4\)\): not exported yet"}),
+    "fused gelu": (lambda: model_of(conv(activation="gelu", name="next")), {
+        "next_activation": r"Layer 'next' \(activation 'gelu'\): not exported yet"}),
+    "a relu of one's own": (lambda: model_of(conv(activation=relu, name="next")), {
+        "next_activation": r"'next' \(activation 'relu' of your own\) computes a clip"}),
+    "Keras 2's hard_sigmoid": (lambda: model_of(layers.Activation(hard_sigmoid, name="act")), {
+        "act": r"'act' \(activation 'hard_sigmoid' of your own\) computes a clip"}),
+    "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
+        "next_activation": "keras.ops alone"}),
+    "a ReLU subclass": (lambda: model_of(Clipped(name="act")), {
+        "act": r"'act' \(Clipped\) computes a clip"}),
+    "a Conv2D subclass": (lambda: model_of(Standardized(4, 3, name="std")), {
+        "std": r"'std' \(Standardized\): a Conv2D with call of its own"}),
+    "quantized by Keras": (quantized_by_keras, {
+        "logits": r"'logits' \(Dense\): quantized by Keras already \(int8\)"}),
+    "LoRA": (with_lora, {"logits": "LoRA"}),
+    "softmax inside": (lambda: model_of(layers.Softmax(name="act")), {"act": NO_FORM}),
+    "LayerNormalization": (lambda: model_of(layers.LayerNormalization(name="norm")), {
+        "norm": "no exact integer form; use BatchNormalization"}),
+    "UnitNormalization": (lambda: model_of(layers.UnitNormalization(name="norm")), {
+        "norm": "cosine"}),
+    "Maximum": (lambda: model_of(two(layers.Maximum(name="most"))), {"most": NOT_YET}),
+    "Subtract": (lambda: model_of(two(layers.Subtract(name="less"))), {
+        "less": r"use Rescaling\(-1.0\) and Add"}),
+    "a raw difference": (lambda: model_of(two(lambda x: x[0] - x[1])), {
+        "subtract": "A difference behind layer '"}),
+    "UpSampling2D": (lambda: model_of(layers.UpSampling2D(name="up")), {"up": "Concatenate"}),
+    "Conv2DTranspose": (lambda: model_of(layers.Conv2DTranspose(4, 2, name="up")), {
+        "up": NOT_YET}),
+    "Permute": (lambda: model_of(layers.Permute((2, 1, 3), name="turn")), {"turn": NOT_YET}),
+    "Resizing": (lambda: augmented(layers.Resizing(4, 4, name="size")), {
+        "size": "data pipeline"}),
+    "RandomCrop": (lambda: augmented(layers.RandomCrop(4, 4, name="crop")), {
+        "crop": "in training alone; put it into the data pipeline"}),
+    "CenterCrop that resizes": (lambda: augmented(layers.CenterCrop(9, 4, name="crop")), {
+        "crop": "data pipeline"}),
+    "a padded pool": (lambda: model_of(layers.AveragePooling2D(3, 1, "same", name="pool")), {
+        "pool": "border"}),
+    "a slice": (lambda: model_of(lambda x: x[..., :2]), {
+        "get_item": "A slice behind layer 'stem' .*not exported yet"}),
+    "a transpose": (lambda: model_of(lambda x: ops.transpose(x, (0, 2, 1, 3))), {
+        "transpose": "A transpose behind layer 'stem'"}),
+    "a function of keras.ops": (lambda: model_of(ops.sin), {
+        "sin": "keras.ops.sin behind layer 'stem'"}),
+    "inside a composite": (lambda: model_of(Slicing(name="block")), {
+        "block": r"Layer 'block' \(Slicing\) computes a slice",
+        "leaky": r"'leaky' \(LeakyReLU\) inside 'block' \(Slicing\): not exported yet"}),
+    "inside a model": (lambda: model_of(keras.Sequential(
+        [keras.Input(SHAPE), layers.ELU(name="elu")], name="inner")), {
+        "elu": r"'elu' \(ELU\) inside 'inner'"}),
+    "a branch on training": (lambda: model_of(Branches(name="block")), {
+        "block": "something else in training"}),
+    "Monte Carlo dropout": (lambda: model_of(Sampled(name="block")), {
+        "block": "'drop' with training=True whatever the model does"}),
+    "a norm over anchors": (lambda: anchors(
+        layers.ReLU(), layers.BatchNormalization(name="norm")), {"norm": "over 2 axes"}),
+    "a layer that cannot be copied": (lambda: augmented(layers.RandomShear(0.2, name="shear")), {
+        "shear": "cannot be copied"}),
+    **{
+        name: (lambda layer=layer: sequence(layer), {"time": r"not exported yet; use the 2-D layer"})
+        for name, layer in {
+            "Conv1D": layers.Conv1D(4, 3, name="time"),
+            "MaxPooling1D": layers.MaxPooling1D(name="time"),
+            "GlobalAveragePooling1D": layers.GlobalAveragePooling1D(name="time"),
+        }.items()
+    },
+    "LSTM": (lambda: sequence(layers.LSTM(3, name="time")), {"time": NOT_YET}),
+    "MultiHeadAttention": (
+        lambda: sequence(lambda x: layers.MultiHeadAttention(2, 3, name="attention")(x, x)),
+        {"attention": "holds on every CPU"}),
+    "Embedding": (lambda: sequence(layers.Dense(1), layers.Flatten(), layers.Embedding(
+        5, 3, name="lookup")), {"lookup": NO_FORM}),
+    "several": (lambda: model_of(layers.ELU(name="a"), conv(activation="gelu", name="b"),
+                                 layers.Permute((2, 1, 3), name="c"), lambda x: x[:, :4]), {
+        "a": "ELU", "b_activation": "gelu", "c": "Permute", "get_item": "A slice"}),
+}  # fmt: skip
+FINAL = {"quantized by Keras", "LoRA", "a layer that cannot be copied"}
+INTERNALS = re.compile(r"KerasTensor|tensorflow|Traceback|keras\.src|<function|0x[0-9a-f]{6}", re.I)
+
+
+@pytest.fixture
+def refused():
+    """refused(model, ...) -> the message of from_float."""
+
+    def message(source, *arguments):
+        with pytest.raises(ValueError) as error:
+            kmm.MetaMixModel.from_float(source, *arguments)
+        return str(error.value)
+
+    return message
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, calibrated):
+    keras.utils.clear_session()
+    build, expected = REFUSED[name]
+    source = build()
+    explanation = kmm.explain(source)
+    assert set(explanation.refused) == set(expected)
+    assert set(explanation.not_exported) == set(expected)
+    text = refused(source)
+    for layer, pattern in expected.items():
+        assert re.search(pattern, explanation.refused[layer]), explanation.refused[layer]
+        assert explanation.refused[layer] in text
+    assert not INTERNALS.search(text), text
+    assert text == refused(source)
+    assert len(text.splitlines()) == (1 if len(expected) == 1 else len(expected) + 2)
+    assert ("float_layers" in text) == (name not in FINAL)
+    rows = [row for row in explanation.rows if row.outcome == "refused"]
+    assert rows
+    for row in rows:
+        assert (row.operator, row.macs) == ("", 0)
+    if name not in FINAL:
+        model, images = calibrated(source, None, list(expected))
+        with quantization_mode(FLOAT):
+            np.testing.assert_array_equal(
+                model(images, training=False), source(images, training=False)
+            )
+        with pytest.raises(ValueError, match="left in float"):
+            mt.convert(model)
+        assert kmm.explain(source, None, list(expected)).refused == {}
