@@ -18,6 +18,7 @@ from keras_metamix.graph.summary import summary
 from keras_metamix.latency_table import LatencyTable
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.quantized_model import QuantizedModel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MetaMixCallback",
     "MetaMixModel",
     "OperatingPoint",
+    "QuantizedModel",
     "SearchSpace",
     "average_bits",
     "bops",

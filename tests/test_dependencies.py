@@ -39,6 +39,7 @@ GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
 TRAINING |= {"keras_metamix.training_data", "keras_metamix.latency_table"}
 TRAINING |= {"keras_metamix.diagnosis", "keras_metamix.workers"}
+TRAINING |= {"keras_metamix.quantized_model"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 
@@ -61,6 +62,7 @@ MAY_IMPORT = {
     "keras_metamix.diagnosis": GRAPH,
     "keras_metamix.workers": GRAPH,
     "keras_metamix.distillation": GRAPH,
+    "keras_metamix.quantized_model": TRAINING,
     "keras_metamix.metamix": TRAINING,
     "keras_metamix.bitmixer": TRAINING | {"keras_metamix.report"},
     "keras_metamix.data": {"keras_metamix.files", "keras_metamix.checks"},

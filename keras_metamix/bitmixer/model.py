@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import keras
 import tensorflow as tf
@@ -11,27 +11,19 @@ import tensorflow as tf
 from keras_metamix.assignment import BitAssignment, SearchSpace, require_space
 from keras_metamix.checks import one_of, require_number, require_whole, shown
 from keras_metamix.distillation import Divergence
-from keras_metamix.graph.layer_bits import mac_layers, read_bits, write_bits
-from keras_metamix.graph.quantize import link, quantize, require_network
+from keras_metamix.graph.quantize import quantize
 from keras_metamix.graph.transitions import READINGS, Reading
-from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
+from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
-from keras_metamix.training import (
-    Progress,
-    arguments_from_config,
-    begin_fit,
-    build_optimizer,
-    descend,
-    track_loss,
-)
-from keras_metamix.workers import adapt_to_workers
+from keras_metamix.quantized_model import QuantizedModel
+from keras_metamix.training import Progress
 
 Stage = Literal["activations", "network_wide", "layer_wise"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
-class BitMixerModel(keras.Model):
+class BitMixerModel(QuantizedModel):
     """A Keras model whose layers change bit-width at run time, without fine-tuning.
 
     Make it with `from_float`, compile it as any model, and fit it with a `BitMixerCallback`, which
@@ -46,11 +38,7 @@ class BitMixerModel(keras.Model):
     bit-widths at first.
 
     Attributes:
-      network: the functional model with all bit-widths in it.
-      space: its SearchSpace.
       batch_norm: which transitions choose a batch norm's set, see `graph.transitions`.
-      calibrated: whether step sizes were set from data.
-      float_layers: names of layers that were left in float.
       layer_wise_share: probability that a layer draws its own bit-width, a variable.
     """
 
@@ -58,31 +46,20 @@ class BitMixerModel(keras.Model):
         self,
         network: keras.Model,
         space: SearchSpace,
+        float_layers: Sequence[str] = (),
         batch_norm: Reading = "feeding",
         stage: Stage = "activations",
-        calibrated: bool = False,
-        float_layers: Sequence[str] = (),
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.network, self.space, self.calibrated = network, space, calibrated
+        reading = one_of("batch_norm", batch_norm, READINGS)
+        super().__init__(network, space, float_layers, reading, **kwargs)
         self.batch_norm, self.seed = batch_norm, seed
-        self.float_layers = tuple(float_layers)
         self._distillation = 0.0
-        self.training_data: Any = None
-        self.built = True
         self._progress = Progress(self, "stage", STAGES, stage)
-        self._traced: QuantizationMode | None = None
         self.layer_wise_share = self.add_weight(
             (), "zeros", trainable=False, name="layer_wise_share"
         )
-        link(network, one_of("batch_norm", batch_norm, READINGS))
-        require_network(network, space, self.name)
-        if space.weight_bits_tied:
-            for layer in self.mac_layers:
-                layer.weight_quantizer.follow(layer.input_quantizer)
-        adapt_to_workers(self)
 
     @classmethod
     def from_float(
@@ -92,7 +69,7 @@ class BitMixerModel(keras.Model):
         batch_norm: Reading = "feeding",
         float_layers: Iterable[str] = (),
         seed: int = 0,
-    ) -> BitMixerModel:
+    ) -> Self:
         """Rewrites a functional or Sequential Keras model; the float model stays as it is.
 
         Args:
@@ -118,25 +95,7 @@ class BitMixerModel(keras.Model):
         one_of("batch_norm", batch_norm, READINGS)
         network, names = quantize(model, space, float_layers, batch_norm)
         name = f"{model.name}_bitmixer"
-        return cls(network, space, batch_norm, float_layers=sorted(names), seed=seed, name=name)
-
-    @property
-    def mac_layers(self) -> list[Any]:
-        """The quantized MAC layers in network order."""
-        return mac_layers(self.network)
-
-    @property
-    def bit_assignment(self) -> BitAssignment:
-        """The bit-widths assigned at present."""
-        return read_bits(self.network)
-
-    def set_bits(self, bits: BitAssignment) -> None:
-        """Switches to an assignment: no retrace, no training.
-
-        Raises:
-          ValueError: the assignment is of another model, or not within the space.
-        """
-        write_bits(self.network, bits, self.name)
+        return cls(network, space, sorted(names), batch_norm, seed=seed, name=name)
 
     def uniform_bits(self, bits: int) -> BitAssignment:
         """The assignment of one bit-width everywhere but in the first and the last layer.
@@ -195,22 +154,13 @@ class BitMixerModel(keras.Model):
         """What `call` does in the present stage."""
         if self.stage == "activations":
             return QuantizationMode(weights="off", streams=False)
-        return QuantizationMode(streams=self.space.stream_bits is not None)
+        return super().evaluation_mode()
 
     def training_mode(self, candidates: Any) -> QuantizationMode:
         """A forward pass with a candidate number for every searched layer, by quantizer name."""
         weights = "off" if self.stage == "activations" else "forced"
         streams = self.evaluation_mode().streams
         return QuantizationMode("forced", weights, streams, candidates, candidates)
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if inside_mode():
-            return self.network(inputs, training=training)
-        with quantization_mode(self.evaluation_mode()):
-            return self.network(inputs, training=training)
-
-    def build(self, input_shape: Any) -> None:
-        """The network is built already."""
 
     # --- training --------------------------------------------------------------------------
 
@@ -225,23 +175,6 @@ class BitMixerModel(keras.Model):
         require_number("in_place_distillation", in_place_distillation, 0, 1)
         self._distillation = float(in_place_distillation)
         super().compile(*args, **kwargs)
-        build_optimizer(self.optimizer, self.trainable_variables)
-
-    def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
-        begin_fit(self, x, y, batch_size)
-        try:
-            return super().fit(x, y, batch_size, *args, **kwargs)
-        finally:
-            self.training_data = None
-
-    def make_train_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew when the stage needs it, loaded with weights perhaps."""
-        mode = self.evaluation_mode()
-        force, self._traced = force or self._traced != mode, mode
-        return super().make_train_function(force)
 
     def draw(self) -> dict[str, Any]:
         """A candidate number for every searched layer, by quantizer name.
@@ -281,26 +214,12 @@ class BitMixerModel(keras.Model):
                 divergence = Divergence()(tf.stop_gradient(highest), predictions, weight)
                 loss = (task + (1 - share) * loss + share * divergence) / 2
             scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, [v.value for v in variables])
-        track_loss(self, descend(self.optimizer, gradients, variables, loss), x)
+        self.update_weights(tape, scaled, loss, x)
         return self.compute_metrics(x, y, predictions, sample_weight=weight)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "network": keras.saving.serialize_keras_object(self.network),
-            "space": self.space.to_dict(),
-            "batch_norm": self.batch_norm,
-            "stage": self.stage,
-            "calibrated": self.calibrated,
-            "float_layers": list(self.float_layers),
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> BitMixerModel:
-        return cls(**arguments_from_config(cls.__name__, config, custom_objects))
+        own = {"batch_norm": self.batch_norm, "stage": self.stage, "seed": self.seed}
+        return super().get_config() | own
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

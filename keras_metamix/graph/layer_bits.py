@@ -1,4 +1,4 @@
-"""Reads and writes the bit-widths that a searchable network's layers are assigned."""
+"""Reads and writes the bit-widths that a quantized network's layers are assigned."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from typing import Any
 import keras
 
 from keras_metamix.assignment import BitAssignment, require_assignment
-from keras_metamix.graph.layer_costs import layer_costs
-
-
-def mac_layers(network: keras.Model) -> list[Any]:
-    """The quantized MAC layers in network order."""
-    return [network.get_layer(cost.name) for cost in layer_costs(network)]
+from keras_metamix.graph.layer_costs import mac_nodes
+from keras_metamix.graph.topology import Topology
 
 
 def candidate_pairs(layer: Any) -> list[tuple[int, int]]:
@@ -25,36 +21,46 @@ def candidate_pairs(layer: Any) -> list[tuple[int, int]]:
     return list(itertools.product(*candidates))
 
 
-def read_bits(network: keras.Model) -> BitAssignment:
-    """The bit-widths assigned at present."""
-    layers = mac_layers(network)
-    return BitAssignment(
-        {layer.name: layer.input_quantizer.bits for layer in layers},
-        {layer.name: layer.weight_quantizer.bits for layer in layers},
-    )
-
-
-def write_bits(network: keras.Model, bits: BitAssignment, name: str) -> None:
-    """Assigns bit-widths; no retrace follows. Either all layers take theirs or none does.
+class BitWidths:
+    """The bit-widths of a network's MAC layers.
 
     Args:
-      network: the searchable network.
-      bits: for each of its MAC layers.
-      name: of the model that owns it, for messages.
+      network: a network of `quantize`.
 
-    Raises:
-      TypeError: `bits` is no BitAssignment.
-      ValueError: the assignment is of another model, or a bit-width is no candidate of its
-        layer; names it.
+    Attributes:
+      layers: its quantized MAC layers in network order.
     """
-    require_assignment(bits)
-    layers = mac_layers(network)
-    bits.check_layers((layer.name for layer in layers), repr(name))
-    for layer in layers:
-        _check(layer, bits[layer.name].activation, bits[layer.name].weight)
-    for layer in layers:
-        layer.input_quantizer.assign_bits(bits[layer.name].activation)
-        layer.weight_quantizer.assign_bits(bits[layer.name].weight)
+
+    def __init__(self, network: keras.Model):
+        nodes = mac_nodes(Topology(network))
+        self.layers: tuple[Any, ...] = tuple(network.get_layer(name) for name in nodes)
+
+    def read(self) -> BitAssignment:
+        """Those assigned at present."""
+        return BitAssignment(
+            {layer.name: layer.input_quantizer.bits for layer in self.layers},
+            {layer.name: layer.weight_quantizer.bits for layer in self.layers},
+        )
+
+    def write(self, bits: BitAssignment, name: str) -> None:
+        """Assigns bit-widths; no retrace follows. Either all layers take theirs or none does.
+
+        Args:
+          bits: for each MAC layer.
+          name: of the model that owns the network, for messages.
+
+        Raises:
+          TypeError: `bits` is no BitAssignment.
+          ValueError: the assignment is of another model, or a bit-width is no candidate of its
+            layer; names it.
+        """
+        require_assignment(bits)
+        bits.check_layers((layer.name for layer in self.layers), repr(name))
+        for layer in self.layers:
+            _check(layer, bits[layer.name].activation, bits[layer.name].weight)
+        for layer in self.layers:
+            layer.input_quantizer.assign_bits(bits[layer.name].activation)
+            layer.weight_quantizer.assign_bits(bits[layer.name].weight)
 
 
 def _check(layer: Any, activation: int, weight: int) -> None:

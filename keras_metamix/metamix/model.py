@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import keras
 
@@ -11,23 +11,23 @@ from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate_weights
 from keras_metamix.checks import require_number
 from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
-from keras_metamix.graph.layer_bits import candidate_pairs, mac_layers, read_bits, write_bits
+from keras_metamix.graph.layer_bits import candidate_pairs
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.graph.quantize import link, quantize, require_network
-from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
+from keras_metamix.graph.quantize import quantize
+from keras_metamix.layers.mode import QuantizationMode
 from keras_metamix.metamix.loss import DEFAULT_STRENGTH, CostForm, Objective, require_cost
 from keras_metamix.metamix.selection import LayerScores, layer_scores
-from keras_metamix.metamix.updates import meta_update, search_update, weight_update
+from keras_metamix.metamix.updates import meta_update, search_update
 from keras_metamix.pair_costs import PairCosts, bop_costs
-from keras_metamix.training import Progress, arguments_from_config, begin_fit, build_optimizer
-from keras_metamix.workers import adapt_to_workers
+from keras_metamix.quantized_model import QuantizedModel
+from keras_metamix.training import Progress
 
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
-class MetaMixModel(keras.Model):
+class MetaMixModel(QuantizedModel):
     """A Keras model whose layers' bit-widths are searched while it trains.
 
     Make it with `from_float`, compile it as any model (`search_optimizer` trains the
@@ -41,10 +41,6 @@ class MetaMixModel(keras.Model):
       architecture parameters trains.
 
     Attributes:
-      network: the searchable functional model.
-      space: its SearchSpace.
-      calibrated: whether step sizes were set from data.
-      float_layers: names of layers that were left in float.
       objective: the cost term of bit-search; None before `set_objective`.
     """
 
@@ -52,28 +48,16 @@ class MetaMixModel(keras.Model):
         self,
         network: keras.Model,
         space: SearchSpace,
-        phase: Phase = "bit_meta",
-        calibrated: bool = False,
         float_layers: Sequence[str] = (),
+        phase: Phase = "bit_meta",
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.network, self.space, self.calibrated = network, space, calibrated
-        self.float_layers = tuple(float_layers)
+        super().__init__(network, space, float_layers, **kwargs)
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
         self.objective: Objective | None = None
         self._teacher: Teacher | None = None
-        self.training_data: Any = None
-        self.built = True
         self._progress = Progress(self, "phase", PHASES, phase)
-        self._traced: Phase | None = None
-        link(network)
-        require_network(network, space, self.name)
-        if space.weight_bits_tied:
-            for layer in self.mac_layers:
-                layer.weight_quantizer.follow(layer.input_quantizer)
-        adapt_to_workers(self)
 
     @classmethod
     def from_float(
@@ -81,7 +65,7 @@ class MetaMixModel(keras.Model):
         model: keras.Model,
         space: SearchSpace | None = None,
         float_layers: Iterable[str] = (),
-    ) -> MetaMixModel:
+    ) -> Self:
         """Rewrites a functional or Sequential Keras model; the float model stays as it is.
 
         Args:
@@ -96,11 +80,6 @@ class MetaMixModel(keras.Model):
         space = space or SearchSpace()
         network, names = quantize(model, space, float_layers)
         return cls(network, space, float_layers=sorted(names), name=f"{model.name}_metamix")
-
-    @property
-    def mac_layers(self) -> list[Any]:
-        """The quantized MAC layers in network order."""
-        return mac_layers(self.network)
 
     @property
     def architecture_variables(self) -> list[keras.Variable]:
@@ -124,14 +103,9 @@ class MetaMixModel(keras.Model):
             for layer in self.mac_layers
         }
 
-    @property
-    def bit_assignment(self) -> BitAssignment:
-        """The bit-widths assigned at present."""
-        return read_bits(self.network)
-
     def assign_bits(self, bits: BitAssignment) -> None:
         """Writes the bit-widths into the layers' variables; phase and steps stay."""
-        write_bits(self.network, bits, self.name)
+        super().set_bits(bits)
 
     def set_bits(self, bits: BitAssignment) -> None:
         """Fixes an assignment by hand and enters weight training; no search is needed.
@@ -175,18 +149,9 @@ class MetaMixModel(keras.Model):
     def evaluation_mode(self) -> QuantizationMode:
         """What `call` does in the present phase."""
         if self.phase == "weight_training":
-            return QuantizationMode(streams=self.space.stream_bits is not None)
+            return super().evaluation_mode()
         weights = "assigned" if self.weights_searched else "off"
         return QuantizationMode(weights=weights, streams=False)
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if inside_mode():
-            return self.network(inputs, training=training)
-        with quantization_mode(self.evaluation_mode()):
-            return self.network(inputs, training=training)
-
-    def build(self, input_shape: Any) -> None:
-        """The network is built already."""
 
     # --- training --------------------------------------------------------------------------
 
@@ -215,7 +180,6 @@ class MetaMixModel(keras.Model):
             search_optimizer
             or keras.optimizers.Adam(1e-3, beta_1=0.5, beta_2=0.999, weight_decay=1e-3)
         )
-        build_optimizer(self.optimizer, self.trainable_variables)
         if self.optimizer is not None and not self.search_optimizer.built:
             self.search_optimizer.build(self.architecture_variables)
 
@@ -249,20 +213,8 @@ class MetaMixModel(keras.Model):
         strength = DEFAULT_STRENGTH[form] if strength is None else strength
         self.objective = Objective(float(target), float(strength), form, costs)
 
-    def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
-        begin_fit(self, x, y, batch_size)
-        try:
-            return super().fit(x, y, batch_size, *args, **kwargs)
-        finally:
-            self.training_data = None
-
-    def make_train_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew when the phase is another one, loaded with weights perhaps."""
-        force, self._traced = force or self._traced != self.phase, self.phase
-        return super().make_train_function(force)
+    def _training_state(self) -> Any:
+        return self.phase
 
     def compute_loss(
         self,
@@ -281,28 +233,16 @@ class MetaMixModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         if self._teacher:
             data = self._teacher.teach(data)
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.phase == "weight_training":
-            predictions, logs = weight_update(self, x, y, weight), {}
-        else:
-            predictions, logs = meta_update(self, x, y, weight)
+            return super().train_step(data)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        predictions, logs = meta_update(self, x, y, weight)
         if self.phase == "bit_search":
             logs |= search_update(self, x, y, weight)
         return self.compute_metrics(x, y, predictions, sample_weight=weight) | logs
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "network": keras.saving.serialize_keras_object(self.network),
-            "space": self.space.to_dict(),
-            "phase": self.phase,
-            "calibrated": self.calibrated,
-            "float_layers": list(self.float_layers),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MetaMixModel:
-        return cls(**arguments_from_config(cls.__name__, config, custom_objects))
+        return super().get_config() | {"phase": self.phase}
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

@@ -18,23 +18,6 @@ from keras_metamix.training import descend, track_loss
 from keras_metamix.workers import has_synchronized_norm
 
 
-def weight_update(model: Any, x: Any, y: Any, weight: Any) -> Any:
-    """One update of everything but the architecture parameters, bits as assigned.
-
-    Returns:
-      The predictions.
-    """
-    variables = model.trainable_variables
-    with tf.GradientTape() as tape:
-        with quantization_mode(model.evaluation_mode()):
-            predictions = model(x, training=True)
-        loss = model._compute_loss(x, y, predictions, weight, training=True)
-        scaled = model.optimizer.scale_loss(loss)
-    gradients = tape.gradient(scaled, [v.value for v in variables])
-    track_loss(model, descend(model.optimizer, gradients, variables, loss), x)
-    return predictions
-
-
 def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, dict[str, Any]]:
     """One update from the average of the candidates' losses (Eq. 1).
 
