@@ -7,6 +7,9 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - A separable convolution becomes a depthwise and a pointwise one.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
+
+What else a layer carries stays with it: what trains, regularizers, constraints, seeds. The activity
+regularizer of a layer that is split acts on the same values as before, on the last of its parts.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import keras
 from keras import layers, tree
 
 from keras_metamix.checks import one_line, shown
+from keras_metamix.graph.copying import copy_state
+from keras_metamix.graph.names import Names
 from keras_metamix.graph.operations import (
     FLOAT_LAYERS,
     MAC_LAYERS,
@@ -26,7 +31,7 @@ from keras_metamix.graph.operations import (
     is_keras_own,
     kind,
 )
-from keras_metamix.graph.topology import as_functional
+from keras_metamix.graph.topology import as_functional, inputs_like
 
 _GATES = {"silu": "sigmoid", "hard_silu": "hard_sigmoid"}
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
@@ -61,18 +66,15 @@ class _Expansion:
         self.model, self.float_layers = model, float_layers
         self.clones: dict[int, Any] = {}
         self.opened: dict[int, Any] = {}  # keeps what was opened alive: clones go by identity
-        self.names: set[str] = set()
+        self.reserved = {x.name for x in model.operations}  # of the model's own top level
+        self.names = Names(self.reserved)
         self.prefix = ""
         self.composite = ""  # the composite layer whose insides are copied at present
         self.met: set[str] = set()
         self.kept: set[str] = set()
 
     def run(self) -> tuple[keras.Model, frozenset[str]]:
-        inputs = tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-            self.model.input,
-        )
-        self.names |= {t.name for t in tree.flatten(inputs)}
+        inputs = inputs_like(self.model.input)
         outputs = self._replay(self.model, tree.flatten(inputs))
         if unknown := self.float_layers - self.met:
             raise ValueError(
@@ -80,6 +82,8 @@ class _Expansion:
                 f"{shown(sorted(unknown))}."
             )
         model = keras.Model(inputs, outputs, name=self.model.name)
+        if not self.model.trainable:
+            model.trainable = False
         return model, frozenset(self.kept)
 
     def _replay(self, model: Any, tensors: list[Any]) -> Any:
@@ -108,7 +112,7 @@ class _Expansion:
             self.kept.add(clone.name)
             return clone(*args, **kwargs)
         if isinstance(operation, keras.Model):
-            return self._open_model(operation, args)
+            return self._regularized(operation, self._open_model(operation, args))
         if isinstance(operation, layers.SeparableConv2D):
             return self._separable(operation, args[0])
         if isinstance(operation, MAC_LAYERS) and is_keras_own(operation):
@@ -117,12 +121,13 @@ class _Expansion:
             return self._chain(operation, args[0])
         if isinstance(operation, layers.Average) and len(args[0]) == 2:
             total = self._new(layers.Add, f"{operation.name}_sum")(args[0])
-            return self._new(layers.Rescaling, operation.name, scale=0.5)(total)
+            return self._last(layers.Rescaling, operation, scale=0.5)(total)
         function = self._function(operation)
         if function in _GATES and len(args) == 1:
-            return self._gated(operation.name, function, args[0])
+            name = self._own_name(operation)
+            return self._gated(name, function, args[0], _activity(operation))
         if kind(operation) is None and not isinstance(operation, FLOAT_LAYERS):
-            return self._open_layer(operation, args, kwargs)
+            return self._regularized(operation, self._open_layer(operation, args, kwargs))
         return self._clone(operation)(*args, **kwargs)
 
     def _function(self, operation: Any) -> str:
@@ -134,86 +139,97 @@ class _Expansion:
 
     def _name(self, name: str) -> str:
         """A name that no layer of the flat model has yet."""
-        found, number = name, 1
-        if found in self.names and self.prefix:
-            found = f"{self.prefix}_{name}"
-        while found in self.names:
-            found, number = f"{name}_{number}", number + 1
-        self.names.add(found)
-        return found
+        if name in self.names and self.prefix:
+            name = f"{self.prefix}_{name}"
+        return self.names.new(name)
+
+    def _own_name(self, operation: Any) -> str:
+        """The name of what stands for an operation: its own, wherever that is to be had."""
+        if not self.prefix and operation.name in self.reserved:
+            self.reserved.remove(operation.name)
+            return operation.name
+        return self._name(operation.name)
 
     def _new(self, cls: Callable[..., Any], name: str, **arguments: Any) -> Any:
         return cls(name=self._name(name), **arguments)
 
+    def _last(self, cls: Callable[..., Any], operation: Any, **arguments: Any) -> Any:
+        """The layer that gives the result of an operation of several steps."""
+        name, activity = self._own_name(operation), _activity(operation)
+        return cls(name=name, activity_regularizer=activity, **arguments)
+
     def _clone(self, operation: Any, **changes: Any) -> Any:
-        """The one copy of an operation, with its weights."""
+        """The one copy of an operation, with its state."""
         if id(operation) not in self.clones:
-            config = operation.get_config() | {"name": self._name(operation.name)} | changes
+            config = operation.get_config() | {"name": self._own_name(operation)} | changes
             clone = type(operation).from_config(config)
-            if isinstance(operation, layers.Layer) and operation.built:
-                _build_alike(clone, operation)
+            copy_state(operation, clone)
             self.clones[id(operation)] = clone
         return self.clones[id(operation)]
 
     def _mac(self, layer: Any, inputs: Any) -> Any:
-        activation = layer.activation
-        if function_name(activation) == "linear":
+        if function_name(layer.activation) == "linear":
             return self._clone(layer)(inputs)
-        outputs = self._clone(layer, activation=None)(inputs)
-        return self._activation(f"{layer.name}_activation", activation, outputs)
+        outputs = self._clone(layer, activation=None, activity_regularizer=None)(inputs)
+        return self._activation(layer, outputs)
 
-    def _activation(self, name: str, function: Any, inputs: Any) -> Any:
+    def _activation(self, layer: Any, inputs: Any) -> Any:
+        """The activation of a MAC layer, as a layer behind it."""
+        name, function = f"{layer.name}_activation", layer.activation
         if function_name(function) in _GATES:
-            return self._gated(name, function_name(function), inputs)
+            gate = function_name(function)
+            return self._gated(self._name(name), gate, inputs, _activity(layer))
         if isinstance(function, layers.Layer):
-            return self._call(function, inputs)
-        return self._new(layers.Activation, name, activation=function)(inputs)
+            return self._regularized(layer, self._call(function, inputs))
+        activity = _activity(layer)
+        new = self._new(layers.Activation, name, activation=function, activity_regularizer=activity)
+        return new(inputs)
 
-    def _gated(self, name: str, function: str, inputs: Any) -> Any:
+    def _regularized(self, layer: Any, outputs: Any) -> Any:
+        """Applies the activity regularizer of a layer that is not there any more."""
+        if _activity(layer) is None:
+            return outputs
+        name = f"{layer.name}_activity"
+        new = self._new(layers.Activation, name, activation="linear")
+        new.activity_regularizer = _activity(layer)
+        return tree.map_structure(new, outputs)
+
+    def _gated(self, name: str, function: str, inputs: Any, activity: Any) -> Any:
         gate = self._new(layers.Activation, f"{name}_gate", activation=_GATES[function])(inputs)
-        return self._new(layers.Multiply, name)([inputs, gate])
+        return layers.Multiply(name=name, activity_regularizer=activity)([inputs, gate])
 
     def _chain(self, layer: Any, tensors: list[Any]) -> Any:
         total = tensors[0]
-        for number, tensor in enumerate(tensors[1:], 2):
-            last = number == len(tensors)
-            name = layer.name if last else f"{layer.name}_{number}"
-            total = self._new(type(layer), name)([total, tensor])
-        return total
+        for number, tensor in enumerate(tensors[1:-1], 2):
+            total = self._new(type(layer), f"{layer.name}_{number}")([total, tensor])
+        return self._last(type(layer), layer)([total, tensors[-1]])
 
     def _separable(self, layer: Any, inputs: Any) -> Any:
+        linear = function_name(layer.activation) == "linear"
         if id(layer) not in self.clones:
-            shared = {"data_format": layer.data_format, "dtype": layer.dtype_policy}
-            self.clones[id(layer)] = (
-                self._new(
-                    layers.DepthwiseConv2D,
-                    f"{layer.name}_depthwise",
-                    kernel_size=layer.kernel_size,
-                    strides=layer.strides,
-                    padding=layer.padding,
-                    depth_multiplier=layer.depth_multiplier,
-                    dilation_rate=layer.dilation_rate,
-                    use_bias=False,
-                    **shared,
-                ),
-                self._new(
-                    layers.Conv2D,
-                    f"{layer.name}_pointwise",
-                    filters=layer.filters,
-                    kernel_size=1,
-                    use_bias=layer.use_bias,
-                    **shared,
-                ),
+            parts = _separated(layer, linear)
+            self.clones[id(layer)] = tuple(
+                self._new(cls, f"{layer.name}_{name}", **arguments)
+                for name, (cls, arguments) in parts.items()
             )
+            self._separate_weights(layer, inputs)
         depthwise, pointwise = self.clones[id(layer)]
         outputs = pointwise(depthwise(inputs))
-        depthwise.kernel.assign(layer.depthwise_kernel)
-        pointwise.kernel.assign(layer.pointwise_kernel)
+        return outputs if linear else self._activation(layer, outputs)
+
+    def _separate_weights(self, layer: Any, inputs: Any) -> None:
+        depthwise, pointwise = self.clones[id(layer)]
+        depthwise.build(inputs.shape)
+        pointwise.build(depthwise.compute_output_shape(inputs.shape))
+        pairs = [
+            (layer.depthwise_kernel, depthwise.kernel),
+            (layer.pointwise_kernel, pointwise.kernel),
+        ]
         if layer.use_bias:
-            pointwise.bias.assign(layer.bias)
-        if function_name(layer.activation) == "linear":
-            return outputs
-        return self._activation(f"{layer.name}_activation", layer.activation, outputs)
+            pairs.append((layer.bias, pointwise.bias))
+        for original, copy in pairs:
+            copy.assign(original)
+            copy.trainable = original.trainable
 
     # --- opening ---------------------------------------------------------------------------
 
@@ -293,10 +309,24 @@ def _require_copy(operation: Any) -> None:
         )
 
 
-def _build_alike(clone: Any, layer: Any) -> None:
-    """Builds a copy with the shapes of the original, and gives it the weights."""
-    config = layer.get_build_config()
-    if config and not clone.built:
-        clone.build_from_config(config)
-    if layer.weights:
-        clone.set_weights(layer.get_weights())
+def _activity(operation: Any) -> Any:
+    """What an operation adds to the loss for its results, None for nothing."""
+    return getattr(operation, "activity_regularizer", None)
+
+
+def _separated(layer: Any, linear: bool) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Class and arguments of the two layers that a separable convolution is."""
+    config = layer.get_config()
+    common = {name: config[name] for name in ("data_format", "trainable", "dtype")}
+    what = ("initializer", "regularizer", "constraint")
+    depthwise = {name: config[name] for name in ("kernel_size", "strides", "padding")}
+    depthwise |= {name: config[name] for name in ("depth_multiplier", "dilation_rate")}
+    depthwise |= {f"depthwise_{name}": config[f"depthwise_{name}"] for name in what}
+    pointwise = {name: config[name] for name in ("filters", "use_bias")}
+    pointwise |= {f"kernel_{name}": config[f"pointwise_{name}"] for name in what}
+    pointwise |= {f"bias_{name}": config[f"bias_{name}"] for name in what}
+    pointwise |= {"activity_regularizer": config["activity_regularizer"] if linear else None}
+    return {
+        "depthwise": (layers.DepthwiseConv2D, common | depthwise | {"use_bias": False}),
+        "pointwise": (layers.Conv2D, common | pointwise | {"kernel_size": 1}),
+    }
