@@ -16,6 +16,7 @@ from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.graph.summary import summary
 from keras_metamix.latency_table import LatencyTable
+from keras_metamix.layers.mode import quantizers_off
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.quantized_model import QuantizedModel
@@ -43,6 +44,7 @@ __all__ = [
     "fold_batch_norm",
     "layer_costs",
     "pareto_front",
+    "quantizers_off",
     "summary",
     "uniform_assignment",
 ]

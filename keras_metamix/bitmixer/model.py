@@ -226,6 +226,3 @@ class BitMixerModel(QuantizedModel):
         if config:
             config["in_place_distillation"] = self._distillation
         return config
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))

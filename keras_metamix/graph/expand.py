@@ -7,12 +7,15 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - A separable convolution becomes a depthwise and a pointwise one.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
+
+What else a layer carries stays with it: what trains, regularizers, constraints, seeds. The activity
+regularizer of a layer that is split acts on the same values as before, on the last of its parts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -23,11 +26,11 @@ from keras_metamix.graph.opening import NotOpenedError, opened
 from keras_metamix.graph.operations import MAC_LAYERS, Kind, kind
 from keras_metamix.graph.ownership import (
     activation_name,
-    config_of,
     is_keras_own,
     keras_class,
     overrides,
 )
+from keras_metamix.graph.pieces import GATES, Pieces
 from keras_metamix.graph.reasons import (
     RELU_ARGUMENTS,
     changed_by_keras,
@@ -36,15 +39,9 @@ from keras_metamix.graph.reasons import (
     reason_or_default,
 )
 from keras_metamix.graph.refusals import Origin, Refusal, Refused, UnsupportedLayerError
-from keras_metamix.graph.topology import as_functional
+from keras_metamix.graph.topology import as_functional, inputs_like
 from keras_metamix.graph.training_only import acts_in_training_alone
 
-_GATES = {
-    "silu": "sigmoid",
-    "swish": "sigmoid",
-    "hard_silu": "hard_sigmoid",
-    "hard_swish": "hard_sigmoid",
-}
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
 _CHAINS = (layers.Add, layers.Multiply)
 
@@ -99,28 +96,19 @@ def expansion(model: keras.Model, float_layers: frozenset[str] = frozenset()) ->
     return _Expansion(as_functional(model), float_layers).run()
 
 
-class _Expansion:
+class _Expansion(Pieces):
     """One walk over a model."""
 
     def __init__(self, model: keras.Model, float_layers: frozenset[str]):
+        super().__init__(model)
         self.model, self.float_layers = model, float_layers
-        self.clones: dict[int, Any] = {}
-        self.opened: dict[int, Any] = {}  # keeps what was opened alive: clones go by identity
-        self.names: set[str] = set()
-        self.prefix = ""
-        self.place = Origin("")  # of what is copied at present
-        self.origins: dict[str, Origin] = {}
         self.refused: dict[str, Refusal] = {}
         self.stand_ins: dict[int, Refused] = {}
         self.met: set[str] = set()
         self.kept: set[str] = set()
 
     def run(self) -> Expanded:
-        inputs = tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-            self.model.input,
-        )
-        self.names |= {t.name for t in tree.flatten(inputs)}
+        inputs = inputs_like(self.model.input)
         outputs = self._replay(self.model, tree.flatten(inputs))
         if unknown := self.float_layers - self.met:
             raise ValueError(
@@ -128,6 +116,8 @@ class _Expansion:
                 f"{shown(sorted(unknown))}."
             )
         model = keras.Model(inputs, outputs, name=self.model.name)
+        if not self.model.trainable:
+            model.trainable = False
         return Expanded(model, frozenset(self.kept), self.refused, self.origins)
 
     def _replay(self, model: Any, tensors: list[Any]) -> Any:
@@ -149,7 +139,7 @@ class _Expansion:
         if changed := changed_by_keras(operation):
             return self._refuse(operation, args, kwargs, changed, may_stay=False)
         if isinstance(operation, keras.Model):
-            return self._open_model(operation, args, kwargs)
+            return self._regularized(operation, self._open_model(operation, args, kwargs))
         return self._replaced(operation, keras_class(operation), args, kwargs)
 
     def _replaced(
@@ -164,18 +154,17 @@ class _Expansion:
         if issubclass(cls, _CHAINS) and len(args[0]) > 2:
             return self._chain(operation, cls, args[0])
         if issubclass(cls, layers.Average) and len(args[0]) == 2:
-            total = self._new(layers.Add, f"{operation.name}_sum")(args[0])
-            return self._new(layers.Rescaling, operation.name, scale=0.5)(total)
+            return self._halved_sum(operation, args[0])
         if issubclass(cls, layers.CenterCrop) and (borders := _cropped(operation, args[0])):
-            return self._new(layers.Cropping2D, operation.name, cropping=borders)(args[0])
+            return self._last(layers.Cropping2D, operation, cropping=borders)(args[0])
         function = self._function(operation, cls)
-        if function in _GATES and len(args) == 1:
-            return self._gated(operation.name, function, args[0])
+        if function in GATES and len(args) == 1:
+            return self._gated(operation, function, args[0])
         if kind(operation) is not None:
             return self._known(operation, cls, args, kwargs)
         if acts_in_training_alone(operation, _tensors(args, kwargs)):
             return self._clone(operation)(*args, **kwargs)
-        return self._open_layer(operation, args, kwargs)
+        return self._regularized(operation, self._open_layer(operation, args, kwargs))
 
     def _known(
         self, operation: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -186,7 +175,7 @@ class _Expansion:
             return self._clone(operation, activation=name)(*args, **kwargs)
         if cls.__name__ == "ReLU" and not issubclass(cls, layers.Layer):
             arguments = {key: getattr(operation, key) for key in RELU_ARGUMENTS}
-            return self._new(layers.ReLU, operation.name, **arguments)(*args)
+            return self._last(layers.ReLU, operation, **arguments)(*args)
         return self._clone(operation)(*args, **kwargs)
 
     def _is_named(self, name: str) -> bool:
@@ -200,6 +189,8 @@ class _Expansion:
             return self._refuse(operation, args, kwargs, why, may_stay=False)
         clone = self._clone(operation)
         self.kept.add(clone.name)
+        inside = getattr(operation, "_flatten_layers", list)()
+        self.met |= self.float_layers & {layer.name for layer in inside}
         return clone(*args, **kwargs)
 
     def _refuse(
@@ -225,99 +216,6 @@ class _Expansion:
         if issubclass(cls, layers.Activation):
             return activation_name(operation.activation) or ""
         return _RAW_GATES.get(cls.__name__, "")
-
-    # --- pieces ----------------------------------------------------------------------------
-
-    def _name(self, name: str) -> str:
-        """A name that no layer of the flat model has yet."""
-        found, number = name, 1
-        if found in self.names and self.prefix:
-            found = f"{self.prefix}_{name}"
-        while found in self.names:
-            found, number = f"{name}_{number}", number + 1
-        self.names.add(found)
-        self.origins[found] = dataclasses.replace(self.place, name=name)
-        return found
-
-    def _new(self, cls: Callable[..., Any], name: str, **arguments: Any) -> Any:
-        return cls(name=self._name(name), **arguments)
-
-    def _clone(self, operation: Any, **changes: Any) -> Any:
-        """The one copy of an operation, with its weights."""
-        if id(operation) not in self.clones:
-            # A user's subclass that computes what its base does becomes its base.
-            cls = keras_class(operation) or type(operation)
-            config = config_of(operation) | {"name": self._name(operation.name)} | changes
-            clone = cls.from_config(config)
-            if isinstance(operation, layers.Layer) and operation.built:
-                _build_alike(clone, operation)
-            self.clones[id(operation)] = clone
-        return self.clones[id(operation)]
-
-    def _mac(self, layer: Any, inputs: Any) -> Any:
-        activation = layer.activation
-        if activation_name(activation) == "linear":
-            return self._clone(layer)(inputs)
-        outputs = self._clone(layer, activation=None)(inputs)
-        return self._activation(layer.name, activation, outputs)
-
-    def _activation(self, owner: str, function: Any, inputs: Any) -> Any:
-        """The activation of a layer, as a layer behind it."""
-        if isinstance(function, layers.Layer):
-            return self._call(function, inputs)
-        layer = layers.Activation(activation_name(function) or function, name=f"{owner}_activation")
-        self.opened[id(layer)] = layer
-        outer, self.place = self.place, dataclasses.replace(self.place, owner=owner)
-        try:
-            return self._call(layer, inputs)
-        finally:
-            self.place = outer
-
-    def _gated(self, name: str, function: str, inputs: Any) -> Any:
-        gate = self._new(layers.Activation, f"{name}_gate", activation=_GATES[function])(inputs)
-        return self._new(layers.Multiply, name)([inputs, gate])
-
-    def _chain(self, layer: Any, cls: type, tensors: list[Any]) -> Any:
-        total = tensors[0]
-        for number, tensor in enumerate(tensors[1:], 2):
-            last = number == len(tensors)
-            name = layer.name if last else f"{layer.name}_{number}"
-            total = self._new(cls, name)([total, tensor])
-        return total
-
-    def _separable(self, layer: Any, inputs: Any) -> Any:
-        if id(layer) not in self.clones:
-            shared = {"data_format": layer.data_format, "dtype": layer.dtype_policy}
-            self.clones[id(layer)] = (
-                self._new(
-                    layers.DepthwiseConv2D,
-                    f"{layer.name}_depthwise",
-                    kernel_size=layer.kernel_size,
-                    strides=layer.strides,
-                    padding=layer.padding,
-                    depth_multiplier=layer.depth_multiplier,
-                    dilation_rate=layer.dilation_rate,
-                    use_bias=False,
-                    **shared,
-                ),
-                self._new(
-                    layers.Conv2D,
-                    f"{layer.name}_pointwise",
-                    filters=layer.filters,
-                    kernel_size=1,
-                    use_bias=layer.use_bias,
-                    **shared,
-                ),
-            )
-        depthwise, pointwise = self.clones[id(layer)]
-        outputs = pointwise(depthwise(inputs))
-        depthwise.kernel.assign(layer.depthwise_kernel)
-        pointwise.kernel.assign(layer.pointwise_kernel)
-        if layer.use_bias:
-            pointwise.bias.assign(layer.bias)
-        if activation_name(layer.activation) == "linear":
-            return outputs
-        return self._activation(layer.name, layer.activation, outputs)
 
     # --- opening ---------------------------------------------------------------------------
 
@@ -352,7 +250,8 @@ class _Expansion:
             return self._refuse(layer, args, kwargs, why)
         self.opened[id(functional)] = functional
         label = dataclasses.replace(self.place, name=layer.name).label(layer)
-        place = Origin("", composite=layer.name, around=label)
+        final = bool(not_copied(layer))
+        place = Origin("", composite=layer.name, around=label, final=final)
         return self._inside(layer.name, place, functional, tensors)
 
 
@@ -392,12 +291,3 @@ def _cropped(crop: Any, tensor: Any) -> tuple[tuple[int, int], tuple[int, int]] 
         return None
     (top, left) = (size // 2 for size in excess)
     return (top, excess[0] - top), (left, excess[1] - left)
-
-
-def _build_alike(clone: Any, layer: Any) -> None:
-    """Builds a copy with the shapes of the original, and gives it the weights."""
-    config = layer.get_build_config()
-    if config and not clone.built:
-        clone.build_from_config(config)
-    if layer.weights:
-        clone.set_weights(layer.get_weights())

@@ -12,7 +12,7 @@ from keras_metamix.graph.expand import expansion, layer_before
 from keras_metamix.graph.fold_mac import pool_is_padded
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.operations import CONSTANTS, Kind, kind, problem
-from keras_metamix.graph.ownership import overrides
+from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.precision import require_float32
 from keras_metamix.graph.reasons import reason_or_default
@@ -45,16 +45,12 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     """Expands and plans a model, and lists everything that stands in the way.
 
     Raises:
-      TypeError: the model has no graph, or computes something else than its graph.
-      ValueError: another dtype than float32, an open size, a name in float_layers that no layer
-        has, or nothing to quantize; says what.
+      TypeError: the model has no graph.
+      ValueError: methods of the model's own class, another dtype than float32, an open size, a
+        name in float_layers that no layer has, or nothing to quantize; says what.
     """
     functional = as_functional(model)
-    if "call" in overrides(model):
-        raise TypeError(
-            f"Model {model.name!r} ({type(model).__name__}) has a call of its own beside its "
-            "graph: give keras.Model(model.inputs, model.outputs), which computes the graph."
-        )
+    require_no_overrides(model)
     require_float32(functional)
     _require_sizes(functional)
     expanded = expansion(functional, float_layers)

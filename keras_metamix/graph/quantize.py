@@ -7,17 +7,19 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import tree
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
+from keras_metamix.graph.copying import copy_kernel, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import accepted
 from keras_metamix.graph.layer_costs import mac_nodes
+from keras_metamix.graph.names import Names
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.graph.sameness import require_same_outputs
+from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
@@ -38,6 +40,8 @@ def quantize(
 ) -> tuple[keras.Model, frozenset[str]]:
     """The searchable network of a float model: same weights, same inputs and outputs.
 
+    Its inputs and its `output_names` are called as the float model's.
+
     Args:
       model: functional or Sequential.
       space: the candidates.
@@ -49,12 +53,16 @@ def quantize(
 
     Raises:
       TypeError: the model has no graph, or `space` or `float_layers` is of another type.
-      ValueError: an operation that cannot be wrapped, or is not in float32; names it.
+      ValueError: an operation that cannot be wrapped, or is not in float32, or a method of the
+        model's own class that the wrapped one would not call; names it.
     """
     require_space(space)
+    functional = as_functional(model)
     expanded, names = accepted(model, space, float_names(float_layers))
     network = _Rewrite(expanded, space, names, reading).run()
+    network.output_names = list(functional.output_names)
     link(network, reading)
+    require_same_outputs(functional, network)
     return network, names
 
 
@@ -147,14 +155,12 @@ class _Rewrite:
         self.keys = transitions(self.topology, self.macs, reading) if reading else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
+        self.names = Names(operation.name for operation in model.operations)
         self.input_quantizers = {name: self._input_quantizer(name) for name in self.macs}
         self.streamed_inputs: dict[int, Any] = {}
 
     def run(self) -> keras.Model:
-        tensors = tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-            self.model.input,
-        )
+        tensors = inputs_like(self.model.input)
         for old, new in zip(self.topology.inputs, tree.flatten(tensors), strict=True):
             if self.plan[old].stream:
                 self.streamed_inputs[id(new)] = self._stream(old, f"{old.name}_stream")(new)
@@ -174,7 +180,7 @@ class _Rewrite:
             clone = self._quantized_mac(operation, config)
         else:
             clone = type(operation).from_config(config)
-        _carry_weights(operation, clone)
+        _copy(operation, clone)
         return clone
 
     def _batch_norm(self, operation: Any, config: dict[str, Any]) -> Any:
@@ -248,10 +254,11 @@ class _Rewrite:
             absorbed,
             minimum=minimum,
             sign_from_data=all(self.plan[t].root is None for t in tensors),
-            name=f"{name}_input",
+            name=self.names.new(f"{name}_input"),
         )
 
     def _stream(self, tensor: Any, name: str) -> Any:
+        name = self.names.new(name)
         if self.space.stream_bits is None:
             return keras.layers.Identity(name=name)
         plan = self.plan[tensor]
@@ -262,7 +269,7 @@ class _Rewrite:
             role="stream",
             minimum=plan.minimum,
             fixed_step=plan.fixed_step,
-            sign_from_data=plan.root is None,
+            sign_from_data=plan.root is None and plan.fixed_step is None,
             name=name,
         )
 
@@ -272,19 +279,10 @@ def _call_name(name: str, node: Node) -> str:
     return f"{name}_{node.occurrence}" if node.occurrence else name
 
 
-def _carry_weights(source: Any, target: Any) -> None:
-    """Builds a copy as its original, and gives it the weights."""
-    if not isinstance(source, keras.layers.Layer) or not source.weights:
-        return
-    target.build_from_config(source.get_build_config())
+def _copy(source: Any, target: Any) -> None:
     if isinstance(target, TransitionalBatchNormalization):
-        for variable, values in zip(target.weights, source.get_weights(), strict=True):
-            variable.assign(np.broadcast_to(values, variable.shape))
-        return
-    if not isinstance(target, QuantizedMac):
-        target.set_weights(source.get_weights())
-        return
-    target.kernel.assign(source.kernel)  # pyright: ignore[reportAttributeAccessIssue]
-    if source.use_bias:
-        target.bias.assign(source.bias)  # pyright: ignore[reportAttributeAccessIssue]
-    target.weight_quantizer.initialize_steps(source.kernel)
+        copy_sets(source, target)
+    elif isinstance(target, QuantizedMac):
+        copy_kernel(source, target)
+    else:
+        copy_state(source, target)

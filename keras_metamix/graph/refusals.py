@@ -59,12 +59,14 @@ class Origin:
       owner: the layer that it is the activation of, "" for none.
       composite: what `float_layers` takes for the layer whose call it is part of, "" for none.
       around: that layer, or the model inside the given one, as a message has it.
+      final: whether that layer cannot be copied, so that `float_layers` does not help.
     """
 
     name: str
     owner: str = ""
     composite: str = ""
     around: str = ""
+    final: bool = False
 
     def label(self, operation: Any) -> str:
         """A layer as a message has it."""
@@ -84,6 +86,7 @@ class Origin:
             return Refusal(self.name, f"Layer {self.label(operation)}{inside}", why, may_stay)
         what = described(operation)
         if self.composite:
+            may_stay = may_stay and not self.final
             return Refusal(self.composite, f"Layer {self.around} computes {what}", why, may_stay)
         before = f" behind layer {behind!r}" if behind else ""
         what = what if what[:5] == "keras" else what[0].upper() + what[1:]

@@ -408,10 +408,10 @@ def test_equal_names_get_the_name_of_their_model_before_them():
     assert set(model.bit_assignment.weight_bits) == {"stem", "conv", "second_conv", "logits"}
 
 
-def test_equal_names_outside_models_are_numbered():
+def test_names_outside_models_stay():
     inner = block("inner")
     expanded = expand(model_of(lambda x: conv(name="conv")(inner(x))))[0]
-    assert names_of(expanded)[:5] == ["stem", "conv", "norm", "relu", "conv_1"]
+    assert names_of(expanded)[:5] == ["stem", "inner_conv", "norm", "relu", "conv"]
 
 
 def test_names_of_what_an_operation_becomes():

@@ -83,6 +83,7 @@ def block(default):
     return Block(name="block")
 
 
+@keras.saving.register_keras_serializable("test_refusals")
 class Branches(layers.Layer):
     """It computes something else in training than in evaluation."""
 
@@ -106,6 +107,7 @@ class Sampled(layers.Layer):
         return self.drop(x, training=True)
 
 
+@keras.saving.register_keras_serializable("test_refusals")
 class Slicing(layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -127,8 +129,8 @@ class Scaled(layers.Activation):
 
 class Standardized(layers.Conv2D):
     def call(self, inputs):
-        self._kernel.assign(self._kernel - ops.mean(self._kernel))
-        return super().call(inputs)
+        kernel = self.kernel - ops.mean(self.kernel)
+        return ops.conv(inputs, kernel, padding="same")
 
 
 class PlainConv(layers.Conv2D):
@@ -152,6 +154,7 @@ class Doubled(layers.Add):
         return 2.0 * super()._merge_function(inputs)
 
 
+@keras.saving.register_keras_serializable("test_refusals")
 def relu(x):
     return ops.clip(x, 0.0, 1.0)
 
@@ -357,7 +360,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "a layer that cannot be copied": (lambda: augmented(layers.RandomShear(0.2, name="shear")), {
         "shear": "cannot be copied"}),
     **{
-        name: (lambda layer=layer: sequence(layer), {"time": r"not exported yet; use the 2-D layer"})
+        name: (lambda layer=layer: sequence(layer), {"time": "not exported yet; use the 2-D"})
         for name, layer in {
             "Conv1D": layers.Conv1D(4, 3, name="time"),
             "MaxPooling1D": layers.MaxPooling1D(name="time"),
@@ -374,7 +377,9 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
                                  layers.Permute((2, 1, 3), name="c"), lambda x: x[:, :4]), {
         "a": "ELU", "b_activation": "gelu", "c": "Permute", "get_item": "A slice"}),
 }  # fmt: skip
-FINAL = {"quantized by Keras", "LoRA", "a layer that cannot be copied"}
+FINAL = {"quantized by Keras", "LoRA", "a layer that cannot be copied", "Keras 2's hard_sigmoid"}
+# Keras computes something else at each call, or nothing on numbers that are no words.
+NOT_COMPARED = {"Monte Carlo dropout", "RandomCrop", "Embedding"}
 INTERNALS = re.compile(r"KerasTensor|tensorflow|Traceback|keras\.src|<function|0x[0-9a-f]{6}", re.I)
 
 
@@ -410,12 +415,14 @@ def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, c
     assert rows
     for row in rows:
         assert (row.operator, row.macs) == ("", 0)
-    if name not in FINAL:
-        model, images = calibrated(source, None, list(expected))
+    if name not in FINAL | NOT_COMPARED:
+        model = kmm.MetaMixModel.from_float(source, None, list(expected))
+        images = np.random.default_rng(0).normal(size=(2, *source.inputs[0].shape[1:]))
         with quantization_mode(FLOAT):
-            np.testing.assert_array_equal(
-                model(images, training=False), source(images, training=False)
-            )
+            found, real = (m(images, training=False) for m in (model, source))
+        np.testing.assert_array_equal(found, real)
+        kmm.calibrate(model, images)
+        model.set_bits(kmm.uniform_assignment(model, 4, 4))
         with pytest.raises(ValueError, match="left in float"):
             mt.convert(model)
         assert kmm.explain(source, None, list(expected)).refused == {}
