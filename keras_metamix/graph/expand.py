@@ -239,7 +239,7 @@ class _Expansion(Pieces):
 
     def _open_layer(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Replays what a composite layer calls."""
-        own = is_keras_own(type(layer))
+        own = is_keras_own(type(layer)) and not isinstance(layer, layers.Activation)
         if not isinstance(layer, layers.Layer) or (own and reason(layer)):
             return self._refuse(layer, args, kwargs, reason_or_default(layer))
         try:

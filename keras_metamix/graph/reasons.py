@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -166,7 +167,8 @@ def described(operation: Any) -> str:
         return _WORDS.get(cls.__name__, f"keras.ops.{snake}")
     if isinstance(operation, layers.Activation):
         function = operation.activation
-        own = "" if activation_name(function) else " of your own"
+        known = activation_name(function) or str(function.__module__).startswith("tensorflow.")
+        own = "" if known else " of your own"
         return f"activation {getattr(function, '__name__', type(function).__name__)!r}{own}"
     if isinstance(operation, layers.ReLU) and keras_class(operation) is layers.ReLU:
         return _relu(operation)
@@ -212,10 +214,17 @@ def not_copied(operation: Any) -> str:
         )
     if isinstance(operation, layers.Layer) and not isinstance(operation, keras.Model):
         try:
-            (keras_class(operation) or type(operation)).from_config(config_of(operation))
+            copy = (keras_class(operation) or type(operation)).from_config(config_of(operation))
         except CALL_ERRORS:
             return (
                 "cannot be copied; from_config(get_config()) has to make the layer again, so give "
                 "it a get_config with what its constructor takes"
+            )
+        names = [name for name in vars(operation) if name.endswith(("activation", "function"))]
+        pairs = ((getattr(operation, name), getattr(copy, name, None)) for name in names)
+        if any(inspect.isfunction(first) and first is not second for first, second in pairs):
+            return (
+                "cannot be copied, since Keras does not find its function by name; decorate that "
+                "with keras.saving.register_keras_serializable()"
             )
     return ""

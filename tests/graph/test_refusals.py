@@ -130,7 +130,7 @@ class Scaled(layers.Activation):
 class Standardized(layers.Conv2D):
     def call(self, inputs):
         kernel = self.kernel - ops.mean(self.kernel)
-        return ops.conv(inputs, kernel, padding="same")
+        return ops.conv(inputs, kernel, padding=self.padding)
 
 
 class PlainConv(layers.Conv2D):
@@ -309,7 +309,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "Keras 2's hard_sigmoid": (lambda: model_of(layers.Activation(hard_sigmoid, name="act")), {
         "act": r"'act' \(activation 'hard_sigmoid' of your own\) computes a clip"}),
     "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
-        "next_activation": "keras.ops alone"}),
+        "next_activation": r"\(activation 'elu'\): cannot be copied.*register"}),
     "a ReLU subclass": (lambda: model_of(Clipped(name="act")), {
         "act": r"'act' \(Clipped\) computes a clip"}),
     "a Conv2D subclass": (lambda: model_of(Standardized(4, 3, name="std")), {
@@ -377,7 +377,13 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
                                  layers.Permute((2, 1, 3), name="c"), lambda x: x[:, :4]), {
         "a": "ELU", "b_activation": "gelu", "c": "Permute", "get_item": "A slice"}),
 }  # fmt: skip
-FINAL = {"quantized by Keras", "LoRA", "a layer that cannot be copied", "Keras 2's hard_sigmoid"}
+FINAL = {
+    "quantized by Keras",
+    "LoRA",
+    "a layer that cannot be copied",
+    "Keras 2's hard_sigmoid",
+    "tf.nn.elu",
+}
 # Keras computes something else at each call, or nothing on numbers that are no words.
 NOT_COMPARED = {"Monte Carlo dropout", "RandomCrop", "Embedding"}
 INTERNALS = re.compile(r"KerasTensor|tensorflow|Traceback|keras\.src|<function|0x[0-9a-f]{6}", re.I)
