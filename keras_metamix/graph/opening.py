@@ -143,7 +143,6 @@ def _require_handed_on(evaluation: keras.Model, training: keras.Model) -> None:
         flags = [node.arguments[1].get("training") for node in (first, second)]
         if flags[0] == flags[1] and flags[0] is not None:
             raise NotOpenedError(
-                f"calls {first.name!r} with training={flags[0]} whatever the model does, which a "
-                "functional model does not keep; hand the training argument on, and set "
-                "trainable=False on a batch norm that is to stay as it is"
+                f"calls {first.name!r} with training={flags[0]}, which a functional model does not "
+                "keep; hand the training argument on, and freeze a batch norm by trainable=False"
             )

@@ -23,7 +23,7 @@ FAMILIES = {
     "InceptionV3": (75, {}),
     "ConvNeXtTiny": (32, {}),
 }
-# The classes that keep a family from being exported; `explain` names the layers, which stay in float.
+# What is left in float, so that a family is not exported; `explain` names the layers.
 NOT_EXPORTED = {
     "ConvNeXtTiny": {"LayerNormalization", "Activation"},
     "InceptionV3": {"AveragePooling2D"},

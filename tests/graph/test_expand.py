@@ -511,8 +511,10 @@ REFUSED = {
     "TensorFlow": (
         lambda: OwnTensorFlow(name="bad"), r"'bad' \(OwnTensorFlow\): could not be opened"),
     "NumPy": (lambda: OwnNumPy(name="bad"), r"'bad' \(OwnNumPy\): could not be opened"),
-    "a subclassed model": (lambda: Subclassed(name="bad"), r"'bad' \(Subclassed\): a subclassed model"),
-    "inside a composite layer": (lambda: Holder(name="holder"), r"'bad' \(OwnWeights\) inside 'holder' \(Holder\)"),
+    "a subclassed model": (
+        lambda: Subclassed(name="bad"), r"'bad' \(Subclassed\): a subclassed model"),
+    "inside a composite layer": (
+        lambda: Holder(name="holder"), r"'bad' \(OwnWeights\) inside 'holder' \(Holder\)"),
     "Conv2DTranspose": (
         lambda: layers.Conv2DTranspose(4, 3, padding="same", name="bad"),
         r"'bad' \(Conv2DTranspose\): not exported yet"),

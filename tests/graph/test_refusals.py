@@ -354,7 +354,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "a branch on training": (lambda: model_of(Branches(name="block")), {
         "block": "something else in training"}),
     "Monte Carlo dropout": (lambda: model_of(Sampled(name="block")), {
-        "block": "'drop' with training=True whatever the model does"}),
+        "block": "calls 'drop' with training=True"}),
     "a norm over anchors": (lambda: anchors(
         layers.ReLU(), layers.BatchNormalization(name="norm")), {"norm": "over 2 axes"}),
     "a layer that cannot be copied": (lambda: augmented(layers.RandomShear(0.2, name="shear")), {
@@ -432,3 +432,108 @@ def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, c
         with pytest.raises(ValueError, match="left in float"):
             mt.convert(model)
         assert kmm.explain(source, None, list(expected)).refused == {}
+
+
+def test_names_that_do_not_help_are_not_offered(refused):
+    text = refused(quantized_by_keras())
+    assert "before model.quantize()" in text
+    assert "float_layers" not in text
+
+
+# --- remedies -----------------------------------------------------------------------------------
+
+
+def repeated(x):
+    """Nearest upsampling by 2."""
+    height, width, channels = x.shape[1:]
+    x = layers.Concatenate()([x, x])
+    x = layers.Reshape((height, 1, 2 * width * channels))(x)  # each column twice
+    x = layers.Concatenate()([x, x])
+    return layers.Reshape((2 * height, 2 * width, channels))(x)
+
+
+def test_concatenate_and_reshape_enlarge_exactly(calibrated):
+    image = keras.Input(SHAPE)
+    values = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+    enlarge = keras.Model(image, repeated(image))
+    np.testing.assert_array_equal(enlarge(values), layers.UpSampling2D()(values))
+    model, images = calibrated(model_of(repeated, conv()))
+    assert mt.parity(mt.convert(model), model, images).differing == 0
+
+
+REMEDIES = {
+    "Subtract": lambda: model_of(
+        lambda x: layers.Add()([x, layers.Rescaling(-1.0)(conv(name="other")(x))])
+    ),
+    "Conv1D": lambda: sequence(
+        layers.Reshape((1, 8, 4)), conv(5, (1, 3)), layers.MaxPooling2D((1, 2)), layers.ReLU(6.0)
+    ),
+    "slices": lambda: model_of(lambda x: layers.Concatenate()([conv(2)(x), conv(3)(x)])),
+    "padded average pooling": lambda: model_of(
+        layers.ZeroPadding2D(1), layers.AveragePooling2D(3, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_what_a_message_advises_is_exported_exactly(name, calibrated):
+    model, images = calibrated(REMEDIES[name]())
+    assert mt.parity(mt.convert(model), model, images).differing == 0
+
+
+def test_weights_saved_with_lora_load_merged_into_the_model_without(tmp_path, calibrated):
+    adapted = with_lora()
+    adapted.get_layer("logits").lora_kernel_b.assign(np.full((2, 3), 0.1))
+    images = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+    adapted.save_weights(tmp_path / "adapted.weights.h5")
+    plain = model_of()
+    plain.load_weights(tmp_path / "adapted.weights.h5")
+    np.testing.assert_allclose(plain(images), adapted(images), atol=1e-4)
+    kmm.MetaMixModel.from_float(plain)
+
+
+# --- what acts in training alone ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IN_TRAINING)
+def test_what_acts_in_training_alone_keeps_acting_there(name):
+    images = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
+    source = augmented(IN_TRAINING[name])
+    model = kmm.MetaMixModel.from_float(source)
+    kept = [layer for layer in model.network.layers if type(layer) is type(IN_TRAINING[name])]
+    assert len(kept) == 1
+    (row,) = [row for row in kmm.explain(source).rows if row.name == kept[0].name]
+    assert (row.outcome, row.note) == ("left out", "does nothing on the device")
+    with quantization_mode(FLOAT):
+        first, second = (np.asarray(model(images, training=True)) for _ in range(2))
+        np.testing.assert_array_equal(model(images, training=False), source(images, training=False))
+    assert np.any(first != second)
+
+
+def test_a_drop_path_is_saved_and_exported(calibrated, tmp_path):
+    model, images = calibrated(model_of(lambda x: layers.Add()([x, DropPath()(conv()(x))])))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    folded = kmm.fold_batch_norm(loaded)
+    assert not any(isinstance(layer, DropPath) for layer in folded.layers)
+    assert mt.parity(mt.convert(loaded), loaded, images).differing == 0
+
+
+def test_activity_regularization_adds_to_the_loss():
+    source = model_of(layers.ActivityRegularization(l1=0.1))
+    model = kmm.MetaMixModel.from_float(source)
+    images = np.ones((2, *SHAPE), np.float32)
+    with quantization_mode(FLOAT):
+        model(images), source(images)
+    assert float(sum(model.losses)) == pytest.approx(float(sum(source.losses)))
+    assert float(sum(source.losses)) > 0
+
+
+def test_a_block_trains_as_it_did(calibrated):
+    images = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
+    for default in (None, False, True):
+        model = kmm.MetaMixModel.from_float(model_of(block(default)))
+        with quantization_mode(FLOAT):
+            first, second = (np.asarray(model(images, training=True)) for _ in range(2))
+        assert np.any(first != second)
+        assert {"Dropout", "DropPath"} <= {type(layer).__name__ for layer in model.network.layers}
