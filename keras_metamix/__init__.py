@@ -19,6 +19,7 @@ from keras_metamix.latency_table import LatencyTable
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.mac import QuantizedConv2D, QuantizedDense, QuantizedDepthwiseConv2D
+from keras_metamix.layers.mode import quantizers_off
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.quantized_model import QuantizedModel
@@ -51,6 +52,7 @@ __all__ = [
     "fold_batch_norm",
     "layer_costs",
     "pareto_front",
+    "quantizers_off",
     "summary",
     "uniform_assignment",
 ]

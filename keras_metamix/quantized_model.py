@@ -42,6 +42,8 @@ class QuantizedModel(keras.Model):
       network, space: as given.
       bit_widths: those of its MAC layers, read and written.
       float_layers: names of layers that were left in float.
+      output_names, input_names: those of the float model, by which losses, metrics, labels and
+        inputs are given; the network has them too.
     """
 
     def __init__(
@@ -49,10 +51,15 @@ class QuantizedModel(keras.Model):
         network: keras.Model,
         space: SearchSpace | None = None,
         float_layers: Sequence[str] = (),
+        output_names: Sequence[str] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self._convert_input_args = False  # the network does, to the type of each input
+        self._allow_non_tensor_positional_args = True
         self.network, self.space = network, space
+        if output_names is not None:  # a network that is loaded calls them as its own layers
+            network.output_names = list(output_names)
         self.float_layers = tuple(float_layers)
         self.training_data: Any = None
         self.built = True
@@ -60,6 +67,7 @@ class QuantizedModel(keras.Model):
             (), "zeros", dtype="int32", trainable=False, name="calibrated"
         )
         self._traced: Any = None
+        self._traced_off: dict[str, bool] = {}
         require_network(network, space, self.name)
         connect(network)
         self.bit_widths = BitWidths(network)
@@ -89,6 +97,16 @@ class QuantizedModel(keras.Model):
         space = SearchSpace((activation_bits,), weight_bits, edge_bits)
         network, names = quantize(model, space, float_layers)
         return cls(network, space, float_layers=sorted(names), name=f"{model.name}_quantized")
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs, in order."""
+        return [tensor.name for tensor in self.network.inputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return list(self.network.output_names)
 
     # --- bit-widths and state ----------------------------------------------------------------
 
@@ -144,6 +162,9 @@ class QuantizedModel(keras.Model):
         super().compile(*args, **kwargs)
         build_optimizer(self.optimizer, self.trainable_variables)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
@@ -159,6 +180,19 @@ class QuantizedModel(keras.Model):
         due = self._training_state()
         force, self._traced = force or self._traced != due, due
         return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """As Keras'; also made anew inside and behind `quantizers_off`."""
+        return super().make_test_function(force or self._quantizers_moved("test"))
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """As Keras'; also made anew inside and behind `quantizers_off`."""
+        return super().make_predict_function(force or self._quantizers_moved("predict"))
+
+    def _quantizers_moved(self, function: str) -> bool:
+        """Whether a function was traced inside `quantizers_off` and is called outside, or so."""
+        before, self._traced_off[function] = self._traced_off.get(function, False), inside_mode()
+        return before != inside_mode()
 
     def _training_state(self) -> Any:
         """What `train_step` reads while it is traced: another one needs another trace."""
@@ -196,13 +230,10 @@ class QuantizedModel(keras.Model):
             "network": keras.saving.serialize_keras_object(self.network),
             "space": self.space and self.space.to_dict(),
             "float_layers": list(self.float_layers),
+            "output_names": self.output_names,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         required = ("network",) if cls is QuantizedModel else ("network", "space")
         return cls(**arguments_from_config(cls.__name__, config, custom_objects, required))
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As a loaded model is compiled: by what `get_compile_config` gave."""
-        self.compile(**keras.saving.deserialize_keras_object(config))

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.calibration import calibrate, check_finite, first_batches, image_batches
 from keras_metamix.checks import one_of, require_fields
+from keras_metamix.layers.mode import inside_mode
 from keras_metamix.training_data import check_training_data
 
 
@@ -63,8 +64,10 @@ def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
 
 def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
     """Readies a model for `fit`: step sizes from the first batch, if nobody has set them."""
+    if inside_mode():
+        raise RuntimeError("fit: expected to train outside of quantizers_off, found it inside.")
     check_training_data(model, x, y)
-    if isinstance(x, np.ndarray):
+    if all(isinstance(array, np.ndarray) for array in keras.tree.flatten(x)):
         check_finite(x, "training images")
     if not model.calibrated:
         for images in image_batches(x, 1, batch_size):
@@ -75,7 +78,8 @@ def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
 
 def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = None) -> None:
     """Makes the metrics' variables now: made in the first step, they cost a second trace."""
-    if model._compile_metrics is None or model._compile_metrics.built:
+    parts = model._compile_metrics, model._compile_loss
+    if all(part is None or part.built for part in parts):
         return
     data = x if y is None else (x, y)
     with model.distribute_strategy.scope():

@@ -7,31 +7,60 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - A separable convolution becomes a depthwise and a pointwise one.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
+
+What else a layer carries stays with it: what trains, regularizers, constraints, seeds. The activity
+regularizer of a layer that is split acts on the same values as before, on the last of its parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 from keras import layers, tree
 
-from keras_metamix.checks import one_line, shown
-from keras_metamix.graph.operations import (
-    FLOAT_LAYERS,
-    MAC_LAYERS,
-    UnsupportedLayerError,
-    function_name,
+from keras_metamix.checks import shown
+from keras_metamix.graph.opening import NotOpenedError, opened
+from keras_metamix.graph.operations import MAC_LAYERS, Kind, kind
+from keras_metamix.graph.ownership import (
+    activation_name,
     is_keras_own,
-    kind,
+    keras_class,
+    overrides,
 )
-from keras_metamix.graph.topology import as_functional
+from keras_metamix.graph.pieces import GATES, Pieces
+from keras_metamix.graph.reasons import (
+    RELU_ARGUMENTS,
+    changed_by_keras,
+    not_copied,
+    reason,
+    reason_or_default,
+)
+from keras_metamix.graph.refusals import Origin, Refusal, Refused, UnsupportedLayerError
+from keras_metamix.graph.topology import as_functional, inputs_like
+from keras_metamix.graph.training_only import acts_in_training_alone
 
-_GATES = {"silu": "sigmoid", "hard_silu": "hard_sigmoid"}
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
 _CHAINS = (layers.Add, layers.Multiply)
-_OPENING_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Expanded:
+    """What an expansion found.
+
+    Attributes:
+      model: flat; a `Refused` stands for each operation that cannot be opened.
+      kept: names that the layers left in float have there.
+      refused: why an operation cannot be taken, by its name there.
+      origins: what the user calls each operation, by its name there.
+    """
+
+    model: keras.Model
+    kept: frozenset[str]
+    refused: dict[str, Refusal]
+    origins: dict[str, Origin]
 
 
 def expand(
@@ -48,31 +77,38 @@ def expand(
 
     Raises:
       TypeError: the model has no graph.
-      UnsupportedLayerError: a layer that cannot be opened.
+      UnsupportedLayerError: layers that cannot be opened; says so of each.
+      ValueError: a name in float_layers that no layer has.
+    """
+    found = expansion(model, float_layers)
+    if found.refused:
+        raise UnsupportedLayerError(model.name, found.refused.values())
+    return found.model, found.kept
+
+
+def expansion(model: keras.Model, float_layers: frozenset[str] = frozenset()) -> Expanded:
+    """As `expand`, with what cannot be opened left in its place.
+
+    Raises:
+      TypeError: the model has no graph.
       ValueError: a name in float_layers that no layer has.
     """
     return _Expansion(as_functional(model), float_layers).run()
 
 
-class _Expansion:
+class _Expansion(Pieces):
     """One walk over a model."""
 
     def __init__(self, model: keras.Model, float_layers: frozenset[str]):
+        super().__init__(model)
         self.model, self.float_layers = model, float_layers
-        self.clones: dict[int, Any] = {}
-        self.opened: dict[int, Any] = {}  # keeps what was opened alive: clones go by identity
-        self.names: set[str] = set()
-        self.prefix = ""
-        self.composite = ""  # the composite layer whose insides are copied at present
+        self.refused: dict[str, Refusal] = {}
+        self.stand_ins: dict[int, Refused] = {}
         self.met: set[str] = set()
         self.kept: set[str] = set()
 
-    def run(self) -> tuple[keras.Model, frozenset[str]]:
-        inputs = tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-            self.model.input,
-        )
-        self.names |= {t.name for t in tree.flatten(inputs)}
+    def run(self) -> Expanded:
+        inputs = inputs_like(self.model.input)
         outputs = self._replay(self.model, tree.flatten(inputs))
         if unknown := self.float_layers - self.met:
             raise ValueError(
@@ -80,7 +116,9 @@ class _Expansion:
                 f"{shown(sorted(unknown))}."
             )
         model = keras.Model(inputs, outputs, name=self.model.name)
-        return model, frozenset(self.kept)
+        if not self.model.trainable:
+            model.trainable = False
+        return Expanded(model, frozenset(self.kept), self.refused, self.origins)
 
     def _replay(self, model: Any, tensors: list[Any]) -> Any:
         return model._run_through_graph(tensors, call_fn=self._call)
@@ -89,184 +127,132 @@ class _Expansion:
         """What stands for one call of one operation."""
         if "inputs" in kwargs and not args:
             args = (kwargs.pop("inputs"),)
-        if self.composite and kwargs.get("training") is False:
-            raise UnsupportedLayerError(
-                self.composite,
-                f"Layer {self.composite!r} is not supported: it calls {operation.name!r} with "
-                "training=False, which a functional model does not keep.",
-            )
+        if self.place.composite:
+            kwargs.pop("training", None)  # it is the model's: `opened` has seen to that
         if type(operation).__module__.startswith("keras_metamix.layers."):
-            raise UnsupportedLayerError(
-                operation.name,
+            raise ValueError(
                 f"Layer {operation.name!r} ({type(operation).__name__}) is quantized already: "
-                "expected a float model.",
+                "expected a float model."
             )
-        if names := {operation.name, f"{self.prefix}_{operation.name}"} & self.float_layers:
-            self.met |= names
-            _require_copy(operation)
-            clone = self._clone(operation)
-            self.kept.add(clone.name)
-            return clone(*args, **kwargs)
+        if self._is_named(operation.name):
+            return self._in_float(operation, args, kwargs)
+        if changed := changed_by_keras(operation):
+            return self._refuse(operation, args, kwargs, changed, may_stay=False)
         if isinstance(operation, keras.Model):
-            return self._open_model(operation, args)
-        if isinstance(operation, layers.SeparableConv2D):
+            return self._regularized(operation, self._open_model(operation, args, kwargs))
+        return self._replaced(operation, keras_class(operation), args, kwargs)
+
+    def _replaced(
+        self, operation: Any, cls: type | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """What stands for a layer or a raw operation whose arithmetic is that of `cls`."""
+        cls = cls or type(None)
+        if issubclass(cls, layers.SeparableConv2D):
             return self._separable(operation, args[0])
-        if isinstance(operation, MAC_LAYERS) and is_keras_own(operation):
+        if issubclass(cls, MAC_LAYERS):
             return self._mac(operation, args[0])
-        if isinstance(operation, _CHAINS) and len(args[0]) > 2:
-            return self._chain(operation, args[0])
-        if isinstance(operation, layers.Average) and len(args[0]) == 2:
-            total = self._new(layers.Add, f"{operation.name}_sum")(args[0])
-            return self._new(layers.Rescaling, operation.name, scale=0.5)(total)
-        function = self._function(operation)
-        if function in _GATES and len(args) == 1:
-            return self._gated(operation.name, function, args[0])
-        if kind(operation) is None and not isinstance(operation, FLOAT_LAYERS):
-            return self._open_layer(operation, args, kwargs)
+        if issubclass(cls, _CHAINS) and len(args[0]) > 2:
+            return self._chain(operation, cls, args[0])
+        if issubclass(cls, layers.Average) and len(args[0]) == 2:
+            return self._halved_sum(operation, args[0])
+        if issubclass(cls, layers.CenterCrop) and (borders := _cropped(operation, args[0])):
+            return self._last(layers.Cropping2D, operation, cropping=borders)(args[0])
+        function = self._function(operation, cls)
+        if function in GATES and len(args) == 1:
+            return self._gated(operation, function, args[0])
+        if kind(operation) is not None:
+            return self._known(operation, cls, args, kwargs)
+        if acts_in_training_alone(operation, _tensors(args, kwargs)):
+            return self._clone(operation)(*args, **kwargs)
+        return self._regularized(operation, self._open_layer(operation, args, kwargs))
+
+    def _known(
+        self, operation: Any, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if issubclass(cls, layers.Activation) and kind(operation) is not Kind.FLOAT:
+            # TensorFlow's relu is Keras' relu, and only the latter can be saved.
+            name = activation_name(operation.activation)
+            return self._clone(operation, activation=name)(*args, **kwargs)
+        if cls.__name__ == "ReLU" and not issubclass(cls, layers.Layer):
+            arguments = {key: getattr(operation, key) for key in RELU_ARGUMENTS}
+            return self._last(layers.ReLU, operation, **arguments)(*args)
         return self._clone(operation)(*args, **kwargs)
 
-    def _function(self, operation: Any) -> str:
-        if isinstance(operation, layers.Activation):
-            return function_name(operation.activation)
-        return _RAW_GATES.get(type(operation).__name__, "")
+    def _is_named(self, name: str) -> bool:
+        """Whether float_layers asks for a layer."""
+        names = {name, f"{self.prefix}_{name}"} & self.float_layers
+        self.met |= names
+        return bool(names)
 
-    # --- pieces ----------------------------------------------------------------------------
+    def _in_float(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if why := not_copied(operation):
+            return self._refuse(operation, args, kwargs, why, may_stay=False)
+        clone = self._clone(operation)
+        self.kept.add(clone.name)
+        inside = getattr(operation, "_flatten_layers", list)()
+        self.met |= self.float_layers & {layer.name for layer in inside}
+        return clone(*args, **kwargs)
 
-    def _name(self, name: str) -> str:
-        """A name that no layer of the flat model has yet."""
-        found, number = name, 1
-        if found in self.names and self.prefix:
-            found = f"{self.prefix}_{name}"
-        while found in self.names:
-            found, number = f"{name}_{number}", number + 1
-        self.names.add(found)
-        return found
-
-    def _new(self, cls: Callable[..., Any], name: str, **arguments: Any) -> Any:
-        return cls(name=self._name(name), **arguments)
-
-    def _clone(self, operation: Any, **changes: Any) -> Any:
-        """The one copy of an operation, with its weights."""
-        if id(operation) not in self.clones:
-            config = operation.get_config() | {"name": self._name(operation.name)} | changes
-            clone = type(operation).from_config(config)
-            if isinstance(operation, layers.Layer) and operation.built:
-                _build_alike(clone, operation)
-            self.clones[id(operation)] = clone
-        return self.clones[id(operation)]
-
-    def _mac(self, layer: Any, inputs: Any) -> Any:
-        activation = layer.activation
-        if function_name(activation) == "linear":
-            return self._clone(layer)(inputs)
-        outputs = self._clone(layer, activation=None)(inputs)
-        return self._activation(f"{layer.name}_activation", activation, outputs)
-
-    def _activation(self, name: str, function: Any, inputs: Any) -> Any:
-        if function_name(function) in _GATES:
-            return self._gated(name, function_name(function), inputs)
-        if isinstance(function, layers.Layer):
-            return self._call(function, inputs)
-        return self._new(layers.Activation, name, activation=function)(inputs)
-
-    def _gated(self, name: str, function: str, inputs: Any) -> Any:
-        gate = self._new(layers.Activation, f"{name}_gate", activation=_GATES[function])(inputs)
-        return self._new(layers.Multiply, name)([inputs, gate])
-
-    def _chain(self, layer: Any, tensors: list[Any]) -> Any:
-        total = tensors[0]
-        for number, tensor in enumerate(tensors[1:], 2):
-            last = number == len(tensors)
-            name = layer.name if last else f"{layer.name}_{number}"
-            total = self._new(type(layer), name)([total, tensor])
-        return total
-
-    def _separable(self, layer: Any, inputs: Any) -> Any:
-        if id(layer) not in self.clones:
-            shared = {"data_format": layer.data_format, "dtype": layer.dtype_policy}
-            self.clones[id(layer)] = (
-                self._new(
-                    layers.DepthwiseConv2D,
-                    f"{layer.name}_depthwise",
-                    kernel_size=layer.kernel_size,
-                    strides=layer.strides,
-                    padding=layer.padding,
-                    depth_multiplier=layer.depth_multiplier,
-                    dilation_rate=layer.dilation_rate,
-                    use_bias=False,
-                    **shared,
-                ),
-                self._new(
-                    layers.Conv2D,
-                    f"{layer.name}_pointwise",
-                    filters=layer.filters,
-                    kernel_size=1,
-                    use_bias=layer.use_bias,
-                    **shared,
-                ),
+    def _refuse(
+        self,
+        operation: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        why: str,
+        may_stay: bool = True,
+    ) -> Any:
+        """Says why an operation cannot be taken, and goes on behind it."""
+        may_stay = may_stay and not not_copied(operation)
+        if id(operation) not in self.stand_ins:
+            refusal = dataclasses.replace(self.place, name=operation.name).refusal(
+                operation, why, layer_before(_tensors(args, kwargs)), may_stay
             )
-        depthwise, pointwise = self.clones[id(layer)]
-        outputs = pointwise(depthwise(inputs))
-        depthwise.kernel.assign(layer.depthwise_kernel)
-        pointwise.kernel.assign(layer.pointwise_kernel)
-        if layer.use_bias:
-            pointwise.bias.assign(layer.bias)
-        if function_name(layer.activation) == "linear":
-            return outputs
-        return self._activation(f"{layer.name}_activation", layer.activation, outputs)
+            name = self._name(refusal.name)
+            self.refused[name] = refusal
+            self.stand_ins[id(operation)] = Refused(operation, name)
+        return self.stand_ins[id(operation)](*args, **kwargs)
+
+    def _function(self, operation: Any, cls: type) -> str:
+        if issubclass(cls, layers.Activation):
+            return activation_name(operation.activation) or ""
+        return _RAW_GATES.get(cls.__name__, "")
 
     # --- opening ---------------------------------------------------------------------------
 
-    def _open_model(self, model: Any, args: tuple[Any, ...]) -> Any:
-        try:
-            functional = self.opened.setdefault(id(model), as_functional(model))
-        except TypeError:
-            raise UnsupportedLayerError(
-                model.name,
-                f"Layer {model.name!r} is a subclassed model, which has no graph to open: build "
-                "it with the functional API, or name it in float_layers.",
-            ) from None
-        return self._inside(model.name, functional, tree.flatten(args))
+    def _open_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if "call" in overrides(model):
+            if not hasattr(model, "_nodes_by_depth"):
+                why = "a subclassed model, which has no graph; build it with the functional API"
+                return self._refuse(model, args, kwargs, why)
+            return self._open_layer(model, args, kwargs)
+        functional = self.opened.setdefault(id(model), as_functional(model))
+        place = dataclasses.replace(self.place, around=repr(model.name))
+        return self._inside(model.name, place, functional, tree.flatten(args))
 
-    def _inside(self, name: str, functional: Any, tensors: list[Any]) -> Any:
-        outer, self.prefix = self.prefix, name
+    def _inside(self, name: str, place: Origin, functional: Any, tensors: list[Any]) -> Any:
+        outer = self.prefix, self.place
+        self.prefix, self.place = name, place
         try:
             return self._replay(functional, tensors)
         finally:
-            self.prefix = outer
+            self.prefix, self.place = outer
 
     def _open_layer(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs a composite layer's own `call` on symbolic tensors, which shows its graph."""
-        label = f"Layer {layer.name!r} ({type(layer).__name__})"
-        hint = "name it in float_layers to leave it in float, which cannot be exported"
-        if not isinstance(layer, layers.Layer):
-            raise UnsupportedLayerError(layer.name, f"{label} is not supported: {hint}.")
-        inner = [s for s in layer._flatten_layers(include_self=False) if s is not layer]
-        held = {id(v) for s in inner for v in s.weights}
-        if own := [v.name for v in layer.weights if id(v) not in held]:
-            inside = f" of {self.composite!r}" if self.composite else ""
-            raise UnsupportedLayerError(
-                layer.name,
-                f"{label}{inside} is not supported: it computes with weights of its own, "
-                f"{shown(own)}; {hint}.",
-            )
-        kwargs.pop("training", None)  # that of the whole model wins in Keras
-        tensors = [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
-        fresh = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in tensors]
-        twins = {id(t): f for t, f in zip(tensors, fresh, strict=True)}
-        inner_args, inner_kwargs = tree.map_structure(lambda t: twins.get(id(t), t), (args, kwargs))
+        """Replays what a composite layer calls."""
+        own = is_keras_own(type(layer)) and not isinstance(layer, layers.Activation)
+        if not isinstance(layer, layers.Layer) or (own and reason(layer)):
+            return self._refuse(layer, args, kwargs, reason_or_default(layer))
         try:
-            functional = keras.Model(fresh, layer.call(*inner_args, **inner_kwargs))
-        except _OPENING_ERRORS as error:
-            reason = one_line(str(error).strip().partition("\n")[0], 120)
-            raise UnsupportedLayerError(
-                layer.name, f"{label} is not supported: it could not be opened ({reason}); {hint}."
-            ) from error
-        outer, self.composite = self.composite, layer.name
-        try:
-            return self._inside(layer.name, self.opened.setdefault(id(fresh), functional), tensors)
-        finally:
-            self.composite = outer
+            functional, tensors = opened(layer, args, kwargs)
+        except NotOpenedError as error:
+            why = reason_or_default(layer) if own else str(error)
+            why = (not layer.weights and not_copied(layer)) or why
+            return self._refuse(layer, args, kwargs, why)
+        self.opened[id(functional)] = functional
+        label = dataclasses.replace(self.place, name=layer.name).label(layer)
+        final = bool(not_copied(layer))
+        place = Origin("", composite=layer.name, around=label, final=final)
+        return self._inside(layer.name, place, functional, tensors)
 
 
 def float_names(float_layers: Any) -> frozenset[str]:
@@ -282,21 +268,26 @@ def float_names(float_layers: Any) -> frozenset[str]:
     raise TypeError(f"float_layers: expected a list of layers' names, found {shown(float_layers)}.")
 
 
-def _require_copy(operation: Any) -> None:
-    """Raises UnsupportedLayerError for a Python lambda, which Keras neither copies nor loads."""
-    function = getattr(operation, "function", None)
-    if isinstance(operation, layers.Lambda) and getattr(function, "__name__", "") == "<lambda>":
-        raise UnsupportedLayerError(
-            operation.name,
-            f"Layer {operation.name!r} (Lambda) holds a Python lambda, which Keras neither copies "
-            "nor loads: expected a layer class, or a named function.",
-        )
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    return [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
 
 
-def _build_alike(clone: Any, layer: Any) -> None:
-    """Builds a copy with the shapes of the original, and gives it the weights."""
-    config = layer.get_build_config()
-    if config and not clone.built:
-        clone.build_from_config(config)
-    if layer.weights:
-        clone.set_weights(layer.get_weights())
+def layer_before(tensors: list[Any]) -> str:
+    """The name of the last layer before some tensors, "" for none."""
+    while tensors and tensors[0]._keras_history.operation is not None:
+        operation = tensors[0]._keras_history.operation
+        if isinstance(operation, layers.Layer):
+            return operation.name
+        tensors = tree.flatten(operation._inbound_nodes[0].input_tensors)
+    return ""
+
+
+def _cropped(crop: Any, tensor: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """What a CenterCrop takes off each side; None where it resizes, too."""
+    if getattr(crop, "data_format", "") != "channels_last" or len(tensor.shape) != 4:
+        return None
+    excess = tensor.shape[1] - crop.height, tensor.shape[2] - crop.width
+    if min(excess) < 0:
+        return None
+    (top, left) = (size // 2 for size in excess)
+    return (top, excess[0] - top), (left, excess[1] - left)

@@ -11,14 +11,13 @@ import keras
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
-from keras_metamix.graph.expand import expand, float_names
-from keras_metamix.graph.fold_mac import pool_is_padded
-from keras_metamix.graph.layer_costs import costs_of, mac_nodes
-from keras_metamix.graph.operations import RELUS, Kind, UnsupportedLayerError
-from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32
+from keras_metamix.graph.expand import float_names
+from keras_metamix.graph.inspection import Inspection, inspect
+from keras_metamix.graph.layer_costs import costs_of
+from keras_metamix.graph.operations import MOVES, RELUS, Kind
+from keras_metamix.graph.refusals import Refused, by_name
 from keras_metamix.graph.text_table import text_table
-from keras_metamix.graph.topology import Node, Topology, as_functional
+from keras_metamix.graph.topology import Node
 
 _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
@@ -34,12 +33,6 @@ _OPERATORS = {
     Kind.SIGMOID: "LOGISTIC",
     Kind.TANH: "TANH",
 }
-_MOVES = (
-    ((keras.layers.MaxPooling2D, keras.layers.GlobalMaxPooling2D), "MAX_POOL_2D"),
-    ((keras.layers.ZeroPadding2D,), "PAD"),
-    ((keras.layers.Cropping2D,), "STRIDED_SLICE"),
-    ((keras.layers.Flatten, keras.layers.Reshape), "RESHAPE"),
-)
 _LEAST_FOR_PATCHES = 8192  # weights: "fast" writes such a convolution as a product of patches
 # What the published lists of LiteRT's GPU delegate (which dequantizes to float, so that its results
 # are not exact) and of the Edge TPU compiler hold of these. Neither takes INT4 weights, and the
@@ -90,19 +83,21 @@ class LayerExplanation:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Rows in network order; `str` gives them as a table."""
+    """What becomes of a model; `str` gives the rows as a table.
+
+    Attributes:
+      rows: in network order.
+      refused: what from_float says of each operation that it raises for, by the name that
+        `float_layers` takes.
+    """
 
     rows: tuple[LayerExplanation, ...]
-
-    @property
-    def refused(self) -> dict[str, str]:
-        """Layers that from_float raises for, and why."""
-        return {r.name: r.note for r in self.rows if r.outcome == "refused"}
+    refused: dict[str, str]
 
     @property
     def not_exported(self) -> dict[str, str]:
         """Layers that keep the model from being exported, and why."""
-        return {r.name: r.note for r in self.rows if r.outcome in ("refused", "float")}
+        return self.refused | {r.name: r.note for r in self.rows if r.outcome == "float"}
 
     def __str__(self) -> str:
         return text_table(_HEADERS, [_cells(row) for row in self.rows])
@@ -120,42 +115,26 @@ def explain(
 
     Raises:
       TypeError: the model has no graph, or `space` or `float_layers` is of another type.
-      ValueError: the model has no MAC layer, or a layer is not in float32; names it.
+      ValueError: the model has no MAC layer, an open input size, or a layer that is not in
+        float32; names it.
     """
-    space, refused = space or SearchSpace(), {}
+    space = space or SearchSpace()
     require_space(space)
-    require_float32(as_functional(model))
-    asked = float_names(float_layers)
-    while True:
-        try:
-            expanded, names = expand(model, asked | set(refused))
-            topology = Topology(expanded)
-            macs = mac_nodes(topology, names)
-            if not macs:
-                raise ValueError(f"Model {model.name!r} has no MAC layer to quantize.")
-            edges = {next(iter(macs)), next(reversed(macs))}
-            plan = Plan(topology, edges if space.edge_bits == 8 else set(), names)
-            break
-        except UnsupportedLayerError as error:
-            refused[error.layer] = str(error)
-    reader = _Reader(plan, space, macs, refused, names)
-    return Explanation(tuple(reader.row(node) for node in topology.nodes))
+    found = inspect(model, space, float_names(float_layers))
+    reader = _Reader(found, space)
+    return Explanation(
+        tuple(reader.row(node) for node in found.topology.nodes),
+        by_name(refusal for refusals in found.refused.values() for refusal in refusals),
+    )
 
 
 class _Reader:
     """Reads one plan."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        space: SearchSpace,
-        macs: dict[str, list[Node]],
-        refused: dict[str, str],
-        in_float: frozenset[str],
-    ):
-        self.plan, self.space, self.calls = plan, space, macs
-        self.refused, self.in_float = refused, in_float
-        self.costs = {cost.name: cost for cost in costs_of(macs)}
+    def __init__(self, found: Inspection, space: SearchSpace):
+        self.plan, self.space, self.calls = found.plan, space, found.macs
+        self.found = found
+        self.costs = {cost.name: cost for cost in costs_of(found.macs)} if found.macs else {}
         self.macs = sum(cost.macs for cost in self.costs.values())
         self.bops = sum(self._most_bops(cost) for cost in self.costs.values())
 
@@ -165,16 +144,19 @@ class _Reader:
 
     def row(self, node: Node) -> LayerExplanation:
         """Of one call."""
-        named = node.name, type(node.operation).__name__
-        if reason := self._refusal(node.name):
-            return LayerExplanation(*named, "refused", note=reason)
-        if node.name in self.in_float:
-            return LayerExplanation(*named, "float", note="left in float, as asked")
+        operation = node.operation
+        standing_for = operation.operation if isinstance(operation, Refused) else operation
+        named = node.name, type(standing_for).__name__
+        if refusals := self.found.refused.get(node.name):
+            why = dict.fromkeys(refusal.reason for refusal in refusals)
+            return LayerExplanation(*named, "refused", note="; ".join(why))
+        if node.name in self.found.kept:
+            streams = self.space.stream_bits is None
+            note = "left in float: stream_bits=None" if streams else "left in float, as asked"
+            return LayerExplanation(*named, "float", note=note)
         found = self.plan.kind(node)
         if found is Kind.MAC:
             return self._mac(node, named)
-        if reason := _no_integer_form(node, found):
-            return LayerExplanation(*named, "float", note=reason)
         if found is Kind.SOFTMAX:
             return LayerExplanation(*named, "left out", note="the file's outputs are the logits")
         if found is not Kind.PASS and self.plan.joins(node):
@@ -191,13 +173,6 @@ class _Reader:
             edge_tpu=operator in _EDGE_TPU,
             note="requantizes" if found in RELUS else "",
         )
-
-    def _refusal(self, name: str) -> str:
-        """Why a layer is refused; its name may have been made unique since."""
-        for refused, reason in self.refused.items():
-            if name in self.in_float and (name == refused or name.endswith(f"_{refused}")):
-                return reason
-        return ""
 
     def _root(self, node: Node) -> str:
         """The name of the layer that a group begins with."""
@@ -250,19 +225,12 @@ def _mac_operator(node: Node) -> tuple[str, bool]:
     return "CONV_2D", False
 
 
-def _no_integer_form(node: Node, found: Kind) -> str:
-    if found is Kind.AVERAGE and pool_is_padded(node):
-        return "averages over fewer values at the border: no exact integer form"
-    return "no exact integer form" if found is Kind.FLOAT else ""
-
-
 def _move(operation: Any) -> str:
     if isinstance(operation, keras.layers.MaxPooling2D) and tuple(operation.pool_size) == (1, 1):
         return "DEPTHWISE_CONV_2D"  # XNNPACK has no pool of 1x1
-    for classes, operator in _MOVES:
-        if isinstance(operation, classes):
-            return operator
-    return "" if isinstance(operation, keras.layers.Layer) else "RESHAPE"
+    if not isinstance(operation, keras.layers.Layer):
+        return "RESHAPE"
+    return next((MOVES[cls] for cls in MOVES if isinstance(operation, cls)), "")
 
 
 def _cells(row: LayerExplanation) -> list[str]:

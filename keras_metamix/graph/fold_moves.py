@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_metamix.graph.fold_mac import fold_average
 from keras_metamix.graph.group import call_name
+from keras_metamix.graph.operations import MOVES
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.grid import Grid
 
@@ -19,8 +20,8 @@ def move_layer(node: Node, grid: Grid) -> Any:
         return layers.Reshape(node.output.shape[1:], name=name)
     if isinstance(operation, layers.MaxPooling2D) and _only_strides(operation, grid):
         return fold_average(node, grid, grid, {})
-    if type(operation).__module__.startswith("keras.src.applications"):
-        return layers.Identity(name=name)  # stochastic depth
+    if not isinstance(operation, tuple(MOVES)):
+        return layers.Identity(name=name)  # it acts in training alone
     return type(operation).from_config(operation.get_config() | {"name": name})
 
 

@@ -9,8 +9,9 @@ import keras
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.cost import LayerCost, assignment_bops
-from keras_metamix.graph.expand import expand
+from keras_metamix.graph.expand import expansion
 from keras_metamix.graph.operations import Kind, kind
+from keras_metamix.graph.refusals import Refused, UnsupportedLayerError
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.mac import QuantizedMac
 
@@ -40,11 +41,25 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
     """
     network = getattr(model, "network", model)
     if not any(isinstance(layer, QuantizedMac) for layer in getattr(network, "layers", ())):
-        network, _ = expand(network)
+        network = _expanded(network)
     nodes = mac_nodes(Topology(network))
     if not nodes:
         raise ValueError(f"Model {model.name!r} has no Conv2D, DepthwiseConv2D or Dense layer.")
     return costs_of(nodes)
+
+
+def _expanded(model: keras.Model) -> keras.Model:
+    """The flat model; what cannot be opened is left in it where it holds no weights.
+
+    Raises:
+      UnsupportedLayerError: its MACs are not known.
+    """
+    found = expansion(model)
+    unknown = [op for op in found.model.operations if isinstance(op, Refused)]
+    names = [op.name for op in unknown if getattr(op.operation, "weights", ())]
+    if names:
+        raise UnsupportedLayerError(model.name, [found.refused[name] for name in names])
+    return found.model
 
 
 def costs_of(nodes: dict[str, list[Node]]) -> list[LayerCost]:

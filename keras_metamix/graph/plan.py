@@ -17,7 +17,7 @@ import math
 from typing import Any
 
 from keras_metamix.graph.affine import affine_terms
-from keras_metamix.graph.operations import RELUS, Kind, require_kind
+from keras_metamix.graph.operations import RELUS, Kind, kind
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Sign
 
@@ -70,17 +70,17 @@ class Plan:
     Args:
       topology: of the expanded model.
       exact_inputs: names of the 8-bit end layers, whose inputs need no clip below INT8's own.
-      float_layers: names of layers that stay in float.
-
-    Raises:
-      ValueError: an operation that cannot be wrapped; names it.
+      float_layers: names of layers that stay in float, as do operations of no kind.
     """
 
     def __init__(
         self, topology: Topology, exact_inputs: set[str], float_layers: frozenset[str] = frozenset()
     ):
         self.topology, self.exact_inputs = topology, exact_inputs
-        self.kinds = {id(node): require_kind(node, float_layers) for node in topology.nodes}
+        self.kinds = {
+            id(node): (node.name not in float_layers and kind(node.operation, node)) or Kind.FLOAT
+            for node in topology.nodes
+        }
         self._end_softmax()
         self._calls: dict[int, int] = {}
         for node in topology.nodes:
@@ -88,7 +88,7 @@ class Plan:
             self._calls[key] = self._calls.get(key, 0) + 1
         self.tensors: dict[int, TensorPlan] = {}
         for tensor in topology.inputs:
-            self._place(tensor, TensorPlan(), None)
+            self._place(tensor, _input_plan(tensor), None)
         for node in topology.nodes:
             for tensor in node.outputs:
                 self._place(tensor, self._result(node), node)
@@ -105,8 +105,10 @@ class Plan:
         return self._calls[id(node.operation)] == 1
 
     def absorbable(self, tensor: Any) -> str:
-        """The ReLU that the operation before a tensor is, else "linear"."""
+        """The ReLU that the operation before a tensor is and nothing else, else "linear"."""
         node = self.topology.producer(tensor)
+        if node is not None and getattr(node.operation, "activity_regularizer", None) is not None:
+            return "linear"
         return RELUS.get(self.kind(node), "linear") if node else "linear"
 
     def joins(self, node: Node) -> bool:
@@ -198,7 +200,8 @@ class Plan:
         self.tensors[id(tensor)] = plan
         if plan.on_grid:
             return
-        plan.fixed_step = self._fixed_step(plan, node)
+        if node is not None:
+            plan.fixed_step = self._fixed_step(plan, node)
         only = self.topology.only_consumer(tensor)
         inside = only is not None and (
             self._may_join(plan, only) or self._concatenated_later(plan, only)
@@ -207,8 +210,8 @@ class Plan:
             return
         plan.stream = plan.on_grid = True
 
-    def _fixed_step(self, plan: TensorPlan, node: Node | None) -> float | None:
-        if node is None or self.kind(node) is Kind.PASS:
+    def _fixed_step(self, plan: TensorPlan, node: Node) -> float | None:
+        if self.kind(node) is Kind.PASS:
             return None
         if (plan.low, plan.high) == (0.0, 1.0):
             return UNIT_STEP
@@ -247,3 +250,8 @@ class Plan:
 
     def _leaves_in_float(self, node: Node | None) -> bool:
         return node is not None and self.kind(node) is Kind.SOFTMAX
+
+
+def _input_plan(tensor: Any) -> TensorPlan:
+    """The plan of a model's input: bytes are their own levels."""
+    return TensorPlan("unsigned", fixed_step=1.0) if tensor.dtype == "uint8" else TensorPlan()

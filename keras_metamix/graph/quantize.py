@@ -7,18 +7,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import tree
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
-from keras_metamix.graph.expand import expand, float_names
+from keras_metamix.graph.copying import copy_kernel, copy_sets, copy_state
+from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.group import call_name
+from keras_metamix.graph.inspection import accepted
 from keras_metamix.graph.layer_costs import mac_nodes
+from keras_metamix.graph.names import Names
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32
-from keras_metamix.graph.topology import Node, Topology, as_functional
+from keras_metamix.graph.sameness import require_same_outputs
+from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
@@ -40,6 +42,8 @@ def quantize(
 ) -> tuple[keras.Model, frozenset[str]]:
     """The searchable network of a float model: same weights, same inputs and outputs.
 
+    Its inputs and its `output_names` are called as the float model's.
+
     Args:
       model: functional or Sequential.
       space: the candidates.
@@ -51,13 +55,17 @@ def quantize(
 
     Raises:
       TypeError: the model has no graph, or `space` or `float_layers` is of another type.
-      ValueError: an operation that cannot be wrapped, or is not in float32; names it.
+      ValueError: an operation that cannot be wrapped, or is not in float32, or a method of the
+        model's own class that the wrapped one would not call; names it.
     """
     require_space(space)
     functional = as_functional(model)
-    require_float32(functional)
-    expanded, names = expand(functional, float_names(float_layers))
-    return _Rewrite(expanded, space, names, reading).run(), names
+    expanded, names = accepted(model, space, float_names(float_layers))
+    network = _Rewrite(expanded, space, names, reading).run()
+    network.output_names = list(functional.output_names)
+    connect(network)
+    require_same_outputs(functional, network)
+    return network, names
 
 
 def connect(network: keras.Model) -> None:
@@ -119,13 +127,12 @@ class _Rewrite:
         self.keys = transitions(self.topology, self.macs, reading) if reading else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
+        self.names = Names(operation.name for operation in model.operations)
         self.streamed_inputs: dict[int, Any] = {}
+        self.streams: dict[int, str] = {}  # names of stream quantizers, by the tensor before
 
     def run(self) -> keras.Model:
-        tensors = tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-            self.model.input,
-        )
+        tensors = inputs_like(self.model.input)
         for old, new in zip(self.topology.inputs, tree.flatten(tensors), strict=True):
             if self.plan[old].stream:
                 self.streamed_inputs[id(new)] = self._stream(old, f"{old.name}_stream")(new)
@@ -147,9 +154,9 @@ class _Rewrite:
             clone = self._quantized_mac(operation, config)
         else:
             clone = type(operation).from_config(config)
-        _carry_weights(operation, clone)
+        _copy(operation, clone)
         if found is Kind.MAC and clone.norm is not None:
-            _carry_weights(self._norm_behind(operation.name), clone.norm)
+            _copy(self._norm_behind(operation.name), clone.norm)
         return clone
 
     def _norm_behind(self, name: str) -> Any:
@@ -181,11 +188,10 @@ class _Rewrite:
     def _stream_before(self, node: Node) -> str:
         """The name of the quantizer of a node's input, behind layers that only move values."""
         tensor = node.inputs[0]
-        before = self.topology.producer(tensor)
-        while before is not None and not self.plan[tensor].stream:
+        while id(tensor) not in self.streams:
+            before: Any = self.topology.producer(tensor)
             tensor = before.inputs[0]
-            before = self.topology.producer(tensor)
-        return call_name(before, f"{before.name}_stream") if before else f"{tensor.name}_stream"
+        return self.streams[id(tensor)]
 
     def _candidates(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return self.space.layer_candidates(name in self.edges)
@@ -256,10 +262,11 @@ class _Rewrite:
             absorbed,
             minimum=minimum,
             sign_from_data=all(self.plan[t].root is None for t in tensors),
-            name=f"{name}_input",
+            name=self.names.new(f"{name}_input"),
         )
 
     def _stream(self, tensor: Any, name: str) -> Any:
+        name = self.streams[id(tensor)] = self.names.new(name)
         if self.space.stream_bits is None:
             return keras.layers.Identity(name=name)
         plan = self.plan[tensor]
@@ -270,25 +277,15 @@ class _Rewrite:
             role="stream",
             minimum=plan.minimum,
             fixed_step=plan.fixed_step,
-            sign_from_data=plan.root is None,
+            sign_from_data=plan.root is None and plan.fixed_step is None,
             name=name,
         )
 
 
-def _carry_weights(source: Any, target: Any) -> None:
-    """Builds a copy as its original, and gives it the weights."""
-    if not isinstance(source, keras.layers.Layer) or not source.weights:
-        return
-    if not target.built:
-        target.build_from_config(source.get_build_config())
+def _copy(source: Any, target: Any) -> None:
     if isinstance(target, TransitionalBatchNormalization):
-        for variable, values in zip(target.weights, source.get_weights(), strict=True):
-            variable.assign(np.broadcast_to(values, variable.shape))
-        return
-    if not isinstance(target, QuantizedMac):
-        target.set_weights(source.get_weights())
-        return
-    target.kernel.assign(source.kernel)  # pyright: ignore[reportAttributeAccessIssue]
-    if source.use_bias:
-        target.bias.assign(source.bias)  # pyright: ignore[reportAttributeAccessIssue]
-    target.weight_quantizer.initialize_steps(source.kernel)
+        copy_sets(source, target)
+    elif isinstance(target, QuantizedMac):
+        copy_kernel(source, target)
+    else:
+        copy_state(source, target)

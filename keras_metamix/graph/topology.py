@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import keras
+from keras import tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,26 +98,65 @@ class Topology:
 
 
 def as_functional(model: keras.Model) -> keras.Model:
-    """The same layers as a functional model: a Sequential is rebuilt from its tensors.
+    """The same layers as a functional model, with the structure of inputs and outputs that it has.
 
     Raises:
-      TypeError: neither functional nor Sequential.
+      TypeError: neither functional nor Sequential, or of a class with a `call` of its own.
       ValueError: a Sequential that does not know its input shape yet.
     """
-    if isinstance(model, keras.Sequential):
-        if not model.built:
-            raise ValueError(
-                f"Sequential model {model.name!r} has no input shape: add a keras.Input first."
-            )
-        return keras.Model(model.inputs, model.outputs, name=model.name)
     if hasattr(type(model), "bit_assignment"):
         raise TypeError(
             f"Expected a float Keras model, found {type(model).__name__} {model.name!r}, which is "
             "quantized already: give the float model that it was made of."
         )
+    own = _graph_of(model)
+    for method in ("call", "__call__"):
+        if getattr(type(model), method) is not getattr(_keras_class(model), method):
+            raise TypeError(
+                f"Model {model.name!r} ({type(model).__name__}) has a {method} of its own, so that "
+                "its layers do not show what it computes: expected a keras.Model(inputs, outputs) "
+                "that computes all of it by layers."
+            )
+    return own
+
+
+def inputs_like(structure: Any) -> Any:
+    """New inputs of the names, shapes and types of a model's, in its structure.
+
+    Raises:
+      ValueError: a sparse or ragged one; names it.
+    """
+    return tree.map_structure(_input_like, structure)
+
+
+def _input_like(tensor: Any) -> Any:
+    if tensor.sparse or getattr(tensor, "ragged", False):
+        raise ValueError(f"Input {tensor.name!r}: expected a dense one, found a sparse or ragged.")
+    layer = tensor._keras_history.operation
+    return keras.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        name=tensor.name,
+        optional=getattr(layer, "optional", False),
+    )
+
+
+def _graph_of(model: Any) -> keras.Model:
+    if isinstance(model, keras.Sequential):
+        if not model.built or model._functional is None:
+            raise ValueError(
+                f"Sequential model {model.name!r} has no input shape: add a keras.Input first."
+            )
+        graph: Any = model._functional
+        return keras.Model(graph.input, graph.output, name=model.name)
     if not hasattr(model, "_nodes_by_depth"):
         raise TypeError(
             "Expected a functional or Sequential Keras model, found "
             f"{type(model).__name__} {getattr(model, 'name', '')!r}, which has no graph to read."
         )
     return model
+
+
+def _keras_class(model: Any) -> type:
+    """The class of Keras' own that a model's class is made of."""
+    return next(c for c in type(model).__mro__ if c.__module__.startswith("keras."))

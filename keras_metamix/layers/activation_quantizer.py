@@ -134,6 +134,7 @@ class ActivationQuantizer(keras.layers.Layer):
             return x
         if mode.activations == "off" or (self.role == "stream" and not mode.streams):
             return self.float_activation(x)
+        x = ops.cast(x, self.compute_dtype)  # the model's inputs may be integers
         if mode.activations == "mixture" and self.choice.searched:
             steps = ops.stop_gradient(self.steps())
             lows, highs = shifted_range(steps, self._lows, self._highs, self.minimum)

@@ -70,3 +70,14 @@ def quantization_mode(mode: QuantizationMode) -> Iterator[None]:
             del _current.mode
         else:
             _current.mode = previous
+
+
+@contextlib.contextmanager
+def quantizers_off() -> Iterator[None]:
+    """Lets a quantized model compute in float for the block, as the float model does.
+
+    `with quantizers_off(): model(images)` is exact: no bit differs from the float model's results
+    as long as the weights are its own. `predict` and `evaluate` follow; `fit` is refused there.
+    """
+    with quantization_mode(FLOAT):
+        yield

@@ -82,7 +82,10 @@ def _empty_predictions(network: Any, x: Any) -> Any:
     def zeros(output: Any) -> Any:
         return tf.zeros(tf.concat([[batch], output.shape[1:]], 0), output.dtype)
 
-    return tree.map_structure(zeros, network.output)
+    outputs = network.output
+    if isinstance(outputs, (list, tuple)) and len(outputs) == 1:
+        outputs = outputs[0]  # as Keras returns it
+    return tree.map_structure(zeros, outputs)
 
 
 def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:

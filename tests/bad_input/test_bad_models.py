@@ -13,7 +13,7 @@ IMAGE = (8, 8, 1)
 
 
 def functional(body, shape=IMAGE):
-    image = keras.Input(shape)
+    image = keras.Input(shape, name="image")
     return keras.Model(image, body(image), name="network")
 
 
@@ -43,6 +43,11 @@ class FrozenNorm(layers.Layer):
 
     def call(self, inputs):
         return self.norm(inputs, training=False)
+
+
+def named_sin():
+    keras.utils.clear_session()  # the first operation of its kind has no number
+    return keras.ops.sin
 
 
 def through(layer, shape=IMAGE):
@@ -128,7 +133,7 @@ CASES = [
         "subclassed inside",
         lambda g: metamix(through(lambda x: Subclassed()(layers.Flatten()(x)))),
         ValueError,
-        "Layer 'subclassed' is a subclassed model, which has no graph",
+        r"Layer 'subclassed' \(Subclassed\): a subclassed model, which has no graph",
     ),
     (
         "unbuilt Sequential",
@@ -145,15 +150,26 @@ CASES = [
         "'network' has no Conv2D, DepthwiseConv2D or Dense layer",
     ),
     *(
-        (name, lambda g, make=make: metamix(make()), ValueError, f"Layer '{name}' .*not supported")
-        for name, make in {
-            "up": lambda: through(layers.Conv2DTranspose(2, 3, name="up")),
-            "conv1d": lambda: through(layers.Conv1D(2, 3, name="conv1d"), (8, 2)),
-            "conv3d": lambda: through(layers.Conv3D(2, 3, name="conv3d"), (4, 4, 4, 1)),
-            "lstm": lambda: through(layers.LSTM(3, name="lstm"), (8, 2)),
-            "embedding": lambda: through(layers.Embedding(5, 3, name="embedding"), (4,)),
-            "own": lambda: through(OwnWeights(name="own")),
-            "sin": lambda: through(keras.ops.sin),
+        (
+            name,
+            lambda g, make=make: metamix(make()),
+            ValueError,
+            f"'{name}'.*: {why}.* float_layers=..{name}.. leaves it in float",
+        )
+        for name, (why, make) in {
+            "up": ("not exported yet", lambda: through(layers.Conv2DTranspose(2, 3, name="up"))),
+            "time": ("not exported yet", lambda: through(layers.Conv1D(2, 3, name="time"), (8, 2))),
+            "volume": (
+                "no exact integer form",
+                lambda: through(layers.Conv3D(2, 3, name="volume"), (4, 4, 4, 1)),
+            ),
+            "lstm": ("not exported yet", lambda: through(layers.LSTM(3, name="lstm"), (8, 2))),
+            "embedding": (
+                "no exact integer form",
+                lambda: through(layers.Embedding(5, 3, name="embedding"), (4,)),
+            ),
+            "own": ("computes with weights", lambda: through(OwnWeights(name="own"))),
+            "sin": ("not exported yet", lambda: through(named_sin())),
         }.items()
     ),
     (
@@ -162,13 +178,13 @@ CASES = [
             functional(lambda x: layers.MultiHeadAttention(2, 3, name="attention")(x, x), (4, 4))
         ),
         ValueError,
-        r"Layer 'query' \(EinsumDense\) of 'attention' is not supported",
+        r"Layer 'attention' \(MultiHeadAttention\): no exact integer form that holds",
     ),
     (
         "training=False inside",
         lambda g: metamix(through(FrozenNorm(name="block"))),
         ValueError,
-        "Layer 'block' is not supported: it calls 'frozen' with training=False",
+        r"Layer 'block' \(FrozenNorm\): calls 'frozen' with training=False",
     ),
     (
         "channels first",
@@ -221,10 +237,17 @@ CASES = [
         for name, call in {
             "bops": lambda m: kmm.bops(m, kmm.BitAssignment({"conv": 4}, {"conv": 4})),
             "uniform_assignment": lambda m: kmm.uniform_assignment(m, 4, 4),
-            "explain": kmm.explain,
             "summary": kmm.summary,
-            "mixer": mixer,
         }.items()
+    ),
+    *(
+        (
+            f"{name} of any size",
+            lambda g, call=call: call(any_size()),
+            ValueError,
+            r"Input 'image' has the open size \(None, None, 3\).* keras.Input\(\(224, 224, 3\)\)",
+        )
+        for name, call in {"explain": kmm.explain, "metamix": metamix, "mixer": mixer}.items()
     ),
     (
         "quantized already",
@@ -253,7 +276,7 @@ CASES = [
         "lambda in float",
         lambda g: metamix(through(layers.Lambda(lambda x: x, name="f")), None, ["f"]),
         ValueError,
-        r"Layer 'f' \(Lambda\) holds a Python lambda",
+        r"Layer 'f' \(Lambda\): holds a Python lambda",
     ),
     (
         "all in float",

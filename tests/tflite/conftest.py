@@ -60,14 +60,15 @@ def _random_bits(model, rng):
 def quantized():
     """quantized(float model, seed) -> (model in weight training, images): PTQ at random bits."""
 
-    def make(model, seed=0, images=32, space=None, rule="mse"):
+    def make(model, seed=0, images=32, space=None, rule="mse", float_layers=()):
         rng = np.random.default_rng(seed)
         _randomise(model, rng)
         # A level and a contrast for each image, so that features differ from image to image.
         shape = model.inputs[0].shape[1:]
         level, contrast = rng.normal(0, 1.5, (2, images, *[1] * len(shape)))
         batch = (level + contrast * rng.normal(0, 1, (images, *shape))).astype(np.float32)
-        result = kmm.MetaMixModel.from_float(model, space or kmm.SearchSpace(BITS, BITS))
+        space = space or kmm.SearchSpace(BITS, BITS)
+        result = kmm.MetaMixModel.from_float(model, space, float_layers)
         kmm.calibrate(result, batch, rule=rule)
         result.set_bits(_random_bits(result, rng))
         return result, batch

@@ -451,21 +451,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_integer_form_trains_and_is_refused_by_name(name, quantized):
-    model, images = quantized(
-        model_of(lambda x: conv(5, name="after")(REFUSED[name]()(x))), space=QUICK[0]
-    )
+def test_what_stays_in_float_trains_and_is_not_exported(name, quantized):
+    source = model_of(lambda x: conv(5, name="after")(REFUSED[name]()(x)))
+    model, images = quantized(source, space=QUICK[0], float_layers=["bad"])
     assert np.all(np.isfinite(model(images)))
-    assert "bad" in kmm.explain(model_of(lambda x: REFUSED[name]()(x))).not_exported
     for function in (kmm.fold_batch_norm, mt.convert):
-        with pytest.raises(ValueError, match="'bad'.*no exact integer form"):
+        with pytest.raises(ValueError, match=r"\['bad'\] were left in float"):
             function(model)
-
-
-def test_a_fused_gelu_is_refused_by_name(quantized):
-    model, _ = quantized(model_of(conv(5, activation="gelu", name="fused")))
-    with pytest.raises(ValueError, match=r"'fused_activation' \(Activation\)"):
-        kmm.fold_batch_norm(model)
 
 
 # --- verify ------------------------------------------------------------------------------------

@@ -1,0 +1,76 @@
+"""What a copy of a layer takes over from its original: everything that it holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+
+def copy_state(source: Any, target: Any) -> None:
+    """Builds a copy as its original, and gives it the original's state.
+
+    That is the values of all variables, the seeds of random draws among them, whether each
+    trains, and what a layer derives from its variables outside them (an adapted Normalization).
+
+    Args:
+      source: a layer, or a raw operation, which has no state.
+      target: of the same class, made of the source's config.
+
+    Raises:
+      ValueError: the config makes other variables; names the layer.
+    """
+    if not isinstance(source, layers.Layer) or not source.built:
+        return
+    config = source.get_build_config()
+    if _is_built_by_its_call(source):
+        # Its call, on symbolic tensors, builds the layers inside.
+        call = source._inbound_nodes[0].arguments
+        keras.Operation.compute_output_spec(target, *call.args, **call.kwargs)
+    elif config and not target.built:
+        target.build_from_config(config)
+    found, expected = target.variables, source.variables
+    if [v.shape for v in found] != [v.shape for v in expected]:
+        raise ValueError(
+            f"Layer {source.name!r} ({type(source).__name__}): its copy, made of get_config, has "
+            f"{_listed(found)}, the layer itself {_listed(expected)}: expected a config that gives "
+            "the same ones."
+        )
+    for original, copy in zip(expected, found, strict=True):
+        copy.assign(original)
+        copy.trainable = original.trainable
+    finalize = getattr(target, "finalize_state", None)
+    if finalize is not None:
+        finalize()
+
+
+def _is_built_by_its_call(layer: Any) -> bool:
+    """Whether a layer has layers inside, and no `build` that builds them."""
+    default = type(layer).build is layers.Layer.build
+    return default and len(layer._flatten_layers()) > 1 and bool(layer._inbound_nodes)
+
+
+def copy_sets(source: Any, target: Any) -> None:
+    """Gives every set of a transitional batch norm the weights of the batch norm it stands for."""
+    if not target.built:  # by the MAC layer that owns it
+        target.build_from_config(source.get_build_config())
+    for original, copy in zip(source.weights, target.weights, strict=True):
+        copy.assign(ops.broadcast_to(original, copy.shape))
+        copy.trainable = original.trainable
+
+
+def copy_kernel(source: Any, target: Any) -> None:
+    """Gives a quantized MAC layer the kernel and the bias of the layer that it stands for."""
+    target.build_from_config(source.get_build_config())
+    pairs = [(source.kernel, target.kernel)]
+    if source.use_bias:
+        pairs.append((source.bias, target.bias))
+    for original, copy in pairs:
+        copy.assign(original)
+        copy.trainable = original.trainable
+    target.weight_quantizer.initialize_steps(source.kernel)
+
+
+def _listed(variables: Any) -> str:
+    return ", ".join(f"{v.name} {tuple(v.shape)}" for v in variables) or "none"

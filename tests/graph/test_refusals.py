@@ -1,0 +1,539 @@
+"""`explain`, `from_float` and `convert` say the same of every model, in the user's words."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+from keras_metamix.layers.mode import FLOAT, quantization_mode
+
+SHAPE = (8, 8, 4)
+
+
+def conv(filters=4, size=3, **arguments):
+    return layers.Conv2D(filters, size, padding="same", **arguments)
+
+
+def model_of(*middle, shape=SHAPE):
+    """A stem, what stands between, and logits."""
+    image = keras.Input(shape, name="image")
+    x = conv(name="stem")(image)
+    for function in middle:
+        x = function(x)
+    return ended(image, x)
+
+
+def ended(image, x):
+    x = layers.Dense(3, name="logits")(layers.Flatten(name="flat")(x))
+    return keras.Model(image, x, name="whole")
+
+
+def two(function):
+    return lambda x: function([x, conv(name="other")(x)])
+
+
+def sequence(*middle):
+    """Features over time: (time, channels)."""
+    image = keras.Input((8, 4), name="image")
+    x = layers.Dense(4, name="stem")(image)
+    for function in middle:
+        x = function(x)
+    return ended(image, x)
+
+
+# --- layers of users ----------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("test_refusals")
+class DropPath(layers.Layer):
+    """Stochastic depth, as people write it."""
+
+    def __init__(self, rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        keep = ops.cast(keras.random.uniform((ops.shape(x)[0], 1, 1, 1)) > self.rate, x.dtype)
+        return x * keep / (1 - self.rate)
+
+    def get_config(self):
+        return super().get_config() | {"rate": self.rate}
+
+
+def block(default):
+    class Block(layers.Layer):
+        """A block with the usual signature, and a drop path inside."""
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.conv, self.norm = conv(name="inner"), layers.BatchNormalization(name="norm")
+            self.drop, self.noise = layers.Dropout(0.3), DropPath(0.3)
+
+        def call(self, x, training=default):
+            y = ops.relu(self.norm(self.conv(x), training=training))
+            return x + self.noise(self.drop(y, training=training), training=training)
+
+    return Block(name="block")
+
+
+@keras.saving.register_keras_serializable("test_refusals")
+class Branches(layers.Layer):
+    """It computes something else in training than in evaluation."""
+
+    def __init__(self, scale=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.scale, self.conv = scale, conv(name="inner")
+
+    def call(self, x, training=None):
+        y = self.conv(x)
+        return x + y if training else x + self.scale * y
+
+
+class Sampled(layers.Layer):
+    """Monte Carlo dropout."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drop = layers.Dropout(0.5, name="drop")
+
+    def call(self, x):
+        return self.drop(x, training=True)
+
+
+@keras.saving.register_keras_serializable("test_refusals")
+class Slicing(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv, self.act = conv(name="inner"), layers.LeakyReLU(name="leaky")
+
+    def call(self, x):
+        return self.act(self.conv(x))[..., :2]
+
+
+class Clipped(layers.ReLU):
+    def call(self, inputs):
+        return ops.clip(inputs, 0.0, 0.5)
+
+
+class Scaled(layers.Activation):
+    def call(self, inputs):
+        return 3.0 * super().call(inputs)
+
+
+class Standardized(layers.Conv2D):
+    def call(self, inputs):
+        kernel = self.kernel - ops.mean(self.kernel)
+        return ops.conv(inputs, kernel, padding=self.padding)
+
+
+class PlainConv(layers.Conv2D):
+    """It computes what its base does."""
+
+    def __init__(self, filters, kernel_size=3, padding="same", rank=None, **kwargs):
+        super().__init__(filters, kernel_size, padding=padding, **kwargs)
+        self.rank_of_mine = rank
+
+    def get_config(self):
+        return super().get_config() | {"rank": self.rank_of_mine}
+
+
+class PlainNorm(layers.BatchNormalization):
+    def helper(self):
+        return 3
+
+
+class Doubled(layers.Add):
+    def _merge_function(self, inputs):
+        return 2.0 * super()._merge_function(inputs)
+
+
+@keras.saving.register_keras_serializable("test_refusals")
+def relu(x):
+    return ops.clip(x, 0.0, 1.0)
+
+
+def hard_sigmoid(x):  # as in Keras 2
+    return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def known(x):
+    return ops.relu(x) * 0.5 + ops.sigmoid(x)
+
+
+def quantized_by_keras():
+    model = model_of()
+    model.get_layer("logits").quantize("int8")
+    return model
+
+
+def with_lora():
+    model = model_of()
+    model.get_layer("logits").enable_lora(2)
+    return model
+
+
+# --- what is taken ------------------------------------------------------------------------------
+
+AUGMENTATION = [
+    layers.RandomFlip("horizontal"),
+    layers.RandomRotation(0.1),
+    layers.RandomZoom(0.2),
+    layers.RandomTranslation(0.1, 0.1),
+    layers.RandomContrast(0.5),
+    layers.RandomBrightness(0.2),
+    layers.RandomErasing(),
+]
+IN_TRAINING = {
+    type(layer).__name__: layer
+    for layer in (
+        layers.GaussianNoise(1.0),
+        layers.GaussianDropout(0.5),
+        layers.AlphaDropout(0.5),
+        layers.Dropout(0.5),
+        layers.SpatialDropout2D(0.5),
+        DropPath(),
+        *AUGMENTATION,
+    )
+}
+TAKEN = {
+    **{f"{name} before": lambda a=layer: augmented(a) for name, layer in IN_TRAINING.items()},
+    "noise between": lambda: model_of(layers.ReLU(), layers.GaussianNoise(0.1), conv()),
+    "noise behind a layer": lambda: model_of(layers.GaussianNoise(0.1), layers.ReLU(), conv()),
+    "ActivityRegularization": lambda: model_of(layers.ActivityRegularization(l1=0.1)),
+    "a pipeline": lambda: augmented(keras.Sequential(AUGMENTATION[:2])),
+    "Resizing to the same size": lambda: augmented(layers.Resizing(8, 8)),
+    "CenterCrop": lambda: augmented(layers.CenterCrop(5, 4)),
+    **{f"training={value}": lambda v=value: model_of(block(v)) for value in (None, False, True)},
+    "a subclass that computes as its base": lambda: model_of(
+        PlainConv(4, activation="relu", name="plain"), PlainNorm(name="norm")
+    ),
+    "a subclass that can be opened": lambda: model_of(Scaled("relu", name="scaled")),
+    "a sum that can be opened": lambda: model_of(two(Doubled(name="doubled"))),
+    **{
+        f"tf.nn.{function.__name__}": lambda f=function: model_of(conv(activation=f))
+        for function in (tf.nn.relu, tf.nn.relu6, tf.nn.sigmoid, tf.nn.tanh, tf.nn.silu)
+    },
+    "ops.relu": lambda: model_of(layers.Activation(ops.relu)),
+    "a lambda": lambda: model_of(conv(activation=lambda x: ops.relu(x))),
+    "a function of known ones": lambda: model_of(conv(activation=known)),
+    "a Lambda layer": lambda: model_of(layers.Lambda(lambda x: ops.relu(x) * 2.0)),
+    "Dense over time": lambda: sequence(layers.ReLU(), layers.Dense(5, activation="sigmoid")),
+    "sum over time": lambda: sequence(lambda x: layers.Add()([x, layers.Dense(4)(x)])),
+    "folded over time": lambda: sequence(layers.BatchNormalization(), layers.ReLU()),
+    "Dense over images": lambda: model_of(layers.Dense(5)),
+    "softmax over anchors": lambda: anchors(layers.Softmax(name="scores")),
+    "constants of features": lambda: model_of(
+        layers.Flatten(), layers.ReLU(), layers.BatchNormalization(), layers.Dense(4)
+    ),
+    "two outputs": lambda: several_outputs(),
+}  # fmt: skip
+
+
+def augmented(layer):
+    image = keras.Input(SHAPE, name="image")
+    return ended(image, conv(name="stem", activation="relu")(layer(image)))
+
+
+def anchors(*ends):
+    image = keras.Input(SHAPE, name="image")
+    x = layers.Reshape((64, 4), name="anchors")(conv(name="stem")(image))
+    for layer in ends:
+        x = layer(x)
+    return keras.Model(image, x)
+
+
+def several_outputs():
+    image = keras.Input(SHAPE, name="image")
+    x = conv(name="stem")(image)
+    return keras.Model(image, [layers.ReLU(name="on")(x), conv(2, name="raw")(x)])
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """calibrated(float model, space, float_layers) -> the wrapped one with bits set, and images."""
+
+    def make(source, space=None, float_layers=()):
+        model = kmm.MetaMixModel.from_float(source, space, float_layers)
+        shape = source.inputs[0].shape[1:]
+        images = np.random.default_rng(0).normal(0, 2, (4, *shape)).astype(np.float32)
+        kmm.calibrate(model, images)
+        model.set_bits(kmm.uniform_assignment(model, 4, 4))
+        return model, images
+
+    return make
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_where_explain_says_that_all_is_well_there_is_an_exact_file(name, calibrated):
+    keras.utils.set_random_seed(0)
+    source = TAKEN[name]()
+    explanation = kmm.explain(source)
+    assert explanation.not_exported == {}
+    assert {row.outcome for row in explanation.rows} <= {
+        "quantized", "integer", "folded", "left out"}  # fmt: skip
+    model, images = calibrated(source)
+    with quantization_mode(FLOAT):
+        for found, expected in zip(
+            keras.tree.flatten(model(images, training=False)),
+            keras.tree.flatten(source(images, training=False)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, expected)
+    flat = mt.convert(model)
+    mt.verify(flat, model.bit_assignment)
+    if len(source.outputs) == 1:
+        assert mt.parity(flat, model, images).differing == 0
+
+
+# --- what is not --------------------------------------------------------------------------------
+
+NOT_YET, NO_FORM = "not exported yet", "no exact integer form"
+REFUSED = {  # model, and what the message says of each, by the name that float_layers takes
+    "LeakyReLU": (lambda: model_of(layers.LeakyReLU(name="act")), {
+        "act": r"Layer 'act' \(LeakyReLU\): not exported yet; use ReLU"}),
+    "PReLU": (lambda: model_of(layers.PReLU(name="act")), {"act": NOT_YET}),
+    "ELU": (lambda: model_of(layers.ELU(name="act")), {"act": NOT_YET}),
+    "ReLU with a maximum": (lambda: model_of(layers.ReLU(4.0, name="act")), {
+        "act": r"'act' \(ReLU\(max_value=4\)\): not exported yet"}),
+    "fused gelu": (lambda: model_of(conv(activation="gelu", name="next")), {
+        "next_activation": r"Layer 'next' \(activation 'gelu'\): not exported yet"}),
+    "a relu of one's own": (lambda: model_of(conv(activation=relu, name="next")), {
+        "next_activation": r"'next' \(activation 'relu' of your own\) computes a clip"}),
+    "Keras 2's hard_sigmoid": (lambda: model_of(layers.Activation(hard_sigmoid, name="act")), {
+        "act": r"'act' \(activation 'hard_sigmoid' of your own\) computes a clip"}),
+    "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
+        "next_activation": r"\(activation 'elu'\): cannot be copied.*register"}),
+    "a ReLU subclass": (lambda: model_of(Clipped(name="act")), {
+        "act": r"'act' \(Clipped\) computes a clip"}),
+    "a Conv2D subclass": (lambda: model_of(Standardized(4, 3, name="std")), {
+        "std": r"'std' \(Standardized\): a Conv2D with call of its own"}),
+    "quantized by Keras": (quantized_by_keras, {
+        "logits": r"'logits' \(Dense\): quantized by Keras already \(int8\)"}),
+    "LoRA": (with_lora, {"logits": "LoRA"}),
+    "softmax inside": (lambda: model_of(layers.Softmax(name="act")), {"act": NO_FORM}),
+    "LayerNormalization": (lambda: model_of(layers.LayerNormalization(name="norm")), {
+        "norm": "no exact integer form; use BatchNormalization"}),
+    "UnitNormalization": (lambda: model_of(layers.UnitNormalization(name="norm")), {
+        "norm": "cosine"}),
+    "Maximum": (lambda: model_of(two(layers.Maximum(name="most"))), {"most": NOT_YET}),
+    "Subtract": (lambda: model_of(two(layers.Subtract(name="less"))), {
+        "less": r"use Rescaling\(-1.0\) and Add"}),
+    "a raw difference": (lambda: model_of(two(lambda x: x[0] - x[1])), {
+        "subtract": "A difference behind layer '"}),
+    "UpSampling2D": (lambda: model_of(layers.UpSampling2D(name="up")), {"up": "Concatenate"}),
+    "Conv2DTranspose": (lambda: model_of(layers.Conv2DTranspose(4, 2, name="up")), {
+        "up": NOT_YET}),
+    "Permute": (lambda: model_of(layers.Permute((2, 1, 3), name="turn")), {"turn": NOT_YET}),
+    "Resizing": (lambda: augmented(layers.Resizing(4, 4, name="size")), {
+        "size": "data pipeline"}),
+    "RandomCrop": (lambda: augmented(layers.RandomCrop(4, 4, name="crop")), {
+        "crop": "in training alone; put it into the data pipeline"}),
+    "CenterCrop that resizes": (lambda: augmented(layers.CenterCrop(9, 4, name="crop")), {
+        "crop": "data pipeline"}),
+    "a padded pool": (lambda: model_of(layers.AveragePooling2D(3, 1, "same", name="pool")), {
+        "pool": "border"}),
+    "a slice": (lambda: model_of(lambda x: x[..., :2]), {
+        "get_item": "A slice behind layer 'stem' .*not exported yet"}),
+    "a transpose": (lambda: model_of(lambda x: ops.transpose(x, (0, 2, 1, 3))), {
+        "transpose": "A transpose behind layer 'stem'"}),
+    "a function of keras.ops": (lambda: model_of(ops.sin), {
+        "sin": "keras.ops.sin behind layer 'stem'"}),
+    "inside a composite": (lambda: model_of(Slicing(name="block")), {
+        "block": r"Layer 'block' \(Slicing\) computes a slice",
+        "leaky": r"'leaky' \(LeakyReLU\) inside 'block' \(Slicing\): not exported yet"}),
+    "inside a model": (lambda: model_of(keras.Sequential(
+        [keras.Input(SHAPE), layers.ELU(name="elu")], name="inner")), {
+        "elu": r"'elu' \(ELU\) inside 'inner'"}),
+    "a branch on training": (lambda: model_of(Branches(name="block")), {
+        "block": "something else in training"}),
+    "Monte Carlo dropout": (lambda: model_of(Sampled(name="block")), {
+        "block": "calls 'drop' with training=True"}),
+    "a norm over anchors": (lambda: anchors(
+        layers.ReLU(), layers.BatchNormalization(name="norm")), {"norm": "over 2 axes"}),
+    "a layer that cannot be copied": (lambda: augmented(layers.RandomShear(0.2, name="shear")), {
+        "shear": "cannot be copied"}),
+    **{
+        name: (lambda layer=layer: sequence(layer), {"time": "not exported yet; use the 2-D"})
+        for name, layer in {
+            "Conv1D": layers.Conv1D(4, 3, name="time"),
+            "MaxPooling1D": layers.MaxPooling1D(name="time"),
+            "GlobalAveragePooling1D": layers.GlobalAveragePooling1D(name="time"),
+        }.items()
+    },
+    "LSTM": (lambda: sequence(layers.LSTM(3, name="time")), {"time": NOT_YET}),
+    "MultiHeadAttention": (
+        lambda: sequence(lambda x: layers.MultiHeadAttention(2, 3, name="attention")(x, x)),
+        {"attention": "holds on every CPU"}),
+    "Embedding": (lambda: sequence(layers.Dense(1), layers.Flatten(), layers.Embedding(
+        5, 3, name="lookup")), {"lookup": NO_FORM}),
+    "several": (lambda: model_of(layers.ELU(name="a"), conv(activation="gelu", name="b"),
+                                 layers.Permute((2, 1, 3), name="c"), lambda x: x[:, :4]), {
+        "a": "ELU", "b_activation": "gelu", "c": "Permute", "get_item": "A slice"}),
+}  # fmt: skip
+FINAL = {
+    "quantized by Keras",
+    "LoRA",
+    "a layer that cannot be copied",
+    "Keras 2's hard_sigmoid",
+    "tf.nn.elu",
+}
+# Keras computes something else at each call, or nothing on numbers that are no words.
+NOT_COMPARED = {"Monte Carlo dropout", "RandomCrop", "Embedding"}
+INTERNALS = re.compile(r"KerasTensor|tensorflow|Traceback|keras\.src|<function|0x[0-9a-f]{6}", re.I)
+
+
+@pytest.fixture
+def refused():
+    """refused(model, ...) -> the message of from_float."""
+
+    def message(source, *arguments):
+        with pytest.raises(ValueError) as error:
+            kmm.MetaMixModel.from_float(source, *arguments)
+        return str(error.value)
+
+    return message
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, calibrated):
+    keras.utils.clear_session()
+    build, expected = REFUSED[name]
+    source = build()
+    explanation = kmm.explain(source)
+    assert set(explanation.refused) == set(expected)
+    assert set(explanation.not_exported) == set(expected)
+    text = refused(source)
+    for layer, pattern in expected.items():
+        assert re.search(pattern, explanation.refused[layer]), explanation.refused[layer]
+        assert explanation.refused[layer] in text
+    assert not INTERNALS.search(text), text
+    assert text == refused(source)
+    assert len(text.splitlines()) == (1 if len(expected) == 1 else len(expected) + 2)
+    assert ("float_layers" in text) == (name not in FINAL)
+    rows = [row for row in explanation.rows if row.outcome == "refused"]
+    assert rows
+    for row in rows:
+        assert (row.operator, row.macs) == ("", 0)
+    if name not in FINAL | NOT_COMPARED:
+        model = kmm.MetaMixModel.from_float(source, None, list(expected))
+        images = np.random.default_rng(0).normal(size=(2, *source.inputs[0].shape[1:]))
+        with quantization_mode(FLOAT):
+            found, real = (m(images, training=False) for m in (model, source))
+        np.testing.assert_array_equal(found, real)
+        kmm.calibrate(model, images)
+        model.set_bits(kmm.uniform_assignment(model, 4, 4))
+        with pytest.raises(ValueError, match="left in float"):
+            mt.convert(model)
+        assert kmm.explain(source, None, list(expected)).refused == {}
+
+
+def test_names_that_do_not_help_are_not_offered(refused):
+    text = refused(quantized_by_keras())
+    assert "before model.quantize()" in text
+    assert "float_layers" not in text
+
+
+# --- remedies -----------------------------------------------------------------------------------
+
+
+def repeated(x):
+    """Nearest upsampling by 2."""
+    height, width, channels = x.shape[1:]
+    x = layers.Concatenate()([x, x])
+    x = layers.Reshape((height, 1, 2 * width * channels))(x)  # each column twice
+    x = layers.Concatenate()([x, x])
+    return layers.Reshape((2 * height, 2 * width, channels))(x)
+
+
+def test_concatenate_and_reshape_enlarge_exactly(calibrated):
+    image = keras.Input(SHAPE)
+    values = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+    enlarge = keras.Model(image, repeated(image))
+    np.testing.assert_array_equal(enlarge(values), layers.UpSampling2D()(values))
+    model, images = calibrated(model_of(repeated, conv()))
+    assert mt.parity(mt.convert(model), model, images).differing == 0
+
+
+REMEDIES = {
+    "Subtract": lambda: model_of(
+        lambda x: layers.Add()([x, layers.Rescaling(-1.0)(conv(name="other")(x))])
+    ),
+    "Conv1D": lambda: sequence(
+        layers.Reshape((1, 8, 4)), conv(5, (1, 3)), layers.MaxPooling2D((1, 2)), layers.ReLU(6.0)
+    ),
+    "slices": lambda: model_of(lambda x: layers.Concatenate()([conv(2)(x), conv(3)(x)])),
+    "padded average pooling": lambda: model_of(
+        layers.ZeroPadding2D(1), layers.AveragePooling2D(3, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_what_a_message_advises_is_exported_exactly(name, calibrated):
+    model, images = calibrated(REMEDIES[name]())
+    assert mt.parity(mt.convert(model), model, images).differing == 0
+
+
+def test_weights_saved_with_lora_load_merged_into_the_model_without(tmp_path, calibrated):
+    adapted = with_lora()
+    adapted.get_layer("logits").lora_kernel_b.assign(np.full((2, 3), 0.1))
+    images = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+    adapted.save_weights(tmp_path / "adapted.weights.h5")
+    plain = model_of()
+    plain.load_weights(tmp_path / "adapted.weights.h5")
+    np.testing.assert_allclose(plain(images), adapted(images), atol=1e-4)
+    kmm.MetaMixModel.from_float(plain)
+
+
+# --- what acts in training alone ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IN_TRAINING)
+def test_what_acts_in_training_alone_keeps_acting_there(name):
+    images = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
+    source = augmented(IN_TRAINING[name])
+    model = kmm.MetaMixModel.from_float(source)
+    kept = [layer for layer in model.network.layers if type(layer) is type(IN_TRAINING[name])]
+    assert len(kept) == 1
+    (row,) = [row for row in kmm.explain(source).rows if row.name == kept[0].name]
+    assert (row.outcome, row.note) == ("left out", "does nothing on the device")
+    with quantization_mode(FLOAT):
+        first, second = (np.asarray(model(images, training=True)) for _ in range(2))
+        np.testing.assert_array_equal(model(images, training=False), source(images, training=False))
+    assert np.any(first != second)
+
+
+def test_a_drop_path_is_saved_and_exported(calibrated, tmp_path):
+    model, images = calibrated(model_of(lambda x: layers.Add()([x, DropPath()(conv()(x))])))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    folded = kmm.fold_batch_norm(loaded)
+    assert not any(isinstance(layer, DropPath) for layer in folded.layers)
+    assert mt.parity(mt.convert(loaded), loaded, images).differing == 0
+
+
+def test_activity_regularization_adds_to_the_loss():
+    source = model_of(layers.ActivityRegularization(l1=0.1))
+    model = kmm.MetaMixModel.from_float(source)
+    images = np.ones((2, *SHAPE), np.float32)
+    with quantization_mode(FLOAT):
+        model(images), source(images)
+    assert float(sum(model.losses)) == pytest.approx(float(sum(source.losses)))
+    assert float(sum(source.losses)) > 0
+
+
+def test_a_block_trains_as_it_did(calibrated):
+    images = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
+    for default in (None, False, True):
+        model = kmm.MetaMixModel.from_float(model_of(block(default)))
+        with quantization_mode(FLOAT):
+            first, second = (np.asarray(model(images, training=True)) for _ in range(2))
+        assert np.any(first != second)
+        assert {"Dropout", "DropPath"} <= {type(layer).__name__ for layer in model.network.layers}
