@@ -48,6 +48,23 @@ def fold_batch_norm(model: Any) -> keras.Model:
     Raises:
       ValueError: the model is not ready, or a layer has no exact integer form; names it.
     """
+    require_foldable(model)
+    model.require_quantized()
+    if not model.calibrated:
+        raise ValueError(
+            "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."
+        )
+    _require_sound(model.network)
+    return fold_network(model.network)
+
+
+def fold_network(network: keras.Model) -> keras.Model:
+    """`fold_batch_norm` of a network at its present steps and bits, trained or not."""
+    return _Fold(Topology(network), network.name).run()
+
+
+def require_foldable(model: Any) -> None:
+    """Raises TypeError or ValueError for a model that no training makes one for a device."""
     if getattr(model, "space", None) is None:
         raise TypeError(
             "fold_batch_norm takes a MetaMixModel or a BitMixerModel, found "
@@ -58,17 +75,10 @@ def fold_batch_norm(model: Any) -> keras.Model:
             "SearchSpace(stream_bits=None) leaves residual sums and logits in float, which the "
             "device cannot hold: train with stream_bits=8 to export."
         )
-    model.require_quantized()
-    if not model.calibrated:
-        raise ValueError(
-            "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."
-        )
     if model.float_layers:
         raise ValueError(
             f"Layers {shown(list(model.float_layers))} were left in float: no integer form."
         )
-    _require_sound(model.network)
-    return _Fold(Topology(model.network), model.network.name).run()
 
 
 def _require_sound(network: keras.Model) -> None:
