@@ -288,9 +288,7 @@ def _climb(measure: _Measure, budgets: Budgets, chosen: list[int]) -> list[int]:
             if number
         ]
         fits = [
-            up
-            for up in raised
-            if all(b.total(measure.assignment(up)) <= b.limit for b in budgets)
+            up for up in raised if all(b.total(measure.assignment(up)) <= b.limit for b in budgets)
         ]
         if not fits:
             break

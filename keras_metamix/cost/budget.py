@@ -114,7 +114,8 @@ class Size(Budget):
     """Bytes of the whole file that `metamix_tflite.convert(model)` writes.
 
     With its metadata and golden outputs, weights in `weight_container="fast"`, one signature. It
-    is predicted to within 1 %. Bits of activations take no bytes.
+    is predicted to within 1 % (of files of less than 10 kB, to within 100 bytes), rather above than
+    below. Bits of activations take no bytes.
 
     Attributes:
       limit: bytes, a number or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).

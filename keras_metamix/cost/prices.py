@@ -101,7 +101,7 @@ class PricedBudget:
     def _range(self) -> str:
         return (
             ", what the model costs at the cheapest bits everywhere; at the dearest bits it costs "
-            f"{self._told(self.most)}. A share of that range is budget's share=0.5."
+            f"{self._told(self.most)}. {self.name.partition('(')[0]}(share=0.5) is the middle."
         )
 
     def _told(self, cost: float) -> str:
@@ -130,5 +130,3 @@ def worthwhile(budgets: Sequence[PricedBudget], layer: str, pairs: Iterable[Pair
         )
 
     return [pair for pair in known if not wasted(pair)]
-
-

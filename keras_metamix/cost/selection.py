@@ -55,9 +55,8 @@ def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:
         raise ValueError("budget: no assignment was found that meets it: raise the limit a little.")
     if _use(alone, budgets) >= USED:
         return _assignment(alone)
-    open_to = {
-        name: [*worthwhile(budgets, name, row), alone[name]] for name, row in scores.items()
-    }
+    worth = {name: worthwhile(budgets, name, row) for name, row in scores.items()}
+    open_to = {name: [*pairs, alone[name]] for name, pairs in worth.items()}
     raised = {
         name: [p for p in pairs if p[0] >= alone[name][0] and p[1] >= alone[name][1]]
         for name, pairs in open_to.items()
@@ -65,7 +64,7 @@ def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:
     for pairs in (raised, open_to):
         if chosen := _used(_only(scores, pairs), budgets):
             return _assignment(chosen)
-    return _assignment(_nearest(_only(scores, open_to), budgets, alone))
+    return _assignment(_nearest(_only(scores, worth), budgets, alone))
 
 
 def _used(scores: Scores, budgets: Sequence[PricedBudget]) -> dict[str, Pair] | None:
@@ -84,7 +83,7 @@ def _nearest(
         for budget in budgets
     ]
     most = max((d for d in dearest if d), key=lambda d: _use(d, budgets), default=alone)
-    if _use(most, budgets) <= _use(alone, budgets) * (1 + _ROUNDING):
+    if _use(most, budgets) < _use(alone, budgets) * (1 - _ROUNDING):
         return alone
     binding = max(budgets, key=lambda b: _cost(b, most) / b.limit)
     floor = _cost(binding, most) * (1 - _ROUNDING)

@@ -28,7 +28,7 @@ from keras_metamix.checks import require_whole
 from keras_metamix.cost import LayerCost
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
-from keras_metamix.latency_table import FORMAT, read_table
+from keras_metamix.cost.latency_table import FORMAT, read_table
 from keras_metamix.launch.export import load_float_model
 from keras_metamix.launch.messages import check_output, command_line, run_main
 from keras_metamix.launch.results import cpu_name, today

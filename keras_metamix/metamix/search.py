@@ -111,6 +111,5 @@ def require_metamix(model: object) -> None:
     """Raises TypeError unless a model is a MetaMixModel."""
     if not isinstance(model, MetaMixModel):
         raise TypeError(
-            "expected a MetaMixModel (see MetaMixModel.from_float), found "
-            f"{type(model).__name__}."
+            f"expected a MetaMixModel (see MetaMixModel.from_float), found {type(model).__name__}."
         )

@@ -11,7 +11,7 @@ import pytest
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.latency_table import FORMAT
+from keras_metamix.cost.latency_table import FORMAT
 from keras_metamix.launch import budget, train
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.session import CHECKPOINTS, Session
@@ -165,8 +165,8 @@ def test_a_bad_table_is_refused_before_training(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"search.target_latency": 1.0}, r"target_latency=1.0: expected at least \d+.\d us"),
-        ({"search.target_ratio": 0.1}, r"target_latency=\d+.\d+: expected at least \d+.\d us"),
+        ({"search.target_latency": 1.0}, r"target_latency=1.0: .*expected at least \d+(\.\d+)? us"),
+        ({"search.target_ratio": 0.1}, r"target_ratio=0.1: .*expected at least \d+(\.\d+)? us"),
         (
             {"space.activation_bits": (8, 5)},
             "Layer 'conv2': the latency table has no 5 activation and 8 weight bits",
