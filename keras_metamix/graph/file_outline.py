@@ -34,7 +34,7 @@ def file_outline(model: Any) -> FileOutline:
       ValueError: the model has no file; names the layer.
     """
     require_foldable(model)
-    topology = Topology(fold_network(model.network))
+    topology = Topology(fold_network(model.network, distinct=True))
     file, shapes = FileBytes(), {}
     for tensor in topology.inputs:
         file.tensor(tensor.name, tensor.shape)
@@ -66,13 +66,15 @@ def _mac(file: FileBytes, node: Node) -> MacShape:
     layer, name, trained = node.operation, node.name, bool(node.operation.layer)
     channels, kernel = layer.channels, layer.kernel_shape
     strides = () if layer.kind == "dense" else layer.strides
-    scale: Any = f"{name}/weights"
+    owner = layer.layer or name  # a layer that is called twice has one scale
+    scale: Any = f"{owner}/weights"
     data: int | None = 0
     if not trained:  # constants, which other layers may share
         scale = np.asarray(layer.weight_scale).tobytes()
         data = file.data(np.asarray(layer.kernel).tobytes(), math.prod(kernel))
     file.tensor(f"{name}/weights", (name, 1, 1, 1), scale, channels, data)
-    file.tensor(f"{name}/bias", (channels,), f"{name}/bias", channels, 4 * channels)
+    bias = file.data(f"{owner}/bias", 4 * channels)
+    file.tensor(f"{name}/bias", (channels,), f"{owner}/bias", channels, bias)
     _output(file, node)
     file.operator(3)
     file.declared(layers=1)

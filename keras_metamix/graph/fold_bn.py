@@ -58,9 +58,15 @@ def fold_batch_norm(model: Any) -> keras.Model:
     return fold_network(model.network)
 
 
-def fold_network(network: keras.Model) -> keras.Model:
-    """`fold_batch_norm` of a network at its present steps and bits, trained or not."""
-    return _Fold(Topology(network), network.name).run()
+def fold_network(network: keras.Model, distinct: bool = False) -> keras.Model:
+    """`fold_batch_norm` of a network at its present steps and bits, trained or not.
+
+    Args:
+      network: of a quantized model.
+      distinct: makes all step sizes differ a little, as training does: the same layers then, with
+        nothing left out because two grids happen to be equal.
+    """
+    return _Fold(Topology(network), network.name, distinct).run()
 
 
 def require_foldable(model: Any) -> None:
@@ -99,8 +105,8 @@ def _require_sound(network: keras.Model) -> None:
 class _Fold:
     """One walk over a network."""
 
-    def __init__(self, topology: Topology, name: str):
-        self.topology, self.name = topology, name
+    def __init__(self, topology: Topology, name: str, distinct: bool):
+        self.topology, self.name, self.distinct = topology, name, distinct
         self.inputs = [
             keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in topology.inputs
         ]
@@ -187,6 +193,8 @@ class _Fold:
         self, quantizer: ActivationQuantizer, node: Node, value: Levels | Group
     ) -> Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
+        if self.distinct:
+            step *= 1 + 1e-4 * len(self.values)
         grid = Grid.of(step, int(low), int(high))
         group = self._group(node, value)
         if quantizer.activation != "linear":

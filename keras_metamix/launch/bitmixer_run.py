@@ -34,7 +34,6 @@ from keras_metamix.launch.training import search_space, train_mixer
 from keras_metamix.report import pareto_front as pareto_figure
 from metamix_tflite import convert, verify
 
-
 _KINDS: dict[str, Any] = {"bops": Bops, "size": Size}  # of config.mixer.cost
 
 

@@ -50,42 +50,56 @@ def prices(given, value):
 
 LEAST = "expected at least .* BOPs .* at the dearest bits it costs"
 NUMBER = "expected a finite number, above 0, found "
-BUDGETS = [
-    (f"budget {value}", lambda g, v=value: begin(g, v), error, message)
-    for value, error, message in [
-        (NAN, ValueError, f"Bops: {NUMBER}nan"),
-        (-INF, ValueError, f"Bops: {NUMBER}-inf"),
-        (INF, ValueError, f"Bops: {NUMBER}inf"),
-        (-1, ValueError, f"Bops: {NUMBER}-1"),
-        (0, ValueError, f"Bops: {NUMBER}0"),
-        (1e3, ValueError, rf"Bops\(1000\): {LEAST}"),
-        ("5e9", TypeError, "budget: expected Bops, Size, .* found '5e9'"),
-        (None, ValueError, "MetaMixCallback: expected a budget, such as .*; found none"),
-        (True, TypeError, "budget: .* found True"),
-        ([], ValueError, "budget: expected at least one, found none"),
-        ([1e3, 1e9], ValueError, rf"Bops\(1000\): {LEAST}"),
-        (["x"], TypeError, "budget: .* found 'x'"),
+BUDGETS = (
+    [
+        (f"budget {value}", lambda g, v=value: begin(g, v), error, message)
+        for value, error, message in [
+            (NAN, ValueError, f"Bops: {NUMBER}nan"),
+            (-INF, ValueError, f"Bops: {NUMBER}-inf"),
+            (INF, ValueError, f"Bops: {NUMBER}inf"),
+            (-1, ValueError, f"Bops: {NUMBER}-1"),
+            (0, ValueError, f"Bops: {NUMBER}0"),
+            (1e3, ValueError, rf"Bops\(1000\): {LEAST}"),
+            ("5e9", TypeError, "budget: expected Bops, Size, .* found '5e9'"),
+            (None, ValueError, "MetaMixCallback: expected a budget, such as .*; found none"),
+            (True, TypeError, "budget: .* found True"),
+            ([], ValueError, "budget: expected at least one, found none"),
+            ([1e3, 1e9], ValueError, rf"Bops\(1000\): {LEAST}"),
+            (["x"], TypeError, "budget: .* found 'x'"),
+        ]
     ]
-] + [
-    (f"{name}", lambda g, m=make: begin(g, m()), error, message)
-    for name, make, error, message in [
-        ("no limit", kmm.Bops, ValueError, "Bops: expected a limit in BOPs or share=, found nei"),
-        ("both", lambda: kmm.Size(9, share=0.1), ValueError, "Size: .* found both"),
-        ("share", lambda: kmm.Bops(share=50), ValueError, r"Bops: share: .*\[0, 1\], found 50"),
-        ("text", lambda: kmm.Size("64 elephants"), ValueError, "Size: .*'64 elephants'"),
-        ("unit", lambda: kmm.Size("64"), ValueError, "Size: expected bytes, .* found '64'"),
-        ("nothing", lambda: kmm.Size("0 kB"), ValueError, f"Size: {NUMBER}0"),
-        ("small", lambda: kmm.Size("1 kB"), ValueError, r"Size\(1000\): expected at least .* bytes"),
-        ("table", lambda: kmm.Priced(3, 1.0), TypeError, "Priced: expected a table .* found 3"),
+    + [
+        (f"{name}", lambda g, m=make: begin(g, m()), error, message)
+        for name, make, error, message in [
+            (
+                "no limit",
+                kmm.Bops,
+                ValueError,
+                "Bops: expected a limit in BOPs or share=, found nei",
+            ),
+            ("both", lambda: kmm.Size(9, share=0.1), ValueError, "Size: .* found both"),
+            ("share", lambda: kmm.Bops(share=50), ValueError, r"Bops: share: .*\[0, 1\], found 50"),
+            ("text", lambda: kmm.Size("64 elephants"), ValueError, "Size: .*'64 elephants'"),
+            ("unit", lambda: kmm.Size("64"), ValueError, "Size: expected bytes, .* found '64'"),
+            ("nothing", lambda: kmm.Size("0 kB"), ValueError, f"Size: {NUMBER}0"),
+            (
+                "small",
+                lambda: kmm.Size("1 kB"),
+                ValueError,
+                r"Size\(1000\): expected at least .* bytes",
+            ),
+            ("table", lambda: kmm.Priced(3, 1.0), TypeError, "Priced: expected a table .* found 3"),
+        ]
     ]
-] + [
-    (
-        "objective without a callback",
-        lambda g: g.quantized.set_objective(NAN),
-        ValueError,
-        f"Bops: {NUMBER}nan",
-    ),
-]
+    + [
+        (
+            "objective without a callback",
+            lambda g: g.quantized.set_objective(NAN),
+            ValueError,
+            f"Bops: {NUMBER}nan",
+        ),
+    ]
+)
 ARGUMENTS = [
     (
         f"{name} {value!r}",
@@ -101,8 +115,18 @@ ARGUMENTS = [
     ]
     for value in values
 ] + [
-    ("cost", lambda g: begin(g, cost_form="x"), ValueError, "cost_form: expected one of .* found 'x'"),
-    ("cost none", lambda g: begin(g, cost_form=None), ValueError, "cost_form: expected one of .* found None"),
+    (
+        "cost",
+        lambda g: begin(g, cost_form="x"),
+        ValueError,
+        "cost_form: expected one of .* found 'x'",
+    ),
+    (
+        "cost none",
+        lambda g: begin(g, cost_form=None),
+        ValueError,
+        "cost_form: expected one of .* found None",
+    ),
     *(
         (
             f"cost_strength {value!r}",

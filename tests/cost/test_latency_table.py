@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import keras_metamix as kmm
-from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.cost.latency_table import FORMAT
+from keras_metamix.graph.layer_costs import layer_costs
 
 REST = 40.0
 PAIRS = tuple(itertools.product((8, 4, 3), (8, 4)))
@@ -83,7 +83,10 @@ def test_a_layer_called_twice_costs_each_call(load):
     rows = {text: {"macs": 9, "prices": {"8/8": us}} for text, us in ((first, 7), (second, 2))}
     rows |= {"Dense 8, kernel 8x3": {"macs": 24, "prices": {"8/8": 1, "4/8": 1}}}
     table = load({"format": FORMAT, "origin": {}, "operations": rows, "network": [], "rest_us": 0})
-    assert table.prices(layer_costs(model)) == {"shared": {(8, 8): 9}, "logits": {(8, 8): 1, (4, 8): 1}}
+    assert table.prices(layer_costs(model)) == {
+        "shared": {(8, 8): 9},
+        "logits": {(8, 8): 1, (4, 8): 1},
+    }
 
 
 def test_prices_of_a_float_model_and_of_a_search(load, content, float_model):
@@ -105,7 +108,10 @@ def test_a_whole_inference_is_the_sum_and_the_rest(load, content, float_model):
     table = load(content)
     bits = kmm.uniform_assignment(float_model, 4, 4)
     assert table.predict(layer_costs(float_model), bits) == REST + 10 + 25 + 35 + 40
-    assert table.predict(layer_costs(float_model), kmm.uniform_assignment(float_model, 8, 8)) == REST + 100
+    assert (
+        table.predict(layer_costs(float_model), kmm.uniform_assignment(float_model, 8, 8))
+        == REST + 100
+    )
     with pytest.raises(TypeError, match="expected a BitAssignment"):
         table.predict(layer_costs(float_model), {"conv1": 8})
 

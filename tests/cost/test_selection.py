@@ -87,14 +87,12 @@ def check(scores, budgets):
     enough = [
         o
         for o in options
-        if used(o[0], budgets)
-        and all(p in worth[n] or p == alone[2][n] for n, p in o[2].items())
+        if used(o[0], budgets) and all(p in worth[n] or p == alone[2][n] for n, p in o[2].items())
     ]
     if not enough:  # the dearest below the limits
         options = [o for o in options if all(p in worth[n] for n, p in o[2].items())]
         shares = [
-            max(c / b.limit for c, b in zip(o[0], budgets, strict=True))
-            for o in [*options, alone]
+            max(c / b.limit for c, b in zip(o[0], budgets, strict=True)) for o in [*options, alone]
         ]
         found = max(c / b.limit for c, b in zip(costs, budgets, strict=True))
         assert found == pytest.approx(max(shares), rel=1e-9)

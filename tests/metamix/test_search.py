@@ -147,5 +147,3 @@ def test_a_callback_without_a_budget_names_some(data):
         MetaMixCallback()
     with pytest.raises(ValueError, match="expected at least one, found none"):
         MetaMixCallback([])
-
-
