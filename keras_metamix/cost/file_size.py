@@ -113,31 +113,32 @@ class MacShape:
         form = mac_form(self.kind, self.kernel_shape, self.strides, self.channels, weight_bits)
         weights = math.prod(self.kernel_shape)
         held = _filled(-(-weights // 2) if form.container == "INT4" else weights, _ALIGNED)
-        return (0 if stored else held) + (self._patches() if form.patches else 0)
+        return (0 if stored else held) + (self._patches(stored) if form.patches else 0)
 
-    def _patches(self) -> int:
+    def _patches(self, stored: bool) -> int:
         """Of the operators that lay out patches: `metamix_tflite.patches` writes them."""
-        file, name = FileBytes(_PATCHES), f"{self.name}/patches/column0"
+        file, name = FileBytes(0 if stored else _PATCHES), f"{self.name}/patches/column0"
+        new = not stored  # constants, but for those of an earlier call
         for axis in (1, 0):
             taps, stride = self.kernel_shape[axis], self.strides[axis]
             if stride > 1:
-                _moved(file, name, 1, axis, 0)
+                _moved(file, name, 1, new, axis, 0)
             if taps > 1 or stride > 1:
                 for _ in range(taps):
-                    _moved(file, name, 3, axis, 1)
+                    _moved(file, name, 3, new, axis, 1)
             for _ in range(math.ceil((taps - 1) / (_MOST_JOINED - 1))):
-                _moved(file, name, 0, axis, 2)
+                _moved(file, name, 0, new, axis, 2)
         if self.padding == "same":
-            _moved(file, name, 1)
+            _moved(file, name, 1, new)
         return file.total
 
 
-def _moved(file: FileBytes, name: str, constants: int, *shape: int) -> None:
+def _moved(file: FileBytes, name: str, constants: int, new: bool, *shape: int) -> None:
     """An operator that moves values, with its output, whose shape some share, and constants."""
     file.tensor(name, (1, 1, 1, 1, *shape)[-4:], "grid")
     for number in range(constants):
         # Of begin, end and strides one is new: the others are equal to those of other slices.
-        file.tensor(f"{name}/begin", (4,), data=16 if number == 0 else None)
+        file.tensor(f"{name}/begin", (4,), data=16 if new and number == 0 else None)
     file.operator(1 + constants)
     file.declared(patches=1)
 

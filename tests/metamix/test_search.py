@@ -1,4 +1,4 @@
-"""What a search leaves behind: bits chosen before validation, at the end of a fit, for any budget."""
+"""What a search leaves behind: bits chosen before validation, at a fit's end, for any budget."""
 
 import keras
 import numpy as np
