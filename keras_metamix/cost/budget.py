@@ -52,7 +52,8 @@ class Budget(ABC):
         )
         limit = self.limit
         if self.share is not None:
-            limit = found.least + self.share * (found.most - found.least)
+            low, high = found.least, found.most
+            limit = low + self.share * (high - low) if self.share < 1 else high
         return dataclasses.replace(found, limit=limit)
 
     @abstractmethod

@@ -38,7 +38,7 @@ class FileBytes:
     def tensor(
         self,
         name: str,
-        shape: Sequence[int],
+        shape: Sequence[Hashable],
         scale: Hashable = None,
         channels: int = 1,
         data: int | None = None,

@@ -12,7 +12,6 @@ from keras_metamix.cost.solver import Between, best_choice
 
 # What a search thinks of each pair of (activation bits, weight bits) of each layer: more is better.
 Scores = Mapping[str, Mapping[Pair, float]]
-_Pairs = dict[str, list[Pair]]
 _ROUNDING = 1e-12  # of a sum of prices
 
 
@@ -37,10 +36,11 @@ def require_all_reachable(budgets: Sequence[PricedBudget]) -> None:
 def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:
     """The assignment of the highest sum of scores that meets every budget and uses one of them.
 
-    What the scores alone choose within the limits stands where it costs at least 97 % of a limit.
-    Else the rest is spent on more bits where the scores lose least: on assignments of no layer
-    with fewer bits than that, then on any. A pair that costs no less than one of more bits is no
-    way to spend. Where no assignment costs 97 % of a limit, the dearest below it is taken.
+    A pair that costs no less than one of more bits is never taken: more bits cost no accuracy. Of
+    the others, what the scores alone choose within the limits stands where it costs at least 97 %
+    of a limit. Else the rest is spent on more bits where the scores lose least: on assignments that
+    give no layer fewer bits than that choice, then on any. Where no assignment costs 97 % of a
+    limit, the dearest below it is taken.
 
     Args:
       scores: of each layer's pairs.
@@ -50,21 +50,19 @@ def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:
       ValueError: no assignment meets all budgets, or a pair has no price.
     """
     require_all_reachable(budgets)
+    worth = {name: worthwhile(budgets, name, row) for name, row in scores.items()}
+    scores = _only(scores, worth)
     alone = _best(scores, budgets)
     if alone is None:
         raise ValueError("budget: no assignment was found that meets it: raise the limit a little.")
     if _use(alone, budgets) >= USED:
         return _assignment(alone)
-    worth = {name: worthwhile(budgets, name, row) for name, row in scores.items()}
-    open_to = {name: [*pairs, alone[name]] for name, pairs in worth.items()}
     raised = {
-        name: [p for p in pairs if p[0] >= alone[name][0] and p[1] >= alone[name][1]]
-        for name, pairs in open_to.items()
+        name: [p for p in row if p[0] >= alone[name][0] and p[1] >= alone[name][1]]
+        for name, row in scores.items()
     }
-    for pairs in (raised, open_to):
-        if chosen := _used(_only(scores, pairs), budgets):
-            return _assignment(chosen)
-    return _assignment(_nearest(_only(scores, worth), budgets, alone))
+    chosen = _used(_only(scores, raised), budgets) or _used(scores, budgets)
+    return _assignment(chosen or _nearest(scores, budgets, alone))
 
 
 def _used(scores: Scores, budgets: Sequence[PricedBudget]) -> dict[str, Pair] | None:
@@ -83,12 +81,9 @@ def _nearest(
         for budget in budgets
     ]
     most = max((d for d in dearest if d), key=lambda d: _use(d, budgets), default=alone)
-    if _use(most, budgets) < _use(alone, budgets) * (1 - _ROUNDING):
-        return alone
     binding = max(budgets, key=lambda b: _cost(b, most) / b.limit)
     floor = _cost(binding, most) * (1 - _ROUNDING)
-    best = _best(scores, budgets, [floor if b is binding else None for b in budgets])
-    return best or most
+    return _best(scores, budgets, [floor if b is binding else None for b in budgets]) or most
 
 
 def _best(
@@ -108,7 +103,7 @@ def _best(
     return {n: list(r)[number] for (n, r), number in zip(scores.items(), chosen, strict=True)}
 
 
-def _only(scores: Scores, pairs: _Pairs) -> Scores:
+def _only(scores: Scores, pairs: Mapping[str, Sequence[Pair]]) -> Scores:
     return {name: {p: row[p] for p in row if p in pairs[name]} for name, row in scores.items()}
 
 

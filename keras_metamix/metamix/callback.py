@@ -11,7 +11,14 @@ import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.checks import require_whole, shown
-from keras_metamix.cost import Budget, argmax_bits, as_budgets, assignment_bops, select
+from keras_metamix.cost import (
+    Budget,
+    PricedBudget,
+    argmax_bits,
+    as_budgets,
+    assignment_bops,
+    select,
+)
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.metamix.loss import CostForm, require_cost
@@ -100,7 +107,7 @@ class MetaMixCallback(keras.callbacks.Callback):
             )
         self._layers = layer_costs(model.network)
         model.set_objective(self.budgets, self.cost_strength, self.cost_form)
-        for line in filter(None, (budget.beyond() for budget in model.objective.budgets)):
+        for line in filter(None, (budget.beyond() for budget in self._priced)):
             warnings.warn(line, stacklevel=2)
         self._selected = False
         if model.phase == "weight_training":
@@ -141,7 +148,7 @@ class MetaMixCallback(keras.callbacks.Callback):
             self._record()
         if logs is not None:
             logs["bops"] = assignment_bops(self._layers, model.bit_assignment)
-            for budget in model.objective.budgets:
+            for budget in self._priced:
                 logs[budget.log] = budget.total(model.bit_assignment)
 
     def on_train_end(self, logs: dict | None = None) -> None:
@@ -150,6 +157,12 @@ class MetaMixCallback(keras.callbacks.Callback):
             self._enter_weight_training()
             self._say(f"phase weight_training from now on: {self._budget_line()}")
         self._settled = True
+
+    @property
+    def _priced(self) -> tuple[PricedBudget, ...]:
+        """The budgets, for the model."""
+        model: Any = self.model
+        return model.objective.budgets
 
     def _settle(self) -> None:
         """Assigns the bits that an epoch of the selection ends with, before they are validated."""
@@ -183,7 +196,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         model: Any = self.model
         scores = candidate_scores(model)
         self.argmax_assignment = argmax_bits(scores)
-        self.assignment = select(scores, model.objective.budgets)
+        self.assignment = select(scores, self._priced)
         model.assign_bits(self.assignment)
         self._selected = True
 
@@ -225,7 +238,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         model: Any = self.model
         return ", ".join(
             f"{budget.unit} {budget.total(model.bit_assignment):.4g}, budget {budget.limit:.4g}"
-            for budget in model.objective.budgets
+            for budget in self._priced
         )
 
     def _say(self, line: str) -> None:

@@ -115,12 +115,10 @@ def test_the_solver_is_brute_force_s_best_where_losses_add_up(cost, with_loss):
 
     for limit in budgets(prices):
         point = choose_bits(model, None, budget(cost, limit), verbose=0)
-        affordable = [c for c in everything() if price(prices, c) <= limit]
-        used = [
-            c
-            for c in affordable
-            if price(prices, c) >= 0.97 * limit and not any(map(wasted, c.items()))
+        affordable = [
+            c for c in everything() if price(prices, c) <= limit and not any(map(wasted, c.items()))
         ]
+        used = [c for c in affordable if price(prices, c) >= 0.97 * limit]
         assert point.cost == price(prices, searched(point)) <= limit
         if used:
             assert point.cost >= 0.97 * limit

@@ -73,9 +73,12 @@ def more_bits(pairs, than):
 def check(scores, budgets):
     """What `select` promises, against every assignment; returns whether it had to spend."""
     bits = pairs_of(select(scores, budgets))
+    worth = {n: worthwhile(budgets, n, row) for n, row in scores.items()}
     options = [
         o
-        for o in everything(scores, budgets)
+        for o in everything(
+            {n: {p: scores[n][p] for p in row} for n, row in worth.items()}, budgets
+        )
         if all(c <= b.limit for c, b in zip(o[0], budgets, strict=True))
     ]
     costs, score, _ = next(o for o in options if o[2] == bits)  # so that it meets all
@@ -83,17 +86,9 @@ def check(scores, budgets):
     if used(alone[0], budgets):
         assert score == pytest.approx(alone[1], abs=1e-9)
         return False
-    worth = {n: worthwhile(budgets, n, row) for n, row in scores.items()}
-    enough = [
-        o
-        for o in options
-        if used(o[0], budgets) and all(p in worth[n] or p == alone[2][n] for n, p in o[2].items())
-    ]
+    enough = [o for o in options if used(o[0], budgets)]
     if not enough:  # the dearest below the limits
-        options = [o for o in options if all(p in worth[n] for n, p in o[2].items())]
-        shares = [
-            max(c / b.limit for c, b in zip(o[0], budgets, strict=True)) for o in [*options, alone]
-        ]
+        shares = [max(c / b.limit for c, b in zip(o[0], budgets, strict=True)) for o in options]
         found = max(c / b.limit for c, b in zip(costs, budgets, strict=True))
         assert found == pytest.approx(max(shares), rel=1e-9)
         return True
