@@ -33,7 +33,7 @@ def check(session: Session, float_model: keras.Model) -> None:
     model = MetaMixModel.from_float(float_model, search_space(config))
     with naming_table(config):
         budget = search_budget(config, table, float_model).priced(model)
-    with naming_target(config, table):
+    with naming_table(config), naming_target(config, table):
         budget.require_reachable()
     teacher = load_teacher(config, float_model)
     if teacher is not None:
