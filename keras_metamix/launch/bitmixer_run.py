@@ -13,13 +13,13 @@ from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.bitmixer.operating_points import (
     METHODS,
-    Cost,
     OperatingPoint,
     choose_points,
-    cost_range,
-    cost_unit,
+    cost_axis,
     uniform_points,
 )
+from keras_metamix.checks import one_of
+from keras_metamix.cost import Bops, Budget, Latency, Size
 from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.budget import naming_table
 from keras_metamix.launch.datasets import Data
@@ -34,6 +34,8 @@ from keras_metamix.launch.training import search_space, train_mixer
 from keras_metamix.report import pareto_front as pareto_figure
 from metamix_tflite import convert, verify
 
+_KINDS: dict[str, Any] = {"bops": Bops, "size": Size}  # of config.mixer.cost
+
 
 def check(session: Session, float_model: keras.Model) -> None:
     """Finds out what is wrong with the config before hours of training.
@@ -44,32 +46,37 @@ def check(session: Session, float_model: keras.Model) -> None:
     config, mixer = session.config, session.config.mixer
     model = BitMixerModel.from_float(float_model, search_space(config), mixer.batch_norm)
     with naming_table(config):
-        cost_range(model, _cost(session))
+        _budget(session, 1.0).priced(model)
     if mixer.method not in METHODS:
         raise ValueError(
             f"config.mixer.method: expected one of {list(METHODS)}, found {mixer.method!r}."
         )
 
 
-def _cost(session: Session) -> Cost:
-    return session.table or session.config.mixer.cost
+def _budget(session: Session, share: float) -> Budget:
+    """A share of the way from the fewest bits' cost to that of the most."""
+    if session.table is not None:
+        return Latency(session.table, share=share)
+    kind = one_of("config.mixer.cost", session.config.mixer.cost, [*_KINDS])
+    return _KINDS[kind](share=share)
 
 
 def run(session: Session, float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
     config, data = session.config, session.data
     mixer, container = config.mixer, config.export.weight_container
-    cost = _cost(session)
     model, lines = train_mixer(session, float_model)
 
     session.say("operating points")
-    low, high = cost_range(model, cost)
     shares = sorted(mixer.operating_points.items(), key=lambda item: -item[1])
-    budgets = {name: low + share * (high - low) for name, share in shares}
-    front = {f"front {n}": float(b) for n, b in enumerate(np.linspace(low, high, mixer.front))}
+    budgets = {name: _budget(session, share) for name, share in shares}
+    front = {
+        f"front {number}": _budget(session, float(share))
+        for number, share in enumerate(np.linspace(0, 1, mixer.front))
+    }
     batches = -(-mixer.images // config.train.batch_size)
     known = data.train.take(batches).cache()  # the test images choose nothing
-    chosen = choose_points(model, known, budgets | front, cost, mixer.method)
+    chosen = choose_points(model, known, budgets | front, mixer.method)
     points = {name: chosen[name].bits for name in budgets}
 
     session.say("export, verification, benchmark")
@@ -87,7 +94,7 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     )
     uniform = [
         {"bits": bits, "cost": point.cost, "accuracy": point.metrics["accuracy"]}
-        for bits, point in uniform_points(model, data.validation, cost).items()
+        for bits, point in uniform_points(model, data.validation, _budget(session, 1.0)).items()
     ]
     notes = [
         f"One file of {len(flat):,} bytes holds {len(points)} signatures; as files of their own "
@@ -101,13 +108,13 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     if session.table is not None:
         notes += [
             f"Operating point {name!r}: {chosen[name].cost:,.1f} us predicted by "
-            f"{mixer.latency_table}, of a budget of {budget:,.1f} us."
+            f"{mixer.latency_table}, of a budget of {budget.priced(model).limit:,.1f} us."
             for name, budget in budgets.items()
         ]
     files: dict[str, Any] = {f"{name}.bits.json": bits.save for name, bits in points.items()}
     if front:
         rows = _front_rows(model, data, chosen, set(points))
-        figure = pareto_figure(rows, uniform, cost_unit(cost))
+        figure = pareto_figure(rows, uniform, cost_axis(_budget(session, 1.0)))
         files["pareto.png"] = lambda path: figure.savefig(path, format="png", facecolor="white")
         files["pareto.json"] = lambda path: path.write_text(json.dumps([*rows, *uniform]) + "\n")
     return Outcome(

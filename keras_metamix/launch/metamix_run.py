@@ -6,11 +6,11 @@ from typing import Any
 
 import keras
 
-from keras_metamix.cost import assignment_bops
+from keras_metamix.cost import Latency, assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.launch.baselines.stock_converter import float_file
-from keras_metamix.launch.budget import naming_table, search_target
+from keras_metamix.launch.budget import naming_table, naming_target, search_budget
 from keras_metamix.launch.optimization import load_teacher
 from keras_metamix.launch.results import (
     Candidate,
@@ -24,7 +24,6 @@ from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_metamix, train_uniform
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
-from keras_metamix.metamix.selection import check_budget
 from metamix_tflite import convert, verify
 
 
@@ -33,9 +32,9 @@ def check(session: Session, float_model: keras.Model) -> None:
     config, table = session.config, session.table
     model = MetaMixModel.from_float(float_model, search_space(config))
     with naming_table(config):
-        costs = model.bop_costs() if table is None else table.costs(model)
-        target = search_target(config, table, float_model)
-        check_budget(costs, model.candidate_scores(), target)
+        budget = search_budget(config, table, float_model).priced(model)
+    with naming_table(config), naming_target(config, table):
+        budget.require_reachable()
     teacher = load_teacher(config, float_model)
     if teacher is not None:
         Teacher(teacher, config.train.distillation, model)
@@ -80,18 +79,18 @@ def _budget(
     session: Session, callback: MetaMixCallback, model: MetaMixModel
 ) -> tuple[dict[str, Any], str]:
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
-    bits, table, target = model.bit_assignment, session.table, callback.target_latency
+    bits, (budget,) = model.bit_assignment, callback.budgets
     told = f"BOPs {assignment_bops(layer_costs(model), bits):,}"
-    if table is None or target is None:
-        return {"target_bops": callback.target_bops}, f"{told} of {callback.target_bops:,.0f}; "
-    predicted = table.predict(model, bits)
+    if not isinstance(budget, Latency):
+        return {"target_bops": budget.limit}, f"{told} of {budget.limit:,.0f}; "
+    predicted = budget.priced(model).total(bits)
     latency = {
-        "target_us": target,
+        "target_us": budget.limit,
         "predicted_us": predicted,
         "table": session.config.search.latency_table,
-        "origin": dict(table.origin),
+        "origin": dict(budget.table.origin),
     }
-    told += f"; predicted latency {predicted:,.1f} us of {target:,.1f} us; "
+    told += f"; predicted latency {predicted:,.1f} us of {budget.limit:,.1f} us; "
     return {"target_bops": None, "latency_budget": latency}, told
 
 

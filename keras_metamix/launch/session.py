@@ -14,8 +14,8 @@ import keras
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from keras_metamix.cost import LatencyTable
 from keras_metamix.files import written_whole
-from keras_metamix.latency_table import LatencyTable
 from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
 from keras_metamix.launch.datasets import Data

@@ -27,7 +27,9 @@ _FIGURES = (
      "Activation bits (bars) and weight bits (ticks) of each layer in network order, above its "
      "multiply-accumulate operations."),
     ("epochs", plots.training_curves, "Training",
-     "Accuracy and cost after each epoch; the shades are the phases of the search."),
+     "Accuracy and cost after each epoch; the shades are the phases of the search. There an epoch "
+     "is validated at the bits of its end, whose cost is beside it, and training accuracy is that "
+     "of the fewest candidate bits."),
     ("alphas", plots.alpha_trajectories, "Search",
      "Probability of each candidate bit-width, one panel for each searched layer."),
 )  # fmt: skip
