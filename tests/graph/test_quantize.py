@@ -390,9 +390,9 @@ class _OwnConv(layers.Conv2D):
 
 REFUSED = {
     "transposed": (lambda: _with(layers.Conv2DTranspose(2, 2, name="bad")),
-                   r"'bad' \(Conv2DTranspose\) is not supported.*weights of its own"),
+                   r"'bad' \(Conv2DTranspose\): not exported yet"),
     "a user's own": (lambda: _with(_OwnConv(2, 2, name="bad")),
-                     r"'bad' \(_OwnConv\) is not supported"),
+                     r"'bad' \(_OwnConv\): a Conv2D with call of its own"),
     "channels first": (
         lambda: _with(layers.Conv2D(2, 1, data_format="channels_first", name="bad")),
         r"'bad' \(Conv2D\).*expected data_format='channels_last', found 'channels_first'"),
