@@ -106,6 +106,8 @@ def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:
       The loss; NaN where nothing was applied.
     """
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+    if not pairs:  # all of it is frozen
+        return loss
     # A sum is NaN or Inf where a summand is, and takes one pass.
     sums = [tf.reduce_sum(gradient) for gradient, _ in pairs]
     finite = tf.math.is_finite(tf.add_n([tf.cast(loss, "float32"), *sums]))
