@@ -2,7 +2,10 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, regularizers
+
+import keras_metamix as kmm
 
 SIZE = 10
 
@@ -261,7 +264,7 @@ MODELS = {
     "activity before a norm": chain(
         lambda: conv(activity_regularizer=L2), layers.BatchNormalization, layers.ReLU, conv
     ),
-    "activity of a composite": chain(lambda: Block(activity_regularizer=L2), conv, end=True),
+    "activity of a composite": chain(lambda: Block(activity_regularizer="l2"), conv),
     "activity of a pool": chain(conv, lambda: layers.MaxPooling2D(activity_regularizer=L2)),
     # names
     "shared layers": shared,
@@ -280,5 +283,73 @@ def inputs_of(model, count=4):
             return generator.integers(0, 256, shape).astype("uint8")
         return generator.normal(2, 3, shape).astype("float32")
 
-    graph = model if hasattr(model, "input") and not isinstance(model, keras.Sequential) else None
-    return keras.tree.map_structure(values, graph.input if graph else model.inputs[0])
+    one = isinstance(model, keras.Sequential)
+    return keras.tree.map_structure(values, model.inputs[0] if one else model.input)
+
+
+METHODS = {"MetaMix": kmm.MetaMixModel, "Bit-Mixer": kmm.BitMixerModel}
+SPACES = {"MetaMix": kmm.SearchSpace((4, 2), 4), "Bit-Mixer": kmm.SearchSpace((3, 2), "same")}
+# What is Bit-Mixer's own are its batch norms; the rest of its network is MetaMix's.
+FOR_BIT_MIXER = ("sequential", "regularized norm", "frozen backbone", "nest of outputs")
+
+
+def randomized(model):
+    """Every weight random, but those that `adapt` has found."""
+    generator = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.path.split("/")[-2].startswith("normalization"):
+            continue
+        positive = variable.name in ("moving_variance", "gamma")
+        low, high = (0.5, 2.0) if positive else (-0.6, 0.6)
+        variable.assign(generator.uniform(low, high, variable.shape))
+    return model
+
+
+CASES = [(name, "MetaMix") for name in MODELS] + [(name, "Bit-Mixer") for name in FOR_BIT_MIXER]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=" in ".join)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def name(case):
+    return case[0]
+
+
+@pytest.fixture(scope="module")
+def method(case):
+    return case[1]
+
+
+@pytest.fixture(scope="module")
+def float_model(name):
+    keras.utils.set_random_seed(0)
+    return randomized(MODELS[name]())
+
+
+@pytest.fixture(scope="module")
+def model(float_model, method):
+    return METHODS[method].from_float(float_model, SPACES[method])
+
+
+@pytest.fixture(scope="module")
+def x(float_model):
+    return inputs_of(float_model)
+
+
+@pytest.fixture(scope="session")
+def models():
+    return MODELS
+
+
+@pytest.fixture(scope="session", name="inputs_of")
+def _inputs_of():
+    return inputs_of
+
+
+@pytest.fixture(scope="session")
+def wrap():
+    """wrap(float model, method) -> its quantized model."""
+    return lambda model, method: METHODS[method].from_float(model, SPACES[method])
