@@ -87,8 +87,7 @@ def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
 
 def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = None) -> None:
     """Makes the metrics' variables now: made in the first step, they cost a second trace."""
-    parts = model._compile_metrics, model._compile_loss
-    if all(part is None or part.built for part in parts):
+    if model._compile_metrics is None or model._compile_metrics.built:
         return
     data = x if y is None else (x, y)
     with model.distribute_strategy.scope():

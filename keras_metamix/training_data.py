@@ -51,7 +51,9 @@ def _by_output(model: Any, values: Any) -> list[Any]:
     names, outputs = model.output_names, model.network.output
     if isinstance(values, dict):
         if isinstance(outputs, dict) and len(outputs) == len(names):
-            names = [n if n in values else key for n, key in zip(names, sorted(outputs))]
+            names = [
+                n if n in values else key for n, key in zip(names, sorted(outputs), strict=True)
+            ]
         return [values.get(name) for name in names]
     found = keras.tree.flatten(values)
     return found if len(found) == len(names) else []

@@ -119,7 +119,9 @@ def regularized(cls, *args, activation="relu", **more):
         kernel = "depthwise" if issubclass(cls, layers.DepthwiseConv2D) else "kernel"
         whats = ("depthwise", "pointwise") if issubclass(cls, layers.SeparableConv2D) else (kernel,)
         given = {f"{w}_regularizer": regularizers.L2(0.01 + 0.01 * n) for n, w in enumerate(whats)}
-        given |= {f"{w}_constraint": keras.constraints.MaxNorm(0.5 + n) for n, w in enumerate(whats)}
+        given |= {
+            f"{w}_constraint": keras.constraints.MaxNorm(0.5 + n) for n, w in enumerate(whats)
+        }
         given |= {f"{w}_initializer": "he_normal" for w in whats}
         return cls(
             *args,
@@ -140,7 +142,10 @@ def shared():
     """Two layers that are called twice, of the names that Keras gives."""
     x = image()
     y = conv(activation="relu", name="conv")(x)
-    first, second = layers.Dense(4, activation="relu", name="dense"), layers.Dense(3, name="dense_1")
+    first, second = (
+        layers.Dense(4, activation="relu", name="dense"),
+        layers.Dense(3, name="dense_1"),
+    )
     pools = layers.GlobalAveragePooling2D()(y), layers.GlobalMaxPooling2D()(y)
     return keras.Model(x, layers.Add(name="sum")([second(first(pool)) for pool in pools]))
 
@@ -206,19 +211,25 @@ MODELS = {
     "dict of inputs": two_inputs(lambda a, b: {"left": a, "right": b}),
     "list of one input": lambda: keras.Model([x := image()], layers.Dense(3)(features(x))),
     "inside and outside": branch_of_outputs,
-    "uint8": chain(lambda: layers.Rescaling(1 / 127.5, -1), conv, source=lambda: image(dtype="uint8")),
+    "uint8": chain(
+        lambda: layers.Rescaling(1 / 127.5, -1), conv, source=lambda: image(dtype="uint8")
+    ),
     # state outside of weights
     "adapted": chain(adapted(), conv),
     "adapted, inverted": chain(adapted(invert=True), conv),
     "adapted, over all": chain(adapted(axis=None), conv),
-    "mean and variance": chain(lambda: layers.Normalization(mean=[3.0, 2.0], variance=[4.0, 0.5]), conv),
+    "mean and variance": chain(
+        lambda: layers.Normalization(mean=[3.0, 2.0], variance=[4.0, 0.5]), conv
+    ),
     "mean and variance, arrays": chain(
         lambda: layers.Normalization(mean=np.array([3.0, 2]), variance=np.array([4.0, 0.5])), conv
     ),
     "rescaling by arrays": chain(
         lambda: layers.Rescaling(np.array([0.5, 2.0]), offset=np.array([1.0, -1.0])), conv
     ),
-    "dropout": chain(conv, lambda: layers.Dropout(0.5), lambda: layers.SpatialDropout2D(0.2, seed=3)),
+    "dropout": chain(
+        conv, lambda: layers.Dropout(0.5), lambda: layers.SpatialDropout2D(0.2, seed=3)
+    ),
     # what trains
     "frozen backbone": frozen_backbone(),
     "frozen backbone, its own layers": frozen_backbone(nested=False),
@@ -236,7 +247,9 @@ MODELS = {
     "regularized, a regularized layer": chain(
         lambda: conv(activation=layers.ReLU(activity_regularizer=L2), activity_regularizer=L2), conv
     ),
-    "regularized depthwise": chain(regularized(layers.DepthwiseConv2D, 3, depth_multiplier=2), conv),
+    "regularized depthwise": chain(
+        regularized(layers.DepthwiseConv2D, 3, depth_multiplier=2), conv
+    ),
     "regularized separable": chain(regularized(layers.SeparableConv2D, 3, 3), conv),
     "regularized separable, linear": chain(
         regularized(layers.SeparableConv2D, 3, 3, activation=None, depth_multiplier=2), conv

@@ -81,14 +81,15 @@ def wrapped(two_heads, wrap):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-def test_losses_metrics_and_labels_by_output(given, two_heads, wrap, inputs_of):
+def test_losses_metrics_and_labels_by_output(given, models, wrap, inputs_of):
     how, structure, more = GIVEN[given]
-    x, model = inputs_of(two_heads, 8), wrap(two_heads, "MetaMix")
+    float_model = models["list of outputs"]()
+    x, model = inputs_of(float_model, 8), wrap(float_model, "MetaMix")
     labels = {"cls": np.arange(8) % 3, "box": np.ones((8, 2), "float32")}
     y = labels if structure is dict else list(labels.values())
-    for each in (two_heads, model):
+    for each in (float_model, model):
         each.compile("sgd", LOSSES[how], run_eagerly=True, **more)
-    expected = two_heads.evaluate(x, y, verbose=0, return_dict=True)
+    expected = float_model.evaluate(x, y, verbose=0, return_dict=True)
     with kmm.quantizers_off():
         assert model.evaluate(x, y, verbose=0, return_dict=True) == pytest.approx(expected)
     assert set(expected) <= set(model.fit(x, y, verbose=0).history)
@@ -122,9 +123,7 @@ def test_only_classes_are_distilled(two_heads, wrapped, inputs_of):
     assert np.all(np.isfinite(mixer.train_on_batch(x, y)))
     box = meta.network.get_layer("box").kernel
     before = np.array(box)
-    meta.compile(
-        "sgd", LOSSES["by name"], teacher=two_heads, distillation=1.0, run_eagerly=True
-    )
+    meta.compile("sgd", LOSSES["by name"], teacher=two_heads, distillation=1.0, run_eagerly=True)
     kmm.calibrate(meta, x)
     meta.train_on_batch(x, y)
     np.testing.assert_array_equal(box, before)
