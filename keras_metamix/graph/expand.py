@@ -212,7 +212,7 @@ class _Expansion(Pieces):
             refusal = dataclasses.replace(self.place, name=operation.name).refusal(
                 operation, why, layer_before(_tensors(args, kwargs)), may_stay
             )
-            name = self._name(refusal.name)
+            name = self._own_name(operation)
             self.refused[name] = refusal
             self.stand_ins[id(operation)] = Refused(operation, name)
         return self.stand_ins[id(operation)](*args, **kwargs)

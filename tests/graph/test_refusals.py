@@ -465,6 +465,20 @@ def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, c
         assert kmm.explain(source, None, list(expected)).refused == {}
 
 
+def test_layers_of_one_class_share_a_line_in_network_order(refused):
+    middle = [layers.ELU(name="a"), layers.Permute((2, 1, 3), name="b"), layers.ELU(name="c")]
+    text = refused(model_of(*middle, Slicing(name="block")))
+    assert text.splitlines()[1:3] == [
+        "- Layers 'a', 'c' (ELU): not exported yet; use ReLU() or ReLU(max_value=6).",
+        "- Layer 'b' (Permute): not exported yet; keep the order of the axes.",
+    ]
+    assert text.splitlines()[-1].startswith("float_layers=['a', 'b', 'c', 'leaky', 'block'] leaves")
+    many = model_of(*(layers.ELU(name=f"elu{number}") for number in range(9)))
+    assert "float_layers=keras_metamix.explain(model).refused leaves them" in refused(many)
+    model = kmm.MetaMixModel.from_float(many, float_layers=kmm.explain(many).refused)
+    assert len(model.float_layers) == 9
+
+
 def test_names_that_do_not_help_are_not_offered(refused):
     text = refused(quantized_by_keras())
     assert "before model.quantize()" in text
