@@ -23,7 +23,7 @@ from keras import layers, tree
 
 from keras_metamix.checks import shown
 from keras_metamix.graph.opening import NotOpenedError, opened
-from keras_metamix.graph.operations import MAC_LAYERS, Kind, kind
+from keras_metamix.graph.operations import MAC_LAYERS, RELUS, Kind, kind
 from keras_metamix.graph.ownership import (
     activation_name,
     is_keras_own,
@@ -173,7 +173,12 @@ class _Expansion(Pieces):
             # TensorFlow's relu is Keras' relu, and only the latter can be saved.
             name = activation_name(operation.activation)
             return self._clone(operation, activation=name)(*args, **kwargs)
-        if cls.__name__ == "ReLU" and not issubclass(cls, layers.Layer):
+        if (
+            kind(operation) in RELUS
+            and cls.__name__ == "ReLU"
+            and not issubclass(cls, layers.Layer)
+        ):
+            # What keras.activations.relu makes of a symbolic tensor.
             arguments = {key: getattr(operation, key) for key in RELU_ARGUMENTS}
             return self._last(layers.ReLU, operation, **arguments)(*args)
         return self._clone(operation)(*args, **kwargs)
@@ -207,7 +212,7 @@ class _Expansion(Pieces):
             refusal = dataclasses.replace(self.place, name=operation.name).refusal(
                 operation, why, layer_before(_tensors(args, kwargs)), may_stay
             )
-            name = self._name(refusal.name)
+            name = self._own_name(operation)
             self.refused[name] = refusal
             self.stand_ins[id(operation)] = Refused(operation, name)
         return self.stand_ins[id(operation)](*args, **kwargs)
@@ -221,10 +226,8 @@ class _Expansion(Pieces):
 
     def _open_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "call" in overrides(model):
-            if not hasattr(model, "_nodes_by_depth"):
-                why = "a subclassed model, which has no graph; build it with the functional API"
-                return self._refuse(model, args, kwargs, why)
-            return self._open_layer(model, args, kwargs)
+            why = "a subclassed model, whose call has no graph; build it with the functional API"
+            return self._refuse(model, args, kwargs, why)
         functional = self.opened.setdefault(id(model), as_functional(model))
         place = dataclasses.replace(self.place, around=repr(model.name))
         return self._inside(model.name, place, functional, tree.flatten(args))
@@ -246,7 +249,8 @@ class _Expansion(Pieces):
             functional, tensors = opened(layer, args, kwargs)
         except NotOpenedError as error:
             why = reason_or_default(layer) if own else str(error)
-            why = (not layer.weights and not_copied(layer)) or why
+            if not layer.weights and not isinstance(layer, layers.Activation):
+                why = not_copied(layer) or why
             return self._refuse(layer, args, kwargs, why)
         self.opened[id(functional)] = functional
         label = dataclasses.replace(self.place, name=layer.name).label(layer)

@@ -78,6 +78,7 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     for node in topology.nodes if space.stream_bits else ():
         if plan.kind(node) in CONSTANTS and not plan.joins(node) and (why := _rank(node)):
             refuse(node, why)
+    refused = {n.name: refused[n.name] for n in topology.nodes if n.name in refused}
     return Inspection(expanded.model, topology, macs, plan, frozenset(kept), refused)
 
 

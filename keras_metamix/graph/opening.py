@@ -97,6 +97,8 @@ def _trace(
 
 def _unreadable(layer: Any) -> str:
     function = getattr(layer, "activation", None)
+    if str(getattr(function, "__module__", "")).startswith("tensorflow."):
+        return "a function of TensorFlow's; give the Keras activation by its name"
     if isinstance(layer, layers.Activation) and activation_name(function) is None:
         return "a function that could not be opened; write it with keras.ops alone"
     return _UNREADABLE

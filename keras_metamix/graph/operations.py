@@ -153,6 +153,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | None:
         return _RAW_OPERATIONS[name]
     if name == "ReLU":  # what keras.activations.relu makes
         return _relu_kind(operation)
+    if name in ("Maximum", "Clip"):
+        return _clip_kind(operation, node)
     if name == "Concatenate":
         return Kind.CONCAT
     if name == "Mean":
@@ -170,3 +172,15 @@ def _relu_kind(layer: Any) -> Kind:
     if layer.negative_slope or layer.threshold:
         return Kind.FLOAT
     return {None: Kind.RELU, 6.0: Kind.RELU6}.get(layer.max_value, Kind.FLOAT)
+
+
+def _clip_kind(operation: Any, node: Node | None) -> Kind:
+    """A ReLU that is written as a maximum or a clip."""
+    if node is None or len(node.inputs) > 1:
+        return Kind.FLOAT
+    ends = getattr(operation, "x_min", None), getattr(operation, "x_max", None)
+    if ends == (0, 6):
+        return Kind.RELU6
+    args, kwargs = node.arguments
+    constants = [v for v in (*args, *kwargs.values()) if isinstance(v, (int, float))]
+    return Kind.RELU if type(operation).__name__ == "Maximum" and constants == [0] else Kind.FLOAT

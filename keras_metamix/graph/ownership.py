@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -38,12 +39,26 @@ def keras_class(operation: Any) -> type | None:
     return None if _overridden(mro, base) else base
 
 
-def config_of(operation: Any) -> dict[str, Any]:
-    """The config of an operation as its `keras_class` has it."""
-    with warnings.catch_warnings():
-        # A lambda in it is opened, never serialized.
-        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-        return (keras_class(operation) or type(operation)).get_config(operation)
+def config_of(operation: Any, replaced: Iterable[str] = ()) -> dict[str, Any]:
+    """The config of an operation as its `keras_class` has it.
+
+    Args:
+      operation: a layer or a raw operation.
+      replaced: keys that the caller gives other values; a function of a user's, which Keras cannot
+        always write down, is none of the caller's concern there.
+    """
+    cls, held = keras_class(operation) or type(operation), {}
+    if "activation" in replaced:
+        held["activation"] = operation.activation
+        operation.activation = keras.activations.linear
+    try:
+        with warnings.catch_warnings():
+            # A lambda is opened, never loaded.
+            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+            return cls.get_config(operation)
+    finally:
+        for name, value in held.items():
+            setattr(operation, name, value)
 
 
 def overrides(operation: Any) -> list[str]:

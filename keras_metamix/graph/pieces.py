@@ -52,6 +52,10 @@ class Pieces:
         """The name of what stands for an operation: its own, wherever that is to be had."""
         if id(operation) in self.given:
             return self._recorded(self.given.pop(id(operation)), operation.name)
+        if self.place.composite and not isinstance(operation, layers.Layer):
+            # Keras numbers such an operation anew at each call.
+            name = f"{self.place.composite}_{type(operation).__name__.lower()}"
+            return self._recorded(self.names.new(name), name)
         if not self.prefix and operation.name in self.reserved:
             self.reserved.remove(operation.name)
             return self._recorded(operation.name, operation.name)
@@ -75,7 +79,7 @@ class Pieces:
         A user's subclass that computes what its base does becomes its base.
         """
         if id(operation) not in self.clones:
-            config = config_of(operation) | {"name": self._own_name(operation)} | changes
+            config = config_of(operation, changes) | {"name": self._own_name(operation)} | changes
             clone = (keras_class(operation) or type(operation)).from_config(config)
             copy_state(operation, clone)
             self.clones[id(operation)] = clone
@@ -166,7 +170,7 @@ def _activity(operation: Any) -> Any:
 
 def _separated(layer: Any, linear: bool) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Class and arguments of the two layers that a separable convolution is."""
-    config = config_of(layer)
+    config = config_of(layer, ["activation"])
     common = {name: config[name] for name in ("data_format", "trainable", "dtype")}
     what = ("initializer", "regularizer", "constraint")
     depthwise = {name: config[name] for name in ("kernel_size", "strides", "padding")}

@@ -144,7 +144,7 @@ class _Rewrite:
         )
 
     def _clone(self, operation: Any) -> Any:
-        config = operation.get_config()
+        config = operation.get_config() | {"name": operation.name}
         found = self.plan.kind(self.nodes[operation.name, 0])
         if found is Kind.BATCH_NORM:
             if self._is_owned(self.nodes[operation.name, 0]):

@@ -27,7 +27,7 @@ _ATTENTION = (
 )
 _RECURRENT = "not exported yet; use dilated Conv2D over time"
 _3D = "no exact integer form; use the 2-D layer on each slice"
-_ONE_TENSOR = "not exported yet; use Add, Multiply or Concatenate"
+_ONE_TENSOR = "not exported yet; use Add, Multiply or Concatenate, and ReLU for max(x, 0)"
 _LOOKUP = "no exact integer form; look values up outside the model"
 # What is said of an operation, by its name in lower case without underscores: of a layer's class,
 # of a raw operation's class, and of an activation function.
@@ -103,7 +103,8 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("lstm", "gru", "simplernn", "rnn", "convlstm1d", "convlstm2d", "convlstm3d"), _RECURRENT
     ),
-    **dict.fromkeys(("bidirectional", "timedistributed"), _RECURRENT),
+    "bidirectional": _RECURRENT,
+    "timedistributed": "not exported yet; Dense acts on each step without it",
     **dict.fromkeys(("embedding", "stringlookup", "integerlookup", "onehot"), _LOOKUP),
     **dict.fromkeys(
         ("hashing", "discretization", "categoryencoding", "textvectorization"), _LOOKUP

@@ -11,6 +11,8 @@ from keras import layers
 
 from keras_metamix.graph.reasons import described
 
+_MOST_NAMES = 8  # that a message repeats
+
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
@@ -19,15 +21,17 @@ class Refusal:
     Attributes:
       name: what `float_layers` takes for it: the layer's name; that of the layer around a raw
         operation; that of the raw operation itself where the model calls it.
-      what: the operation, as in "Layer 'act' (LeakyReLU)".
+      what: the operation, as in "Layer 'act' (LeakyReLU) inside 'block' (Block)".
       reason: why, and what does instead.
       may_stay: whether `float_layers` helps.
+      cls: class of a layer, "" for a raw operation; layers of one class share a line.
     """
 
     name: str
     what: str
     reason: str
     may_stay: bool = True
+    cls: str = ""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.reason}."
@@ -83,7 +87,8 @@ class Origin:
         """
         if isinstance(operation, layers.Layer):
             inside = f" inside {self.around}" if self.around else ""
-            return Refusal(self.name, f"Layer {self.label(operation)}{inside}", why, may_stay)
+            what = f"Layer {self.label(operation)}{inside}"
+            return Refusal(self.name, what, why, may_stay, described(operation))
         what = described(operation)
         if self.composite:
             may_stay = may_stay and not self.final
@@ -105,13 +110,32 @@ class Refused(keras.Operation):
 
 
 def _message(model: str, refusals: list[Refusal]) -> str:
-    lines = list(dict.fromkeys(map(str, refusals)))
     names = list(dict.fromkeys(r.name for r in refusals if r.may_stay))
     rest = []
     if names:
         them = "it" if len(names) == 1 else "them"
-        rest = [f"float_layers={names} leaves {them} in float: the model trains, without a file."]
+        listed = names if len(names) <= _MOST_NAMES else "keras_metamix.explain(model).refused"
+        rest = [f"float_layers={listed} leaves {them} in float: the model trains, without a file."]
+    lines = _lines(refusals)
     if len(lines) == 1:
         return " ".join(lines + rest)
     head = f"Model {model!r} cannot be quantized and exported as it is."
     return "\n".join([head, *(f"- {line}" for line in lines), *rest])
+
+
+def _lines(refusals: list[Refusal]) -> list[str]:
+    """One for each reason; the layers of one class share theirs."""
+    groups: dict[Any, dict[str, Refusal]] = {}
+    for refusal in refusals:
+        key = (refusal.cls or refusal.what, refusal.reason)
+        groups.setdefault(key, {})[refusal.what] = refusal
+    lines = []
+    for found in map(list, map(dict.values, groups.values())):
+        first = found[0]
+        if len(found) == 1:
+            lines.append(str(first))
+        else:
+            labels = (r.what.removeprefix("Layer ") for r in found)
+            listed = ", ".join(label.replace(f" ({first.cls})", "", 1) for label in labels)
+            lines.append(f"Layers {listed} ({first.cls}): {first.reason}.")
+    return lines

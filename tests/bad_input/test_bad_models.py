@@ -133,7 +133,7 @@ CASES = [
         "subclassed inside",
         lambda g: metamix(through(lambda x: Subclassed()(layers.Flatten()(x)))),
         ValueError,
-        r"Layer 'subclassed' \(Subclassed\): a subclassed model, which has no graph",
+        r"Layer 'subclassed' \(Subclassed\): a subclassed model, whose call has no graph",
     ),
     (
         "unbuilt Sequential",

@@ -340,3 +340,78 @@ def test_mac_layers_own_the_batch_norms_that_fold_into_them():
     assert owners == {name: f"{name}_bn" for name in owners}
     assert network.get_layer("logits").norm is None
     assert not any(isinstance(x, FoldableBatchNormalization) for x in network.layers)
+
+
+def test_a_compiled_and_trained_model_is_taken(images, same):
+    model = small_cnn(**SMALL)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = images(model, 8)
+    model.fit(x, np.arange(8) % 5, verbose=0)
+    wrapped = MetaMixModel.from_float(model, SearchSpace())
+    with quantization_mode(FLOAT):
+        same(wrapped(x), model(x))
+    assert wrapped.name == "small_cnn_metamix"
+    model.fit(x, np.arange(8) % 5, verbose=0)  # and goes on training
+
+
+def test_a_part_of_a_model_is_taken(images, same):
+    whole = small_cnn(**SMALL)
+    part = keras.Model(whole.input, whole.get_layer("pool2").output)
+    network = quantize(part, SearchSpace())[0]
+    with quantization_mode(FLOAT):
+        same(network(images(part)), part(images(part)))
+    assert "conv3" not in {layer.name for layer in network.layers}
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+def _with(*middle, before=None):
+    image = keras.Input((8, 8, 4), name="image")
+    x = (before or layers.Conv2D(4, 3, name="conv"))(image)
+    for layer in middle:
+        x = layer(x)
+    x = layers.Dense(2, name="out")(layers.Flatten(name="flat")(x))
+    return keras.Model(image, x, name="refused")
+
+
+class _OwnConv(layers.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+REFUSED = {
+    "transposed": (lambda: _with(layers.Conv2DTranspose(2, 2, name="bad")),
+                   r"'bad' \(Conv2DTranspose\): not exported yet"),
+    "a user's own": (lambda: _with(_OwnConv(2, 2, name="bad")),
+                     r"'bad' \(_OwnConv\): a Conv2D with call of its own"),
+    "channels first": (
+        lambda: _with(layers.Conv2D(2, 1, data_format="channels_first", name="bad")),
+        r"'bad' \(Conv2D\).*expected data_format='channels_last', found 'channels_first'"),
+    "norm on another axis": (
+        lambda: _with(layers.BatchNormalization(axis=1, name="bad")),
+        r"'bad' \(BatchNormalization\): expected the channel axis -1, found 1"),
+    "nothing to quantize": (
+        lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.ReLU()], name="plain"),
+        "'plain' has no MAC layer"),
+    "no input shape": (
+        lambda: keras.Sequential([layers.Dense(3)], name="shapeless"),
+        "'shapeless' has no input shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_wrapped_is_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        MetaMixModel.from_float(build(), SearchSpace())
+
+
+class _Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize("model", [_Subclassed(name="bad"), "bad", None], ids=str)
+def test_what_has_no_graph_is_a_type_error(model):
+    with pytest.raises(TypeError, match="Expected a functional or Sequential Keras model, found"):
+        MetaMixModel.from_float(model, SearchSpace())

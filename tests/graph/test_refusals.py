@@ -1,5 +1,6 @@
 """`explain`, `from_float` and `convert` say the same of every model, in the user's words."""
 
+import functools
 import re
 
 import keras
@@ -65,6 +66,19 @@ class DropPath(layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"rate": self.rate}
+
+
+class Holder(layers.Layer):
+    """Augmentation in a layer without a config of its own."""
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [layers.RandomFlip(), layers.Dropout(rate)]
+
+    def call(self, x, training=None):
+        for part in self.parts:
+            x = part(x, training=training)
+        return x
 
 
 def block(default):
@@ -203,7 +217,10 @@ IN_TRAINING = {
     )
 }
 TAKEN = {
-    **{f"{name} before": lambda a=layer: augmented(a) for name, layer in IN_TRAINING.items()},
+    **{
+        name: lambda a=IN_TRAINING[name]: augmented(a)
+        for name in ("GaussianNoise", "DropPath", "RandomContrast")
+    },
     "noise between": lambda: model_of(layers.ReLU(), layers.GaussianNoise(0.1), conv()),
     "noise behind a layer": lambda: model_of(layers.GaussianNoise(0.1), layers.ReLU(), conv()),
     "ActivityRegularization": lambda: model_of(layers.ActivityRegularization(l1=0.1)),
@@ -222,6 +239,13 @@ TAKEN = {
     },
     "ops.relu": lambda: model_of(layers.Activation(ops.relu)),
     "a lambda": lambda: model_of(conv(activation=lambda x: ops.relu(x))),
+    "a partial function": lambda: model_of(
+        conv(activation=functools.partial(keras.activations.relu, max_value=6.0))
+    ),
+    "max(x, 0) and a clip to 6": lambda: model_of(
+        lambda x: ops.maximum(x, 0.0), conv(), lambda x: ops.clip(x, 0, 6), conv()
+    ),
+    "a noise layer of layers": lambda: augmented(Holder(0.3)),
     "a function of known ones": lambda: model_of(conv(activation=known)),
     "a Lambda layer": lambda: model_of(layers.Lambda(lambda x: ops.relu(x) * 2.0)),
     "Dense over time": lambda: sequence(layers.ReLU(), layers.Dense(5, activation="sigmoid")),
@@ -308,8 +332,12 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "next_activation": r"'next' \(activation 'relu' of your own\) computes a clip"}),
     "Keras 2's hard_sigmoid": (lambda: model_of(layers.Activation(hard_sigmoid, name="act")), {
         "act": r"'act' \(activation 'hard_sigmoid' of your own\) computes a clip"}),
+    "a partial relu": (
+        lambda: model_of(
+            conv(activation=functools.partial(keras.activations.relu, negative_slope=0.1), name="a")
+        ), {"a_activation": "'a' .activation 'partial' of your own. computes a relu with"}),
     "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
-        "next_activation": r"\(activation 'elu'\): cannot be copied.*register"}),
+        "next_activation": r"'next' \(activation 'elu'\): a function of TensorFlow's; give"}),
     "a ReLU subclass": (lambda: model_of(Clipped(name="act")), {
         "act": r"'act' \(Clipped\) computes a clip"}),
     "a Conv2D subclass": (lambda: model_of(Standardized(4, 3, name="std")), {
@@ -382,11 +410,14 @@ FINAL = {
     "LoRA",
     "a layer that cannot be copied",
     "Keras 2's hard_sigmoid",
+    "a partial relu",
     "tf.nn.elu",
 }
 # Keras computes something else at each call, or nothing on numbers that are no words.
 NOT_COMPARED = {"Monte Carlo dropout", "RandomCrop", "Embedding"}
-INTERNALS = re.compile(r"KerasTensor|tensorflow|Traceback|keras\.src|<function|0x[0-9a-f]{6}", re.I)
+INTERNALS = re.compile(
+    r"KerasTensor|tensorflow\.|Traceback|keras\.src|<function|0x[0-9a-f]{6}", re.I
+)
 
 
 @pytest.fixture
@@ -432,6 +463,20 @@ def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, c
         with pytest.raises(ValueError, match="left in float"):
             mt.convert(model)
         assert kmm.explain(source, None, list(expected)).refused == {}
+
+
+def test_layers_of_one_class_share_a_line_in_network_order(refused):
+    middle = [layers.ELU(name="a"), layers.Permute((2, 1, 3), name="b"), layers.ELU(name="c")]
+    text = refused(model_of(*middle, Slicing(name="block")))
+    assert text.splitlines()[1:3] == [
+        "- Layers 'a', 'c' (ELU): not exported yet; use ReLU() or ReLU(max_value=6).",
+        "- Layer 'b' (Permute): not exported yet; keep the order of the axes.",
+    ]
+    assert text.splitlines()[-1].startswith("float_layers=['a', 'b', 'c', 'leaky', 'block'] leaves")
+    many = model_of(*(layers.ELU(name=f"elu{number}") for number in range(9)))
+    assert "float_layers=keras_metamix.explain(model).refused leaves them" in refused(many)
+    model = kmm.MetaMixModel.from_float(many, float_layers=kmm.explain(many).refused)
+    assert len(model.float_layers) == 9
 
 
 def test_names_that_do_not_help_are_not_offered(refused):
