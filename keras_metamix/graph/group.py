@@ -59,11 +59,6 @@ class Group:
         return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
-def call_name(node: Node) -> str:
-    """A name for each call of a shared layer."""
-    return f"{node.name}_{node.occurrence}" if node.occurrence else node.name
-
-
 def clip_ends(group: Group, grid: Grid, name: str) -> dict[str, Any]:
     """The levels that an integer layer clips to, where they are not the grid's own ends."""
     clip: dict[str, Any] = {}

@@ -192,6 +192,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | None:
     name = type(operation).__name__
     if name in _RAW_OPERATIONS:
         return _RAW_OPERATIONS[name]
+    if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
+        return Kind.PASS
     if name == "Concatenate":
         return Kind.CONCAT
     if name == "Mean":

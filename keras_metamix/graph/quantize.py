@@ -18,7 +18,7 @@ from keras_metamix.graph.names import Names
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32
+from keras_metamix.graph.precision import require_float32, require_inputs
 from keras_metamix.graph.sameness import require_same_outputs
 from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
@@ -61,6 +61,7 @@ def quantize(
     functional = as_functional(model)
     require_no_overrides(model)
     require_float32(functional)
+    require_inputs(functional)
     expanded, names = expand(functional, float_names(float_layers))
     network = _Rewrite(expanded, space, names, reading).run()
     network.output_names = list(functional.output_names)
@@ -167,12 +168,16 @@ class _Rewrite:
         for old, new in zip(self.topology.inputs, tree.flatten(tensors), strict=True):
             if self.plan[old].stream:
                 self.streamed_inputs[id(new)] = self._stream(old, f"{old.name}_stream")(new)
-        return keras.models.clone_model(
+        network = keras.models.clone_model(
             keras.Model(self.model.input, self.model.output, name=self.model.name),
             input_tensors=tensors,
             clone_function=self._clone,
             call_function=self._call,
         )
+        outputs = tree.map_structure(  # an input may be an output too
+            lambda t: self.streamed_inputs.get(id(t), t), network.output
+        )
+        return keras.Model(network.input, outputs, name=network.name)
 
     def _clone(self, operation: Any) -> Any:
         config = operation.get_config()
@@ -222,7 +227,7 @@ class _Rewrite:
         else:
             outputs = operation(*args, **kwargs)
         if self.plan[node.output].stream:
-            outputs = self._stream(node.output, _call_name(f"{node.name}_stream", node))(outputs)
+            outputs = self._stream(node.output, f"{node.call_name}_stream")(outputs)
         return outputs
 
     def _absorbed(self, tensor: Any) -> str:
@@ -275,11 +280,6 @@ class _Rewrite:
             sign_from_data=plan.root is None and plan.fixed_step is None,
             name=name,
         )
-
-
-def _call_name(name: str, node: Node) -> str:
-    """A name for each call of a shared layer."""
-    return f"{name}_{node.occurrence}" if node.occurrence else name
 
 
 def _copy(source: Any, target: Any) -> None:

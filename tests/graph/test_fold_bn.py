@@ -258,7 +258,7 @@ def test_input_and_output_layers():
     values = np.array([[-99.0, -0.375, -0.125, 0.125, 0.375, 31.75, 99.0]], f32)
     levels = numpy(QuantizeInput(grid)(values))
     np.testing.assert_array_equal(levels, [[-128, -2, 0, 0, 2, 127, 127]])
-    np.testing.assert_array_equal(numpy(Dequantize(grid)(levels)), levels * f32(0.25))
+    np.testing.assert_array_equal(numpy(Dequantize(grid, "logits")(levels)), levels * f32(0.25))
 
 
 def test_grids_of_the_encoding():
@@ -276,7 +276,7 @@ def test_grids_of_the_encoding():
 
 LAYERS = [
     lambda g: QuantizeInput(g, low=0),
-    lambda g: Dequantize(g),
+    lambda g: Dequantize(g, "logits"),
     lambda g: IntegerAdd([g, g], g, high=5),
     lambda g: IntegerMultiply([g, g], g),
     lambda g: IntegerMean(g, g, keepdims=True),
