@@ -328,10 +328,12 @@ class IntegerMean(IntegerLayer):
 def _depthwise_conv(
     x: Any, kernel: Any, strides: tuple[int, ...], padding: str, dilation_rate: tuple[int, ...]
 ) -> Any:
-    """`ops.depthwise_conv`, with unequal strides too: TensorFlow's kernels have none for these in
-    float64, so that every stride-th of all results is taken.
+    """`ops.depthwise_conv`, with all strides and dilations.
+
+    TensorFlow has no kernel for unequal strides in float64, and none for strides beside a dilation,
+    where Keras loses the shape: every stride-th of all results is taken.
     """
-    if len(set(strides)) == 1:
+    if len(set(strides)) == 1 and (strides[0] == 1 or set(dilation_rate) == {1}):
         return ops.depthwise_conv(x, kernel, strides, padding, dilation_rate=dilation_rate)
     if padding == "same":
         ends = zip(x.shape[1:3], kernel.shape[:2], strides, dilation_rate, strict=True)

@@ -547,3 +547,36 @@ def test_refused_for_what_has_no_integer_form(kind, quantized):
     model, _ = quantized(keras.Model(image, layers.Dense(3, name="logits")(x)))
     with pytest.raises(ValueError, match=rf"'bad' \({kind}\).*no exact integer form"):
         kmm.fold_batch_norm(model)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1), (1, 3)])
+def test_a_depthwise_layer_of_any_strides_sums_what_its_windows_hold(strides, dilation, padding):
+    rng, grid = np.random.default_rng(0), Grid.of(1.0, -128, 127)
+    shape = (3, 2, 2, 1)
+    geometry = {"strides": strides, "dilation_rate": dilation, "padding": padding}
+    layer = IntegerMac("depthwise", 4, shape, grid, grid, **geometry)
+    kernel, levels = rng.integers(-7, 8, shape), rng.integers(-128, 128, (2, 11, 10, 2))
+    layer.set_integers(kernel, np.zeros(2), np.full(2, 1 / 64))
+    for accumulator in ("float32", "float64"):
+        layer.accumulator = accumulator
+        found = numpy(layer(levels.astype(f32)))
+        assert layer(keras.Input(levels.shape[1:])).shape[1:] == found.shape[1:]
+        # Each window by itself.
+        reach = [(taps - 1) * d + 1 for taps, d in zip(shape[:2], dilation, strict=True)]
+        borders, sizes = [(0, 0)], []
+        for size, read, stride in zip(levels.shape[1:3], reach, strides, strict=True):
+            count = -(-size // stride) if padding == "same" else (size - read) // stride + 1
+            border = max((count - 1) * stride + read - size, 0) if padding == "same" else 0
+            borders.append((border // 2, border - border // 2))
+            sizes.append(count)
+        padded = np.pad(levels, [*borders, (0, 0)])
+        assert found.shape == (2, *sizes, 2)
+        for row, column in np.ndindex(*sizes):
+            top, left = row * strides[0], column * strides[1]
+            window = padded[:, top : top + reach[0] : dilation[0], left : left + reach[1]]
+            window = window[:, :, :: dilation[1]]
+            sums = np.sum(window * kernel[..., 0], axis=(1, 2))
+            expected = np.clip(np.rint(sums / 64), -128, 127)
+            np.testing.assert_array_equal(found[:, row, column], expected)
