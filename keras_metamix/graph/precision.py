@@ -1,9 +1,8 @@
-"""Quantized networks compute in float32: other dtypes are refused by the layer's or input's name."""
+"""Quantized networks compute in float32: other dtypes are refused by name."""
 
 from __future__ import annotations
 
 import keras
-
 
 INPUT_TYPES = ("float32", "uint8")
 
@@ -16,8 +15,9 @@ def require_inputs(model: keras.Model) -> None:
     """
     for tensor in model.inputs:
         if tensor.dtype not in INPUT_TYPES:
+            name = tensor._keras_history.operation.name
             raise ValueError(
-                f"Input {tensor._keras_history.operation.name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
+                f"Input {name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
                 f"camera's, found {tensor.dtype!r}: build the model on an input of one of them, "
                 "and cast its data before."
             )

@@ -64,4 +64,3 @@ def test_each_call_of_a_layer_has_a_name_of_its_own():
         "dense", "dense_1", "dense_1_2", "dense_1_1_1", "dense_2", "dense_1_2_1",
     ]  # fmt: skip
     assert topology.names.new("dense_2") == "dense_2_1"
-

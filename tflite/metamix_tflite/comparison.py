@@ -152,7 +152,8 @@ def _compare(
     shapes = [[a.shape[1:] for a in outputs] for outputs in (device, folded)]
     _require_same("shapes of the outputs", *shapes)
     steps = [np.abs(d - f) / s for d, f, s in zip(device, folded, _scales(graph), strict=True)]
-    agreements = (np.mean(d.argmax(-1) == t.argmax(-1)) for d, t in zip(device, trained))
+    pairs = zip(device, trained, strict=True)
+    agreements = (np.mean(d.argmax(-1) == t.argmax(-1)) for d, t in pairs)
     return ParityReport(
         outputs=sum(array.size for array in device),
         differing=sum(int(np.sum(array != 0)) for array in steps),

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 from ai_edge_litert import schema_py_generated as schema
+from keras import tree
 
 from keras_metamix.graph.ends import named_inputs
 from keras_metamix.graph.topology import Node, Topology

@@ -35,8 +35,10 @@ def golden_outputs(folded: keras.Model, images: int) -> dict[str, Any]:
     for index, (tensor, grid) in enumerate(zip(topology.inputs, grids, strict=True)):
         shape = tuple(tensor.shape[1:])
         codes = np.concatenate([golden_codes(shape, n, index) for n in range(images)])
-        is_bytes = tensor.dtype == "uint8"
-        arrays.append(as_bytes(codes) if is_bytes else dequantized(codes, grid.scale, grid.zero_point))
+        if tensor.dtype == "uint8":
+            arrays.append(as_bytes(codes))
+        else:
+            arrays.append(dequantized(codes, grid.scale, grid.zero_point))
     given = keras.tree.pack_sequence_as(folded.input, arrays)
     outputs = keras.tree.flatten(folded(given, training=False))
     entries = []
