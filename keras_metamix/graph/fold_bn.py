@@ -8,15 +8,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, tree
 
 from keras_metamix.checks import shown
 from keras_metamix.graph.affine import affine_terms
+from keras_metamix.graph.ends import named_outputs
 from keras_metamix.graph.fold_mac import fold_average, fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
-from keras_metamix.graph.group import Group, Levels, call_name, clip_ends
+from keras_metamix.graph.group import Group, Levels, clip_ends
 from keras_metamix.graph.operations import Kind, activation_kind, kind
-from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.graph.topology import Node, Topology, inputs_like
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import (
@@ -39,7 +40,8 @@ def fold_batch_norm(model: Any) -> keras.Model:
 
     Batch norm folds into the scale of each output channel and an int32 bias, never into the
     trained integers (which change sign where a channel's scale is negative). A softmax at the
-    end is left out: the outputs are the quantized logits.
+    end is left out: that output gives the quantized logits, under its own name, even where the
+    logits are an output as well. Inputs and outputs have the structure of the model's.
 
     Args:
       model: a MetaMixModel in weight training, or a BitMixerModel with quantized weights, at the
@@ -66,7 +68,7 @@ def fold_network(network: keras.Model, distinct: bool = False) -> keras.Model:
       distinct: makes all step sizes differ a little, as training does: the same layers then, with
         nothing left out because two grids happen to be equal.
     """
-    return _Fold(Topology(network), network.name, distinct).run()
+    return _Fold(network, distinct).run()
 
 
 def require_foldable(model: Any) -> None:
@@ -105,35 +107,32 @@ def _require_sound(network: keras.Model) -> None:
 class _Fold:
     """One walk over a network."""
 
-    def __init__(self, topology: Topology, name: str, distinct: bool):
-        self.topology, self.name, self.distinct = topology, name, distinct
-        self.inputs = [
-            keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in topology.inputs
-        ]
+    def __init__(self, network: keras.Model, distinct: bool):
+        self.network, self.topology, self.distinct = network, Topology(network), distinct
+        self.names = self.topology.names
+        self.inputs = inputs_like(network.input)
         self.values: dict[int, Levels | Group] = {
             id(old): Group(None, (new,))
-            for old, new in zip(topology.inputs, self.inputs, strict=True)
+            for old, new in zip(self.topology.inputs, tree.flatten(self.inputs), strict=True)
         }
 
     def run(self) -> keras.Model:
         for node in self.topology.nodes:
             self.values[id(node.output)] = self._visit(node)
-        outputs = []
-        names = [t.name for t in self.topology.outputs]
-        if len(set(map(id, self.topology.outputs))) < len(names):
-            raise ValueError(f"{self.name!r}: expected different outputs, found {shown(names)}.")
-        for tensor in self.topology.outputs:
-            levels = self.values[id(tensor)]
-            if isinstance(levels, Group):
-                raise ValueError(
-                    f"Output {tensor.name!r} of {self.name!r} carries no quantizer: put an "
-                    "ActivationQuantizer(8, role='stream') behind it."
-                )
-            name = f"{self.topology.producer(tensor).name}_output"  # pyright: ignore
-            outputs.append(Dequantize(levels.grid, name=name)(levels.tensor))
-        inputs = self.inputs if len(self.inputs) > 1 else self.inputs[0]
-        outputs = outputs if len(outputs) > 1 else outputs[0]
-        return keras.Model(inputs, outputs, name=f"{self.name}_folded")
+        outputs = [self._output(name, tensor) for name, tensor in named_outputs(self.network)]
+        structure = tree.pack_sequence_as(self.network.output, outputs)
+        return keras.Model(self.inputs, structure, name=f"{self.network.name}_folded")
+
+    def _output(self, name: str, tensor: Any) -> Any:
+        levels = self.values[id(tensor)]
+        if isinstance(levels, Group):
+            raise ValueError(
+                f"Output {name!r} of {self.network.name!r} carries no quantizer: put an "
+                "ActivationQuantizer(8, role='stream') behind it."
+            )
+        producer: Any = self.topology.producer(tensor)
+        layer = Dequantize(levels.grid, name, name=self.names.new(f"{producer.name}_output"))
+        return layer(levels.tensor)
 
     # --- one operation ---------------------------------------------------------------------
 
@@ -142,7 +141,7 @@ class _Fold:
         values = [self.values[id(t)] for t in node.inputs]
         first = values[0]
         if isinstance(operation, ActivationQuantizer):
-            return self._quantize(operation, call_name(node), first)
+            return self._quantize(operation, node.call_name, first)
         if isinstance(operation, QuantizedMac):
             return self._mac(operation, node, first)
         found = kind(operation, node)
@@ -171,7 +170,7 @@ class _Fold:
 
     def _mac(self, layer: Any, node: Node, value: Levels | Group) -> Group:
         quantizer = layer.input_quantizer
-        levels = self._quantize(quantizer, call_name(node, quantizer.name), value)
+        levels = self._quantize(quantizer, self.names.new(quantizer.name), value)
         group, found = Group(node, (levels,)), activation_kind(layer.activation)
         if found in _RELU_ENDS:
             return group.clipped(0.0, _RELU_ENDS[found])
@@ -240,10 +239,11 @@ class _Fold:
         grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
         if found in _SCALES:
             layer = fold_mac if found is Kind.MAC else fold_constants
-            return four_dimensional(layer(group, grids[0], grid, clip), tensors[0])
+            mac = layer(group, grids[0], grid, clip)
+            return four_dimensional(mac, tensors[0], self.names)
         if found is Kind.AVERAGE:
             return fold_average(node, grids[0], grid, clip)(tensors[0])
-        name = call_name(node)
+        name = node.call_name
         if found in (Kind.SIGMOID, Kind.TANH):
             return IntegerTable(found.value, grids[0], grid, name=name, **clip)(tensors[0])
         if found is Kind.MEAN:
@@ -258,9 +258,9 @@ class _Fold:
     def _concatenation(self, group: Group, grid: Grid) -> Any:
         """Every part on the grid of the whole."""
         node: Any = group.node
-        name, tensors = call_name(node), []
+        name, tensors = node.call_name, []
         for number, part in enumerate(group.inputs):
-            part_name = f"{name}_part{number}"
+            part_name = self.names.new(f"{name}_part{number}")
             if isinstance(part, Group):
                 clipped = part.clipped(group.low, group.high)
                 tensors.append(self._finish(clipped, grid, part_name))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from keras_metamix.graph.group import Group, call_name
+from keras_metamix.graph.group import Group
+from keras_metamix.graph.names import Names
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.batch_norm import (
     AFFINE_INTEGER,
@@ -40,7 +41,7 @@ def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerM
         layer.kernel.shape,
         input_grid,
         grid,
-        name=call_name(node),
+        name=node.call_name,
         layer=layer.name,
         **geometry,
         **clip,
@@ -69,7 +70,7 @@ def fold_constants(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> In
         terms = folded_terms(factor, shift, 0 * ones, ones, 0.0, 0 * ones, step)
     scale, bias = (ops.convert_to_numpy(t).astype(np.float64) for t in terms)
     layer = IntegerMac(
-        "depthwise", 8, (1, 1, channels, 1), input_grid, grid, name=call_name(node), **clip
+        "depthwise", 8, (1, 1, channels, 1), input_grid, grid, name=node.call_name, **clip
     )
     kernel = np.where(scale < 0, -AFFINE_INTEGER, AFFINE_INTEGER).reshape(layer.kernel_shape)
     layer.set_integers(kernel, bias, np.abs(scale) / AFFINE_INTEGER * _labels(input_grid, grid))
@@ -93,7 +94,7 @@ def fold_average(node: Node, input_grid: Grid, grid: Grid, clip: Clip) -> Intege
         input_grid,
         grid,
         strides=pool.strides,
-        name=call_name(node),
+        name=node.call_name,
         **clip,
     )
     scale = np.full(channels, _labels(input_grid, grid) / (height * width))
@@ -110,8 +111,13 @@ def pool_is_padded(node: Node) -> bool:
     )
 
 
-def four_dimensional(layer: IntegerMac, tensor: Any) -> Any:
-    """Applies a layer; a depthwise one to features without height and width too."""
+def four_dimensional(layer: IntegerMac, tensor: Any, names: Names) -> Any:
+    """Applies a layer; a depthwise one to features without height and width too.
+
+    Args:
+      layer, tensor: what is applied to what.
+      names: those of the network, which the layers that are added do not have.
+    """
     if layer.kind != "depthwise" or len(tensor.shape) == 4:
         return layer(tensor)
     if len(tensor.shape) != 2:
@@ -119,8 +125,9 @@ def four_dimensional(layer: IntegerMac, tensor: Any) -> Any:
             f"Layer {layer.name!r}: expected a tensor of 2 or 4 dimensions, found {tensor.shape}."
         )
     channels = tensor.shape[-1]
-    image = layers.Reshape((1, 1, channels), name=f"{layer.name}_image")(tensor)
-    return layers.Reshape((channels,), name=f"{layer.name}_features")(layer(image))
+    first, last = (names.new(f"{layer.name}_{end}") for end in ("image", "features"))
+    image = layers.Reshape((1, 1, channels), name=first)(tensor)
+    return layers.Reshape((channels,), name=last)(layer(image))
 
 
 def _labels(input_grid: Grid, grid: Grid) -> float:

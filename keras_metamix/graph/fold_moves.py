@@ -7,7 +7,6 @@ from typing import Any
 from keras import layers
 
 from keras_metamix.graph.fold_mac import fold_average
-from keras_metamix.graph.group import call_name
 from keras_metamix.graph.operations import MOVES
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.grid import Grid
@@ -15,8 +14,10 @@ from keras_metamix.layers.grid import Grid
 
 def move_layer(node: Node, grid: Grid) -> Any:
     """The layer of a node, for levels on `grid`."""
-    operation, name = node.operation, call_name(node)
-    if not isinstance(operation, layers.Layer):  # a raw reshape
+    operation, name = node.operation, node.call_name
+    if not isinstance(operation, layers.Layer):  # a raw reshape, or a cast of bytes
+        if node.output.shape == node.inputs[0].shape:
+            return layers.Identity(name=name)
         return layers.Reshape(node.output.shape[1:], name=name)
     if isinstance(operation, layers.MaxPooling2D) and _only_strides(operation, grid):
         return fold_average(node, grid, grid, {})

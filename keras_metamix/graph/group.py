@@ -57,12 +57,6 @@ class Group:
         return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
-def call_name(node: Node, name: str = "") -> str:
-    """A name for each call of a shared layer, or for what is named `name` there."""
-    name = name or node.name
-    return f"{name}_{node.occurrence}" if node.occurrence else name
-
-
 def clip_ends(group: Group, grid: Grid, name: str) -> dict[str, Any]:
     """The levels that an integer layer clips to, where they are not the grid's own ends."""
     clip: dict[str, Any] = {}

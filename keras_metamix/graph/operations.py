@@ -155,6 +155,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | None:
         return _relu_kind(operation)
     if name in ("Maximum", "Clip"):
         return _clip_kind(operation, node)
+    if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
+        return Kind.PASS
     if name == "Concatenate":
         return Kind.CONCAT
     if name == "Mean":

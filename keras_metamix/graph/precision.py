@@ -1,8 +1,26 @@
-"""Quantized networks compute in float32: other dtype policies are refused by the layer's name."""
+"""Quantized networks compute in float32: other dtypes are refused by name."""
 
 from __future__ import annotations
 
 import keras
+
+INPUT_TYPES = ("float32", "uint8")
+
+
+def require_inputs(model: keras.Model) -> None:
+    """Checks that a model takes floats, or bytes: the types for which a file has an exact input.
+
+    Raises:
+      ValueError: an input of another type; names it.
+    """
+    for tensor in model.inputs:
+        if tensor.dtype not in INPUT_TYPES:
+            name = tensor._keras_history.operation.name
+            raise ValueError(
+                f"Input {name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
+                f"camera's, found {tensor.dtype!r}: build the model on an input of one of them, "
+                "and cast its data before."
+            )
 
 
 def require_float32(model: keras.Model) -> None:

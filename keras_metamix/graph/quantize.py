@@ -13,7 +13,6 @@ from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
 from keras_metamix.graph.copying import copy_kernel, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
-from keras_metamix.graph.group import call_name
 from keras_metamix.graph.inspection import accepted
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.names import Names
@@ -136,12 +135,16 @@ class _Rewrite:
         for old, new in zip(self.topology.inputs, tree.flatten(tensors), strict=True):
             if self.plan[old].stream:
                 self.streamed_inputs[id(new)] = self._stream(old, f"{old.name}_stream")(new)
-        return keras.models.clone_model(
+        network = keras.models.clone_model(
             keras.Model(self.model.input, self.model.output, name=self.model.name),
             input_tensors=tensors,
             clone_function=self._clone,
             call_function=self._call,
         )
+        outputs = tree.map_structure(  # an input may be an output too
+            lambda t: self.streamed_inputs.get(id(t), t), network.output
+        )
+        return keras.Model(network.input, outputs, name=network.name)
 
     def _clone(self, operation: Any) -> Any:
         config = operation.get_config() | {"name": operation.name}
@@ -227,7 +230,7 @@ class _Rewrite:
         else:
             outputs = operation(*args, **kwargs)
         if self.plan[node.output].stream:
-            outputs = self._stream(node.output, call_name(node, f"{node.name}_stream"))(outputs)
+            outputs = self._stream(node.output, f"{node.call_name}_stream")(outputs)
         return outputs
 
     def _absorbed(self, tensor: Any) -> str:

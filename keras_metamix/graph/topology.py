@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_metamix.graph.names import Names
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
@@ -17,12 +19,14 @@ class Node:
     Attributes:
       operation: the Keras operation.
       occurrence: which of the operation's calls in this model, from 0.
+      call_name: the operation's name; of its second call on one that is nothing else's.
       inputs, outputs: the symbolic tensors, in order.
       arguments: positional and keyword arguments of the call, constants included.
     """
 
     operation: Any
     occurrence: int
+    call_name: str
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
     arguments: tuple[Any, Any] = ((), {})
@@ -43,6 +47,10 @@ class Topology:
     Args:
       model: a functional or Sequential Keras model.
 
+    Attributes:
+      nodes, inputs, outputs: of the model, in order.
+      names: those of its operations and calls.
+
     Raises:
       TypeError: the model is subclassed, so that it has no graph.
     """
@@ -53,6 +61,7 @@ class Topology:
         self.nodes: list[Node] = []
         self.inputs: list[Any] = list(model.inputs)
         self.outputs: list[Any] = list(model.outputs)
+        self.names = Names(operation.name for operation in model.operations)
         self._producer: dict[int, Node] = {}
         self._consumers: defaultdict[int, list[Node]] = defaultdict(list)
         for depth in sorted(model._nodes_by_depth, reverse=True):
@@ -60,9 +69,11 @@ class Topology:
                 if keras_node.is_input:
                     continue
                 operation = keras_node.operation
+                number, name = counts[id(operation)], operation.name
                 node = Node(
                     operation,
-                    counts[id(operation)],
+                    number,
+                    self.names.new(f"{name}_{number}") if number else name,
                     tuple(keras_node.input_tensors),
                     tuple(keras_node.outputs),
                     (keras_node.arguments.args, keras_node.arguments.kwargs),

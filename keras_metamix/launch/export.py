@@ -27,16 +27,15 @@ from rich.text import Text
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.calibration import check_finite
 from keras_metamix.checks import one_line, shown
 from keras_metamix.files import written_whole
 from keras_metamix.launch.messages import check_output, command_line, run_main
+from keras_metamix.launch.parity_images import RANDOM_IMAGES, parity_images
 from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
 
-_RANDOM_IMAGES = 50
 # What Keras, h5py and zipfile raise for an archive that is not what it says.
 _DAMAGE = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error)
@@ -62,7 +61,11 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         default="float32",
         help="inputs and outputs: float32, or int8 as the Edge TPU wants; float32",
     )
-    add("--images", type=Path, help="a .npy of images to check parity on; default: random ones")
+    add(
+        "--images",
+        type=Path,
+        help="images for parity: a .npy, or .npz by input; default: random",
+    )
     add(
         "--bits",
         type=Path,
@@ -104,7 +107,7 @@ def main(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
         raise ValueError(f"{arguments.model}: {error} {hint}") from error
-    images = _images(model, arguments)
+    images = parity_images(model.network, arguments.images)
     flat = convert(model, arguments.weight_container, arguments.io, run=_run(arguments))
     bits = model.bit_assignment
     rows = layer_rows(verify(flat, bits), model, bits)
@@ -141,7 +144,7 @@ def _export_points(
         )
     if arguments.bits is not None:
         raise ValueError("--point: expected no --bits beside it.")
-    images = _images(model, arguments)
+    images = parity_images(model.network, arguments.images)
     flat = convert(model, arguments.weight_container, arguments.io, points, _run(arguments))
     graphs = verify(flat, points)
     agreements = {}
@@ -237,15 +240,13 @@ def _parity(
     flat: bytes,
     model: MetaMixModel | BitMixerModel,
     arguments: argparse.Namespace,
-    images: np.ndarray | None,
+    images: dict[str, np.ndarray],
     point: dict[str, BitAssignment] | None = None,
 ) -> str:
     """How the file, or one point of it, compares with the model, and on which images."""
-    if images is None:
-        return "parity not checked: that takes a network of one input and one output"
-    source = f"{_RANDOM_IMAGES} random images (normal, seed 0)"
+    source = f"{RANDOM_IMAGES} random images (seed 0)"
     if arguments.images is not None:
-        source = f"{len(images)} images of {arguments.images}"
+        source = f"{len(next(iter(images.values())))} images of {arguments.images}"
     if arguments.io != "float32":
         flat = convert(model, arguments.weight_container)  # the same integers, float at its ends
         source += ", with float32 ends"
@@ -254,36 +255,6 @@ def _parity(
     else:
         report = parity(flat, model, images)
     return f"on {source}: {report}"
-
-
-def _images(
-    model: MetaMixModel | BitMixerModel, arguments: argparse.Namespace
-) -> np.ndarray | None:
-    """What the model is run on, None where it has several inputs or outputs."""
-    network = model.network
-    if len(network.inputs) > 1 or len(network.outputs) > 1:
-        return None
-    shape = tuple(network.inputs[0].shape[1:])
-    if arguments.images is not None:
-        return _read_images(arguments.images, shape)
-    return np.random.default_rng(0).normal(size=(_RANDOM_IMAGES, *shape))
-
-
-def _read_images(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Images of the given shape from a .npy file."""
-    expected = f"an array of shape (images, {', '.join(map(str, shape))})"
-    try:
-        # Mapped, so that a header which promises terabytes allocates none.
-        images = np.lib.format.open_memmap(file, mode="r")
-    except ValueError as error:
-        raise ValueError(
-            f"--images={file}: expected {expected}, found no array: {error}"
-        ) from error
-    if images.shape[1:] != shape or images.dtype.kind not in "iuf":
-        found = f"{images.dtype} of shape {images.shape}"
-        raise ValueError(f"--images={file}: expected {expected}, found {found}.")
-    check_finite(images, f"images of --images={file}")
-    return np.asarray(images)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

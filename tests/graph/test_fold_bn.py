@@ -258,7 +258,7 @@ def test_input_and_output_layers():
     values = np.array([[-99.0, -0.375, -0.125, 0.125, 0.375, 31.75, 99.0]], f32)
     levels = numpy(QuantizeInput(grid)(values))
     np.testing.assert_array_equal(levels, [[-128, -2, 0, 0, 2, 127, 127]])
-    np.testing.assert_array_equal(numpy(Dequantize(grid)(levels)), levels * f32(0.25))
+    np.testing.assert_array_equal(numpy(Dequantize(grid, "logits")(levels)), levels * f32(0.25))
 
 
 def test_grids_of_the_encoding():
@@ -276,7 +276,7 @@ def test_grids_of_the_encoding():
 
 LAYERS = [
     lambda g: QuantizeInput(g, low=0),
-    lambda g: Dequantize(g),
+    lambda g: Dequantize(g, "logits"),
     lambda g: IntegerAdd([g, g], g, high=5),
     lambda g: IntegerMultiply([g, g], g),
     lambda g: IntegerMean(g, g, keepdims=True),
@@ -549,3 +549,36 @@ def test_refused_for_what_was_left_in_float(layer, quantized):
     model, _ = quantized(source, float_layers=["bad"])
     with pytest.raises(ValueError, match=r"\['bad'\] were left in float"):
         kmm.fold_batch_norm(model)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1), (1, 3)])
+def test_a_depthwise_layer_of_any_strides_sums_what_its_windows_hold(strides, dilation, padding):
+    rng, grid = np.random.default_rng(0), Grid.of(1.0, -128, 127)
+    shape = (3, 2, 2, 1)
+    geometry = {"strides": strides, "dilation_rate": dilation, "padding": padding}
+    layer = IntegerMac("depthwise", 4, shape, grid, grid, **geometry)
+    kernel, levels = rng.integers(-7, 8, shape), rng.integers(-128, 128, (2, 11, 10, 2))
+    layer.set_integers(kernel, np.zeros(2), np.full(2, 1 / 64))
+    for accumulator in ("float32", "float64"):
+        layer.accumulator = accumulator
+        found = numpy(layer(levels.astype(f32)))
+        assert layer(keras.Input(levels.shape[1:])).shape[1:] == found.shape[1:]
+        # Each window by itself.
+        reach = [(taps - 1) * d + 1 for taps, d in zip(shape[:2], dilation, strict=True)]
+        borders, sizes = [(0, 0)], []
+        for size, read, stride in zip(levels.shape[1:3], reach, strides, strict=True):
+            count = -(-size // stride) if padding == "same" else (size - read) // stride + 1
+            border = max((count - 1) * stride + read - size, 0) if padding == "same" else 0
+            borders.append((border // 2, border - border // 2))
+            sizes.append(count)
+        padded = np.pad(levels, [*borders, (0, 0)])
+        assert found.shape == (2, *sizes, 2)
+        for row, column in np.ndindex(*sizes):
+            top, left = row * strides[0], column * strides[1]
+            window = padded[:, top : top + reach[0] : dilation[0], left : left + reach[1]]
+            window = window[:, :, :: dilation[1]]
+            sums = np.sum(window * kernel[..., 0], axis=(1, 2))
+            expected = np.clip(np.rint(sums / 64), -128, 127)
+            np.testing.assert_array_equal(found[:, row, column], expected)

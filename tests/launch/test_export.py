@@ -1,6 +1,7 @@
 """`metamix-export`: the file it writes, and one line for each mistake."""
 
 import os
+import re
 
 import keras
 import numpy as np
@@ -79,7 +80,7 @@ def test_integer_io_is_compared_with_float_ends(saved, command):
     status, out, err = command(export, "model.keras", "--io=int8")
     assert status == 0, err
     assert mt.verify((saved / "model.tflite").read_bytes()).metadata["io"] == "int8"
-    assert "(normal, seed 0), with float32 ends: 0 of 200 outputs differ" in out
+    assert "images (seed 0), with float32 ends: 0 of 200 outputs differ" in out
 
 
 def test_bits_are_assigned(saved, quantized, float_model, command):
@@ -116,7 +117,7 @@ def test_a_network_of_two_inputs_is_written(folder, command):
     model.save("model.keras")
     status, out, err = command(export, "model.keras")
     assert status == 0, err
-    assert "parity not checked" in out
+    assert "on 50 random images (seed 0): 0 of 150 outputs differ" in out
     mt.verify((folder / "model.tflite").read_bytes(), model.bit_assignment)
 
 
@@ -197,3 +198,40 @@ def test_help(capsys):
         export.parse_flags(["metamix-export", "--help"])
     assert stopped.value.code == 0
     assert "--weight_container" in capsys.readouterr().out
+
+
+def test_parity_of_a_file_of_several_ends_is_checked(folder, command, fails):
+    camera = keras.Input((4, 4, 3), name="camera", dtype="uint8")
+    numbers = keras.Input((5,), name="numbers")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(camera))
+    x = keras.layers.Concatenate()([x, numbers])
+    x = keras.layers.Dense(6, activation="relu", name="hidden")(x)
+    heads = {name: keras.layers.Dense(2, name=name)(x) for name in ("cls", "box")}
+    source = keras.Model([camera, numbers], heads, name="several")
+    model = kmm.MetaMixModel.from_float(source, kmm.SearchSpace())
+    rng = np.random.default_rng(0)
+    images = {
+        "camera": rng.integers(0, 256, (7, 4, 4, 3)).astype(np.uint8),
+        "numbers": rng.normal(size=(7, 5)),
+    }
+    kmm.calibrate(model, [images["camera"], images["numbers"].astype(np.float32)])
+    model.set_bits(kmm.uniform_assignment(source, 4, 4))
+    model.save(folder / "several.keras")
+    np.savez("images.npz", **images)
+    for flags, told in (((), "on 50 random images"), (("--images=images.npz",), "on 7 images of")):
+        status, out, err = command(export, "several.keras", *flags)
+        assert (status, err) == (0, "")
+        assert told in out
+        assert ": 0 of " in out
+    for file, arrays, message in (
+        ("one.npz", {"camera": images["camera"]}, r"expected .*'numbers'\], found \['camera'\]"),
+        (
+            "wide.npz",
+            images | {"numbers": images["camera"]},
+            r"'numbers': expected .*\(images, 5\)",
+        ),
+    ):
+        np.savez(file, **arrays)
+        assert re.search(message, fails("several.keras", "--output=b.tflite", f"--images={file}"))
+    np.save("one.npy", images["numbers"])
+    assert "found ['one array']" in fails("several.keras", "--output=b.tflite", "--images=one.npy")

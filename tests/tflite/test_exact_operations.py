@@ -163,6 +163,17 @@ def one_pixel_pool(x):
     return layers.Add(name="sum")([pooled, conv(6, strides=2, name="strided")(x)])
 
 
+def unequal_pools(x):
+    x = layers.MaxPooling2D((2, 3), (1, 2), name="largest")(layers.ReLU(name="relu")(x))
+    x = layers.AveragePooling2D((1, 2), name="columns")(conv(6, name="between")(x))
+    return conv(5, name="after")(layers.AveragePooling2D((2, 1), (3, 1), name="rows")(x))
+
+
+def one_pixel_pools(x):
+    x = layers.MaxPooling2D(1, (1, 2), name="every_other_column")(layers.ReLU(name="relu")(x))
+    return conv(5, name="after")(layers.AveragePooling2D(1, (2, 1), name="every_other_row")(x))
+
+
 def global_max(keepdims):
     return lambda x: layers.GlobalMaxPooling2D(keepdims=keepdims, name="largest")(x)
 
@@ -237,6 +248,41 @@ def dilated(x):
     return layers.DepthwiseConv2D(3, dilation_rate=2, padding="same", name="depthwise")(x)
 
 
+def strided(kind, **arguments):
+    """A layer of unequal strides or dilations, or of both."""
+
+    def apply(x):
+        x = kind(name="strided", **arguments)(layers.ReLU(name="relu")(x))
+        return conv(5, 1, name="after")(x)
+
+    return apply
+
+
+def depthwise(**arguments):
+    return layers.DepthwiseConv2D(3, **arguments)
+
+
+def convolution(**arguments):
+    return layers.Conv2D(4, 3, **arguments)
+
+
+STRIDED = {
+    f"{kind.__name__} {arguments}": strided(kind, **arguments)
+    for kind in (depthwise, convolution)
+    for arguments in (
+        {"strides": (2, 1), "padding": "same"},
+        {"strides": (1, 3)},
+        {"dilation_rate": (2, 1), "padding": "same"},
+        {"dilation_rate": (1, 3)},
+    )
+} | {
+    f"depthwise strides and dilation {padding}": strided(
+        depthwise, strides=2, dilation_rate=(2, 1), padding=padding
+    )
+    for padding in ("same", "valid")
+}
+
+
 def separable(x):
     x = layers.SeparableConv2D(
         6, 3, 2, "same", depth_multiplier=2, activation="hard_silu", name="separable"
@@ -287,6 +333,7 @@ IN_THE_MIDDLE = [
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
+    unequal_pools, one_pixel_pools,
     moves_of_a_swish, pre_activation, norm_of_a_sum, norm_of_a_swish, negative_constants,
     constants_between, grouped, dilated, separable, shared, shared_norm, nested,
 ]  # fmt: skip
@@ -295,6 +342,7 @@ MODELS = {
     **{f"squeeze-and-excite by {name}": lambda f=f: model_of(gate(f)) for name, f in {
         "sigmoid": act("sigmoid", "gate"), "hard-sigmoid": act("hard_sigmoid", "gate"),
         "relu6": relu6_spelling}.items()},
+    **{name: lambda f=f: model_of(f) for name, f in STRIDED.items()},
     "global max": lambda: model_of(global_max(False), "features"),
     "global max with height and width": lambda: model_of(global_max(True), "features"),
     "norm of a pool": lambda: model_of(norm_of_a_pool, "features"),

@@ -204,7 +204,7 @@ def output(**fields):
 def declaration_with(**fields):
     """A declaration of nothing, but for these fields."""
     declared = {"format": 3, "weight_container": "fast", "versions": {}, "run": {}, "bops": 0}
-    return json.dumps(declared | {"layers": {}, "tensors": {}} | fields).encode()
+    return json.dumps(declared | {"layers": {}, "tensors": {}, "outputs": 0} | fields).encode()
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,9 @@ def declaration_with(**fields):
         (declaration_with(layers={"a": 3}), "'a' has other fields"),
         (declaration_with(tensors=[]), "no tensors"),
         (declaration_with(), "not declared"),
+        (declaration_with(outputs=None), r"of outputs \[-1\], found 1"),
+        (declaration_with(outputs=[0, {"a": 0}]), r"of outputs \[0, 0\], found 2"),
+        (declaration_with(outputs=[0, 1]), r"of outputs \[0, 1\], found 1"),
         (declaration_with(golden=None), "golden outputs is damaged"),
         (declaration_with(golden={}), "golden outputs is damaged"),
         (declaration_with(golden=GOLDEN | {"inputs": "other"}), "of generator 'other', expected"),

@@ -26,7 +26,7 @@ _WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
 
 
 def quantize_input(file: SignatureWriter, node: Node) -> None:
-    """QUANTIZE of a float input; with io="int8" the input itself."""
+    """QUANTIZE of an input of floats or bytes; with io="int8" the input itself."""
     layer, (source,) = node.operation, file.read(node)
     _require_unclipped(node, layer)
     target = file.output(node, layer.output_grid)
@@ -45,11 +45,7 @@ def dequantize(file: SignatureWriter, node: Node) -> None:
     if file.io == "int8":
         file.values[id(node.output)] = source
         return
-    producer = file.topology.producer(node.inputs[0])
-    if producer is None:
-        raise ValueError(f"Output {node.name!r} is no layer's result.")
-    # Not the node's own name: Keras numbers it anew in each process.
-    index = file.graph.tensor(f"{producer.name}/float", source.shape, TensorType.FLOAT32)
+    index = file.graph.tensor(node.name, source.shape, TensorType.FLOAT32)
     file.values[id(node.output)] = FileTensor(index, source.shape, None)
     file.graph.operator(Op.DEQUANTIZE, [source.index], [index], version=2)
 

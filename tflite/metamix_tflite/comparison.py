@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, overload
 
+import keras
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import check_finite
 from keras_metamix.checks import shown
+from keras_metamix.graph.ends import named_inputs, named_outputs
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from metamix_tflite.file_graph import FileGraph
-from metamix_tflite.read import read_file, read_signatures
+from metamix_tflite.read import read_ends, read_file, read_signatures
 from metamix_tflite.run import Runner
 
 _BATCH = 50
@@ -24,10 +26,11 @@ class ParityReport:
     """The file under LiteRT beside the folded and the training network.
 
     Attributes:
-      outputs: output values compared.
+      outputs: output values compared, of all outputs.
       differing: how many differ from the folded Keras model at all.
       max_lsb: the largest difference, in steps of the output's scale.
-      top1_agreement: share of images with the training network's top-1 class.
+      top1_agreement: share of images with the training network's top-1 class; of several outputs
+        the least.
       delegated: whether one XNNPACK partition ran the whole file; exactness is a property of
         XNNPACK, other kernels differ by a step now and then.
     """
@@ -47,17 +50,17 @@ class ParityReport:
 
 
 @overload
-def parity(flat: bytes, model: Any, images: np.ndarray) -> ParityReport: ...
+def parity(flat: bytes, model: Any, images: Any) -> ParityReport: ...
 @overload
 def parity(
-    flat: bytes, model: Any, images: np.ndarray, operating_points: Mapping[str, BitAssignment]
+    flat: bytes, model: Any, images: Any, operating_points: Mapping[str, BitAssignment]
 ) -> dict[str, ParityReport]: ...
 
 
 def parity(
     flat: bytes,
     model: Any,
-    images: np.ndarray,
+    images: Any,
     operating_points: Mapping[str, BitAssignment] | None = None,
 ) -> ParityReport | dict[str, ParityReport]:
     """Runs a float32 file on `images` and compares all of its output values.
@@ -65,7 +68,8 @@ def parity(
     Args:
       flat: bytes of `convert(model)`.
       model: the MetaMixModel or BitMixerModel it was made of.
-      images: shape (images, ...) as the model takes them.
+      images: shape (images, ...) as the model takes them; for several inputs a list or tuple of
+        arrays, or a dictionary by the names of the inputs.
       operating_points: bit assignments by the signature to compare with the model at these bits,
         all or some of those the file was made of. The model's bits stay. None compares a file of
         one signature with the model at its present bits.
@@ -74,8 +78,9 @@ def parity(
       The report; with operating points one for each, by name.
 
     Raises:
-      ValueError: no images, NaN in them, a signature that the file lacks, or several inputs or
-        outputs.
+      TypeError: images that are no arrays, or not of bytes where the model takes these.
+      ValueError: no images, not an array for each input, NaN in them, or a signature that the file
+        lacks.
     """
     images = _readable_images(images)
     if not hasattr(type(model), "bit_assignment"):
@@ -102,60 +107,94 @@ def parity(
     return reports
 
 
-def _readable_images(images: Any) -> np.ndarray:
-    """float32 images, at least one and finite."""
-    images = np.asarray(images)
-    if images.dtype.kind not in "biuf" or not images.ndim:
+def _readable_images(images: Any) -> Any:
+    """Arrays of finite numbers, in the structure that they were given in."""
+    nested = isinstance(images, Mapping) or (
+        isinstance(images, list | tuple) and any(hasattr(part, "shape") for part in images)
+    )
+    if nested:
+        parts = images if isinstance(images, Mapping) else dict(enumerate(images))
+        found = {key: _readable_images(part) for key, part in parts.items()}
+        return found if isinstance(images, Mapping) else [*found.values()]
+    array = np.asarray(images)
+    if array.dtype.kind not in "biuf" or not array.ndim:
         raise TypeError(f"parity: expected an array of images, found {shown(images)}.")
-    if not len(images):
+    if not len(array):
         raise ValueError("parity: expected at least one image, found none.")
-    check_finite(images, "images")
-    return images.astype(np.float32)
+    check_finite(array, "images")
+    return array
 
 
 def _compare(
-    flat: bytes, graph: FileGraph, model: Any, images: np.ndarray, signature: str | None = None
+    flat: bytes, graph: FileGraph, model: Any, images: Any, signature: str | None = None
 ) -> ParityReport:
-    runner = Runner(flat, batch_size=min(_BATCH, len(images)), signature=signature)
-    if runner.input_details[0]["dtype"] != np.float32:
-        raise ValueError("parity compares files of io='float32'; this one takes integers.")
-    ends = len(graph.inputs), len(graph.outputs)
-    if ends != (1, 1):
-        raise ValueError(f"parity compares files of one input and output, found {ends}.")
-    expected, found = tuple(runner.input_details[0]["shape"][1:].tolist()), images.shape[1:]
     network = model.network
-    wanted = tuple(network.inputs[0].shape[1:])
-    if not expected == found == wanted:
-        raise ValueError(
-            f"parity: expected images that file and model take, of shapes {expected} and {wanted}, "
-            f"found {found}."
-        )
-    device = runner.predict(images)
-    folded, trained = _outputs(fold_batch_norm(model), images), _outputs(model, images)
-    if device.shape != folded.shape:
-        raise ValueError(
-            f"parity: expected the file of this model, whose outputs are {folded.shape[1:]}, found "
-            f"one of {device.shape[1:]}."
-        )
-    steps = np.abs(device - folded) / _output_scale(graph)
-    agreement = np.mean(device.argmax(-1) == trained.argmax(-1))
+    ends, wanted = read_ends(flat, signature), dict(named_inputs(network))
+    if graph.metadata["io"] != "float32":
+        raise ValueError("parity compares files of io='float32'; this one takes integers.")
+    names = [name for name, _ in named_outputs(network)]
+    _require_same("inputs", [*ends.inputs], [*wanted])
+    _require_same("outputs", [*ends.outputs], names)
+    arrays = []
+    for name, array, index in zip(ends.inputs, ends.arrays(images), graph.inputs, strict=True):
+        shapes = graph.tensors[index].shape[1:], tuple(wanted[name].shape[1:])
+        if not shapes[0] == shapes[1] == array.shape[1:]:
+            raise ValueError(
+                f"parity: expected images that file and model take, of shapes {shapes[0]} and "
+                f"{shapes[1]}, found {array.shape[1:]}."
+            )
+        arrays.append(_typed(name, array, wanted[name].dtype))
+    runner = Runner(flat, batch_size=min(_BATCH, len(arrays[0])), signature=signature)
+    given = keras.tree.pack_sequence_as(network.input, arrays)
+    folded = _outputs(fold_batch_norm(model), given, len(arrays[0]))
+    trained = _outputs(model, given, len(arrays[0]))
+    device = runner.flat_outputs(arrays)
+    shapes = [[a.shape[1:] for a in outputs] for outputs in (device, folded)]
+    _require_same("shapes of the outputs", *shapes)
+    steps = [np.abs(d - f) / s for d, f, s in zip(device, folded, _scales(graph), strict=True)]
+    pairs = zip(device, trained, strict=True)
+    agreements = (np.mean(d.argmax(-1) == t.argmax(-1)) for d, t in pairs)
     return ParityReport(
-        outputs=device.size,
-        differing=int(np.sum(device != folded)),
-        max_lsb=int(np.rint(steps.max())),
-        top1_agreement=float(agreement),
+        outputs=sum(array.size for array in device),
+        differing=sum(int(np.sum(array != 0)) for array in steps),
+        max_lsb=max(int(np.rint(array.max())) for array in steps),
+        top1_agreement=float(min(agreements)),
         delegated=runner.delegated,
     )
 
 
-def _outputs(model: Any, images: np.ndarray) -> np.ndarray:
-    if len(images) <= _BATCH:  # building a graph takes longer than one run without
-        return np.asarray(model(images, training=False))
-    return model.predict(images, batch_size=_BATCH, verbose=0)
+def _require_same(what: str, file: list[Any], model: list[Any]) -> None:
+    """Raises ValueError unless the file and the model have the same ends."""
+    if file != model:
+        raise ValueError(
+            f"parity: expected the file of this model, whose {what} are {model}, found one whose "
+            f"{what} are {file}."
+        )
 
 
-def _output_scale(graph: FileGraph) -> float:
-    producer = graph.producer(graph.outputs[0])
-    if producer is None:
-        raise ValueError("The file's output is no operator's result.")
-    return float(graph.tensors[producer.inputs[0]].scales[0])
+def _typed(name: str, images: np.ndarray, dtype: str) -> np.ndarray:
+    """Images in the type that an input takes.
+
+    Raises:
+      TypeError: an input of bytes is given other values.
+    """
+    found = images.astype(dtype)
+    if dtype == "uint8" and not np.array_equal(found, images):
+        raise TypeError(f"parity: input {name!r} takes integers of 0 to 255, found other values.")
+    return found
+
+
+def _outputs(model: Any, images: Any, count: int) -> list[np.ndarray]:
+    if count <= _BATCH:  # building a graph takes longer than one run without
+        outputs = model(images, training=False)
+    else:
+        outputs = model.predict(images, batch_size=_BATCH, verbose=0)
+    return [np.asarray(array) for array in keras.tree.flatten(outputs)]
+
+
+def _scales(graph: FileGraph) -> list[float]:
+    """Of the outputs."""
+    producers = [graph.producer(index) for index in graph.outputs]
+    if None in producers:
+        raise ValueError("An output of the file is no operator's result.")
+    return [float(graph.tensors[p.inputs[0]].scales[0]) for p in producers if p is not None]

@@ -8,9 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from keras import tree
 
+from keras_metamix.graph.ends import named_inputs
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Grid
+from keras_metamix.layers.integer import Dequantize
 from metamix_tflite.flatbuffer import ModelBuilder, Signature, TensorType
 
 PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
@@ -33,7 +36,7 @@ class SignatureWriter:
       name: the signature's key.
 
     Attributes:
-      topology: of the folded model.
+      folded, topology: the folded model, and what it reads where.
       container: the weight container.
       io: type of the signature's inputs and outputs.
       graph: its subgraph.
@@ -45,7 +48,7 @@ class SignatureWriter:
     def __init__(
         self, model: ModelBuilder, name: str, folded: keras.Model, container: str, io: str
     ):
-        self.topology = Topology(folded)
+        self.folded, self.topology = folded, Topology(folded)
         self.container, self.io = container, io
         self.graph = model.subgraph(name)
         self.values: dict[int, FileTensor] = {}
@@ -54,18 +57,31 @@ class SignatureWriter:
         for tensor in self.topology.inputs:
             shape, index = batch_one(tensor), -1
             if io == "float32":
-                index = self.graph.tensor(tensor.name, shape, TensorType.FLOAT32)
+                index = self._input(tensor, shape)
                 self.inputs[tensor.name] = index
             self.values[id(tensor)] = FileTensor(index, shape, None)
 
     def finish(self) -> None:
         """Adds the signature to the file, once every node has its operators."""
-        inputs = {t.name: self.inputs[t.name] for t in self.topology.inputs}
+        inputs = {name: self.inputs[t.name] for name, t in named_inputs(self.folded)}
         outputs = {
-            f"output_{number}": self.values[id(tensor)].index
-            for number, tensor in enumerate(self.topology.outputs)
+            self._output_name(tensor): self.values[id(tensor)].index
+            for tensor in self.topology.outputs
         }
+        self.declared["outputs"] = _structure(self.folded)
         self.graph.finish(Signature(inputs, outputs))
+
+    def _input(self, tensor: Any, shape: tuple[int, ...]) -> int:
+        """Index of the tensor of an input: of floats, or of bytes where the model takes these."""
+        if tensor.dtype == "uint8":
+            return self.graph.tensor(tensor.name, shape, TensorType.UINT8, 1.0)
+        return self.graph.tensor(tensor.name, shape, TensorType.FLOAT32)
+
+    def _output_name(self, tensor: Any) -> str:
+        node = self.topology.producer(tensor)
+        if node is None or not isinstance(node.operation, Dequantize):
+            raise ValueError(f"Output {tensor.name!r} is no layer's dequantized result.")
+        return node.operation.output_name
 
     def read(self, node: Node) -> list[FileTensor]:
         """The tensors that a node reads."""
@@ -95,6 +111,14 @@ class SignatureWriter:
         """Index of an INT32 constant."""
         data = np.asarray(values, np.int32)
         return self.graph.tensor(name, data.shape, TensorType.INT32, data=data)
+
+
+def _structure(model: keras.Model) -> Any:
+    """Places of the outputs in the structure in which Keras gives them, see `Ends`."""
+    structure: Any = tree.pack_sequence_as(model.output, [*range(len(model.outputs))])
+    if isinstance(structure, (list, tuple)) and len(structure) == 1:
+        return structure[0]
+    return structure
 
 
 def batch_one(tensor: Any) -> tuple[int, ...]:

@@ -60,6 +60,8 @@ class FileOperator:
 class FileGraph:
     """A signature's subgraph and what the file declares of it (`metadata`, {} for a stranger's).
 
+    `inputs` and `outputs` are tensors, `input_names` and `output_names` the signature's names.
+
     Tensors have different names. Operators stand in the order in which they run: each reads
     inputs, constants and what was written before it, and writes what nothing else writes.
     """
@@ -68,6 +70,8 @@ class FileGraph:
     operators: list[FileOperator]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
     metadata: dict[str, Any]
 
     def producer(self, tensor: int) -> FileOperator | None:

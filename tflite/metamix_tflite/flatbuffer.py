@@ -20,6 +20,7 @@ _DTYPES = {
     TensorType.FLOAT32: np.float32,
     TensorType.INT32: np.int32,
     TensorType.INT8: np.int8,
+    TensorType.UINT8: np.uint8,
     TensorType.INT4: np.int8,
 }
 SCHEMA_VERSION = 3

@@ -55,6 +55,11 @@ def dequantized(codes: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
     return (codes.astype(np.int32) - zero_point).astype(np.float32) * np.float32(scale)
 
 
+def as_bytes(codes: np.ndarray) -> np.ndarray:
+    """The bytes that codes stand for, 0 to 255; QUANTIZE gives exactly the codes again."""
+    return (codes.astype(np.int32) + 128).astype(np.uint8)
+
+
 def _random_bytes(count: int, stream: int) -> np.ndarray:
     """`count` integers of [0, 255], int64."""
     start = 1 + (stream << 40)

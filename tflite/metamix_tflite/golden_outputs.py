@@ -11,7 +11,7 @@ import numpy as np
 from keras_metamix.graph.topology import Topology
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import Dequantize, QuantizeInput
-from metamix_tflite.golden_inputs import GENERATOR, dequantized, golden_codes
+from metamix_tflite.golden_inputs import GENERATOR, as_bytes, dequantized, golden_codes
 
 _LARGEST_OUTPUT = 4096  # values of one input that are kept; of more every second, third, ...
 
@@ -35,8 +35,12 @@ def golden_outputs(folded: keras.Model, images: int) -> dict[str, Any]:
     for index, (tensor, grid) in enumerate(zip(topology.inputs, grids, strict=True)):
         shape = tuple(tensor.shape[1:])
         codes = np.concatenate([golden_codes(shape, n, index) for n in range(images)])
-        arrays.append(dequantized(codes, grid.scale, grid.zero_point))
-    outputs = keras.tree.flatten(folded(arrays if len(arrays) > 1 else arrays[0], training=False))
+        if tensor.dtype == "uint8":
+            arrays.append(as_bytes(codes))
+        else:
+            arrays.append(dequantized(codes, grid.scale, grid.zero_point))
+    given = keras.tree.pack_sequence_as(folded.input, arrays)
+    outputs = keras.tree.flatten(folded(given, training=False))
     entries = []
     for tensor, values in zip(topology.outputs, outputs, strict=True):
         codes = _codes(np.asarray(values), _output_grid(topology, tensor)).reshape(images, -1)

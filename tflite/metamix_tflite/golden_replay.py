@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from metamix_tflite.file_graph import FileGraph, VerificationError, named_signature
-from metamix_tflite.golden_inputs import dequantized, golden_codes
+from metamix_tflite.golden_inputs import as_bytes, dequantized, golden_codes
 from metamix_tflite.read import read_signatures
 from metamix_tflite.run import Runner
 
@@ -134,11 +134,13 @@ def compare(golden: Golden, invoke: Invoke, delegated: bool) -> ReplayReport:
 
 
 def _image(graph: FileGraph, tensor: int, number: int, index: int) -> np.ndarray:
-    """A golden input as the file takes it: codes, or the float32 values that they stand for."""
+    """A golden input as the file takes it: codes, or the floats or bytes that they stand for."""
     found = graph.tensors[tensor]
     codes = golden_codes(found.shape[1:], number, index)
     if found.type == "INT8":
         return codes
+    if found.type == "UINT8":
+        return as_bytes(codes)
     readers = (o for o in graph.operators if o.op == "QUANTIZE" and o.inputs[0] == tensor)
     operator = next(readers, None)
     if operator is None:

@@ -162,5 +162,6 @@ def random_inputs(details: list[dict[str, Any]], seed: int = 0) -> list[np.ndarr
         if detail["dtype"] == np.float32:
             arrays.append(random.normal(size=detail["shape"]).astype(np.float32))
         else:
-            arrays.append(random.integers(-128, 128, detail["shape"]).astype(detail["dtype"]))
+            values = random.integers(-128, 128, detail["shape"])
+            arrays.append(values.astype(detail["dtype"]))  # of uint8 the bytes that wrap around
     return arrays

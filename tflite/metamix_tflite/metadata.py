@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from metamix_tflite.containers import check_container
+from metamix_tflite.ends import check_structure, leaves
 from metamix_tflite.golden_inputs import GENERATOR
 
 METADATA_NAME = "keras_metamix"
@@ -40,8 +41,9 @@ def encode(declared: dict[str, Any]) -> bytes:
     """A declaration as compressed JSON.
 
     Args:
-      declared: "weight_container", "io", "versions" and "run", with "bops", "layers", "tensors" and
-        maybe "golden" of the file's signature, or with these of several by name as "signatures".
+      declared: "weight_container", "io", "versions" and "run", with "bops", "layers", "tensors",
+        "outputs" (their structure, see `Ends`) and maybe "golden" of the file's signature, or with
+        these of several by name as "signatures".
 
     Raises:
       ValueError: more than `decode` reads.
@@ -110,6 +112,8 @@ def _check_sections(declared: Any, of: str = "") -> None:
         for name, entry in entries.items():
             if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != fields:
                 raise ValueError(f"its declaration of {name!r} has other fields than {[*fields]}")
+    outputs = declared.get("outputs")
+    check_structure(outputs, len([*leaves(outputs)]))
     if "golden" in declared:
         _check_golden(declared["golden"])
 

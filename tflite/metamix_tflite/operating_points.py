@@ -13,8 +13,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_operating_points
-from metamix_tflite.run import accepted_by_litert, require_count, require_images
+from metamix_tflite.read import read_ends, read_operating_points
+from metamix_tflite.run import accepted_by_litert, require_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class OperatingPointRunner:
             self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
             self._interpreter.allocate_tensors()  # XNNPACK packs the weights of all points
         self._signatures = {n: self._interpreter.get_signature_runner(n) for n in points}
-        self._ends = {name: (point["inputs"], point["outputs"]) for name, point in points.items()}
+        self._ends = {name: read_ends(flat, name) for name in points}
         priced = {} if prices is None else _checked(prices, points)
         self._points = {
             name: OperatingPoint(name, points[name]["bops"], priced.get(name))
@@ -85,7 +85,7 @@ class OperatingPointRunner:
     def input_details(self) -> list[dict[str, Any]]:
         """LiteRT's description of the inputs of the selected point."""
         details = self._signatures[self._selected].get_input_details()
-        return [details[name] for name in self._ends[self._selected][0]]
+        return [details[name] for name in self._ends[self._selected].inputs]
 
     def measure(self, runs: int = 50, warmup: int = 5) -> dict[str, float]:
         """Times every point on one image, in turn; the one selected stays.
@@ -157,21 +157,22 @@ class OperatingPointRunner:
             raise ValueError(f"expected images of shapes {self._shapes}, found {found}.")
         return self._run(self._selected, *arrays)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """The first output for any number of images, shape (images, ...), one after the other.
+    def predict(self, images: Any) -> Any:
+        """The outputs for any number of images, one after the other; see `Runner.predict`.
 
         Raises:
-          TypeError: no array of images.
-          ValueError: no image, or images of another shape or type.
+          TypeError: no arrays of images.
+          ValueError: no image, not an array for each input, or images of another shape or type.
         """
-        require_images(images)
-        outputs = [self.invoke(images[i : i + 1])[0] for i in range(len(images))]
-        return np.concatenate(outputs)
+        ends = self._ends[self._selected]
+        arrays = ends.arrays(images)
+        batches = [self.invoke(*(a[i : i + 1] for a in arrays)) for i in range(len(arrays[0]))]
+        return ends.structured([np.concatenate(parts) for parts in zip(*batches, strict=True)])
 
     def _run(self, name: str, *arrays: np.ndarray) -> list[np.ndarray]:
-        inputs, outputs = self._ends[name]
-        found = self._signatures[name](**dict(zip(inputs, arrays, strict=True)))
-        return [found[output] for output in outputs]
+        ends = self._ends[name]
+        found = self._signatures[name](**dict(zip(ends.inputs, arrays, strict=True)))
+        return [found[output] for output in ends.outputs]
 
     def _best(self, what: str, costs: Mapping[str, float], limit: Any) -> str:
         """The first point, so the best one, whose cost is within a limit."""

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from metamix_tflite.ends import Ends
 from metamix_tflite.file_graph import (
     FileGraph,
     VerificationError,
@@ -74,8 +75,7 @@ def read_operating_points(flat: bytes) -> dict[str, dict[str, Any]]:
     """What a .tflite declares of its operating points; no tensor is read.
 
     Returns:
-      By signature the declaration, and "inputs" and "outputs": their names in the model's order.
-      {} for a file without operating points.
+      The declaration by signature, {} for a file without operating points.
 
     Raises:
       TypeError: not bytes.
@@ -83,6 +83,24 @@ def read_operating_points(flat: bytes) -> dict[str, dict[str, Any]]:
     """
     with _readable(flat) as reader:
         return reader.operating_points()
+
+
+def read_ends(flat: bytes, signature: str | None = None) -> Ends:
+    """Names of a signature's inputs and outputs, and the outputs' structure.
+
+    Args:
+      flat: bytes of a .tflite.
+      signature: its name; None for the only one.
+
+    Raises:
+      TypeError: not bytes.
+      ValueError: not a readable .tflite; no such signature, or several and no name.
+    """
+    with _readable(flat) as reader:
+        names = reader.names()
+        if signature in names or (signature is None and len(names) == 1):
+            return reader.ends(signature or names[0])
+    raise _unknown_signature(names, signature)
 
 
 def require_unchanged(flat: bytes) -> None:
@@ -132,7 +150,11 @@ def only_signature(flat: bytes, name: str | None) -> bytes:
             return bytes(flat)
         if name in names:
             return reader.only(name)
-    raise ValueError(f"signature: expected one of {names}, found {name!r}.")
+    raise _unknown_signature(names, name)
+
+
+def _unknown_signature(names: list[str], found: str | None) -> ValueError:
+    return ValueError(f"signature: expected one of {names}, found {found!r}.")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from metamix_tflite.ends import Ends, check_structure, default_structure
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
 from metamix_tflite.file_hash import HASH_NAME, HASH_SIZE
 from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, unpack_int4
@@ -67,11 +68,47 @@ class FileReader:
         definitions, declared = self._definitions(), self.declaration()
         if "signatures" not in declared or not self._model.SignatureDefsLength():
             return {}
-        points = of_signatures(declared, list(definitions))
-        for name, definition in definitions.items():
-            points[name]["inputs"] = [*self._ends(definition.Inputs, definition.InputsLength())]
-            points[name]["outputs"] = [*self._ends(definition.Outputs, definition.OutputsLength())]
-        return points
+        return of_signatures(declared, list(definitions))
+
+    def ends(self, name: str) -> Ends:
+        """What goes into a signature and what comes out of it."""
+        names = self.names()
+        declared = self._declared(self.declaration(), names)[name]
+        definition = None
+        index = 0
+        if self._model.SignatureDefsLength():
+            definition = self._model.SignatureDefs(names.index(name))
+            index = definition.SubgraphIndex()
+        if index >= self._model.SubgraphsLength():
+            raise ValueError(f"signature {name!r} is of subgraph {index}, which is not there")
+        inputs, outputs = self._named_ends(definition, self._model.Subgraphs(index))
+        structure = declared.get("outputs", default_structure(len(outputs)))
+        check_structure(structure, len(outputs))
+        return Ends(inputs, outputs, structure)
+
+    def _named_ends(self, definition: Any, graph: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of a subgraph's inputs and outputs, in its order; without signature its tensors'.
+
+        Two names may stand for one tensor.
+        """
+        found = []
+        for which in ("Inputs", "Outputs"):
+            tensors = self._integers(getattr(graph, f"{which}AsNumpy")())
+            if definition is None:
+                found.append(tuple(self._tensor_name(graph, index) for index in tensors))
+                continue
+            entries = getattr(definition, which), getattr(definition, f"{which}Length")()
+            self._check_ends(*entries, tensors)
+            names = list(self._ends(*entries).items())
+            names.sort(key=lambda entry, order=tensors: order.index(entry[1]))
+            found.append(tuple(name for name, _ in names))
+        inputs, outputs = found
+        return inputs, outputs
+
+    def _tensor_name(self, graph: Any, index: int) -> str:
+        if not 0 <= index < graph.TensorsLength():
+            raise ValueError(f"tensor {index} is not there")
+        return self._text(graph.Tensors(index).Name())
 
     def names(self) -> list[str]:
         """The signatures' names; a stranger's file may have other subgraphs beside theirs."""
@@ -147,14 +184,13 @@ class FileReader:
     ) -> FileGraph:
         inputs = self._integers(graph.InputsAsNumpy())
         outputs = self._integers(graph.OutputsAsNumpy())
-        if definition is not None:
-            self._check_ends(definition.Inputs, definition.InputsLength(), inputs)
-            self._check_ends(definition.Outputs, definition.OutputsLength(), outputs)
+        names = self._named_ends(definition, graph)
         return FileGraph(
             [self._tensor(graph.Tensors(i)) for i in range(graph.TensorsLength())],
             [self._operator(graph.Operators(i), codes) for i in range(graph.OperatorsLength())],
             inputs,
             outputs,
+            *names,
             declared,
         )
 

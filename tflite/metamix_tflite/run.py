@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from metamix_tflite.read import only_signature
+from metamix_tflite.read import only_signature, read_ends
 
 # XNNPACK with the builtin kernels for what it does not take; these alone; the plain reference ones.
 KERNELS = {
@@ -29,14 +29,6 @@ def require_count(name: str, least: int, found: Any) -> None:
     """Raises ValueError unless `found` is an integer of at least `least`."""
     if isinstance(found, bool) or not isinstance(found, int | np.integer) or found < least:
         raise ValueError(f"{name}: expected at least {least}, found {found!r}.")
-
-
-def require_images(images: Any) -> None:
-    """Raises TypeError or ValueError unless `images` is an array of at least one."""
-    if not isinstance(images, np.ndarray) or not images.ndim:
-        raise TypeError(f"images: expected an array, found {type(images).__name__}.")
-    if not len(images):
-        raise ValueError("images: expected at least one, found none.")
 
 
 @contextlib.contextmanager
@@ -67,7 +59,9 @@ class Runner:
         unknown kernels, or a count below 1.
 
     Attributes:
-      delegated: whether one XNNPACK partition holds the whole graph of the signature.
+      ends: names of inputs and outputs, and the structure in which they are given.
+      delegated: whether one XNNPACK partition holds the whole graph of the signature, but for the
+        QUANTIZE of bytes, which turns a bit of each.
       partitions: number of XNNPACK partitions.
     """
 
@@ -82,6 +76,7 @@ class Runner:
         require_count("threads", 1, threads)
         require_count("batch_size", 1, batch_size)
         check_kernels(kernels)
+        self.ends = read_ends(flat, signature)
         content, resolver = only_signature(flat, signature), KERNELS[kernels]
         with accepted_by_litert(flat):
             self._interpreter = Interpreter(
@@ -131,21 +126,37 @@ class Runner:
         """Computes the outputs of what `write` copied in, and copies nothing."""
         self._interpreter.invoke()
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """The first output for any number of images, shape (images, ...).
+    def predict(self, images: Any) -> Any:
+        """The outputs for any number of images.
+
+        Args:
+          images: an array of shape (images, ...); for several inputs a list or tuple of arrays, or
+            a dictionary by the names of the inputs.
+
+        Returns:
+          An array of shape (images, ...); for several outputs one for each, in the structure that
+          the model has: a list, or a dictionary.
 
         Raises:
-          TypeError: no array of images.
-          ValueError: no image, or images of another shape or type.
+          TypeError: no arrays of images.
+          ValueError: no image, not an array for each input, or images of another shape or type.
         """
-        require_images(images)
-        outputs = []
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            missing = self.batch_size - len(batch)
-            if missing:
-                padding = np.zeros((missing, *batch.shape[1:]), batch.dtype)
-                batch = np.concatenate([batch, padding])
-            output = self.invoke(np.ascontiguousarray(batch))[0]
-            outputs.append(output[: self.batch_size - missing])
-        return np.concatenate(outputs)
+        return self.ends.structured(self.flat_outputs(images))
+
+    def flat_outputs(self, images: Any) -> list[np.ndarray]:
+        """As `predict`, in a list in the outputs' order."""
+        arrays, batches = self.ends.arrays(images), []
+        count = len(arrays[0])
+        for start in range(0, count, self.batch_size):
+            batch = [_filled(a[start : start + self.batch_size], self.batch_size) for a in arrays]
+            batches.append(self.invoke(*batch))
+        return [np.concatenate(parts)[:count] for parts in zip(*batches, strict=True)]
+
+
+def _filled(batch: np.ndarray, size: int) -> np.ndarray:
+    """A batch with zeros behind it."""
+    missing = size - len(batch)
+    if missing:
+        padding = np.zeros((missing, *batch.shape[1:]), batch.dtype)
+        batch = np.concatenate([batch, padding])
+    return np.ascontiguousarray(batch)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from metamix_tflite.containers import takes_fully_connected, weight_type
+from metamix_tflite.ends import check_structure
 from metamix_tflite.file_graph import (
     FileGraph,
     FileOperator,
@@ -107,6 +108,7 @@ def _require_assignment(bits: object) -> None:
 
 def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     declared = graph.metadata
+    check_structure(declared["outputs"], len(graph.outputs))
     _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
     ranges = level_ranges(graph)
@@ -168,10 +170,24 @@ def _check_operators(graph: FileGraph) -> None:
         counts = len(operator.inputs), len(operator.outputs)
         if counts[0] not in _INPUTS[operator.op] or counts[1] != 1:
             _fail(name, f"{operator.op}'s inputs and outputs", (_INPUTS[operator.op], 1), counts)
+        if operator.op == "QUANTIZE":
+            _check_quantize(graph, operator)
         held = {i for i in operator.inputs if graph.tensors[i].data is not None}
         if held & constants:
             _fail(name, "constants", "its own", "another operator's")
         constants |= held
+
+
+def _check_quantize(graph: FileGraph, operator: FileOperator) -> None:
+    """An input of bytes holds the levels of the INT8 tensor behind it, 128 above its codes."""
+    source, target = (graph.tensors[t[0]] for t in (operator.inputs, operator.outputs))
+    if source.type not in ("FLOAT32", "UINT8"):
+        _fail(target.name, "type of its input", "FLOAT32 or UINT8", source.type)
+    if source.type == "UINT8":
+        expected = target.scales.tolist(), (target.zero_points + 128).tolist()
+        found = source.scales.tolist(), source.zero_points.tolist()
+        if found != expected:
+            _fail(target.name, "scale and zero-point of its input", expected, found)
 
 
 def _check_tensors(graph: FileGraph, declared: dict[str, Any]) -> None:

@@ -1,0 +1,99 @@
+"""Inputs and outputs of a signature: their names, and the structure in which they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """What goes into a signature and what comes out of it.
+
+    Attributes:
+      inputs, outputs: names, in the model's order.
+      structure: of the outputs: a number is an output's place among `outputs`, a list or a
+        dictionary holds structures.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    structure: Any
+
+    def arrays(self, images: Any) -> list[np.ndarray]:
+        """Arrays of images in the order of the inputs.
+
+        Args:
+          images: an array; for several inputs a list or tuple of arrays in their order, or a
+            dictionary by name. A nest of these is read as Keras does, dictionaries by sorted keys.
+
+        Raises:
+          TypeError: something else than arrays.
+          ValueError: not an array for each input, or of different numbers of images, or of none.
+        """
+        found = list(leaves(images))
+        if not all(isinstance(array, np.ndarray) and array.ndim for array in found):
+            raise TypeError(f"images: expected an array, found {_described(images)}.")
+        by_name = isinstance(images, Mapping) and all(_is_array(a) for a in images.values())
+        if by_name and set(images) == set(self.inputs):
+            found = [images[name] for name in self.inputs]
+        elif by_name or len(found) != len(self.inputs):
+            given = [*images] if by_name else len(found)
+            raise ValueError(
+                f"images: expected an array for each of the inputs {[*self.inputs]}, found {given}."
+            )
+        counts = [len(array) for array in found]
+        if len(set(counts)) > 1:
+            raise ValueError(f"images: expected as many for each input, found {counts}.")
+        if not counts[0]:
+            raise ValueError("images: expected at least one, found none.")
+        return found
+
+    def structured(self, outputs: Sequence[np.ndarray]) -> Any:
+        """Outputs, in their order, in the structure that the model gives them in."""
+        return _mapped(lambda place: outputs[place], self.structure)
+
+
+def check_structure(structure: Any, count: int) -> None:
+    """Raises ValueError unless a structure holds each of `count` outputs once."""
+    found = [leaf if type(leaf) is int else -1 for leaf in leaves(structure)]
+    if sorted(found) != [*range(count)]:
+        raise ValueError(f"its declaration is of outputs {found}, found {count}")
+
+
+def default_structure(count: int) -> Any:
+    """Of a file that declares none: an array, or a list of several."""
+    return 0 if count == 1 else [*range(count)]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _described(images: Any) -> str:
+    """The type of something, and of a first part of it that is no array."""
+    name = type(images).__name__
+    other = next((leaf for leaf in leaves(images) if not _is_array(leaf)), images)
+    return name if other is images else f"{name} of {type(other).__name__}"
+
+
+def leaves(structure: Any) -> Iterator[Any]:
+    """What lists, tuples and dictionaries hold, these by sorted keys."""
+    if isinstance(structure, Mapping):
+        structure = [structure[key] for key in sorted(structure)]
+    if not isinstance(structure, list | tuple):
+        yield structure
+        return
+    for part in structure:
+        yield from leaves(part)
+
+
+def _mapped(function: Callable[[int], Any], structure: Any) -> Any:
+    if isinstance(structure, Mapping):
+        return {key: _mapped(function, part) for key, part in structure.items()}
+    if isinstance(structure, list | tuple):
+        return [_mapped(function, part) for part in structure]
+    return function(structure)
