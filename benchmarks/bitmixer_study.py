@@ -96,9 +96,7 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
     data = load_data(config)
     session = Session(config, data)
     model = train_float(session, float_network(config, data))
-    results["float"] = float(
-        model.evaluate(data.validation, verbose=0, return_dict=True)["accuracy"]
-    )
+    results["float"] = float(model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"])
     for reading in TRAINED:
         names = [reading, "re-estimated"] if reading == "shared" else [reading]
         if set(names) <= set(results):
@@ -113,7 +111,7 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
         uniform = {}
         for bits in search_space(config).activation_bits:
             alone = train_alone(session, model, bits, sum(config.mixer.stage_epochs))
-            found = alone.evaluate(data.validation, verbose=0, return_dict=True)
+            found = alone.evaluate(data.test, verbose=0, return_dict=True)
             uniform[str(bits)] = float(found["accuracy"])
         results["individual"] = {"uniform": uniform}
         print(f"seed {seed}, individual: {uniform}", flush=True)

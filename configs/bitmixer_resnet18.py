@@ -30,6 +30,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.dir = ""  # TFDS's data folder; "": its default
     config.data.index_dir = ""  # where the records' positions are kept; "": beside the records
     config.data.sample = (16, 16)  # images of the smoke run
+    config.data.validation = 10_000.0  # ours: images held out of training
     config.data.image_size = 224
     config.data.pixels = "standardized"  # as the pretrained weights want them
     config.data.augment = True  # random crop and mirroring

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.data.name = "fashion_mnist_extract"  # or "fashion_mnist": all 60,000 + 10,000 images
     config.data.dir = ""  # where TFDS keeps the full set; "": its default
     config.data.augment = True
+    config.data.validation = 0.1  # held out of training: a share, or a number of images; 0: none
 
     config.model = ConfigDict()
     config.model.name = "small_resnet"

@@ -9,6 +9,7 @@ from keras_metamix.data.fashion_mnist import Arrays as Arrays
 from keras_metamix.data.fashion_mnist import load as load
 from keras_metamix.data.fashion_mnist import load_extract as load_extract
 from keras_metamix.data.fashion_mnist import load_full as load_full
+from keras_metamix.data.held_out import hold_out as hold_out
 from keras_metamix.data.imagenet import Augmentation as Augmentation
 from keras_metamix.data.imagenet import Form as Form
 from keras_metamix.data.imagenet import imagenet_evaluation as imagenet_evaluation

@@ -87,7 +87,7 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     )
     uniform = [
         {"bits": bits, "cost": point.cost, "accuracy": point.metrics["accuracy"]}
-        for bits, point in uniform_points(model, data.validation, cost).items()
+        for bits, point in uniform_points(model, data.test, cost).items()
     ]
     notes = [
         f"One file of {len(flat):,} bytes holds {len(points)} signatures; as files of their own "
@@ -107,7 +107,7 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     files: dict[str, Any] = {f"{name}.bits.json": bits.save for name, bits in points.items()}
     if front:
         rows = _front_rows(model, data, chosen, set(points))
-        figure = pareto_figure(rows, uniform, cost_unit(cost))
+        figure = pareto_figure(rows, uniform, cost_unit(cost), "test accuracy")
         files["pareto.png"] = lambda path: figure.savefig(path, format="png", facecolor="white")
         files["pareto.json"] = lambda path: path.write_text(json.dumps([*rows, *uniform]) + "\n")
     return Outcome(
@@ -143,6 +143,6 @@ def _front_rows(
 def _accuracy(model: BitMixerModel, data: Data, bits: BitAssignment) -> float:
     before = model.bit_assignment
     model.set_bits(bits)
-    found: Any = model.evaluate(data.validation, verbose=0, return_dict=True)
+    found: Any = model.evaluate(data.test, verbose=0, return_dict=True)
     model.set_bits(before)
     return float(found["accuracy"])

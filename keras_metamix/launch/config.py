@@ -33,6 +33,8 @@ REQUIRED = {
 }
 OPTIONAL = {
     "data": {
+        # Held out of the training images: a share below 1, or a number of images; 0: none.
+        "validation": 0.1,
         # Of ImageNet only.
         "index_dir": "",  # where the positions of the records are kept; "": beside the records
         "image_size": 224,  # height and width, pixels

@@ -66,7 +66,13 @@ DISTRIBUTIONS = ("", "mirrored", "multi_worker", "tpu")
 _RATE = _number(0, above=True)
 _SHARE = _number(0, 1)
 _VALUES: dict[str, dict[str, Check]] = {
-    "data": {"name": _text, "dir": _text, "augment": _switch, "index_dir": _text},
+    "data": {
+        "name": _text,
+        "dir": _text,
+        "augment": _switch,
+        "index_dir": _text,
+        "validation": _number(0),
+    },
     "float": {"epochs": _whole(0), "learning_rate": _RATE, "weights": _text},
     "search": {
         "target_bops": _or_none(_RATE),

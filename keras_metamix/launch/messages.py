@@ -158,7 +158,7 @@ class EpochLines(keras.callbacks.Callback):
         total = (self.params or {}).get("epochs", 0)
         budget = self._budget(record)
         validated = logs.get("val_accuracy")
-        val = "" if validated is None else f"  val {validated:.4f}"
+        val = "" if validated is None else f"  validation {validated:.4f}"
         left = self._epochs_left(epoch)
         ahead = f", {_clock(left * seconds)} of this phase left" if left else ""
         print(

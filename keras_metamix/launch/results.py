@@ -87,7 +87,7 @@ def measure(
         row = {
             "name": candidate.name,
             "file": candidate.file,
-            "accuracy": float(np.mean(predictions.argmax(-1) == labels)),
+            "test_accuracy": float(np.mean(predictions.argmax(-1) == labels)),
             "file_bytes": report.file_bytes,
             "latency_us": report.median_us,
             "latency_spread_us": [report.low_us, report.high_us],
@@ -171,14 +171,16 @@ def training_run(config: ConfigDict, epochs: list[dict[str, Any]]) -> dict[str, 
 
     Args:
       config: the experiment's.
-      epochs: records of `EpochLines`.
+      epochs: records of `EpochLines`; the accuracy is that of the last one's training graph for
+        the images held out, where there are any.
     """
+    validated = epochs[-1]["val_accuracy"]
     return {
         "title": config.title,
         "date": today(),
         "command": command_line(),
         "epochs": len(epochs),
-        "validation_accuracy": epochs[-1]["val_accuracy"],  # of the training graph
+        **({} if validated is None else {"validation_accuracy": validated}),
     }
 
 

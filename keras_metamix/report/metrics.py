@@ -31,7 +31,7 @@ _RUN = {
 }
 _ROW = {
     "name": (str,),
-    "accuracy": _NUMBER,
+    "test_accuracy": _NUMBER,
     "bops": _OPTIONAL_NUMBER,
     "average_bits": (list, tuple),
     "file_bytes": (int,),

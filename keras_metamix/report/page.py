@@ -132,7 +132,7 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     target = metrics["target_bops"]
     compare = {"accuracy": "test accuracy", "size": "file size", "latency": "median latency"}
     if reference is not None:
-        points = 100 * (ours["accuracy"] - reference["accuracy"])
+        points = 100 * (ours["test_accuracy"] - reference["test_accuracy"])
         compare["accuracy"] += f", {points:+.2f} points against float"
         compare["size"] += _against(reference["file_bytes"], ours["file_bytes"], "smaller")
         compare["latency"] += _against(reference["latency_us"], ours["latency_us"], "faster")
@@ -144,7 +144,7 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     known = target and ours["bops"] is not None
     of_target = f", {numbers.ratio(ours['bops'] / target)} the budget" if known else ""
     return [
-        {"value": numbers.percent(ours["accuracy"]), "label": compare["accuracy"]},
+        {"value": numbers.percent(ours["test_accuracy"]), "label": compare["accuracy"]},
         {"value": numbers.count(ours["bops"]), "label": f"BOPs{of_target}"},
         {"value": numbers.size(ours["file_bytes"]), "label": compare["size"]},
         {"value": numbers.duration(ours["latency_us"]), "label": compare["latency"]},

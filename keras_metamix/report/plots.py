@@ -141,16 +141,16 @@ def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
     handles = []
     for index, row in enumerate(metrics["rows"]):
         colour = colours[index % len(colours)]
-        label = f"{style.label(row['name'], 30)}: {numbers.percent(row['accuracy'])}"
+        label = f"{style.label(row['name'], 30)}: {numbers.percent(row['test_accuracy'])}"
         if row["bops"] is None:
-            line = axis.axhline(row["accuracy"], color=colour, linestyle=":", linewidth=2)
+            line = axis.axhline(row["test_accuracy"], color=colour, linestyle=":", linewidth=2)
             line.set_label(label)
             handles.append(line)
         else:
             marker = "osD^vP"[index % 6]
             label += f", {numbers.count(row['bops'])} BOPs"
             points = {"marker": marker, "s": 90, "color": colour, "label": label, "zorder": 3}
-            handles.append(axis.scatter([row["bops"]], [row["accuracy"]], **points))
+            handles.append(axis.scatter([row["bops"]], [row["test_accuracy"]], **points))
     if metrics["target_bops"] is not None:
         handles.append(axis.axvline(metrics["target_bops"], **style.BUDGET))
     axis.set_xscale("log")
@@ -166,7 +166,10 @@ def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
 
 
 def pareto_front(
-    points: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, Any]], unit: str
+    points: Sequence[Mapping[str, Any]],
+    uniform: Sequence[Mapping[str, Any]],
+    unit: str,
+    measured: str = "accuracy",
 ) -> Figure:
     """Accuracy over cost of a Bit-Mixer's operating points, beside its uniform bit-widths.
 
@@ -174,6 +177,7 @@ def pareto_front(
       points: rows {"cost", "accuracy", "name"}, the named ones those of the file.
       uniform: rows {"cost", "accuracy", "bits"}.
       unit: of the cost.
+      measured: what the accuracy is called.
     """
     figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
     axis = figure.subplots()
@@ -190,7 +194,7 @@ def pareto_front(
     axis.xaxis.set_major_formatter(FuncFormatter(style.tick))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
     axis.margins(x=0.1, y=0.15)
-    style.finish(axis, ylabel="test accuracy", xlabel=unit)
+    style.finish(axis, ylabel=measured, xlabel=unit)
     figure.legend(loc="outside right upper", **style.LEGEND)
     return figure
 

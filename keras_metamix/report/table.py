@@ -33,7 +33,7 @@ def result_cells(metrics: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
             row["name"],
-            numbers.percent(row["accuracy"]),
+            numbers.percent(row["test_accuracy"]),
             bops_cell(row["bops"], metrics["target_bops"]),
             "/".join(numbers.bits(average) for average in row["average_bits"]),
             numbers.size(row["file_bytes"]),

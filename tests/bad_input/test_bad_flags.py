@@ -13,7 +13,7 @@ NAN, INF = float("nan"), float("inf")
 ROW = {
     "name": "float",
     "file": "f.tflite",
-    "accuracy": 0.5,
+    "test_accuracy": 0.5,
     "bops": 10,
     "file_bytes": 100,
     "average_bits": [32.0, 32.0],
@@ -227,8 +227,14 @@ DAMAGED = {
     "list": ("[]", FILE + r"expected object, found array \[\]"),
     "no rows": (edited(["rows"], KeyError), FILE + "missing key 'rows'"),
     "a row of text": (edited(["rows"], ["x"]), FILE + r"rows\[0\]: expected object, found string"),
-    "accuracy text": (edited(["rows", 0, "accuracy"], "x"), r"rows\[0\].accuracy: expected number"),
-    "accuracy NaN": (edited(["rows", 0, "accuracy"], NAN), r"rows\[0\].accuracy: " + FINITE),
+    "accuracy text": (
+        edited(["rows", 0, "test_accuracy"], "x"),
+        r"rows\[0\].test_accuracy: expected number",
+    ),
+    "accuracy NaN": (
+        edited(["rows", 0, "test_accuracy"], NAN),
+        r"rows\[0\].test_accuracy: " + FINITE,
+    ),
     "latency inf": (edited(["rows", 0, "latency_us"], INF), r"rows\[0\].latency_us: " + FINITE),
     "spread NaN": (edited(["rows", 0, "latency_spread_us"], [NAN, 1]), "spread_us: " + FINITE),
     "bytes negative": (edited(["rows", 0, "file_bytes"], -3), r"file_bytes: .*found integer -3"),

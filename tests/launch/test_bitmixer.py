@@ -77,7 +77,7 @@ def test_an_experiment_writes_one_file_with_its_operating_points(config, tmp_pat
     assert low <= rows["eco"]["bops"] <= low + 0.3 * (high - low)
     for name in points:
         assert rows[name]["parity"]["differing"] == 0 and rows[name]["parity"]["delegated"]
-        assert rows[name]["accuracy"] > 0.3  # ten classes, three epochs
+        assert rows[name]["test_accuracy"] > 0.3  # ten classes, three epochs
     told = mt.verify(flat, points)["eco"].metadata["run"]
     assert told["title"] == config.title
     assert mt.convert(model, operating_points=points, run=told) == flat

@@ -164,6 +164,19 @@ def test_an_unknown_optimizer_and_teacher_are_named(small, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_three_sets_of_images(small):
+    found = datasets.load_data(config_fields.complete(small))
+    assert found.counts == {"training": 16, "validation": 2, "test": 16} and found.steps == 2
+    small.data.augment = False
+    found = datasets.load_data(config_fields.complete(small))
+    trained, validated, tested = (
+        {image.tobytes() for images, _ in batches.as_numpy_iterator() for image in images}
+        for batches in (found.train.take(2), found.validation, found.test)
+    )
+    assert [len(trained), len(validated), len(tested)] == [16, 2, 16]
+    assert not trained & validated and not (trained | validated) & tested
+
+
 def test_float_weights_come_from_a_file(small, tmp_path):
     config = config_fields.complete(small)
     found = datasets.load_data(config)
@@ -246,7 +259,7 @@ def test_a_run_with_every_option(small, tmp_path, capsys):
     assert re.search(r"weight_training +epoch 3/3", capsys.readouterr().out)
     metrics = read_metrics(tmp_path / "run")
     assert [row["name"] for row in metrics["rows"]] == ["float", "uniform A4W4", "MetaMix"]
-    assert "of the first 16 of 16 validation images" in metrics["notes"][-1]
+    assert "of the first 16 of 16 test images" in metrics["notes"][-1]
     for row in metrics["rows"][1:]:
         assert row["parity"]["differing"] == 0
 

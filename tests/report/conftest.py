@@ -23,7 +23,7 @@ LAYERS = [
 
 def _row(name, accuracy, bops, bits, size, latency, parity, file):
     return {
-        "name": name, "accuracy": accuracy, "bops": bops, "average_bits": bits,
+        "name": name, "test_accuracy": accuracy, "bops": bops, "average_bits": bits,
         "file_bytes": size, "latency_us": latency,
         "latency_spread_us": [0.96 * latency, 1.11 * latency], "threads": 1, "parity": parity,
         "file": f"{file}.tflite",

@@ -17,12 +17,12 @@ from keras_metamix.launch.messages import exit_status
     [
         (lambda m: m.pop("rows"), r"metrics\.json: missing key 'rows', expected array; found keys"),
         (
-            lambda m: m["rows"][1].pop("accuracy"),
-            r"metrics\.json: rows\[1\]: missing key 'accuracy', expected number; found keys: name",
+            lambda m: m["rows"][1].pop("test_accuracy"),
+            r"metrics\.json: rows\[1\]: missing key 'test_accuracy', expected number; found keys",
         ),
         (
-            lambda m: m["rows"][0].update(accuracy="high"),
-            r"rows\[0\]\.accuracy: expected number, found string 'high'",
+            lambda m: m["rows"][0].update(test_accuracy="high"),
+            r"rows\[0\]\.test_accuracy: expected number, found string 'high'",
         ),
         (
             lambda m: m["rows"][0].update(average_bits=[8]),
