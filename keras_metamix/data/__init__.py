@@ -1,7 +1,7 @@
 """Data sets and input pipelines as tf.data: Fashion-MNIST (extract and full) and ImageNet.
 
 Importing this package needs neither tensorflow-datasets nor keras-cv: `load_full` and
-`open_imagenet` import the first, augmentation the second, when they are called.
+`open_imagenet` import the first, RandAugment the second, when they are called.
 """
 
 from keras_metamix.data.fashion_mnist import DATASET_NAMES as DATASET_NAMES

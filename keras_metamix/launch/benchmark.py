@@ -5,7 +5,7 @@
 
 Of a file with operating points each has a row. On the local machine the files take turns, one
 inference each, so that its drift falls on all of them alike; docs/devices has the other devices.
---compare makes and measures what other tools make of the same model, see docs/comparison.md.
+--compare makes and measures what other tools make of the same model, see docs/devices/local.md.
 """
 
 from __future__ import annotations

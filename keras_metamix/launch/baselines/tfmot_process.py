@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import keras_cv  # noqa: F401  of the data: it has to find Keras 3, before the line below
+import keras_cv  # noqa: F401  of RandAugment: it has to find Keras 3, before the line below
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
