@@ -19,6 +19,7 @@ the same for all.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -77,12 +78,12 @@ def _config(arguments: argparse.Namespace) -> Any:
     spec = importlib.util.spec_from_file_location("config", arguments.config)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = complete(module.get_config())
+    config = module.get_config()
     if arguments.stage_epochs:
         config.mixer.stage_epochs = tuple(arguments.stage_epochs)
     if arguments.width:
         config.model.width = arguments.width
-    return config
+    return complete(config)
 
 
 def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None:
@@ -91,7 +92,7 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
     wanted = {*VARIANTS, "individual", "float"}
     if wanted <= set(results):
         return
-    config.seed = seed
+    config = dataclasses.replace(config, seed=seed)
     keras.utils.set_random_seed(seed)
     data = load_data(config)
     session = Session(config, data)
@@ -101,7 +102,8 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
         names = [reading, "re-estimated"] if reading == "shared" else [reading]
         if set(names) <= set(results):
             continue
-        config.mixer.batch_norm = reading
+        section = dataclasses.replace(config.mixer, batch_norm=reading)
+        session.config = dataclasses.replace(config, mixer=section)
         mixer, _ = train_mixer(session, model)
         for name in names:
             results[name] = _measure(mixer, data, study["assignments"], name)

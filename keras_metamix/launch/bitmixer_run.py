@@ -22,6 +22,7 @@ from keras_metamix.bitmixer.operating_points import (
 )
 from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.budget import naming_table
+from keras_metamix.launch.config import BitMixer
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.results import (
     Candidate,
@@ -35,7 +36,7 @@ from keras_metamix.report import pareto_front as pareto_figure
 from metamix_tflite import convert, verify
 
 
-def check(session: Session, float_model: keras.Model) -> None:
+def check(session: Session[BitMixer], float_model: keras.Model) -> None:
     """Finds out what is wrong with the config before hours of training.
 
     Raises:
@@ -51,11 +52,11 @@ def check(session: Session, float_model: keras.Model) -> None:
         )
 
 
-def _cost(session: Session) -> Cost:
+def _cost(session: Session[BitMixer]) -> Cost:
     return session.table or session.config.mixer.cost
 
 
-def run(session: Session, float_model: keras.Model) -> Outcome:
+def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
     config, data = session.config, session.data
     mixer, container = config.mixer, config.export.weight_container

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import keras
-from ml_collections import ConfigDict
 
 from keras_metamix.graph.layer_costs import bops, uniform_assignment
 from keras_metamix.latency_table import LatencyTable
+from keras_metamix.launch.config import Experiment, MetaMix
 
 UNIFORM_BITS = 4
 TABLE_SECTIONS = {"metamix": "search", "bitmixer": "mixer"}  # where a method's config names it
 
 
-def load_table(config: ConfigDict) -> LatencyTable | None:
+def load_table(config: Experiment) -> LatencyTable | None:
     """The table of `latency_table` in `config.search`, or `config.mixer`; None where it is "".
 
     Raises:
@@ -24,7 +24,7 @@ def load_table(config: ConfigDict) -> LatencyTable | None:
         the file is to have; names the field and the file.
     """
     section = TABLE_SECTIONS[config.method]
-    path = config[section].latency_table
+    path = getattr(config, section).latency_table
     if not path:
         return None
     if not Path(path).is_file():
@@ -43,10 +43,10 @@ def load_table(config: ConfigDict) -> LatencyTable | None:
 
 
 @contextlib.contextmanager
-def naming_table(config: ConfigDict) -> Iterator[None]:
+def naming_table(config: Experiment) -> Iterator[None]:
     """Puts the field and the file in front of what is wrong with a table, where there is one."""
     section = TABLE_SECTIONS[config.method]
-    path = config[section].latency_table
+    path = getattr(config, section).latency_table
     try:
         yield
     except ValueError as error:
@@ -55,7 +55,7 @@ def naming_table(config: ConfigDict) -> Iterator[None]:
         raise ValueError(f"config.{section}.latency_table={path!r}: {error}") from error
 
 
-def search_target(config: ConfigDict, table: LatencyTable | None, model: keras.Model) -> float:
+def search_target(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> float:
     """The budget: the target of `config.search`, or a share of what uniform 4-bit layers cost.
 
     Args:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from ml_collections import ConfigDict
 
 from keras_metamix.data import (
     Augmentation,
@@ -24,6 +23,7 @@ from keras_metamix.data import (
     open_imagenet,
     training_dataset,
 )
+from keras_metamix.launch.config import Experiment
 
 _EVALUATION_BATCH = 250
 IMAGENET = ("imagenet2012", imagenet_sample.NAME)
@@ -62,14 +62,14 @@ class Data:
         return self.training()
 
 
-def load_data(config: ConfigDict) -> Data:
+def load_data(config: Experiment) -> Data:
     """The images that `config.data` names.
 
     Raises:
       ValueError, OSError: an unknown name, or a folder without the data; says what was expected.
     """
     data = _imagenet(config) if config.data.name in IMAGENET else _fashion_mnist(config)
-    if config.train.get("label_smoothing"):
+    if config.train.label_smoothing:
         training = data.training
 
         def one_hot(batches: Any) -> Any:
@@ -93,14 +93,14 @@ def _counted(data: Data) -> str:
     )
 
 
-def _hold_out(count: int, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(count: int, config: Experiment) -> tuple[np.ndarray, np.ndarray]:
     try:
         return hold_out(count, config.data.validation)
     except ValueError as error:
         raise ValueError(f"config.data.{error}") from error
 
 
-def _fashion_mnist(config: ConfigDict) -> Data:
+def _fashion_mnist(config: Experiment) -> Data:
     (images, labels), test_split = load(config.data.name, config.data.dir or None)
     trained, held = _hold_out(len(images), config)
     training = functools.partial(
@@ -123,7 +123,7 @@ def _fashion_mnist(config: ConfigDict) -> Data:
     )
 
 
-def _imagenet(config: ConfigDict) -> Data:
+def _imagenet(config: Experiment) -> Data:
     data, batch_size = config.data, config.train.batch_size
     if data.name == imagenet_sample.NAME:
         imagenet_sample.write_sample(data.dir, *data.sample)

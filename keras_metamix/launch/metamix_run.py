@@ -11,6 +11,7 @@ from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.budget import naming_table, search_target
+from keras_metamix.launch.config import MetaMix
 from keras_metamix.launch.optimization import load_teacher
 from keras_metamix.launch.results import (
     Candidate,
@@ -28,7 +29,7 @@ from keras_metamix.metamix.selection import check_budget
 from metamix_tflite import convert, verify
 
 
-def check(session: Session, float_model: keras.Model) -> None:
+def check(session: Session[MetaMix], float_model: keras.Model) -> None:
     """Finds out what is wrong with the search before hours of float training."""
     config, table = session.config, session.table
     model = MetaMixModel.from_float(float_model, search_space(config))
@@ -46,7 +47,7 @@ def check(session: Session, float_model: keras.Model) -> None:
         )
 
 
-def run(session: Session, float_model: keras.Model) -> Outcome:
+def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     """Searches, trains and exports."""
     config = session.config
     teacher = load_teacher(config, float_model)
@@ -77,7 +78,7 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
 
 
 def _budget(
-    session: Session, callback: MetaMixCallback, model: MetaMixModel
+    session: Session[MetaMix], callback: MetaMixCallback, model: MetaMixModel
 ) -> tuple[dict[str, Any], str]:
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
     bits, table, target = model.bit_assignment, session.table, callback.target_latency

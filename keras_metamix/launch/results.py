@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import assignment_bops, average_bits
 from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.config import Experiment
 from keras_metamix.launch.messages import command_line
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
@@ -70,7 +70,7 @@ class Outcome:
 
 
 def measure(
-    candidates: list[Candidate], images: np.ndarray, labels: np.ndarray, config: ConfigDict
+    candidates: list[Candidate], images: np.ndarray, labels: np.ndarray, config: Experiment
 ) -> list[dict[str, Any]]:
     """Rows of the results table: everything is measured by running the files."""
     reports = benchmark_all(
@@ -154,7 +154,7 @@ def bits_of(assignment: BitAssignment | None) -> dict[str, int]:
     return dict(assignment.activation_bits) if assignment else {}
 
 
-def run_facts(config: ConfigDict, command: str, seconds: float) -> dict[str, Any]:
+def run_facts(config: Experiment, command: str, seconds: float) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
     return {
         "config": config.to_dict(),
@@ -166,7 +166,7 @@ def run_facts(config: ConfigDict, command: str, seconds: float) -> dict[str, Any
     }
 
 
-def training_run(config: ConfigDict, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+def training_run(config: Experiment, epochs: list[dict[str, Any]]) -> dict[str, Any]:
     """What a file tells of its training.
 
     Args:

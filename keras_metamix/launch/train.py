@@ -58,44 +58,44 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     the same weights; checkpoints are removed when all is written.
     """
     started = time.perf_counter()
-    config = complete(config)
-    method = _METHODS[config.method]
-    strategy = make_strategy(config)
+    experiment = complete(config)
+    method = _METHODS[experiment.method]
+    strategy = make_strategy(experiment)
     tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": not config.train.optimize_graphs}
+        {"disable_meta_optimizer": not experiment.train.optimize_graphs}
     )
-    check_container(config.export.weight_container)
-    make_optimizer(config, config.train.learning_rate)
+    check_container(experiment.export.weight_container)
+    make_optimizer(experiment, experiment.train.learning_rate)
     require_folder("--workdir", workdir)
-    table = load_table(config)
-    session = Session(config, load_data(config), workdir, strategy, table)
+    table = load_table(experiment)
+    session = Session(experiment, load_data(experiment), workdir, strategy, table)
     _ = session.data.train  # says what is wrong with the images or the size of a batch
     with session.scope():
-        float_model = float_network(config, session.data)
+        float_model = float_network(experiment, session.data)
     with session.strategy.scope():
         method.check(session, float_model)
-    if config.distribute and config.train.synchronize:
+    if experiment.distribute and experiment.train.synchronize:
         synchronize_batch_norm(float_model)
     session.open()
 
     size = f"{float_model.name}, {float_model.count_params():,} parameters"
-    if config.float.epochs:
+    if experiment.float.epochs:
         session.say(f"float training: {size}")
         float_model = train_float(session, float_model)
     else:
-        weights = config.float.weights or config.model.get("weights") or "none, untrained"
+        weights = experiment.float.weights or experiment.model.get("weights") or "none, untrained"
         session.say(f"no float training: {size}, weights: {weights}")
     outcome = method.run(session, float_model)
     if not session.chief:
         return
     data = session.data
     metrics = {
-        "title": config.title,
-        "rows": measure(outcome.candidates, data.test_images, data.test_labels, config),
+        "title": experiment.title,
+        "rows": measure(outcome.candidates, data.test_images, data.test_labels, experiment),
         "notes": [*NOTES, *outcome.notes, *data.notes],
         **outcome.metrics,
     }
-    metrics["run"] = run_facts(config, command_line(), time.perf_counter() - started)
+    metrics["run"] = run_facts(experiment, command_line(), time.perf_counter() - started)
     _write(workdir, outcome, metrics)
     shutil.rmtree(workdir / CHECKPOINTS)
 

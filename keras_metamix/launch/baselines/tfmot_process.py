@@ -21,6 +21,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_metamix.launch.baselines.stock_converter import silent
+from keras_metamix.launch.config import Experiment, complete
 from keras_metamix.launch.datasets import Data, load_data
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -34,7 +35,7 @@ from keras_metamix.launch.baselines.legacy_keras import legacy_copy
 def main(folder: Path) -> None:
     """Trains and converts what the job says."""
     job = json.loads((folder / "job.json").read_text())
-    config = ConfigDict(job["config"])
+    config = complete(ConfigDict(job["config"]))
     data = load_data(config)
     float_model = legacy_copy(keras.saving.load_model(job["float_model"], compile=False))
     tf_keras.utils.set_random_seed(config.seed)
@@ -48,7 +49,7 @@ def main(folder: Path) -> None:
     (folder / "qat.tflite").write_bytes(flat)
 
 
-def _train(model: Any, config: ConfigDict, data: Data, epochs: int) -> None:
+def _train(model: Any, config: Experiment, data: Data, epochs: int) -> None:
     """The config's optimizer, rate, cosine and loss, without weight decay."""
     train = config.train
     schedule = tf_keras.optimizers.schedules.CosineDecay(
