@@ -86,7 +86,7 @@ MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
 }
 
 # Run in a process of its own.
-BASELINES = "keras_metamix/launch/baselines"
+BASELINES = "keras_metamix/launch/comparison"
 IN_KERAS_2 = {f"{BASELINES}/{name}.py" for name in ("legacy_keras", "tfmot_process")}
 
 # Units that are plain enough to use nothing else than the standard library and these.

@@ -20,8 +20,8 @@ from keras_metamix.bitmixer.operating_points import (
     cost_unit,
     uniform_points,
 )
-from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.budget import naming_table
+from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.config import BitMixer
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.results import (

@@ -246,7 +246,7 @@ class Experiment:
 class MetaMix(Experiment):
     """One assignment, searched under a budget."""
 
-    method: str = text("metamix", "metamix")
+    method: str = text("metamix or bitmixer", "metamix")
     search: Search
     train: MetaMixTrain
 
@@ -255,12 +255,12 @@ class MetaMix(Experiment):
 class BitMixer(Experiment):
     """One network whose bit-widths change at run time."""
 
-    method: str = text("bitmixer", "bitmixer")
+    method: str = text("metamix or bitmixer", "bitmixer")
     mixer: Mixer
     train: Train
 
 
-METHODS: dict[str, type[MetaMix] | type[BitMixer]] = {"metamix": MetaMix, "bitmixer": BitMixer}
+SCHEMAS: dict[str, type[MetaMix] | type[BitMixer]] = {"metamix": MetaMix, "bitmixer": BitMixer}
 
 
 def new_config(method: str) -> ConfigDict:
@@ -269,7 +269,7 @@ def new_config(method: str) -> ConfigDict:
     Raises:
       ValueError: there is no such method.
     """
-    return config_dict(METHODS[one_of("method", method, [*METHODS])])
+    return config_dict(SCHEMAS[one_of("method", method, [*SCHEMAS])])
 
 
 def complete(config: ConfigDict) -> MetaMix | BitMixer:
@@ -284,8 +284,8 @@ def complete(config: ConfigDict) -> MetaMix | BitMixer:
     if getattr(config, "to_dict", None) is None or not isinstance(config, ConfigDict):
         raise TypeError(f"config: expected the ConfigDict of get_config, found {shown(config)}.")
     given = config.to_dict()
-    method = one_of("config.method", given.get("method", "metamix"), [*METHODS])
-    experiment = read(METHODS[method], given, "config")
+    method = one_of("config.method", given.get("method", "metamix"), [*SCHEMAS])
+    experiment = read(SCHEMAS[method], given, "config")
     if not isinstance(experiment.model, Mapping):
         raise ValueError(
             f"config.model: expected a section of fields, found {shown(experiment.model)}."

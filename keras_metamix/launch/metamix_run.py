@@ -9,8 +9,8 @@ import keras
 from keras_metamix.cost import assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.budget import naming_table, search_target
+from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.config import MetaMix
 from keras_metamix.launch.optimization import load_teacher
 from keras_metamix.launch.results import (

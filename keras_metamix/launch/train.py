@@ -22,20 +22,30 @@ from rich.console import Console
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.budget import load_table
-from keras_metamix.launch.config import complete
+from keras_metamix.launch.config import SCHEMAS, complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
 from keras_metamix.launch.messages import command_line, run_main
 from keras_metamix.launch.optimization import make_optimizer
 from keras_metamix.launch.results import Outcome, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
+from keras_metamix.launch.settings import reference
 from keras_metamix.launch.training import float_network, train_float
 from keras_metamix.report import results_table, validate_metrics, write_report
 from metamix_tflite.containers import check_container
 
+
+def _help() -> str:
+    fields = {}
+    for schema in SCHEMAS.values():
+        for name, default, _, meaning in reference(schema, "config"):
+            fields[name] = f"--{name}: {meaning}" + (f" (default: {default})" if default else "")
+    return "\n".join(["A file of configs/. Its fields are flags:", *fields.values()])
+
+
 _METHODS = {"metamix": metamix_run, "bitmixer": bitmixer_run}
 FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, _help())
 _WORKDIR = flags.DEFINE_string("workdir", "runs/metamix", "Folder that the results go to.")
 NOTES = [
     "The test set had no part in training, and no choice was made by it.",

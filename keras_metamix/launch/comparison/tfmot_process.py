@@ -1,6 +1,6 @@
 """8-bit quantization-aware training by tfmot, in a process of its own; see `tfmot_qat`.
 
-    python -m keras_metamix.launch.baselines.tfmot_process FOLDER
+    python -m keras_metamix.launch.comparison.tfmot_process FOLDER
 
 Importing tfmot turns the whole process to Keras 2. Reads FOLDER/job.json, writes qat.tflite and
 outputs.npy there, the outputs of the training graph for the test images.
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from keras_metamix.launch.baselines.stock_converter import silent
+from keras_metamix.launch.comparison.stock_converter import silent
 from keras_metamix.launch.config import Experiment, complete
 from keras_metamix.launch.datasets import Data, load_data
 
@@ -29,7 +29,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from keras_metamix.launch.baselines.legacy_keras import legacy_copy
+from keras_metamix.launch.comparison.legacy_keras import legacy_copy
 
 
 def main(folder: Path) -> None:

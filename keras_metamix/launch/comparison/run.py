@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from keras_metamix.checks import one_line
 from keras_metamix.files import require_folder, written_whole
-from keras_metamix.launch.baselines.litert_quantizer import static_file
-from keras_metamix.launch.baselines.stock_converter import float_file, int8_file
-from keras_metamix.launch.baselines.tfmot_qat import qat_file
+from keras_metamix.launch.comparison.litert_quantizer import static_file
+from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
+from keras_metamix.launch.comparison.tfmot_qat import qat_file
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix, complete
 from keras_metamix.launch.datasets import Data, load_data
 from keras_metamix.launch.export import load_float_model, load_model
