@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +31,8 @@ from keras_metamix.launch.results import (
 )
 from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_mixer
-from keras_metamix.report import pareto_front as pareto_figure
+from keras_metamix.report.bitmixer_page import draw_pareto
+from keras_metamix.report.results import Epoch, Mixer, Point, UniformPoint
 from metamix_tflite import convert, verify
 
 
@@ -86,18 +86,23 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
         len(convert(model, container, operating_points={name: bits}))
         for name, bits in points.items()
     )
-    uniform = [
-        {"bits": bits, "cost": point.cost, "accuracy": point.metrics["accuracy"]}
-        for bits, point in uniform_points(model, data.test, cost).items()
-    ]
+    found = Mixer(
+        unit=cost_unit(cost),
+        points=_measured(model, data, chosen, budgets | front, set(points)),
+        uniform=[
+            UniformPoint(bits=bits, cost=point.cost, test_accuracy=point.metrics["accuracy"])
+            for bits, point in uniform_points(model, data.test, cost).items()
+        ],
+        separate_bytes=separate,
+    )
     notes = [
         f"One file of {len(flat):,} bytes holds {len(points)} signatures; as files of their own "
         f"they take {separate:,}.",
         f"The layers are those of operating point {last!r}.",
     ]
     notes += [
-        f"Uniform {row['bits']} bits: {row['accuracy']:.2%} of the test images, training graph."
-        for row in uniform
+        f"Uniform {point.bits} bits: {point.test_accuracy:.2%} of the test images, training graph."
+        for point in found.uniform
     ]
     if session.table is not None:
         notes += [
@@ -106,39 +111,40 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
             for name, budget in budgets.items()
         ]
     files: dict[str, Any] = {f"{name}.bits.json": bits.save for name, bits in points.items()}
-    if front:
-        rows = _front_rows(model, data, chosen, set(points))
-        figure = pareto_figure(rows, uniform, cost_unit(cost), "test accuracy")
-        files["pareto.png"] = lambda path: figure.savefig(path, format="png", facecolor="white")
-        files["pareto.json"] = lambda path: path.write_text(json.dumps([*rows, *uniform]) + "\n")
+    figure = draw_pareto(found)
+    files["pareto.png"] = lambda path: figure.savefig(path, format="png", facecolor="white")
     return Outcome(
         model,
         candidates,
-        metrics={
-            "target_bops": None,
-            "layers": layer_rows(graphs[last], model, points[last]),
-            "argmax_bits": {},
-            "final_bits": dict(points[last].activation_bits),
-            "epochs": lines.records,
-            "alphas": {"candidates": {}, "history": {}, "steps": []},
-        },
+        layers=layer_rows(graphs[last], model, points[last]),
+        epochs=[Epoch(**record) for record in lines.records],
+        mixer=found,
         files=files,
         notes=tuple(notes),
     )
 
 
-def _front_rows(
-    model: BitMixerModel, data: Data, points: Mapping[str, OperatingPoint], named: set[str]
-) -> list[dict[str, Any]]:
-    """Cost and test accuracy of operating points; of two with the same bits the first."""
-    rows: dict[tuple[int, ...], dict[str, Any]] = {}
+def _measured(
+    model: BitMixerModel,
+    data: Data,
+    points: Mapping[str, OperatingPoint],
+    budgets: Mapping[str, float],
+    named: set[str],
+) -> list[Point]:
+    """The named operating points, and the others whose bits are new, with their test accuracy."""
+    found: dict[tuple[int, ...], float] = {}
+    rows = []
     for name, point in points.items():
-        key = tuple(point.bits.activation_bits.values())
-        if key not in rows:
-            accuracy = _accuracy(model, data, point.bits)
-            label = name if name in named else ""
-            rows[key] = {"name": label, "cost": point.cost, "accuracy": accuracy}
-    return list(rows.values())
+        bits = tuple(point.bits.activation_bits.values())
+        if bits in found and name not in named:
+            continue
+        if bits not in found:
+            found[bits] = _accuracy(model, data, point.bits)
+        label = name if name in named else ""
+        rows.append(
+            Point(name=label, cost=point.cost, budget=budgets[name], test_accuracy=found[bits])
+        )
+    return rows
 
 
 def _accuracy(model: BitMixerModel, data: Data, bits: BitAssignment) -> float:

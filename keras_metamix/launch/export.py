@@ -33,6 +33,7 @@ from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.messages import check_output, command_line, run_main
 from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.report.results import Layer
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
 
@@ -109,7 +110,7 @@ def main(options: Options) -> None:
     if not options.nobits_json:
         bits.save(bits_json)
     Console().print(_table(rows))
-    print(f"{output}: {len(flat):,} bytes, {sum(row['bops'] for row in rows):,} BOPs; {agreement}")
+    print(f"{output}: {len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs; {agreement}")
 
 
 def _read_points(texts: list[str]) -> dict[str, BitAssignment]:
@@ -144,7 +145,7 @@ def _export_points(model: Any, points: dict[str, BitAssignment], options: Option
         temporary.write_bytes(flat)
     for name, bits in points.items():
         rows = layer_rows(graphs[name], model, bits)
-        print(f"{name}: {sum(row['bops'] for row in rows):,} BOPs")
+        print(f"{name}: {sum(row.bops for row in rows):,} BOPs")
         Console().print(_table(rows))
         if name in agreements:
             print(f"{name}: {agreements[name]}")
@@ -276,12 +277,12 @@ def _read_images(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(images)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[Layer]) -> Table:
     """The layers in network order; names verbatim, never as markup."""
     table = Table("layer", "bits A/W", "container")
     for row in rows:
-        bits = f"{row['activation_bits']}/{row['weight_bits']}"
-        table.add_row(Text(row["name"]), bits, row["container"])
+        bits = f"{row.activation_bits}/{row.weight_bits}"
+        table.add_row(Text(row.name), bits, row.container)
     return table
 
 

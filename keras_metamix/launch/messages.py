@@ -20,6 +20,7 @@ _LOST = (
     "another worker has stopped, and so does this one: start all of them again with the same "
     "--workdir, and they go on from the last checkpoint."
 )
+_COSTS = ("bops", "latency_us", "size_bytes", "price")  # what a callback logs of the bits
 USER_ERRORS = (ValueError, TypeError, OSError)
 
 
@@ -83,7 +84,7 @@ class EpochLines(keras.callbacks.Callback):
       prints: whether this process prints.
 
     Attributes:
-      records: the lines as dictionaries, for `metrics.json`.
+      records: the lines, as `metrics.json` has them (`report.results.Epoch`).
     """
 
     def __init__(
@@ -144,13 +145,11 @@ class EpochLines(keras.callbacks.Callback):
             "phase": phase,
             "loss": float(logs["loss"]),
             "accuracy": float(logs["accuracy"]),
-            "val_loss": _number(logs.get("val_loss")),
-            "val_accuracy": _number(logs.get("val_accuracy")),
-            "bops": int(logs["bops"]) if "bops" in logs else None,
+            "validation_loss": _number(logs.get("val_loss")),
+            "validation_accuracy": _number(logs.get("val_accuracy")),
             "seconds": seconds,
+            "costs": {name: float(logs[name]) for name in _COSTS if name in logs},
         }
-        if "latency_us" in logs:
-            record["latency_us"] = float(logs["latency_us"])
         self.records.append(record)
         self._seconds, self._started = 0.0, time.perf_counter()
         if not self.prints:
@@ -169,10 +168,11 @@ class EpochLines(keras.callbacks.Callback):
 
     def _budget(self, record: dict[str, Any]) -> str:
         """What an epoch's bits cost, and what they may cost."""
-        if record["bops"] is not None and self.target_bops:
-            return f"  BOPs {record['bops'] / 1e6:.2f} M of {self.target_bops / 1e6:.2f} M"
+        costs = record["costs"]
+        if "bops" in costs and self.target_bops:
+            return f"  BOPs {costs['bops'] / 1e6:.2f} M of {self.target_bops / 1e6:.2f} M"
         if self.target_latency:
-            return f"  latency {record['latency_us']:,.1f} us of {self.target_latency:,.1f} us"
+            return f"  latency {costs['latency_us']:,.1f} us of {self.target_latency:,.1f} us"
         return ""
 
 

@@ -26,6 +26,7 @@ from keras_metamix.launch.training import search_space, train_metamix, train_uni
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.selection import check_budget
+from keras_metamix.report.results import Budget, Epoch, Search
 from metamix_tflite import convert, verify
 
 
@@ -64,14 +65,13 @@ def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     return Outcome(
         model,
         candidates,
-        metrics={
-            **budget,
-            "layers": layer_rows(verify(candidates[-1].flat, bits), model, bits),
-            "argmax_bits": bits_of(callback.argmax_assignment),
-            "final_bits": bits_of(callback.assignment),
-            "epochs": lines.records,
-            "alphas": search_history(callback, model),
-        },
+        layers=layer_rows(verify(candidates[-1].flat, bits), model, bits),
+        epochs=[Epoch(**record) for record in lines.records],
+        search=Search(
+            budgets=[budget],
+            argmax_bits=bits_of(callback.argmax_assignment),
+            alphas=search_history(callback, model),
+        ),
         files={"bits.json": bits.save},
         summary=summary,
     )
@@ -79,21 +79,16 @@ def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
 
 def _budget(
     session: Session[MetaMix], callback: MetaMixCallback, model: MetaMixModel
-) -> tuple[dict[str, Any], str]:
+) -> tuple[Budget, str]:
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
     bits, table, target = model.bit_assignment, session.table, callback.target_latency
-    told = f"BOPs {assignment_bops(layer_costs(model), bits):,}"
+    bops = assignment_bops(layer_costs(model), bits)
     if table is None or target is None:
-        return {"target_bops": callback.target_bops}, f"{told} of {callback.target_bops:,.0f}; "
-    predicted = table.predict(model, bits)
-    latency = {
-        "target_us": target,
-        "predicted_us": predicted,
-        "table": session.config.search.latency_table,
-        "origin": dict(table.origin),
-    }
-    told += f"; predicted latency {predicted:,.1f} us of {target:,.1f} us; "
-    return {"target_bops": None, "latency_budget": latency}, told
+        limit = float(callback.target_bops or 0)
+        return Budget(cost="bops", limit=limit, found=bops), f"BOPs {bops:,} of {limit:,.0f}; "
+    predicted, source = table.predict(model, bits), session.config.search.latency_table
+    told = f"BOPs {bops:,}; predicted latency {predicted:,.1f} us of {target:,.1f} us; "
+    return Budget(cost="latency_us", limit=target, found=predicted, source=source), told
 
 
 def _export(

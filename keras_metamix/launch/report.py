@@ -14,7 +14,7 @@ from rich.console import Console
 
 from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.messages import check_output, run_main
-from keras_metamix.report import read_metrics, results_table, write_figures, write_report
+from keras_metamix.report import read_results, results_table, write_figures, write_report
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -35,15 +35,15 @@ def main(options: Options) -> None:
     """Writes the page, prints the results and the paths."""
     source: Path = options.source
     folder = source if source.is_dir() else source.parent
-    metrics = read_metrics(source)
+    results = read_results(source)
     output = options.output or folder / "report.html"
     check_output("--output", output)
     if options.figures:
         check_output("--figures", options.figures / "rows.png")
-    written = [write_report(metrics, output)]
+    written = [write_report(results, output)]
     if options.figures:
-        written += write_figures(metrics, options.figures)
-    Console().print(results_table(metrics))
+        written += write_figures(results, options.figures)
+    Console().print(results_table(results))
     for path in written:
         print(path)
 

@@ -7,12 +7,10 @@ Whatever is wrong with the config, the data or the budget is said before the flo
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -31,7 +29,7 @@ from keras_metamix.launch.results import Outcome, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
 from keras_metamix.launch.settings import reference
 from keras_metamix.launch.training import float_network, train_float
-from keras_metamix.report import results_table, validate_metrics, write_report
+from keras_metamix.report import Results, results_table, write_report
 from metamix_tflite.containers import check_container
 
 
@@ -99,33 +97,36 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     if not session.chief:
         return
     data = session.data
-    metrics = {
-        "title": experiment.title,
-        "rows": measure(outcome.candidates, data.test_images, data.test_labels, experiment),
-        "notes": [*NOTES, *outcome.notes, *data.notes],
-        **outcome.metrics,
-    }
-    metrics["run"] = run_facts(experiment, command_line(), time.perf_counter() - started)
-    _write(workdir, outcome, metrics)
+    rows = measure(outcome.candidates, data.test_images, data.test_labels, experiment)
+    results = Results(
+        title=experiment.title,
+        run=run_facts(experiment, command_line(), time.perf_counter() - started),
+        rows=rows,
+        layers=outcome.layers,
+        epochs=outcome.epochs,
+        notes=[*NOTES, *outcome.notes, *data.notes],
+        search=outcome.search,
+        mixer=outcome.mixer,
+    )
+    _write(workdir, outcome, results)
     shutil.rmtree(workdir / CHECKPOINTS)
 
 
-def _write(workdir: Path, outcome: Outcome, metrics: dict[str, Any]) -> None:
+def _write(workdir: Path, outcome: Outcome, results: Results) -> None:
     """Writes every file, and prints the table and the names."""
-    validate_metrics(metrics)
     files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in outcome.candidates}
     files |= outcome.files
     files |= {
         "float.keras": outcome.candidates[0].model.save,
         "model.keras": outcome.model.save,
-        "metrics.json": lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"),
+        "metrics.json": lambda path: path.write_text(results.to_json()),
     }
     for name, write in files.items():
         with written_whole(workdir / name) as temporary:
             write(temporary)
-    write_report(metrics, workdir / "report.html")
-    Console().print(results_table(metrics))
-    print(f"{outcome.summary}{metrics['run']['seconds']:.0f} s")
+    write_report(results, workdir / "report.html")
+    Console().print(results_table(results))
+    print(f"{outcome.summary}{results.run.seconds:.0f} s")
     for name in (*files, "report.html"):
         print(f"wrote {workdir / name}")
 

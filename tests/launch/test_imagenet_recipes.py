@@ -17,7 +17,7 @@ from keras_metamix.launch import config as config_fields
 from keras_metamix.launch import datasets, optimization, training
 from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.train import run_experiment
-from keras_metamix.report import read_metrics
+from keras_metamix.report import read_results
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # The paper's Table 1 and Sec. 4: candidates, epochs, lambda; and the BOPs of A4/W4.
@@ -79,11 +79,11 @@ def test_a_recipe_has_the_published_values(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipes_network_is_searchable(name):
     """At 32 pixels and a tenth of the width."""
-    config = load(name)
+    config = config_fields.complete(load(name))
     assert config.data.pixels == (
         "standardized" if name == "metamix_resnet18" else "minus_one_to_one"
     )
-    model = getattr(zoo, config.model.name)((32, 32, 3), 10, width=0.1)
+    model = getattr(zoo, config.model["name"])((32, 32, 3), 10, width=0.1)
     metamix = kmm.MetaMixModel.from_float(model, training.search_space(config))
     searched = {c.pairs for c in metamix.candidate_scores().values()}
     assert tuple((b, 4) for b in config.space.activation_bits) in searched
@@ -260,11 +260,11 @@ def test_a_run_with_every_option(small, tmp_path, capsys):
     small.train.label_smoothing, small.train.uniform, small.data.randaugment = 0.1, True, 1
     run_experiment(small, tmp_path / "run")
     assert re.search(r"weight_training +epoch 3/3", capsys.readouterr().out)
-    metrics = read_metrics(tmp_path / "run")
-    assert [row["name"] for row in metrics["rows"]] == ["float", "uniform A4W4", "MetaMix"]
-    assert "of the first 16 of 16 test images" in metrics["notes"][-1]
-    for row in metrics["rows"][1:]:
-        assert row["parity"]["differing"] == 0
+    results = read_results(tmp_path / "run")
+    assert [row.name for row in results.rows] == ["float", "uniform A4W4", "MetaMix"]
+    assert "of the first 16 of 16 test images" in results.notes[-1]
+    for row in results.rows[1:]:
+        assert row.parity.differing == 0
 
 
 @pytest.mark.slow
@@ -275,10 +275,10 @@ def test_a_smoke_run_writes_an_exact_file(name, smoke, tmp_path, capsys):
     printed = capsys.readouterr().out
     for phase in ("bit_meta", "bit_search", "weight_training"):
         assert re.search(rf"{phase} +epoch", printed), phase
-    metrics = read_metrics(tmp_path / "run")
-    ours = metrics["rows"][-1]
-    assert ours["bops"] <= metrics["target_bops"]
-    assert ours["parity"]["differing"] == 0 and ours["parity"]["delegated"]
+    results = read_results(tmp_path / "run")
+    ours = results.rows[-1]
+    assert ours.bops <= results.search.budgets[0].limit
+    assert ours.parity.differing == 0 and ours.parity.delegated
     bits = kmm.BitAssignment.load(tmp_path / "run" / "bits.json")
     mt.verify((tmp_path / "run" / "model.tflite").read_bytes(), bits)
     loaded = keras.models.load_model(tmp_path / "run" / "model.keras")

@@ -257,7 +257,7 @@ def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _facts(config: Experiment, seconds: float) -> dict[str, Any]:
-    facts = run_facts(config, command_line(), seconds)
+    facts = dataclasses.asdict(run_facts(config, command_line(), seconds))
     for tool in _TOOLS:
         try:
             facts["versions"][tool] = importlib.metadata.version(tool)
