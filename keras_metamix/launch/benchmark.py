@@ -94,7 +94,7 @@ def main(options: Options) -> None:
     """
     given = options.given()
     if options.compare is not None:
-        _compare(options, given)
+        _compare(options.compare, options, given)
         return
     for name in set(given) & {"output", "qat_epochs", "calibration_images"}:
         raise ValueError(f"--{name}: expected --compare=RUN beside it.")
@@ -113,7 +113,7 @@ def main(options: Options) -> None:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _compare(options: Options, given: dict[str, Any]) -> None:
+def _compare(run: Path, options: Options, given: dict[str, Any]) -> None:
     """The comparison of a run's model with other tools' files."""
     for flag, unfit in (
         ("MODEL.tflite", options.files),
@@ -127,7 +127,7 @@ def _compare(options: Options, given: dict[str, Any]) -> None:
 
     known = [field.name for field in dataclasses.fields(comparison.Options)]
     devices.check_options("local with --compare", known, given)
-    table, written = comparison.run_comparison(options.compare, comparison.Options(**given))
+    table, written = comparison.run_comparison(run, comparison.Options(**given))
     Console().print(table)
     for path in written:
         print(f"wrote {path}")

@@ -71,4 +71,4 @@ def search_target(config: MetaMix, table: LatencyTable | None, model: keras.Mode
         return target
     uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
     cost = bops(model, uniform) if table is None else table.predict(model, uniform)
-    return config.search.target_ratio * cost
+    return (config.search.target_ratio or 0.0) * cost  # one of the two is given

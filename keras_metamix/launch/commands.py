@@ -54,7 +54,7 @@ def parse(schema: type[Options], argv: Sequence[str], description: str) -> Optio
     try:
         return schema(**values)
     except ValueError as error:
-        parser.error(str(error))
+        return parser.error(str(error))
 
 
 def _settings(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
@@ -73,6 +73,8 @@ def _settings(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     several = typing.get_origin(kind)
+    if several is typing.Literal:  # checked where it is used, in the same words
+        kind, several = str, None
     settings["type"] = element = typing.get_args(kind)[0] if several else kind
     if several and metadata["positional"]:
         settings["nargs"] = "*"

@@ -4,61 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
+from keras_metamix.bitmixer.operating_points import Method
 from keras_metamix.checks import one_of, require_number, require_whole, shown
-from keras_metamix.launch.settings import (
-    choice,
-    config_dict,
-    number,
-    read,
-    setting,
-    switch,
-    text,
-    whole,
-)
-
-DISTRIBUTIONS = ("", "mirrored", "multi_worker", "tpu")
+from keras_metamix.graph.transitions import Reading
+from keras_metamix.launch.settings import config_dict, read, setting
+from keras_metamix.metamix.loss import CostForm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """The images."""
 
-    name: str = text("fashion_mnist_extract, fashion_mnist, imagenet2012 or imagenet2012_sample")
-    dir: str = text("TFDS's data folder; empty: its default", "")
-    augment: bool = switch("mirror and shift, or of ImageNet crop, what is trained on")
-    validation: float = number(
-        "held out of the training images: a share below 1, or a number of images; 0: none",
-        default=0.1,
+    name: str = setting("fashion_mnist_extract, fashion_mnist, imagenet2012, imagenet2012_sample")
+    dir: str = setting("TFDS's data folder; empty: its default", "")
+    augment: bool = setting("mirror and shift, or of ImageNet crop, what is trained on")
+    validation: float = setting(
+        "held out of the training images: a share below 1, or a number of images; 0: none", 0.1
     )
-    index_dir: str = text(
+    index_dir: str = setting(
         "of ImageNet: where the positions of the records are kept; empty: beside them", ""
     )
-    image_size: int = setting("of ImageNet: height and width", None, 224, "pixels")
-    pixels: str = setting(
-        "of ImageNet: what becomes of 0 to 255", None, "minus_one_to_one", "or 'standardized'"
+    image_size: int = setting("of ImageNet: height and width, pixels", 224, least=1)
+    pixels: Literal["minus_one_to_one", "standardized"] = setting(
+        "of ImageNet: what becomes of 0 to 255", "minus_one_to_one"
     )
-    randaugment: int = setting("of ImageNet: operations of RandAugment on each image", None, 0)
-    magnitude: float = setting("of RandAugment: its strength", None, 0.5, "0 to 1")
-    sample: tuple = setting(
-        "training and test images that imagenet2012_sample is made of", None, (16, 16)
-    )
+    randaugment: int = setting("of ImageNet: operations of RandAugment on each image", 0)
+    magnitude: float = setting("of RandAugment: its strength", 0.5, most=1)
+    sample: tuple = setting("of imagenet2012_sample: training and test images", (16, 16))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Space:
     """The candidates; `SearchSpace` checks them."""
 
-    activation_bits: tuple = setting("candidates of the layers' inputs", None, expected="2 to 8")
-    weight_bits: Any = setting(
-        "a bit-width, several to search, or 'same' as the activations'", None, expected="2 to 8"
-    )
-    edge_bits: int = setting("of the first and the last layer", None, expected="2 to 8")
+    activation_bits: tuple = setting("candidates of the layers' inputs, of 8 to 2")
+    weight_bits: Any = setting("a bit-width, several to search, or 'same' as the activations'")
+    edge_bits: Any = setting("of the first and the last layer")
     stream_bits: int | None = setting(
-        "of tensors that no layer reads directly; None: float, and no file", None, expected="8"
+        "8: of tensors that no layer reads directly; None: float, and no file"
     )
 
 
@@ -66,38 +53,31 @@ class Space:
 class Float:
     """Training of the float network."""
 
-    epochs: int = whole("none: the weights as they are")
-    learning_rate: float = number("where its cosine begins", above=True)
-    weights: str = text("a .weights.h5 file of the network, loaded before its training", "")
+    epochs: int = setting("0: the weights as they are")
+    learning_rate: float = setting("where its cosine begins", above=True)
+    weights: str = setting("a .weights.h5 file of the network, loaded before its training", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
     """MetaMix's search for bit-widths under a budget."""
 
-    target_bops: float | None = number("the budget in BOPs", above=True, optional=True)
-    target_ratio: float | None = number(
-        "without one: the budget as a share of what A4W4 costs", above=True, optional=True
+    target_bops: float | None = setting("the budget in BOPs", above=True)
+    target_ratio: float | None = setting(
+        "without one: the budget as a share of what A4W4 costs", above=True
     )
-    latency_table: str = text(
+    latency_table: str = setting(
         "a file of metamix-profile: the budget is in microseconds then; target_bops and cost are "
         "of searches without a table",
         "",
     )
-    target_latency: float | None = number(
-        "that budget; None: target_ratio decides", above=True, default=None, optional=True
-    )
-    meta_epochs: int = whole("of bit-meta")
-    search_epochs: int = whole("of bit-search")
-    cost: str = choice(
-        "form of Eq. 4; the paper's is in 1e9 BOPs", ("relative", "paper"), "relative"
-    )
-    cost_strength: float | None = number("lambda of Eq. 3", optional=True)
-    learning_rate: float | None = number(
-        "of the architecture parameters; None: 1 / (steps of search)",
-        above=True,
-        default=None,
-        optional=True,
+    target_latency: float | None = setting("that budget; None: target_ratio", None, above=True)
+    meta_epochs: int = setting("of bit-meta")
+    search_epochs: int = setting("of bit-search")
+    cost: CostForm = setting("form of Eq. 4; the paper's is in 1e9 BOPs", "relative")
+    cost_strength: float | None = setting("lambda of Eq. 3")
+    learning_rate: float | None = setting(
+        "of the architecture parameters; None: 1 / (steps of search)", None, above=True
     )
 
     def __post_init__(self) -> None:
@@ -140,19 +120,20 @@ def _points(name: str, value: Any) -> None:
 class Mixer:
     """Bit-Mixer's stages and operating points."""
 
-    batch_norm: str = setting(
-        "which transitions have parameters", None, expected="feeding, following, switchable, shared"
-    )
-    stage_epochs: tuple = setting("of the three stages", _stages)
-    in_place_distillation: float = number("weight of the highest bits' logits", 0, 1)
+    batch_norm: Reading = setting("which transitions have parameters, see docs/bitmixer.md")
+    stage_epochs: tuple = setting("of the three stages", check=_stages)
+    in_place_distillation: float = setting("weight of the highest bits' logits", most=1)
     operating_points: dict[str, float] = setting(
-        "signatures of the file and their budgets, from 0, the fewest bits, to 1, the most", _points
+        "signatures of the file and their budgets, from 0, the fewest bits, to 1, the most",
+        check=_points,
     )
-    cost: Any = setting("what the budgets are of", None, "bops", "'bops' or 'size'")
-    latency_table: str = text("in its place, a file of metamix-profile: predicted microseconds", "")
-    method: str = setting("see `choose_bits`", None, "solver", "'solver' or 'greedy'")
-    images: int = whole("of the training data, that bit-widths are chosen on", 1, 1000)
-    front: int = whole("budgets of the Pareto front", default=8)
+    cost: Literal["bops", "size"] = setting("what the budgets are of", "bops")
+    latency_table: str = setting(
+        "in its place, a file of metamix-profile: predicted microseconds", ""
+    )
+    method: Method = setting("see `choose_bits`", "solver")
+    images: int = setting("of the training data, that bit-widths are chosen on", 1000, least=1)
+    front: int = setting("budgets of the Pareto front", 8)
 
     def __post_init__(self) -> None:
         if self.latency_table and self.cost != "bops":
@@ -166,17 +147,15 @@ class Mixer:
 class Train:
     """Training of a quantized network; the optimizer is the float network's too."""
 
-    batch_size: int = whole("images of a step, on all devices together", 1)
-    learning_rate: float = number("where the cosine begins", above=True)
-    weight_decay: float = number("of kernels alone")
-    optimizer: str = text("any Keras optimizer's name", "adamw")
-    clip_norm: float = number("of all gradients together; 0: none", default=10.0)
-    label_smoothing: float = number("of the labels", 0, 1, default=0.0)
-    validate_every: int = whole("epochs; the last one is always validated", 1, 1)
-    synchronize: bool = switch(
-        "under distribute: batch norm of all replicas' images together", True
-    )
-    optimize_graphs: bool = switch(
+    batch_size: int = setting("images of a step, on all devices together", least=1)
+    learning_rate: float = setting("where the cosine begins", above=True)
+    weight_decay: float = setting("of kernels alone")
+    optimizer: str = setting("any Keras optimizer's name", "adamw")
+    clip_norm: float = setting("of all gradients together; 0: none", 10.0)
+    label_smoothing: float = setting("of the labels", 0.0, most=1)
+    validate_every: int = setting("epochs; the last one is always validated", 1, least=1)
+    synchronize: bool = setting("batch norm over all replicas' images, under distribute", True)
+    optimize_graphs: bool = setting(
         "by TensorFlow, before they run; pays from some ten steps on", True
     )
 
@@ -185,52 +164,51 @@ class Train:
 class MetaMixTrain(Train):
     """Training by MetaMix."""
 
-    epochs: int = whole("search included", 1)
-    uniform: bool = switch("train a uniform A4W4 network beside, for as many epochs")
-    selection_learning_rate: float | None = number(
+    epochs: int = setting("search included", least=1)
+    uniform: bool = setting("train a uniform A4W4 network beside, for as many epochs")
+    selection_learning_rate: float | None = setting(
         "a constant until weight training, where the cosine then begins; None: the cosine is over "
         "all epochs",
+        None,
         above=True,
-        default=None,
-        optional=True,
     )
-    ema: float = number(
-        "momentum of the average of weights that is exported; 0: none", 0, 0.999999, default=0.0
+    ema: float = setting(
+        "momentum of the average of weights that is exported; 0: none", 0.0, most=0.999999
     )
-    teacher: str = text("a .keras file, 'float' (the float network itself), or empty: none", "")
-    distillation: float = number("the teacher's share of the loss", 0, 1, above=True, default=0.5)
+    teacher: str = setting("a .keras file, 'float' (the float network itself), or empty: none", "")
+    distillation: float = setting("the teacher's share of the loss", 0.5, most=1, above=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """When a training is written down, so that it can go on."""
 
-    steps: int = whole("between two checkpoints; 0: by minutes alone", default=0)
-    minutes: float = number("after which the next one is written; 0: by steps", default=5.0)
+    steps: int = setting("between two checkpoints; 0: by minutes alone", 0)
+    minutes: float = setting("after which the next one is written; 0: by steps", 5.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
     """The files, and how they are measured."""
 
-    weight_container: str = setting("see `convert`", None, expected="fast, smallest, edgetpu")
-    threads: int = whole("CPU threads of the latency", 1)
-    runs: int = whole("timed inferences of each file", 1)
-    test_images: int = whole("of ImageNet: how many the files are run on", 1, 1000)
+    weight_container: Literal["fast", "smallest", "edgetpu"] = setting("see `convert`")
+    threads: int = setting("CPU threads of the latency", least=1)
+    runs: int = setting("timed inferences of each file", least=1)
+    test_images: int = setting("of ImageNet: how many the files are run on", 1000, least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What the experiments of both methods have."""
 
-    title: str = text("of the report")
-    seed: int = whole("of weights, order and augmentation", most=2**32 - 1)
-    method: str = text("metamix or bitmixer")
-    distribute: str = choice("over devices, see docs/long_runs.md", DISTRIBUTIONS, "")
-    data: Data
-    model: dict[str, Any] = setting(
-        "name: of keras_metamix.zoo; besides, any argument of that function", None
+    title: str = setting("of the report")
+    seed: int = setting("of weights, order and augmentation", most=2**32 - 1)
+    method: str = setting("metamix or bitmixer")
+    distribute: Literal["", "mirrored", "multi_worker", "tpu"] = setting(
+        "over devices, see docs/long_runs.md", ""
     )
+    data: Data
+    model: dict[str, Any] = setting("its name in keras_metamix.zoo, and arguments of it")
     space: Space
     float: Float
     train: Train
@@ -246,7 +224,7 @@ class Experiment:
 class MetaMix(Experiment):
     """One assignment, searched under a budget."""
 
-    method: str = text("metamix or bitmixer", "metamix")
+    method: str = setting("metamix or bitmixer", "metamix")
     search: Search
     train: MetaMixTrain
 
@@ -255,9 +233,8 @@ class MetaMix(Experiment):
 class BitMixer(Experiment):
     """One network whose bit-widths change at run time."""
 
-    method: str = text("metamix or bitmixer", "bitmixer")
+    method: str = setting("metamix or bitmixer", "bitmixer")
     mixer: Mixer
-    train: Train
 
 
 SCHEMAS: dict[str, type[MetaMix] | type[BitMixer]] = {"metamix": MetaMix, "bitmixer": BitMixer}

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -53,8 +53,12 @@ class Options:
         "a .keras file of a trained MetaMixModel or BitMixerModel", positional=True
     )
     output: Path = option("the file", Path("model.tflite"))
-    weight_container: str = option(f"one of {', '.join(CONTAINERS)}", "fast")
-    io: str = option("inputs and outputs: float32, or int8 as the Edge TPU wants", "float32")
+    weight_container: Literal["fast", "smallest", "edgetpu"] = option(
+        f"one of {', '.join(CONTAINERS)}", "fast"
+    )
+    io: Literal["float32", "int8"] = option(
+        "inputs and outputs: float32, or int8 as the Edge TPU wants", "float32"
+    )
     images: Path | None = option("a .npy of images to check parity on; default: random ones", None)
     bits: Path | None = option(
         "a bits.json to assign first; of a MetaMixModel, weight steps are then set from the "

@@ -16,7 +16,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -56,7 +56,9 @@ class Options:
     activation_bits: tuple[int, ...] = option("to measure", (8, 4, 3))
     weight_bits: tuple[int, ...] = option("to measure", (8, 4))
     edge_bits: int = option("of the first and the last layer", 8)
-    containers: str = option("weight container of metamix-export", "fast")
+    containers: Literal["fast", "smallest", "edgetpu"] = option(
+        "weight container of metamix-export", "fast"
+    )
     device: str = option("local: the others time no single operators", DEVICES[0])
     threads: int = option("CPU threads", 1)
     runs: int = option("timed inferences of each operator", 100)

@@ -1,16 +1,16 @@
 """Typed settings: a dataclass says of each field its type, default, range and meaning.
 
 From such a class come the ConfigDict that a config file changes, whose fields are flags; the checks
-of what it then holds; and the reference page. The fields are made by the functions below; without
-a default a field has to be given.
+of what it then holds; and the reference page.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -18,79 +18,70 @@ from ml_collections.config_dict import placeholder
 
 from keras_metamix.checks import one_of, require_number, require_whole, shown
 
-Check = Callable[[str, Any], Any]
 Settings = TypeVar("Settings")
 REQUIRED: Any = dataclasses.MISSING
 
 
-def setting(help: str, check: Check | None, default: Any = REQUIRED, expected: str = "") -> Any:
-    """A field.
+def setting(
+    help: str,
+    default: Any = REQUIRED,
+    least: float = 0,
+    most: float = math.inf,
+    above: bool = False,
+    check: Callable[[str, Any], Any] | None = None,
+) -> Any:
+    """A field of a settings class, whose type is checked: a number, text, bool, Literal, or None.
 
     Args:
       help: what it is, for the reference page.
-      check: raises ValueError for a value out of the range; called with the field's full name.
-      default: its value where none is given.
-      expected: the range in words, for the reference page.
+      default: without one the field has to be given.
+      least, most, above: range of a number; `above`: `least` itself is outside it.
+      check: in place of the check of the type, called with the field's full name and its value.
     """
-    metadata = {"help": help, "check": check, "expected": expected}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    range_ = {"least": least, "most": most, "above": above}
+    return dataclasses.field(
+        default=default, metadata={"help": help, "range": range_, "check": check}
+    )
 
 
-def whole(help: str, least: int = 0, default: Any = REQUIRED, most: float = float("inf")) -> Any:
-    """A whole number from `least` to `most`."""
-
-    def check(name: str, value: Any) -> None:
-        require_whole(name, value, least)
-        require_number(name, value, least, most)
-
-    return setting(help, check, default, f"a whole number, at least {least}")
+def _bare(kind: Any) -> Any:
+    """A type without None."""
+    if isinstance(kind, types.UnionType):
+        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+        return kinds[0] if len(kinds) == 1 else object
+    return kind
 
 
-def number(
-    help: str,
-    low: float = 0.0,
-    high: float = float("inf"),
-    above: bool = False,
-    default: Any = REQUIRED,
-    optional: bool = False,
-) -> Any:
-    """A number from `low` (with `above`: above it) to `high`; `optional`: or None."""
-
-    def check(name: str, value: Any) -> None:
-        if value is not None or not optional:
-            require_number(name, value, low, high, above)
-
-    expected = f"{'above' if above else 'at least'} {low:g}"
-    expected += f", at most {high:g}" if high < float("inf") else ""
-    return setting(help, check, default, expected + (", or None" if optional else ""))
-
-
-def text(help: str, default: Any = REQUIRED) -> Any:
-    """A text."""
-
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, str):
-            raise ValueError(f"{name}: expected text, found {shown(value)}.")
-
-    return setting(help, check, default, "text")
+def _check(name: str, field: dataclasses.Field, kind: Any, value: Any) -> None:
+    bounds, bare = field.metadata["range"], _bare(kind)
+    if field.metadata["check"] is not None:
+        field.metadata["check"](name, value)
+    elif value is None and bare is not kind:
+        return
+    elif typing.get_origin(bare) is typing.Literal:
+        one_of(name, value, typing.get_args(bare))
+    elif bare is str and not isinstance(value, str):
+        raise ValueError(f"{name}: expected text, found {shown(value)}.")
+    elif bare is bool and not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, found {shown(value)}.")
+    elif bare is int:
+        require_whole(name, value, bounds["least"])
+    if bare in (int, float):
+        require_number(name, value, bounds["least"], bounds["most"], bounds["above"])
 
 
-def switch(help: str, default: Any = REQUIRED) -> Any:
-    """True or False."""
-
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, bool):
-            raise ValueError(f"{name}: expected True or False, found {shown(value)}.")
-
-    return setting(help, check, default, "True or False")
-
-
-def choice(help: str, choices: Sequence[str], default: Any = REQUIRED) -> Any:
-    """One of some texts."""
-    expected = " or ".join(repr(c) for c in choices)
-    return setting(help, lambda name, value: one_of(name, value, choices), default, expected)
+def _range(field: dataclasses.Field, kind: Any) -> str:
+    """What `_check` lets pass, in words."""
+    bounds, bare = field.metadata["range"], _bare(kind)
+    names = {str: "text", bool: "True or False", int: "a whole number", float: "a number"}
+    text = names.get(bare, "")
+    if typing.get_origin(bare) is typing.Literal:
+        text = " or ".join(repr(value) for value in typing.get_args(bare))
+    if bare in (int, float):
+        text += f" {'above' if bounds['above'] else 'from'} {bounds['least']:g}"
+        text += f" to {bounds['most']:g}" if bounds["most"] < math.inf else " on"
+        text = text.removesuffix(" on") if bounds["above"] else text
+    return text + (" or None" if text and bare is not kind else "")
 
 
 def fields_of(schema: type) -> Iterator[tuple[dataclasses.Field, Any]]:
@@ -118,20 +109,18 @@ def config_dict(schema: type) -> ConfigDict:
         value = None if default is REQUIRED else default
         if typing.get_origin(kind) is dict:
             config[field.name] = ConfigDict(value or {})
-        elif value is None or isinstance(kind, types.UnionType) or kind is Any:
-            config[field.name] = placeholder(_one_type(kind))
+        elif value is None or kind is Any or _bare(kind) is not kind:
+            config[field.name] = placeholder(_flag_type(kind))
             config[field.name] = value
         else:
             config[field.name] = value
     return config
 
 
-def _one_type(kind: Any) -> type:
+def _flag_type(kind: Any) -> type:
     """The type that a flag's text becomes: `object` where there are several."""
-    kinds = [k for k in typing.get_args(kind) if k is not type(None)]
-    if isinstance(kind, types.UnionType):
-        kind = kinds[0] if len(kinds) == 1 else object
-    return object if kind is Any else typing.get_origin(kind) or kind
+    bare = object if kind is Any else _bare(kind)
+    return str if typing.get_origin(bare) is typing.Literal else typing.get_origin(bare) or bare
 
 
 def read(schema: type[Settings], given: Any, where: str) -> Settings:
@@ -159,8 +148,8 @@ def read(schema: type[Settings], given: Any, where: str) -> Settings:
         field, kind = fields[name]
         if dataclasses.is_dataclass(kind):
             value = read(typing.cast(type, kind), value, f"{where}.{name}")
-        elif field.metadata["check"] is not None:
-            field.metadata["check"](f"{where}.{name}", value)
+        else:
+            _check(f"{where}.{name}", field, kind, value)
         values[name] = value
     return schema(**values)
 
@@ -175,5 +164,5 @@ def reference(schema: type, where: str) -> list[tuple[str, str, str, str]]:
             continue
         default = default_of(field)
         written = "" if default is REQUIRED else repr(default)
-        rows.append((name, written, field.metadata["expected"], field.metadata["help"]))
+        rows.append((name, written, _range(field, kind), field.metadata["help"]))
     return rows

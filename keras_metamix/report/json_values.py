@@ -64,8 +64,9 @@ def _value(kind: Any, value: Any, where: str, negative: bool = False) -> Any:
         (kind,) = (k for k in typing.get_args(kind) if k is not type(None))
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where, ".")
-    origin, inside = typing.get_origin(kind) or kind, typing.get_args(kind)
-    if origin is tuple and isinstance(value, list | tuple) and len(value) == len(inside):
+    origin: Any = typing.get_origin(kind) or kind
+    inside = typing.get_args(kind)
+    if origin is tuple and _has_length(value, len(inside)):
         return tuple(_value(k, v, where) for k, v in zip(inside, value, strict=True))
     if origin is tuple or not _is(origin, value):
         raise ValueError(f"{where}: expected {_expected(kind)}, found {found(value)}")
@@ -77,6 +78,10 @@ def _value(kind: Any, value: Any, where: str, negative: bool = False) -> Any:
         least = "" if negative else ", at least 0"
         raise ValueError(f"{where}: expected a finite number{least}, found {found(value)}")
     return value
+
+
+def _has_length(value: Any, length: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == length
 
 
 def _is(kind: Any, value: Any) -> bool:

@@ -132,7 +132,7 @@ BITMIXER = [
     *numbers("mixer.front", "whole number, at least 0", [-1, 1.5]),
     ("mixer.batch_norm", "none", "batch_norm: expected one of .* found 'none'"),
     ("mixer.method", "luck", "config.mixer.method: expected one of .* found 'luck'"),
-    ("mixer.cost", "joules", "cost: expected 'bops', 'size' .* found 'joules'"),
+    ("mixer.cost", "joules", "config.mixer.cost: expected one of .* found 'joules'"),
     ("mixer.latency_table", 3, "config.mixer.latency_table: expected text, found 3"),
     ("mixer.latency_table", "no.json", "mixer.latency_table: .*found no 'no.json'"),
     ("space.weight_bits", (4, 2), "weight_bits: expected 'same' or one bit-width"),
