@@ -96,7 +96,7 @@ def prediction(folder: str, runs: int, assignments: int) -> dict[str, Any]:
     rows = [
         {
             "bits": name,
-            "predicted_us": (predicted := table.predict(model, bits)),
+            "predicted_us": (predicted := table.predict(kmm.layer_costs(model), bits)),
             "measured_us": alone[name],
             "error": predicted / alone[name] - 1,
             "with_copies_us": copied[name].median_us,
@@ -136,13 +136,10 @@ def search(name: str, folder: str, runs: int) -> dict[str, Any]:
         return found
 
     by_bops = searched(target_bops=0.9 * kmm.bops(model, kmm.uniform_assignment(model, 4, 8)))
-    costs = table.costs(by_bops)
-    fastest, slowest = (
-        costs.constant + sum(end(row.values()) for row in costs.prices.values())
-        for end in (min, max)
-    )
+    costs = kmm.Latency(table, share=1.0).priced(by_bops)
+    fastest, slowest = costs.least, costs.most
     target = (fastest + costs.total(by_bops.bit_assignment)) / 2
-    by_latency = searched(target_latency=target, cost=table)
+    by_latency = searched(budget=kmm.Latency(table, target))
     models = {"bops": by_bops, "latency": by_latency}
     files = {found: mt.convert(m) for found, m in models.items()}
     for found, flat in files.items():

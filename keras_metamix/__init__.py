@@ -10,14 +10,23 @@ from keras_metamix.bitmixer.operating_points import (
     pareto_front,
 )
 from keras_metamix.calibration import calibrate
-from keras_metamix.cost import LayerCost, average_bits
+from keras_metamix.cost import (
+    Bops,
+    Budget,
+    Latency,
+    LatencyTable,
+    LayerCost,
+    Priced,
+    Size,
+    average_bits,
+)
 from keras_metamix.graph.explain import Explanation, explain
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.graph.summary import summary
-from keras_metamix.latency_table import LatencyTable
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.metamix.search import prepare_weight_training, select_bits
 from keras_metamix.quantized_model import QuantizedModel
 
 __version__ = "0.1.0"
@@ -25,15 +34,20 @@ __all__ = [
     "BitAssignment",
     "BitMixerCallback",
     "BitMixerModel",
+    "Bops",
+    "Budget",
     "Explanation",
+    "Latency",
     "LatencyTable",
     "LayerBits",
     "LayerCost",
     "MetaMixCallback",
     "MetaMixModel",
     "OperatingPoint",
+    "Priced",
     "QuantizedModel",
     "SearchSpace",
+    "Size",
     "average_bits",
     "bops",
     "calibrate",
@@ -43,6 +57,8 @@ __all__ = [
     "fold_batch_norm",
     "layer_costs",
     "pareto_front",
+    "prepare_weight_training",
+    "select_bits",
     "summary",
     "uniform_assignment",
 ]

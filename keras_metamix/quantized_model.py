@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -9,7 +10,10 @@ import keras
 import tensorflow as tf
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
-from keras_metamix.graph.layer_bits import BitWidths
+from keras_metamix.cost import CostTable
+from keras_metamix.graph.file_outline import file_outline
+from keras_metamix.graph.layer_bits import BitWidths, allowed_pairs, candidate_pairs
+from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import link, quantize, require_network
 from keras_metamix.graph.transitions import Reading
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
@@ -118,6 +122,18 @@ class QuantizedModel(keras.Model):
     @calibrated.setter
     def calibrated(self, calibrated: bool) -> None:
         self._calibrated.assign(int(calibrated))
+
+    @functools.cached_property
+    def cost_table(self) -> CostTable:
+        """What budgets price: MACs, candidates and the file of the model."""
+        layers = self.mac_layers
+        return CostTable(
+            self.name,
+            layer_costs(self.network),
+            {layer.name: candidate_pairs(layer) for layer in layers},
+            {layer.name: allowed_pairs(layer) for layer in layers},
+            functools.cache(lambda: file_outline(self)),
+        )
 
     def require_quantized(self) -> None:
         """Raises ValueError unless weights and activations are those that a file holds."""

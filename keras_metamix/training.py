@@ -83,10 +83,12 @@ def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = No
             model._symbolic_build(data_batch=batch)
 
 
-def training_batches(model: Any, data: Any, count: int) -> Iterator[Any]:
+def training_batches(
+    model: Any, data: Any, count: int, batch_size: int | None = None
+) -> Iterator[Any]:
     """Inputs of up to `count` batches of `data`, or, of None, of what `fit` is training on."""
     if data is not None:
-        return image_batches(data, count)
+        return image_batches(data, count, batch_size)
     if model.training_data is None:
         raise RuntimeError("training_batches: only inside fit.")
     return image_batches(model.training_data[0], count, model.training_data[1])

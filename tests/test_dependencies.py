@@ -2,7 +2,7 @@
 
 The direction is the design's:
 
-    assignment, cost, ops, knapsack -> layers -> graph, calibration -> training, distillation ->
+    assignment, cost, ops -> layers -> graph, calibration -> training, distillation ->
     metamix | bitmixer -> launch
     keras_metamix -> metamix_tflite
 
@@ -31,14 +31,11 @@ BASE = {
     "keras_metamix.assignment",
     "keras_metamix.cost",
     "keras_metamix.ops",
-    "keras_metamix.knapsack",
-    "keras_metamix.pair_costs",
 }
 LAYERS = BASE | {"keras_metamix.layers"}
 GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
-TRAINING |= {"keras_metamix.training_data", "keras_metamix.latency_table"}
-TRAINING |= {"keras_metamix.diagnosis", "keras_metamix.workers"}
+TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
 TRAINING |= {"keras_metamix.quantized_model"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
@@ -50,13 +47,10 @@ MAY_IMPORT = {
     "keras_metamix.checks": set(),
     "keras_metamix.assignment": {"keras_metamix.files", "keras_metamix.checks"},
     "keras_metamix.ops": set(),
-    "keras_metamix.knapsack": set(),
-    "keras_metamix.cost": BASE,
-    "keras_metamix.pair_costs": BASE,
+    "keras_metamix.cost": BASE - {"keras_metamix.ops"},
     "keras_metamix.layers": BASE,
     "keras_metamix.graph": GRAPH,
     "keras_metamix.calibration": GRAPH,
-    "keras_metamix.latency_table": GRAPH,
     "keras_metamix.training": GRAPH | {"keras_metamix.training_data"},
     "keras_metamix.training_data": GRAPH,
     "keras_metamix.diagnosis": GRAPH,
@@ -81,7 +75,7 @@ MAY_IMPORT = {
 KERAS_2 = {"tensorflow_model_optimization", "tf_keras"}
 MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
     "keras_metamix.assignment": KERAS_2 | {"keras", "tensorflow"},
-    "keras_metamix.latency_table": KERAS_2 | {"keras", "tensorflow"},
+    "keras_metamix.cost": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.report": KERAS_2 | {"keras", "tensorflow"},
 }
 
@@ -191,8 +185,8 @@ def test_rules_have_no_cycle_between_levels():
     [
         ("keras_metamix/assignment.py", "import keras", "keras"),
         ("keras_metamix/assignment.py", "import tensorflow.math", "tensorflow"),
-        ("keras_metamix/cost.py", "from .layers import conv", "keras_metamix.layers"),
-        ("keras_metamix/cost.py", "import keras_metamix.graph.topology", "keras_metamix.graph"),
+        ("keras_metamix/cost/a.py", "from ..layers import conv", "keras_metamix.layers"),
+        ("keras_metamix/cost/a.py", "import keras_metamix.graph.topology", "keras_metamix.graph"),
         ("keras_metamix/ops/lsq.py", "from ..graph import rewrite", "keras_metamix.graph"),
         ("keras_metamix/ops/lsq.py", "from .. import graph", "keras_metamix.graph"),
         ("keras_metamix/ops/__init__.py", "from ..graph.a import b", "keras_metamix.graph"),
@@ -211,7 +205,7 @@ def test_rules_have_no_cycle_between_levels():
     ],
 )
 def test_a_broken_rule_is_named(tmp_path, file, text, target):
-    folders = ("ops", "layers", "graph", "metamix", "bitmixer", "launch")
+    folders = ("ops", "cost", "layers", "graph", "metamix", "bitmixer", "launch")
     write_tree(tmp_path, {f"keras_metamix/{folder}/__init__.py": "" for folder in folders})
     assert violations(tmp_path) == []
     write_tree(tmp_path, {file: text})

@@ -18,7 +18,7 @@ def test_the_python_blocks_run(tmp_path, monkeypatch, capsys):
     for number, block in enumerate(BLOCKS):
         exec(compile(block, f"README block {number}", "exec"), names)
     assert "XNNPACK" in capsys.readouterr().out
-    assert kmm.BitAssignment.load("bits.json") == names["model"].bit_assignment
+    assert kmm.BitAssignment.load("bits.json") == names["bits"]
     assert (tmp_path / "model.keras").is_file()
 
 

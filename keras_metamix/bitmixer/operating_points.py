@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +13,20 @@ import numpy as np
 from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.checks import require_number, require_whole, shown
-from keras_metamix.cost import LayerCost, assignment_bops, weight_bytes
+from keras_metamix.checks import one_of, require_whole, shown
+from keras_metamix.cost import (
+    Bops,
+    Budget,
+    Pair,
+    PricedBudget,
+    as_budgets,
+    require_all_reachable,
+    select,
+)
 from keras_metamix.files import written_whole
-from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.knapsack import knapsack
-from keras_metamix.latency_table import LatencyTable
 
 Method = Literal["solver", "greedy"]
-Table = list[list[float]]
-# What one layer costs at each candidate bit-width: {layer: {activation bits: price}}.
-Prices = Mapping[str, Mapping[int, float]]
-Cost = Literal["bops", "size"] | Prices | LatencyTable
-_UNITS = {"bops": "BOPs", "size": "bytes of weights, scales and biases"}
+Budgets = tuple[PricedBudget, ...]  # all of which an operating point meets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class OperatingPoint:
 
     Attributes:
       bits: the assignment.
-      cost: in the unit of the prices: BOPs for one image, bytes, or those of a latency table.
+      cost: in the unit of its budget, of several that of the first.
       metrics: what `evaluate` gave, "loss" among them; empty where it was not evaluated.
     """
 
@@ -47,8 +47,7 @@ class OperatingPoint:
 def choose_bits(
     model: BitMixerModel,
     data: Any,
-    budget: float,
-    cost: Cost = "bops",
+    budget: Budget | Sequence[Budget] | float,
     method: Method = "solver",
     verbose: int = 1,
 ) -> OperatingPoint:
@@ -58,40 +57,40 @@ def choose_bits(
       model: trained and compiled.
       data: what `model.evaluate` takes as `x` (a data set), or a pair (images, labels). A few
         hundred images of the training data do; not the test set.
-      budget: the most that the assignment may cost.
-      cost: "bops" (Eq. 6 of MetaMix), "size" (bytes of weights, scales and biases), or a table
-        {layer: {activation bits: price}}, or a LatencyTable: microseconds of a whole inference.
+      budget: Bops, Size (of a file of this point alone), Latency or Priced, several of them in a
+        list, all of which are met, or a number of BOPs. At least 97 % of it is used where an
+        assignment does, see `cost.select`.
       method: "solver" measures each layer alone at each bit-width, the others at their highest, and
         solves the knapsack of the losses' sum; "greedy" lowers one layer after the other, each
-        time the one whose loss rises least for what it saves, measured with all others as they are.
+        time the one whose loss rises least for what it saves, measured with all others as they are,
+        then raises what still fits, so that it uses what it can, not 97 % for certain.
       verbose: 1 prints how many assignments were measured.
 
     Raises:
-      ValueError: a budget that no assignment meets, an unknown cost or method, prices missing.
+      TypeError: no budget.
+      ValueError: one that no assignment meets, an unknown method, prices missing.
     """
-    return _points(model, data, [budget], cost, method, verbose)[0]
+    return _points(model, data, [budget], method, verbose)[0]
 
 
 def choose_points(
     model: BitMixerModel,
     data: Any,
-    budgets: Mapping[str, float],
-    cost: Cost = "bops",
+    budgets: Mapping[str, Any],
     method: Method = "solver",
     verbose: int = 1,
 ) -> dict[str, OperatingPoint]:
     """`choose_bits` for several budgets by name; what is measured serves them all."""
     if not isinstance(budgets, Mapping) or not budgets:
         raise ValueError(f"budgets: expected at least one by name, found {shown(budgets)}.")
-    points = _points(model, data, list(budgets.values()), cost, method, verbose)
+    points = _points(model, data, list(budgets.values()), method, verbose)
     return dict(zip(budgets, points, strict=True))
 
 
 def pareto_front(
     model: BitMixerModel,
     data: Any,
-    budgets: int | Sequence[float] = 8,
-    cost: Cost = "bops",
+    budgets: int | Sequence[Any] = 8,
     method: Method = "solver",
     plot: str | os.PathLike[str] | None = None,
     verbose: int = 1,
@@ -99,44 +98,47 @@ def pareto_front(
     """Operating points from the cheapest to the best, none of which another one beats.
 
     Args:
-      budgets: how many, evenly from the lowest to the highest cost, or the budgets themselves.
+      budgets: how many budgets of BOPs, evenly from the fewest bits to the most, or the budgets
+        themselves, of one kind: `[Size(share=s) for s in (0, 0.5, 1)]`.
       plot: a PNG to write, of the points' accuracy on `data` over their cost, beside the uniform
         bit-widths'; the model has to be compiled with metrics=["accuracy"] then.
-      model, data, cost, method, verbose: see `choose_bits`.
+      model, data, method, verbose: see `choose_bits`.
 
     Raises:
-      ValueError: see `choose_bits`; no accuracy to plot.
+      TypeError, ValueError: see `choose_bits`; no accuracy to plot.
     """
     if not isinstance(budgets, Sequence):
         require_whole("budgets", budgets, 1)
-        budgets = [float(b) for b in np.linspace(*cost_range(model, cost), budgets)]
+        budgets = [Bops(share=float(s)) for s in np.linspace(0, 1, budgets)]
     if not budgets:
         raise ValueError("budgets: expected at least one, found none.")
-    points = _points(model, data, list(budgets), cost, method, verbose)
+    points = _points(model, data, list(budgets), method, verbose)
     points.sort(key=lambda point: (point.cost, point.metrics["loss"]))
     front: list[OperatingPoint] = []
     for point in points:
         if not front or point.metrics["loss"] < front[-1].metrics["loss"]:
             front.append(point)
     if plot is not None:
-        _plot(plot, front, uniform_points(model, data, cost), cost)
+        (budget, *_) = as_budgets(budgets[0])
+        _plot(plot, front, uniform_points(model, data, budget), cost_axis(budget))
     return front
 
 
 def uniform_points(
-    model: BitMixerModel, data: Any, cost: Cost = "bops"
+    model: BitMixerModel, data: Any, budget: Budget | None = None
 ) -> dict[int, OperatingPoint]:
-    """The operating points of one bit-width everywhere but at the ends, by bit-width."""
-    prices, points, rest = price_table(model, cost), {}, _rest(model, cost)
-    before, measure = model.bit_assignment, _Measure(model, data, verbose=0)
+    """The operating points of one bit-width everywhere but at the ends, by bit-width.
+
+    Args:
+      model, data: see `choose_bits`.
+      budget: what the points' cost is counted in, whatever its limit; default: BOPs.
+    """
+    priced = (budget or Bops(share=1.0)).priced(model)
+    before, measure, points = model.bit_assignment, _Measure(model, data, verbose=0), {}
     try:
-        for number, bits in enumerate(model.space.activation_bits):
-            chosen = [number if bits in row else 0 for row in prices.values()]
-            price = rest + sum(
-                row[b] for row, b in zip(prices.values(), measure.bits(chosen), strict=True)
-            )
-            found = measure.assignment(chosen), price, measure.metrics(chosen)
-            points[bits] = OperatingPoint(*found)
+        for bits in model.space.activation_bits:
+            found = model.uniform_bits(bits)
+            points[bits] = OperatingPoint(found, priced.total(found), measure.metrics_of(found))
     finally:
         model.set_bits(before)
     return points
@@ -146,7 +148,7 @@ def _plot(
     path: str | os.PathLike[str],
     front: Sequence[OperatingPoint],
     uniform: Mapping[int, OperatingPoint],
-    cost: Cost,
+    axis: str,
 ) -> None:
     if "accuracy" not in front[0].metrics:
         raise ValueError(
@@ -158,76 +160,15 @@ def _plot(
         {"bits": bits, "cost": p.cost, "accuracy": p.metrics["accuracy"]}
         for bits, p in uniform.items()
     ]
-    figure = report.pareto_front(points, rows, cost_unit(cost))
+    figure = report.pareto_front(points, rows, axis)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
 
 
-def cost_unit(cost: Cost) -> str:
-    """What a cost is counted in, for the axis of a figure."""
-    if isinstance(cost, LatencyTable):
-        return "predicted latency, µs"
-    return _UNITS.get(cost, "cost") if isinstance(cost, str) else "cost"
-
-
-def price_table(model: BitMixerModel, cost: Cost) -> dict[str, dict[int, float]]:
-    """What each layer costs at each of its candidate bit-widths.
-
-    Raises:
-      ValueError: an unknown cost, or a price that is missing; names the layer.
-    """
-    if not isinstance(model, BitMixerModel):
-        raise TypeError(f"Expected a BitMixerModel, found {type(model).__name__}.")
-    if isinstance(cost, LatencyTable):
-        measured = cost.prices(model)
-        cost = {
-            layer.name: {
-                bits: measured[layer.name][bits, _weight_bits(layer, bits)]
-                for bits in layer.input_quantizer.candidates
-            }
-            for layer in model.mac_layers
-        }
-    table = {}
-    for layer, layer_cost in zip(model.mac_layers, layer_costs(model.network), strict=True):
-        row = {}
-        for bits in layer.input_quantizer.candidates:
-            row[bits] = _price(layer_cost, bits, _weight_bits(layer, bits), cost)
-        table[layer.name] = row
-    return table
-
-
-def cost_range(model: BitMixerModel, cost: Cost) -> tuple[float, float]:
-    """What the fewest and the most bits cost."""
-    rows = [row.values() for row in price_table(model, cost).values()]
-    rest = _rest(model, cost)
-    return rest + sum(map(min, rows)), rest + sum(map(max, rows))
-
-
-def _rest(model: BitMixerModel, cost: Cost) -> float:
-    """What the model costs besides its layers' prices."""
-    return cost.costs(model).constant if isinstance(cost, LatencyTable) else 0
-
-
-def _price(layer: LayerCost, activation: int, weight: int, cost: Cost) -> float:
-    if isinstance(cost, Mapping):
-        row = cost.get(layer.name)
-        found = row.get(activation) if isinstance(row, Mapping) else row
-        wanted = f"a price of layer {layer.name!r} at {activation} bits"
-        if found is None:
-            raise ValueError(f"cost: expected {wanted}, found none.")
-        require_number(f"cost: {wanted}", None if found is row else found, 0)
-        return found
-    bits = BitAssignment({layer.name: activation}, {layer.name: weight})
-    if cost == "bops":
-        return assignment_bops([layer], bits)
-    if cost == "size":
-        return weight_bytes([layer], bits)
-    raise ValueError(f"cost: expected 'bops', 'size' or a table of prices, found {cost!r}.")
-
-
-def _weight_bits(layer: Any, activation: int) -> int:
-    quantizer = layer.weight_quantizer
-    return activation if quantizer.follows else quantizer.candidates[0]
+def cost_axis(budget: Budget) -> str:
+    """What a budget is counted in, for the axis of a figure."""
+    axes = {"us": "predicted latency, µs", "bytes": "predicted file size, bytes", "BOPs": "BOPs"}
+    return axes.get(budget.unit, "cost")
 
 
 class _Measure:
@@ -235,28 +176,32 @@ class _Measure:
 
     def __init__(self, model: BitMixerModel, data: Any, verbose: int):
         self.model, self.data, self.verbose = model, data, verbose
-        self.layers = model.mac_layers
+        self.pairs: list[list[Pair]] = [list(p) for p in model.cost_table.choices.values()]
+        self.names = list(model.cost_table.choices)
         self.count = 0
-
-    def bits(self, chosen: Sequence[int]) -> list[int]:
-        """Activation bits of each layer."""
-        return [
-            layer.input_quantizer.candidates[number]
-            for layer, number in zip(self.layers, chosen, strict=True)
-        ]
+        self._known: dict[tuple[int, ...], dict[str, float]] = {}
 
     def assignment(self, chosen: Sequence[int]) -> BitAssignment:
-        activations, weights = {}, {}
-        for layer, bits in zip(self.layers, self.bits(chosen), strict=True):
-            activations[layer.name] = bits
-            weights[layer.name] = _weight_bits(layer, bits)
-        return BitAssignment(activations, weights)
+        """The bits of each layer's candidate."""
+        found = [row[number] for row, number in zip(self.pairs, chosen, strict=True)]
+        activations, weights = zip(*found, strict=True)
+        return BitAssignment(
+            dict(zip(self.names, activations, strict=True)),
+            dict(zip(self.names, weights, strict=True)),
+        )
 
     def metrics(self, chosen: Sequence[int]) -> dict[str, float]:
+        """What `evaluate` says; asked once for each assignment."""
+        if tuple(chosen) not in self._known:
+            self._known[tuple(chosen)] = self.metrics_of(self.assignment(chosen))
+        return self._known[tuple(chosen)]
+
+    def metrics_of(self, bits: BitAssignment) -> dict[str, float]:
+        """What `evaluate` says of an assignment."""
         self.count += 1
         if self.verbose and sys.stdout.isatty():
             print(f"\r[Bit-Mixer] assignments measured: {self.count}", end="", flush=True)
-        self.model.set_bits(self.assignment(chosen))
+        self.model.set_bits(bits)
         arrays = self.data if isinstance(self.data, tuple) else (self.data,)
         found: Any = self.model.evaluate(*arrays, verbose=0, return_dict=True)
         if "loss" not in found or not np.isfinite(found["loss"]):
@@ -274,71 +219,92 @@ class _Measure:
 
 
 def _points(
-    model: BitMixerModel, data: Any, budgets: list[float], cost: Cost, method: Method, verbose: int
+    model: BitMixerModel, data: Any, budgets: list[Any], method: Method, verbose: int
 ) -> list[OperatingPoint]:
     """The operating point of each budget, in their order."""
-    table = [list(row.values()) for row in price_table(model, cost).values()]
-    rest = _rest(model, cost)
-    least = rest + sum(min(row) for row in table)
-    for budget in budgets:
-        if not isinstance(budget, numbers.Real) or not budget >= least * (1 - 1e-12):
-            raise ValueError(
-                f"budget={shown(budget)}: expected at least {least:.6g}, what the fewest bits "
-                f"cost; the most cost {rest + sum(max(row) for row in table):.6g}."
-            )
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {list(METHODS)}, found {method!r}.")
+    if not isinstance(model, BitMixerModel):
+        raise TypeError(f"Expected a BitMixerModel, found {type(model).__name__}.")
+    one_of("method", method, [*METHODS])
+    priced = [tuple(part.priced(model) for part in as_budgets(b)) for b in budgets]
+    for budget in priced:
+        require_all_reachable(budget)
     before = model.bit_assignment
     measure = _Measure(model, data, verbose)
     try:
         points = []
-        layers_least = sum(min(row) for row in table)  # a difference may round to below it
-        layers_budgets = [max(budget - rest, layers_least) for budget in budgets]
-        for chosen in METHODS[method](measure, table, layers_budgets):
-            price = rest + sum(row[number] for row, number in zip(table, chosen, strict=True))
-            metrics = measure.metrics(chosen)
-            points.append(OperatingPoint(measure.assignment(chosen), price, metrics))
+        for budget in priced:
+            chosen = METHODS[method](measure, budget)
+            bits, metrics = measure.assignment(chosen), measure.metrics(chosen)
+            points.append(OperatingPoint(bits, budget[0].total(bits), metrics))
         return points
     finally:
         model.set_bits(before)
         measure.end()
 
 
-def _solve(measure: _Measure, table: Table, budgets: list[float]) -> list[list[int]]:
-    """Knapsacks over the losses' rises, each layer alone below its highest bit-width."""
-    base = measure.metrics([0] * len(table))["loss"]
-    values = []
-    for row, prices in enumerate(table):
-        rises = [0.0]
-        for number in range(1, len(prices)):
-            chosen = [number if i == row else 0 for i in range(len(table))]
-            rises.append(measure.metrics(chosen)["loss"] - base)
-        values.append([-rise for rise in rises])
-    return [knapsack(values, table, budget) for budget in budgets]
+def _solve(measure: _Measure, budgets: Budgets) -> list[int]:
+    """A knapsack over the losses' rises, each layer alone below its highest bit-width."""
+    top = [0] * len(measure.pairs)
+    base, scores = measure.metrics(top)["loss"], {}
+    for row, (name, pairs) in enumerate(zip(measure.names, measure.pairs, strict=True)):
+        lower = ([*top[:row], number, *top[row + 1 :]] for number in range(len(pairs)))
+        scores[name] = {
+            pair: base - measure.metrics(chosen)["loss"]
+            for pair, chosen in zip(pairs, lower, strict=True)
+        }
+    bits = select(scores, budgets)
+    return [
+        pairs.index((bits[name].activation, bits[name].weight))
+        for name, pairs in zip(measure.names, measure.pairs, strict=True)
+    ]
 
 
-def _descend(measure: _Measure, table: Table, budgets: list[float]) -> list[list[int]]:
-    """One layer after the other at its next cheaper bit-width, from budget to budget."""
-    chosen = [0] * len(table)
-    loss = measure.metrics(chosen)["loss"]
-    found: dict[float, list[int]] = {}
-    for budget in sorted(budgets, reverse=True):
-        while sum(r[n] for r, n in zip(table, chosen, strict=True)) > budget:
-            steps = []
-            for row, prices in enumerate(table):
-                now = prices[chosen[row]]
-                cheaper = [n for n in range(chosen[row] + 1, len(prices)) if prices[n] < now]
-                if cheaper:
-                    lower = [*chosen[:row], cheaper[0], *chosen[row + 1 :]]
-                    rise = measure.metrics(lower)["loss"] - loss
-                    steps.append((rise / (now - prices[cheaper[0]]), lower))
-            chosen = min(steps)[1]
-            loss = measure.metrics(chosen)["loss"]
-        found[budget] = chosen
-    return [found[budget] for budget in budgets]
+def _descend(measure: _Measure, budgets: Budgets) -> list[int]:
+    """One layer after the other at its next cheaper bit-width; then back, where that fits."""
+    chosen = [0] * len(measure.pairs)
+    while exceeded := [b for b in budgets if b.total(measure.assignment(chosen)) > b.limit]:
+        loss, steps = measure.metrics(chosen)["loss"], []
+        for row, name in enumerate(measure.names):
+            prices = _prices(name, measure.pairs[row], exceeded)
+            now = prices[chosen[row]]
+            cheaper = [n for n in range(chosen[row] + 1, len(prices)) if prices[n] < now]
+            if cheaper:
+                lower = [*chosen[:row], cheaper[0], *chosen[row + 1 :]]
+                rise = measure.metrics(lower)["loss"] - loss
+                steps.append((rise / (now - prices[cheaper[0]]), lower))
+        if not steps:
+            told = ", ".join(budget.name for budget in exceeded)
+            raise ValueError(f"method='greedy' found no assignment within {told}: try 'solver'.")
+        chosen = min(steps)[1]
+    return _climb(measure, budgets, chosen)
 
 
-METHODS: dict[str, Callable[[_Measure, Table, list[float]], list[list[int]]]] = {
+def _climb(measure: _Measure, budgets: Budgets, chosen: list[int]) -> list[int]:
+    """One layer after the other at its next bit-width, until 97 % are used or none fits."""
+    while not any(b.uses(b.total(measure.assignment(chosen))) for b in budgets):
+        raised = [
+            [*chosen[:row], number - 1, *chosen[row + 1 :]]
+            for row, number in enumerate(chosen)
+            if number
+        ]
+        fits = [
+            up for up in raised if all(b.total(measure.assignment(up)) <= b.limit for b in budgets)
+        ]
+        if not fits:
+            break
+        chosen = min(fits, key=lambda up: measure.metrics(up)["loss"])
+    return chosen
+
+
+def _prices(name: str, pairs: Sequence[Pair], budgets: Sequence[PricedBudget]) -> list[float]:
+    """Of a layer's pairs; of several budgets as the sum of their limits' shares."""
+    if len(budgets) == 1:
+        return budgets[0].row(name, pairs)
+    rows = [[price / b.limit for price in b.row(name, pairs)] for b in budgets]
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+METHODS: dict[str, Callable[[_Measure, Budgets], list[int]]] = {
     "solver": _solve,
     "greedy": _descend,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
+from keras_metamix.cost.containers import MacForm, mac_form
 from keras_metamix.graph.expand import expand, float_names
 from keras_metamix.graph.fold_mac import pool_is_padded
 from keras_metamix.graph.layer_costs import costs_of, mac_nodes
@@ -40,7 +40,6 @@ _MOVES = (
     ((keras.layers.Cropping2D,), "STRIDED_SLICE"),
     ((keras.layers.Flatten, keras.layers.Reshape), "RESHAPE"),
 )
-_LEAST_FOR_PATCHES = 8192  # weights: "fast" writes such a convolution as a product of patches
 # What the published lists of LiteRT's GPU delegate (which dequantizes to float, so that its results
 # are not exact) and of the Edge TPU compiler hold of these. Neither takes INT4 weights, and the
 # latter no groups. metamix_tflite.devices.edgetpu_operators says the same of a file.
@@ -211,13 +210,9 @@ class _Reader:
     def _mac(self, node: Node, named: tuple[str, str]) -> LayerExplanation:
         cost = self.costs[node.name]
         activation, weight = self.space.layer_candidates(cost.edge)
-        operator, holds_int4 = _mac_operator(node)
-        low = [bits <= 4 for bits in weight]
-        container = "INT8"
-        if holds_int4 and any(low):
-            container = "INT4" if all(low) else "INT4 or INT8"
-        if operator == "FULLY_CONNECTED" and cost.kind != "Dense" and not all(low):
-            operator = "FULLY_CONNECTED or CONV_2D" if any(low) else "CONV_2D"
+        forms = [_mac_form(node, bits) for bits in weight]
+        operator = " or ".join(sorted({f.operator for f in forms}, reverse=True))
+        container = " or ".join(sorted({f.container for f in forms}))
         calls = len(self.calls[node.name])
         return LayerExplanation(
             *named,
@@ -235,19 +230,14 @@ class _Reader:
         )
 
 
-def _mac_operator(node: Node) -> tuple[str, bool]:
-    """LiteRT's operator, and whether "fast" holds weights of up to 4 bits in INT4."""
-    layer, channels = node.operation, node.inputs[0].shape[-1]
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return "DEPTHWISE_CONV_2D", False
-    if isinstance(layer, keras.layers.Dense):
-        return "FULLY_CONNECTED", channels % 2 == 0
-    weights = math.prod(layer.kernel.shape)
-    pointwise = tuple(layer.kernel_size) == tuple(layer.strides) == (1, 1)
-    matrix = layer.groups == 1 and (pointwise or weights >= _LEAST_FOR_PATCHES)
-    if matrix and weights // layer.filters % 2 == 0:
-        return "FULLY_CONNECTED", True
-    return "CONV_2D", False
+def _mac_form(node: Node, weight_bits: int) -> MacForm:
+    """What a file of `weight_container="fast"` has for a MAC layer."""
+    layer: Any = node.operation
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    dense = isinstance(layer, keras.layers.Dense)
+    kind = "dense" if dense else "depthwise" if depthwise else "conv"
+    strides = () if dense else layer.strides
+    return mac_form(kind, layer.kernel.shape, strides, node.inputs[0].shape[-1], weight_bits)
 
 
 def _no_integer_form(node: Node, found: Kind) -> str:

@@ -48,6 +48,29 @@ def fold_batch_norm(model: Any) -> keras.Model:
     Raises:
       ValueError: the model is not ready, or a layer has no exact integer form; names it.
     """
+    require_foldable(model)
+    model.require_quantized()
+    if not model.calibrated:
+        raise ValueError(
+            "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."
+        )
+    _require_sound(model.network)
+    return fold_network(model.network)
+
+
+def fold_network(network: keras.Model, distinct: bool = False) -> keras.Model:
+    """`fold_batch_norm` of a network at its present steps and bits, trained or not.
+
+    Args:
+      network: of a quantized model.
+      distinct: makes all step sizes differ a little, as training does: the same layers then, with
+        nothing left out because two grids happen to be equal.
+    """
+    return _Fold(Topology(network), network.name, distinct).run()
+
+
+def require_foldable(model: Any) -> None:
+    """Raises TypeError or ValueError for a model that no training makes one for a device."""
     if getattr(model, "space", None) is None:
         raise TypeError(
             "fold_batch_norm takes a MetaMixModel or a BitMixerModel, found "
@@ -58,17 +81,10 @@ def fold_batch_norm(model: Any) -> keras.Model:
             "SearchSpace(stream_bits=None) leaves residual sums and logits in float, which the "
             "device cannot hold: train with stream_bits=8 to export."
         )
-    model.require_quantized()
-    if not model.calibrated:
-        raise ValueError(
-            "The model has no step sizes yet: fit it, or call keras_metamix.calibrate."
-        )
     if model.float_layers:
         raise ValueError(
             f"Layers {shown(list(model.float_layers))} were left in float: no integer form."
         )
-    _require_sound(model.network)
-    return _Fold(Topology(model.network), model.network.name).run()
 
 
 def _require_sound(network: keras.Model) -> None:
@@ -89,8 +105,8 @@ def _require_sound(network: keras.Model) -> None:
 class _Fold:
     """One walk over a network."""
 
-    def __init__(self, topology: Topology, name: str):
-        self.topology, self.name = topology, name
+    def __init__(self, topology: Topology, name: str, distinct: bool):
+        self.topology, self.name, self.distinct = topology, name, distinct
         self.inputs = [
             keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in topology.inputs
         ]
@@ -177,6 +193,8 @@ class _Fold:
         self, quantizer: ActivationQuantizer, node: Node, value: Levels | Group
     ) -> Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
+        if self.distinct:
+            step *= 1 + 1e-4 * len(self.values)
         grid = Grid.of(step, int(low), int(high))
         group = self._group(node, value)
         if quantizer.activation != "linear":

@@ -21,6 +21,12 @@ def candidate_pairs(layer: Any) -> list[tuple[int, int]]:
     return list(itertools.product(*candidates))
 
 
+def allowed_pairs(layer: Any) -> list[tuple[int, int]]:
+    """The pairs that a layer may take: equal bits, where its weights take its activation's."""
+    pairs = candidate_pairs(layer)
+    return [(a, w) for a, w in pairs if a == w] if layer.weight_quantizer.follows else pairs
+
+
 class BitWidths:
     """The bit-widths of a network's MAC layers.
 

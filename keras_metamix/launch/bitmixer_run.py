@@ -11,13 +11,12 @@ import numpy as np
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.bitmixer.operating_points import (
-    Cost,
     OperatingPoint,
     choose_points,
-    cost_range,
-    cost_unit,
+    cost_axis,
     uniform_points,
 )
+from keras_metamix.cost import Bops, Budget, Latency, Size
 from keras_metamix.launch.budget import naming_table
 from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.config import BitMixer
@@ -34,6 +33,8 @@ from keras_metamix.report.bitmixer_page import draw_pareto
 from keras_metamix.report.results import Epoch, Mixer, Point, UniformPoint
 from metamix_tflite import convert, verify
 
+_KINDS: dict[str, Any] = {"bops": Bops, "size": Size}  # of config.mixer.cost
+
 
 def check(session: Session[BitMixer], float_model: keras.Model) -> None:
     """Finds out what is wrong with the config before hours of training.
@@ -44,29 +45,34 @@ def check(session: Session[BitMixer], float_model: keras.Model) -> None:
     config = session.config
     model = BitMixerModel.from_float(float_model, search_space(config), config.mixer.batch_norm)
     with naming_table(config):
-        cost_range(model, _cost(session))
+        _budget(session, 1.0).priced(model)
 
 
-def _cost(session: Session[BitMixer]) -> Cost:
-    return session.table or session.config.mixer.cost
+def _budget(session: Session[BitMixer], share: float) -> Budget:
+    """A share of the way from the fewest bits' cost to that of the most."""
+    if session.table is not None:
+        return Latency(session.table, share=share)
+    return _KINDS[session.config.mixer.cost](share=share)
 
 
 def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
     config, data = session.config, session.data
     mixer, container = config.mixer, config.export.weight_container
-    cost = _cost(session)
     model, lines = train_mixer(session, float_model)
 
     session.say("operating points")
-    low, high = cost_range(model, cost)
     shares = sorted(mixer.operating_points.items(), key=lambda item: -item[1])
-    budgets = {name: low + share * (high - low) for name, share in shares}
-    front = {f"front {n}": float(b) for n, b in enumerate(np.linspace(low, high, mixer.front))}
+    budgets = {name: _budget(session, share) for name, share in shares}
+    front = {
+        f"front {number}": _budget(session, float(share))
+        for number, share in enumerate(np.linspace(0, 1, mixer.front))
+    }
     batches = -(-mixer.images // config.train.batch_size)
     known = data.train.take(batches).cache()  # the test images choose nothing
-    chosen = choose_points(model, known, budgets | front, cost, mixer.method)
+    chosen = choose_points(model, known, budgets | front, mixer.method)
     points = {name: chosen[name].bits for name in budgets}
+    limits = {name: limit.priced(model).limit for name, limit in (budgets | front).items()}
 
     session.say("export, verification, benchmark")
     told = training_run(config, lines.records)
@@ -81,12 +87,13 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
         len(convert(model, container, operating_points={name: bits}))
         for name, bits in points.items()
     )
+    whole = _budget(session, 1.0)
     found = Mixer(
-        unit=cost_unit(cost),
-        points=_measured(model, data, chosen, budgets | front, set(points)),
+        unit=cost_axis(whole),
+        points=_measured(model, data, chosen, limits, set(points)),
         uniform=[
             UniformPoint(bits=bits, cost=point.cost, test_accuracy=point.metrics["accuracy"])
-            for bits, point in uniform_points(model, data.test, cost).items()
+            for bits, point in uniform_points(model, data.test, whole).items()
         ],
         separate_bytes=separate,
     )
@@ -102,8 +109,8 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     if session.table is not None:
         notes += [
             f"Operating point {name!r}: {chosen[name].cost:,.1f} us predicted by "
-            f"{mixer.latency_table}, of a budget of {budget:,.1f} us."
-            for name, budget in budgets.items()
+            f"{mixer.latency_table}, of a budget of {limits[name]:,.1f} us."
+            for name in budgets
         ]
     files: dict[str, Any] = {f"{name}.bits.json": bits.save for name, bits in points.items()}
     figure = draw_pareto(found)
@@ -123,7 +130,7 @@ def _measured(
     model: BitMixerModel,
     data: Data,
     points: Mapping[str, OperatingPoint],
-    budgets: Mapping[str, float],
+    limits: Mapping[str, float],
     named: set[str],
 ) -> list[Point]:
     """The named operating points, and the others whose bits are new, with their test accuracy."""
@@ -137,7 +144,7 @@ def _measured(
             found[bits] = _accuracy(model, data, point.bits)
         label = name if name in named else ""
         rows.append(
-            Point(name=label, cost=point.cost, budget=budgets[name], test_accuracy=found[bits])
+            Point(name=label, cost=point.cost, budget=limits[name], test_accuracy=found[bits])
         )
     return rows
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import keras
 
-from keras_metamix.graph.layer_costs import bops, uniform_assignment
-from keras_metamix.latency_table import LatencyTable
+from keras_metamix.cost import Bops, Budget, Latency, LatencyTable
+from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.launch.config import Experiment, MetaMix
 
 UNIFORM_BITS = 4
@@ -55,7 +55,7 @@ def naming_table(config: Experiment) -> Iterator[None]:
         raise ValueError(f"config.{section}.latency_table={path!r}: {error}") from error
 
 
-def search_target(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> float:
+def search_budget(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> Budget:
     """The budget: the target of `config.search`, or a share of what uniform 4-bit layers cost.
 
     Args:
@@ -66,9 +66,27 @@ def search_target(config: MetaMix, table: LatencyTable | None, model: keras.Mode
     Raises:
       ValueError: the table lacks what the share is of; names the layer.
     """
-    target = config.search.target_bops if table is None else config.search.target_latency
-    if target is not None:
-        return target
-    uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
-    cost = bops(model, uniform) if table is None else table.predict(model, uniform)
-    return (config.search.target_ratio or 0.0) * cost  # one of the two is given
+    field = _target_field(config, table)
+    target = getattr(config.search, field)
+    if field == "target_ratio":
+        uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
+        costs = layer_costs(model)
+        cost = bops(model, uniform) if table is None else table.predict(costs, uniform)
+        target *= cost
+    return Bops(target) if table is None else Latency(table, target)
+
+
+@contextlib.contextmanager
+def naming_target(config: MetaMix, table: LatencyTable | None) -> Iterator[None]:
+    """Puts the field that holds the budget in front of what is wrong with it."""
+    field = _target_field(config, table)
+    try:
+        yield
+    except ValueError as error:
+        value = getattr(config.search, field)
+        raise ValueError(f"config.search.{field}={value}: {error}") from error
+
+
+def _target_field(config: MetaMix, table: LatencyTable | None) -> str:
+    field = "target_bops" if table is None else "target_latency"
+    return "target_ratio" if getattr(config.search, field) is None else field

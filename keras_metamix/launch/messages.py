@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from keras_metamix.checks import one_line
+from keras_metamix.cost import Budget
 
 _LONGEST = 500  # characters of an error
 _LOST = (
@@ -79,8 +80,7 @@ class EpochLines(keras.callbacks.Callback):
     Args:
       title: what is trained.
       phases: epochs of each phase, in their order.
-      target_bops: the budget; None where there is none, or one of latency.
-      target_latency: that one, in microseconds.
+      budget: of the search, with a limit; None where there is none.
       prints: whether this process prints.
 
     Attributes:
@@ -91,13 +91,12 @@ class EpochLines(keras.callbacks.Callback):
         self,
         title: str,
         phases: Sequence[int] = (),
-        target_bops: float | None = None,
-        target_latency: float | None = None,
+        budget: Budget | None = None,
         prints: bool = True,
     ):
         super().__init__()
         self.title, self.prints = title, prints
-        self.target_bops, self.target_latency = target_bops, target_latency
+        self.budget = budget
         self.phases = tuple(phases)
         self.records: list[dict[str, Any]] = []
         self._epoch = self._steps = 0
@@ -168,12 +167,15 @@ class EpochLines(keras.callbacks.Callback):
 
     def _budget(self, record: dict[str, Any]) -> str:
         """What an epoch's bits cost, and what they may cost."""
-        costs = record["costs"]
-        if "bops" in costs and self.target_bops:
-            return f"  BOPs {costs['bops'] / 1e6:.2f} M of {self.target_bops / 1e6:.2f} M"
-        if self.target_latency:
-            return f"  latency {costs['latency_us']:,.1f} us of {self.target_latency:,.1f} us"
-        return ""
+        if self.budget is None or self.budget.log not in record["costs"]:
+            return ""
+        cost, limit = record["costs"][self.budget.log], self.budget.limit
+        return f"  {told(self.budget, cost)} of {told(self.budget, limit)}"
+
+
+def told(budget: Budget, cost: float) -> str:
+    """A cost in the unit of a budget: "38.00 M BOPs", "85.0 us"."""
+    return f"{cost / 1e6:.2f} M BOPs" if budget.unit == "BOPs" else f"{cost:,.1f} {budget.unit}"
 
 
 def _number(value: Any) -> float | None:

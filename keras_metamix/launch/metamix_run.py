@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from keras_metamix.cost import assignment_bops
+from keras_metamix.cost import Latency, assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.launch.budget import naming_table, search_target
+from keras_metamix.launch.budget import naming_table, naming_target, search_budget
 from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.config import MetaMix
 from keras_metamix.launch.optimization import load_teacher
@@ -25,7 +25,6 @@ from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_metamix, train_uniform
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
-from keras_metamix.metamix.selection import check_budget
 from keras_metamix.report.results import Budget, Epoch, Search
 from metamix_tflite import convert, verify
 
@@ -35,9 +34,9 @@ def check(session: Session[MetaMix], float_model: keras.Model) -> None:
     config, table = session.config, session.table
     model = MetaMixModel.from_float(float_model, search_space(config))
     with naming_table(config):
-        costs = model.bop_costs() if table is None else table.costs(model)
-        target = search_target(config, table, float_model)
-        check_budget(costs, model.candidate_scores(), target)
+        budget = search_budget(config, table, float_model).priced(model)
+    with naming_table(config), naming_target(config, table):
+        budget.require_reachable()
     teacher = load_teacher(config, float_model)
     if teacher is not None:
         Teacher(teacher, config.train.distillation, model)
@@ -81,14 +80,13 @@ def _budget(
     session: Session[MetaMix], callback: MetaMixCallback, model: MetaMixModel
 ) -> tuple[Budget, str]:
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
-    bits, table, target = model.bit_assignment, session.table, callback.target_latency
-    bops = assignment_bops(layer_costs(model), bits)
-    if table is None or target is None:
-        limit = float(callback.target_bops or 0)
-        return Budget(cost="bops", limit=limit, found=bops), f"BOPs {bops:,} of {limit:,.0f}; "
-    predicted, source = table.predict(model, bits), session.config.search.latency_table
-    told = f"BOPs {bops:,}; predicted latency {predicted:,.1f} us of {target:,.1f} us; "
-    return Budget(cost="latency_us", limit=target, found=predicted, source=source), told
+    bits, (given,) = model.bit_assignment, callback.budgets
+    budget, source = given.priced(model), session.config.search.latency_table
+    bops, found = assignment_bops(layer_costs(model), bits), budget.total(bits)
+    summary = f"BOPs {bops:,} of {budget.limit:,.0f}; "
+    if isinstance(given, Latency):
+        summary = f"BOPs {bops:,}; predicted latency {found:,.1f} us of {budget.limit:,.1f} us; "
+    return Budget(cost=budget.log, limit=budget.limit, found=found, source=source), summary
 
 
 def _export(

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_metamix.files import written_whole
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
-from keras_metamix.metamix.selection import log_probabilities
+from keras_metamix.metamix.search import log_probabilities
 
 LOG = "log.jsonl"
 

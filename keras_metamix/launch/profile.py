@@ -25,9 +25,9 @@ from keras_metamix.assignment import SearchSpace
 from keras_metamix.calibration import calibrate
 from keras_metamix.checks import require_whole
 from keras_metamix.cost import LayerCost
+from keras_metamix.cost.latency_table import FORMAT, read_table
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
-from keras_metamix.latency_table import FORMAT, read_table
 from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.export import load_float_model
 from keras_metamix.launch.messages import check_output, command_line, run_main

@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 import keras
 import tensorflow as tf
 
+from keras_metamix.cost import LatencyTable
 from keras_metamix.files import written_whole
-from keras_metamix.latency_table import LatencyTable
 from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
 from keras_metamix.launch.config import Experiment

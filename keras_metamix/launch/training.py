@@ -17,10 +17,10 @@ from keras_metamix.calibration import calibrate, image_batches
 from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.graph.layer_costs import uniform_assignment
 from keras_metamix.launch.averaging import AveragedWeights
-from keras_metamix.launch.budget import UNIFORM_BITS, search_target
+from keras_metamix.launch.budget import UNIFORM_BITS, search_budget
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data
-from keras_metamix.launch.messages import EpochLines
+from keras_metamix.launch.messages import EpochLines, told
 from keras_metamix.launch.optimization import compile_float, compile_mixer, compile_quantized
 from keras_metamix.launch.session import Session
 from keras_metamix.metamix.callback import MetaMixCallback
@@ -83,16 +83,12 @@ def train_metamix(
     with session.scope():
         model = MetaMixModel.from_float(float_model, search_space(config))
         compile_quantized(model, config, data.steps, meta + search, teacher)
-    target = search_target(config, session.table, float_model)
-    budget: dict[str, Any] = {"target_bops": target}
-    told = f"{target / 1e6:.2f} M BOPs"
-    if session.table is not None:
-        budget, told = {"target_latency": target}, f"{target:,.1f} us"
+    budget = search_budget(config, session.table, float_model)
     callback = MetaMixCallback(
-        **budget,
+        budget,
         meta_epochs=meta,
         search_epochs=search,
-        cost=session.table or config.search.cost,
+        cost_form="relative" if session.table else config.search.cost,
         cost_strength=config.search.cost_strength,
         statistics_batches=session.statistics_batches,
         statistics_data=data.train,
@@ -100,8 +96,8 @@ def train_metamix(
     )
     epochs = config.train.epochs
     phases = (meta, search, epochs - meta - search)
-    lines = EpochLines("MetaMix", phases, **budget, prints=session.chief)
-    session.say(f"MetaMix: budget {told}")
+    lines = EpochLines("MetaMix", phases, budget, prints=session.chief)
+    session.say(f"MetaMix: budget {told(budget, budget.limit)}")
     model = session.fit("metamix", model, epochs, [callback, *_averaging(session)], lines)
     return model, callback, lines
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
-from keras_metamix.calibration import calibrate_streams, calibrate_weights, reestimate_batch_norm
 from keras_metamix.checks import require_whole, shown
-from keras_metamix.cost import assignment_bops
+from keras_metamix.cost import (
+    Budget,
+    PricedBudget,
+    argmax_bits,
+    as_budgets,
+    assignment_bops,
+    select,
+)
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.latency_table import LatencyTable
-from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.metamix.loss import CostForm, require_cost
 from keras_metamix.metamix.model import PHASES, MetaMixModel, Phase
-from keras_metamix.metamix.selection import (
-    argmax_assignment,
-    budgeted_assignment,
-    check_budget,
+from keras_metamix.metamix.search import (
+    candidate_scores,
     log_probabilities,
+    prepare_weight_training,
 )
 from keras_metamix.training import training_batches
 
@@ -29,50 +34,58 @@ from keras_metamix.training import training_batches
 class MetaMixCallback(keras.callbacks.Callback):
     """Bit-meta epochs, bit-search epochs, then weight training for the rest of `fit`.
 
+    The bits are chosen at the end of the last search epoch, before it is validated; a `fit` that
+    ends there leaves the model in weight training too, and another `fit` goes on with it. Until
+    then an epoch is validated at each layer's most probable bits of that moment, whose cost is
+    logged. Training metrics of these epochs are of the fewest candidate bits.
+
     Args:
-      target_bops: the budget in BOPs for one image (MetaMix Eq. 6).
-      target_latency: in its place, the budget in microseconds for one image; takes a table.
+      budget: Bops, Size, Latency or Priced, or several in a list, all of which are met; a number
+        is one of BOPs.
       meta_epochs: epochs of bit-meta training.
       search_epochs: epochs of alternating bit-meta and bit-search.
-      cost: form of Eq. 4: "relative" |BOPs / T - 1|, or the "paper"'s, in 1e9 BOPs. With
-        `target_latency` the LatencyTable, in the relative form.
+      cost_form: of Eq. 4: "relative" |cost / T - 1|, of several budgets that of the tightest, or
+        the "paper"'s, in 1e9 BOPs.
       cost_strength: lambda of Eq. 3; default 8 for "relative", 1 for "paper".
       statistics_batches: training batches that re-estimate batch norm after the selection.
       statistics_data: what these are taken from; default: what `fit` trains on.
       record_every: steps of bit-search between two records of the probabilities.
       verbose: 1 prints a line at each phase.
+      target_bops: short for `budget=Bops(target_bops)`.
 
     Attributes:
+      budgets: the budgets.
       argmax_assignment: each layer's most probable bits, whatever they cost.
-      assignment: the bits chosen: the argmax where it meets the budget, else the most probable
-        assignment that does.
+      assignment: the bits chosen: of those that meet the budget and use at least 97 % of it the
+        most probable ones, see `cost.select`.
       probabilities: records {"step", "layers": {name: probabilities}} of the search.
       phases: the phase of each epoch.
+
+    Raises:
+      TypeError, ValueError: a bad argument; names it.
     """
 
     def __init__(
         self,
-        target_bops: float | None = None,
+        budget: Budget | Sequence[Budget] | float | None = None,
         meta_epochs: int = 1,
         search_epochs: int = 1,
-        cost: CostForm | LatencyTable = "relative",
+        cost_form: CostForm = "relative",
         cost_strength: float | None = None,
         statistics_batches: int = 32,
         statistics_data: Any = None,
         record_every: int = 10,
         verbose: int = 1,
-        target_latency: float | None = None,
+        target_bops: float | None = None,
     ):
         super().__init__()
         require_whole("meta_epochs", meta_epochs)
         require_whole("search_epochs", search_epochs)
         require_whole("statistics_batches", statistics_batches)
         require_whole("record_every", record_every, 1)
-        _check_target(target_bops, target_latency, cost)
-        self.table = cost if isinstance(cost, LatencyTable) else None
-        self.cost: CostForm = "relative" if isinstance(cost, LatencyTable) else cost
-        require_cost(self.cost, cost_strength)
-        self.target_bops, self.target_latency = target_bops, target_latency
+        require_cost(cost_form, cost_strength)
+        self.budgets = _budgets(budget, target_bops)
+        self.cost_form: CostForm = cost_form
         self.meta_epochs, self.search_epochs = meta_epochs, search_epochs
         self.cost_strength = cost_strength
         self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
@@ -83,6 +96,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         self.probabilities: list[dict[str, Any]] = []
         self.phases: list[Phase] = []
         self._step = self._epoch = 0
+        self._settled, self._selected = True, False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         model: Any = self.model
@@ -92,24 +106,24 @@ class MetaMixCallback(keras.callbacks.Callback):
                 f"found {type(model).__name__}."
             )
         self._layers = layer_costs(model.network)
-        self._costs = model.bop_costs() if self.table is None else self.table.costs(model)
-        check_budget(self._costs, model.candidate_scores(), self._target)
-        model.set_objective(self._target, self.cost_strength, self.cost, self._costs)
+        model.set_objective(self.budgets, self.cost_strength, self.cost_form)
+        for line in filter(None, (budget.beyond() for budget in self._priced)):
+            warnings.warn(line, stacklevel=2)
+        self._selected = False
         if model.phase == "weight_training":
             self.assignment = model.bit_assignment
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model
-        self._epoch, wanted = epoch, self._phase_of(epoch)
+        self._epoch, self._settled = epoch, False
+        wanted = self._phase_of(epoch)
         if PHASES.index(wanted) > PHASES.index(model.phase):
             if wanted == "bit_search":
                 self._set_search_rate()
+                model.phase = wanted
             if wanted == "weight_training":
-                self._select()
-            model.phase = wanted
+                self._enter_weight_training()
             self._say(f"phase {wanted} from epoch {epoch + 1}: {self._budget_line()}")
-            if wanted == "weight_training":
-                self._prepare_weight_training()
         elif epoch == 0:
             self._say(f"phase {model.phase} from epoch 1: {self._budget_line()}")
         self.phases.append(model.phase)
@@ -124,20 +138,46 @@ class MetaMixCallback(keras.callbacks.Callback):
             self._record()
         self._step += 1
 
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._settle()
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model
-        if model.phase != "weight_training":
-            # Evaluation between the phases is at the bits that are ahead at present.
-            model.assign_bits(argmax_assignment(model.candidate_scores()))
+        self._settle()
         if model.phase == "bit_search":
             self._record()
         if logs is not None:
             logs["bops"] = assignment_bops(self._layers, model.bit_assignment)
-            logs[self._costs.log] = self._costs.total(model.bit_assignment)
+            for budget in self._priced:
+                logs[budget.log] = budget.total(model.bit_assignment)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        model: Any = self.model
+        if self._settled and model.phase != "weight_training" and self._is_last(self._epoch):
+            self._enter_weight_training()
+            self._say(f"phase weight_training from now on: {self._budget_line()}")
+        self._settled = True
 
     @property
-    def _target(self) -> Any:
-        return self.target_bops if self.table is None else self.target_latency
+    def _priced(self) -> tuple[PricedBudget, ...]:
+        """The budgets, for the model."""
+        model: Any = self.model
+        return model.objective.budgets
+
+    def _settle(self) -> None:
+        """Assigns the bits that an epoch of the selection ends with, before they are validated."""
+        model: Any = self.model
+        if self._settled or model.phase == "weight_training":
+            return
+        self._settled = True
+        if self._is_last(self._epoch):
+            self._select()
+        else:
+            model.assign_bits(argmax_bits(candidate_scores(model)))
+
+    def _is_last(self, epoch: int) -> bool:
+        """Whether weight training follows an epoch."""
+        return self._phase_of(epoch + 1) == "weight_training"
 
     def _phase_of(self, epoch: int) -> Phase:
         if epoch < self.meta_epochs:
@@ -154,19 +194,16 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     def _select(self) -> None:
         model: Any = self.model
-        scores = model.candidate_scores()
-        self.argmax_assignment = argmax_assignment(scores)
-        self.assignment = budgeted_assignment(self._costs, scores, self._target)
+        scores = candidate_scores(model)
+        self.argmax_assignment = argmax_bits(scores)
+        self.assignment = select(scores, self._priced)
         model.assign_bits(self.assignment)
+        self._selected = True
 
-    def _prepare_weight_training(self) -> None:
-        """Steps of weights and streams, then batch norm, for the network as selected."""
-        model: Any = self.model
-        calibrate_weights(model.network)
-        for images in self._batches(1):
-            calibrate_streams(model.network, images)
-        with quantization_mode(model.evaluation_mode()):
-            reestimate_batch_norm(model.network, self._batches(self.statistics_batches))
+    def _enter_weight_training(self) -> None:
+        if not self._selected:  # in an earlier fit, or before a restart: the scores are the same
+            self._select()
+        prepare_weight_training(self.model, self.statistics_data, self.statistics_batches)  # pyright: ignore
 
     def _batches(self, count: int) -> Any:
         return training_batches(self.model, self.statistics_data, count)
@@ -198,31 +235,29 @@ class MetaMixCallback(keras.callbacks.Callback):
         self.probabilities.append({"step": self._step, "layers": layers})
 
     def _budget_line(self) -> str:
-        now = self._costs.total(self.model.bit_assignment)  # pyright: ignore
-        return f"{self._costs.unit} {now:.4g}, budget {self._target:.4g}"
+        model: Any = self.model
+        return ", ".join(
+            f"{budget.unit} {budget.total(model.bit_assignment):.4g}, budget {budget.limit:.4g}"
+            for budget in self._priced
+        )
 
     def _say(self, line: str) -> None:
         if self.verbose:
             print(f"[MetaMix] {line}", flush=True)
 
 
-def _check_target(target_bops: Any, target_latency: Any, cost: Any) -> None:
-    """Raises ValueError unless there is one target, a latency's beside its table."""
-    table = isinstance(cost, LatencyTable)
-    if target_latency is None:
-        if table:
-            raise ValueError("cost: a LatencyTable takes target_latency, found none.")
-        return
-    if target_bops is not None:
+def _budgets(budget: Any, target_bops: Any) -> tuple[Budget, ...]:
+    """The budgets of a callback's arguments."""
+    if budget is not None and target_bops is not None:
         raise ValueError(
-            f"expected target_bops or target_latency, found both: {shown(target_bops)} and "
-            f"{shown(target_latency)}."
+            f"expected budget or target_bops, found both: {shown(budget)} and {shown(target_bops)}."
         )
-    if not table:
+    if budget is None and target_bops is None:
         raise ValueError(
-            f"target_latency={shown(target_latency)}: expected cost=LatencyTable.load(...) beside "
-            f"it, found cost={shown(cost)}."
+            "MetaMixCallback: expected a budget, such as keras_metamix.Bops(5.3e9) or "
+            "Bops(share=0.5), half the way from the fewest bits to the most; found none."
         )
+    return as_budgets(target_bops if budget is None else budget)
 
 
 def _to_dict(bits: BitAssignment | None) -> dict[str, Any] | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from keras import ops
 
 from keras_metamix.checks import one_of, require_number
+from keras_metamix.cost import PricedBudget
 from keras_metamix.ops import hard_selection
-from keras_metamix.pair_costs import PairCosts
 
 CostForm = Literal["relative", "paper"]
 DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
@@ -19,24 +20,63 @@ DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What bit-search adds to the task loss: `strength * cost_loss(...)`, Eq. 3.
+    """What bit-search adds to the task loss: `strength * distance`, Eq. 3.
 
     Attributes:
-      target: the budget T, in the unit of the costs.
+      budgets: with a price of each pair of each layer's candidates.
       strength: lambda.
       form: of Eq. 4.
-      costs: with a price of each pair of each layer's candidates.
     """
 
-    target: float
+    budgets: tuple[PricedBudget, ...]
     strength: float
     form: CostForm
-    costs: PairCosts
+
+    def distance(self, layers: Sequence[Any], tied: bool) -> tuple[Any, dict[str, Any]]:
+        """Eq. 4 at the bits that MAC layers would choose now; of several budgets the tightest's.
+
+        Returns:
+          The distance, and what each budget counts, in its unit, by its name in the logs.
+        """
+        costs = [chosen_cost(layers, budget, tied) for budget in self.budgets]
+        logs = {b.log: c * b.paper_unit for b, c in zip(self.budgets, costs, strict=True)}
+        if len(costs) == 1:
+            (budget,) = self.budgets
+            return cost_loss(costs[0], budget.limit / budget.paper_unit, self.form), logs
+        shares = [
+            cost * (budget.paper_unit / budget.limit)
+            for budget, cost in zip(self.budgets, costs, strict=True)
+        ]
+        tightest = shares[0]
+        for share in shares[1:]:
+            tightest = ops.maximum(tightest, share)
+        return cost_loss(tightest, 1.0), logs
+
+
+def make_objective(
+    budgets: Sequence[PricedBudget], strength: float | None = None, form: CostForm = "relative"
+) -> Objective:
+    """An Objective, checked.
+
+    Args:
+      budgets: all of them are to be met.
+      strength: lambda of Eq. 3; None is 8 for "relative", 1 for "paper".
+      form: "relative", |cost / T - 1|, or "paper", |cost - T| in 1e9 BOPs.
+
+    Raises:
+      ValueError: another strength or form, or the paper's form for what is no budget of BOPs.
+    """
+    require_cost(form, strength)
+    if form == "paper" and [budget.unit for budget in budgets] != ["BOPs"]:
+        told = ", ".join(budget.name for budget in budgets)
+        raise ValueError(f"cost_form='paper' is of one budget of BOPs, found {told}.")
+    strength = DEFAULT_STRENGTH[form] if strength is None else strength
+    return Objective(tuple(budgets), float(strength), form)
 
 
 def require_cost(form: object, strength: object) -> None:
     """Raises ValueError unless they are a form of Eq. 4 and, or None, a lambda of Eq. 3."""
-    one_of("cost", form, [*DEFAULT_STRENGTH])
+    one_of("cost_form", form, [*DEFAULT_STRENGTH])
     if strength is not None:
         require_number("cost_strength", strength, 0)
 
@@ -52,7 +92,7 @@ def selection(chooser: Any) -> Any:
     return hard_selection(ops.convert_to_tensor(chooser.alpha))
 
 
-def chosen_cost(layers: list[Any], costs: PairCosts, tied: bool) -> Any:
+def chosen_cost(layers: Sequence[Any], costs: PricedBudget, tied: bool) -> Any:
     """The cost of MAC layers at the bits that they would choose now, in `costs.paper_unit`.
 
     A layer costs `hs(alpha)^T P hs(beta)`, P its prices at each activation (alpha) and weight
@@ -73,7 +113,7 @@ def chosen_cost(layers: list[Any], costs: PairCosts, tied: bool) -> Any:
     return total
 
 
-def _matrix(costs: PairCosts, name: str, activations: Any, weights: Any) -> np.ndarray:
+def _matrix(costs: PricedBudget, name: str, activations: Any, weights: Any) -> np.ndarray:
     """Prices in `costs.paper_unit`, so that float32 holds the digits that matter."""
     prices = costs.row(name, itertools.product(activations, weights))
     matrix = np.asarray(prices, np.float64).reshape(len(activations), len(weights))

@@ -9,16 +9,12 @@ import keras
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate_weights
-from keras_metamix.checks import require_number
+from keras_metamix.cost import as_budgets, require_all_reachable
 from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
-from keras_metamix.graph.layer_bits import candidate_pairs
-from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import quantize
 from keras_metamix.layers.mode import QuantizationMode
-from keras_metamix.metamix.loss import DEFAULT_STRENGTH, CostForm, Objective, require_cost
-from keras_metamix.metamix.selection import LayerScores, layer_scores
+from keras_metamix.metamix.loss import CostForm, Objective, make_objective
 from keras_metamix.metamix.updates import meta_update, search_update
-from keras_metamix.pair_costs import PairCosts, bop_costs
 from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.training import Progress
 
@@ -95,14 +91,6 @@ class MetaMixModel(QuantizedModel):
     def weights_searched(self) -> bool:
         """Whether a layer's weights have candidates to choose from."""
         return any(layer.weight_quantizer.searched for layer in self.mac_layers)
-
-    def candidate_scores(self) -> dict[str, LayerScores]:
-        """Log-probability of every candidate pair of bit-widths of every MAC layer."""
-        tied = self.space.weight_bits_tied
-        return {
-            layer.name: layer_scores(layer.input_quantizer, layer.weight_quantizer, tied)
-            for layer in self.mac_layers
-        }
 
     def assign_bits(self, bits: BitAssignment) -> None:
         """Writes the bit-widths into the layers' variables; phase and steps stay."""
@@ -184,35 +172,20 @@ class MetaMixModel(QuantizedModel):
         if self.optimizer is not None and not self.search_optimizer.built:
             self.search_optimizer.build(self.architecture_variables)
 
-    def bop_costs(self) -> PairCosts:
-        """BOPs of every pair of each layer's candidates (Eq. 6)."""
-        pairs = {layer.name: candidate_pairs(layer) for layer in self.mac_layers}
-        return bop_costs(layer_costs(self.network), pairs)
-
     def set_objective(
-        self,
-        target: float,
-        strength: float | None = None,
-        form: CostForm = "relative",
-        costs: PairCosts | None = None,
+        self, budget: Any, strength: float | None = None, form: CostForm = "relative"
     ) -> None:
         """The cost term of bit-search, Eq. 3 and 4; `MetaMixCallback` calls this.
 
         Args:
-          target: the budget T, in the unit of the costs.
-          strength, form: see `MetaMixCallback`.
-          costs: prices of every pair of each layer's candidates; default: BOPs.
+          budget, strength, form: see `MetaMixCallback`.
 
         Raises:
-          ValueError: a bad argument, or a price that is missing; names it.
+          TypeError, ValueError: a bad argument, or a budget that no assignment meets; names it.
         """
-        costs = self.bop_costs() if costs is None else costs
-        require_cost(form, strength)
-        require_number(costs.target, target, 0, above=True)
-        for layer in self.mac_layers:
-            costs.row(layer.name, candidate_pairs(layer))
-        strength = DEFAULT_STRENGTH[form] if strength is None else strength
-        self.objective = Objective(float(target), float(strength), form, costs)
+        budgets = [part.priced(self) for part in as_budgets(budget)]
+        require_all_reachable(budgets)
+        self.objective = make_objective(budgets, strength, form)
 
     def _training_state(self) -> Any:
         return self.phase

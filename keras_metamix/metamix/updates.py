@@ -13,7 +13,6 @@ import tensorflow as tf
 from keras import tree
 
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
-from keras_metamix.metamix.loss import chosen_cost, cost_loss
 from keras_metamix.training import descend, track_loss
 from keras_metamix.workers import has_synchronized_norm
 
@@ -25,7 +24,8 @@ def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, dict[str,
     that replicas share cannot stand in a loop of TensorFlow's: Python loops then.
 
     Returns:
-      The last candidate's predictions, and each candidate's loss, by name.
+      The last candidate's predictions, those of the fewest bits, which the training metrics of
+      these phases are of, and each candidate's loss, by name.
     """
     variables = model.trainable_variables
     count = len(model.space.activation_bits)
@@ -88,7 +88,7 @@ def _empty_predictions(network: Any, x: Any) -> Any:
 def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:
     """One update of the architecture parameters; all else is constant.
 
-    Eq. 2 is the forward pass, Eq. 3 the loss, Eq. 4 and 5 are `cost_loss` and `chosen_cost`.
+    Eq. 2 is the forward pass, Eq. 3 the loss, Eq. 4 and 5 are `Objective.distance`.
 
     Returns:
       The task loss and the cost of the present choice, by name.
@@ -97,8 +97,8 @@ def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:
       ValueError: no budget is set.
     """
     if model.objective is None:
-        raise ValueError("bit_search needs a budget: MetaMixCallback(target_bops=...).")
-    objective, costs = model.objective, model.objective.costs
+        raise ValueError("bit_search needs a budget: MetaMixCallback(budget=...).")
+    objective = model.objective
     variables = model.architecture_variables
     weights = "mixture" if model.weights_searched else "off"
     mode = QuantizationMode("mixture", weights, streams=False, statistics="frozen")
@@ -108,10 +108,9 @@ def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         with quantization_mode(mode):
             predictions = model(x, training=True)
         task = model._compute_loss(x, y, predictions, weight, training=True)
-        chosen = chosen_cost(model.mac_layers, costs, model.space.weight_bits_tied)
-        distance = cost_loss(chosen, objective.target / costs.paper_unit, objective.form)
+        distance, costs = objective.distance(model.mac_layers, model.space.weight_bits_tied)
         loss = task + objective.strength * distance / replicas
     gradients = tape.gradient(loss, [v.value for v in variables])
     applied = descend(model.search_optimizer, gradients, variables, loss)
     task = tf.where(tf.math.is_finite(applied), task, math.nan)
-    return {"search_loss": task * replicas, costs.log: chosen * costs.paper_unit}
+    return {"search_loss": task * replicas, **costs}

@@ -35,6 +35,10 @@ def choose(given, budget=1e9, **arguments):
     return kmm.choose_bits(given.mixer, data, budget, verbose=0, **arguments)
 
 
+def priced(given, table):
+    return choose(given, kmm.Priced(table, 1e9))
+
+
 def front(given, budgets):
     return kmm.pareto_front(given.mixer, (given.images, given.labels), budgets, verbose=0)
 
@@ -45,34 +49,57 @@ def prices(given, value):
 
 
 LEAST = "expected at least .* BOPs .* at the dearest bits it costs"
-BUDGETS = [
-    (f"budget {value}", lambda g, v=value: begin(g, v), ValueError, f"target_bops={text}: {LEAST}")
-    for value, text in [
-        (NAN, "nan"),
-        (-INF, "-inf"),
-        (-1, "-1"),
-        (0, "0"),
-        (1e3, "1000.0"),
-        ("5e9", "'5e9'"),
-        (None, "None"),
-        (True, "True"),
-        ([1e9], r"\[1000000000.0\]"),
-        ("9" * 99, "'999.*"),
+NUMBER = "expected a finite number, above 0, found "
+BUDGETS = (
+    [
+        (f"budget {value}", lambda g, v=value: begin(g, v), error, message)
+        for value, error, message in [
+            (NAN, ValueError, f"Bops: {NUMBER}nan"),
+            (-INF, ValueError, f"Bops: {NUMBER}-inf"),
+            (INF, ValueError, f"Bops: {NUMBER}inf"),
+            (-1, ValueError, f"Bops: {NUMBER}-1"),
+            (0, ValueError, f"Bops: {NUMBER}0"),
+            (1e3, ValueError, rf"Bops\(1000\): {LEAST}"),
+            ("5e9", TypeError, "budget: expected Bops, Size, .* found '5e9'"),
+            (None, ValueError, "MetaMixCallback: expected a budget, such as .*; found none"),
+            (True, TypeError, "budget: .* found True"),
+            ([], ValueError, "budget: expected at least one, found none"),
+            ([1e3, 1e9], ValueError, rf"Bops\(1000\): {LEAST}"),
+            (["x"], TypeError, "budget: .* found 'x'"),
+        ]
     ]
-] + [
-    (
-        "budget inf",
-        lambda g: begin(g, INF),
-        ValueError,
-        "target_bops: expected a finite number.*inf",
-    ),
-    (
-        "objective without a callback",
-        lambda g: g.quantized.set_objective(NAN),
-        ValueError,
-        "target_bops: expected a finite number, above 0, found nan",
-    ),
-]
+    + [
+        (f"{name}", lambda g, m=make: begin(g, m()), error, message)
+        for name, make, error, message in [
+            (
+                "no limit",
+                kmm.Bops,
+                ValueError,
+                "Bops: expected a limit in BOPs or share=, found nei",
+            ),
+            ("both", lambda: kmm.Size(9, share=0.1), ValueError, "Size: .* found both"),
+            ("share", lambda: kmm.Bops(share=50), ValueError, r"Bops: share: .*\[0, 1\], found 50"),
+            ("text", lambda: kmm.Size("64 elephants"), ValueError, "Size: .*'64 elephants'"),
+            ("unit", lambda: kmm.Size("64"), ValueError, "Size: expected bytes, .* found '64'"),
+            ("nothing", lambda: kmm.Size("0 kB"), ValueError, f"Size: {NUMBER}0"),
+            (
+                "small",
+                lambda: kmm.Size("1 kB"),
+                ValueError,
+                r"Size\(1000\): expected at least .* bytes",
+            ),
+            ("table", lambda: kmm.Priced(3, 1.0), TypeError, "Priced: expected a table .* found 3"),
+        ]
+    ]
+    + [
+        (
+            "objective without a callback",
+            lambda g: g.quantized.set_objective(NAN),
+            ValueError,
+            f"Bops: {NUMBER}nan",
+        ),
+    ]
+)
 ARGUMENTS = [
     (
         f"{name} {value!r}",
@@ -88,8 +115,18 @@ ARGUMENTS = [
     ]
     for value in values
 ] + [
-    ("cost", lambda g: begin(g, cost="x"), ValueError, "cost: expected one of .* found 'x'"),
-    ("cost none", lambda g: begin(g, cost=None), ValueError, "cost: expected one of .* found None"),
+    (
+        "cost",
+        lambda g: begin(g, cost_form="x"),
+        ValueError,
+        "cost_form: expected one of .* found 'x'",
+    ),
+    (
+        "cost none",
+        lambda g: begin(g, cost_form=None),
+        ValueError,
+        "cost_form: expected one of .* found None",
+    ),
     *(
         (
             f"cost_strength {value!r}",
@@ -190,19 +227,14 @@ ARGUMENTS = [
 ]
 POINTS = [
     *(
-        (
-            f"choose_bits {value!r}",
-            lambda g, v=value: choose(g, v),
-            ValueError,
-            rf"budget={text}: expected at least \d+, what the fewest bits cost",
-        )
-        for value, text in [
-            (NAN, "nan"),
-            (-1, "-1"),
-            (0, "0"),
-            ("x", "'x'"),
-            (None, "None"),
-            ([1], r"\[1\]"),
+        (f"choose_bits {value!r}", lambda g, v=value: choose(g, v), error, message)
+        for value, error, message in [
+            (NAN, ValueError, f"Bops: {NUMBER}nan"),
+            (-1, ValueError, f"Bops: {NUMBER}-1"),
+            (0, ValueError, f"Bops: {NUMBER}0"),
+            (1, ValueError, rf"Bops\(1\): {LEAST}"),
+            ("x", TypeError, "budget: .* found 'x'"),
+            (None, TypeError, "budget: .* found None"),
         ]
     ),
     *(
@@ -216,7 +248,7 @@ POINTS = [
             ({}, "budgets: expected at least one by name, found {}"),
             ([1e9], r"budgets: .*by name, found \[1000000000.0\]"),
             (None, "budgets: .* found None"),
-            ({"a": NAN}, "budget=nan: expected at least"),
+            ({"a": NAN}, f"Bops: {NUMBER}nan"),
         ]
     ),
     *(
@@ -227,25 +259,19 @@ POINTS = [
             (1.5, "budgets: .* found 1.5"),
             (None, "budgets: .* found None"),
             ([], "budgets: expected at least one, found none"),
-            ([NAN], "budget=nan: expected at least"),
+            ([NAN], f"Bops: {NUMBER}nan"),
         ]
     ),
-    (
-        "unknown cost",
-        lambda g: choose(g, cost="x"),
-        ValueError,
-        "cost: expected 'bops', .* found 'x'",
-    ),
-    ("no prices", lambda g: choose(g, cost={}), ValueError, "price of layer 'conv1' .* found none"),
+    ("no prices", lambda g: priced(g, {}), ValueError, "price of layer 'conv1' .* found none"),
     (
         "price of a layer",
-        lambda g: choose(g, cost={"conv1": 3}),
+        lambda g: priced(g, {"conv1": 3}),
         ValueError,
-        "'conv1' .*found None",
+        "'conv1' .*found none",
     ),
-    ("price NaN", lambda g: choose(g, cost=prices(g, NAN)), ValueError, "price of .*found nan"),
-    ("price negative", lambda g: choose(g, cost=prices(g, -1)), ValueError, "price of .*found -1"),
-    ("price text", lambda g: choose(g, cost=prices(g, "x")), ValueError, "price of .*found 'x'"),
+    ("price NaN", lambda g: priced(g, prices(g, NAN)), ValueError, "price of .*found nan"),
+    ("price negative", lambda g: priced(g, prices(g, -1)), ValueError, "price of .*found -1"),
+    ("price text", lambda g: priced(g, prices(g, "x")), ValueError, "price of .*found 'x'"),
     ("method", lambda g: choose(g, method="x"), ValueError, "method: expected one of .* found 'x'"),
     (
         "no data",

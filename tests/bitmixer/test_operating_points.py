@@ -12,9 +12,7 @@ from keras_metamix.bitmixer.operating_points import (
     choose_bits,
     choose_points,
     pareto_front,
-    price_table,
 )
-from keras_metamix.cost import weight_bytes
 
 LAYERS = ("stem", "one", "two", "three", "logits")
 BITS = (4, 3, 2)
@@ -77,6 +75,20 @@ def everything():
         yield dict(zip(RISES, chosen, strict=True))
 
 
+def price_table(model, cost="bops"):
+    """{layer: {activation bits: price}} of a kind of cost."""
+    return {
+        name: {a: p for (a, _), p in row.items() if (a, _) in found.choices[name]}
+        for found in [budget(cost, 1e12).priced(model)]
+        for name, row in found.prices.items()
+    }
+
+
+def budget(cost, limit):
+    """A budget of a kind of cost, with a limit on the layers' prices alone."""
+    return kmm.Priced(cost, limit) if isinstance(cost, dict) else kmm.Bops(limit)
+
+
 def price(prices, chosen):
     return sum(row[chosen.get(name, 8)] for name, row in prices.items())
 
@@ -92,21 +104,34 @@ def searched(point):
     return {name: point.bits.activation_bits[name] for name in RISES}
 
 
-@pytest.mark.parametrize("cost", ["bops", "size", LATENCIES], ids=["bops", "size", "latencies"])
+@pytest.mark.parametrize("cost", ["bops", LATENCIES], ids=["bops", "latencies"])
 def test_the_solver_is_brute_force_s_best_where_losses_add_up(cost, with_loss):
     model, asked = with_loss(additive)
     prices = price_table(model, cost)
-    for budget in budgets(prices):
-        point = choose_bits(model, None, budget, cost, verbose=0)
-        affordable = [c for c in everything() if price(prices, c) <= budget]
-        assert point.metrics["loss"] == pytest.approx(min(map(additive, affordable)), abs=1e-12)
-        assert point.cost == price(prices, searched(point)) <= budget
+
+    def wasted(choice):  # as much, or more, for fewer bits is no way to use a budget
+        name, bits = choice
+        return any(prices[name][b] <= prices[name][bits] for b in BITS if b > bits)
+
+    for limit in budgets(prices):
+        point = choose_bits(model, None, budget(cost, limit), verbose=0)
+        affordable = [
+            c for c in everything() if price(prices, c) <= limit and not any(map(wasted, c.items()))
+        ]
+        used = [c for c in affordable if price(prices, c) >= 0.97 * limit]
+        assert point.cost == price(prices, searched(point)) <= limit
+        if used:
+            assert point.cost >= 0.97 * limit
+            assert point.metrics["loss"] >= min(map(additive, used)) - 1e-12
+        best = min(affordable, key=additive)
+        if price(prices, best) >= 0.97 * limit:
+            assert point.metrics["loss"] == pytest.approx(additive(best), abs=1e-12)
         assert point.metrics == {"loss": additive(searched(point)), "accuracy": 0.5}
         assert (point.bits["stem"].activation, point.bits["logits"].weight) == (8, 8)
     # Each layer alone, the others at their highest; then what was chosen.
     alone = [(4, 4, 4), (3, 4, 4), (2, 4, 4), (4, 3, 4), (4, 2, 4), (4, 4, 3), (4, 4, 2)]
     assert asked[:7] == alone
-    assert len(asked) == 8 * len(budgets(prices))
+    assert 7 * len(budgets(prices)) <= len(asked) <= 8 * len(budgets(prices))
 
 
 def greedy(loss, prices, budget):
@@ -122,18 +147,26 @@ def greedy(loss, prices, budget):
                 steps.append((rise / (now - prices[name][lower]), name, lower))
         _, name, lower = min(steps)
         chosen[name] = lower
+    while price(prices, chosen) < 0.97 * budget:  # then back up, where that fits
+        raised = [
+            chosen | {name: BITS[BITS.index(bits) - 1]} for name, bits in chosen.items() if bits < 4
+        ]
+        fits = [up for up in raised if price(prices, up) <= budget]
+        if not fits:
+            break
+        chosen = min(fits, key=loss)
     return chosen
 
 
 @pytest.mark.parametrize("made_up", [additive, interacting], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("cost", ["bops", "size", LATENCIES], ids=["bops", "size", "latencies"])
+@pytest.mark.parametrize("cost", ["bops", LATENCIES], ids=["bops", "latencies"])
 def test_greedy_follows_its_rule_and_never_exceeds_the_budget(made_up, cost, with_loss):
     model, _ = with_loss(made_up)
     prices = price_table(model, cost)
-    for budget in budgets(prices):
-        point = choose_bits(model, None, budget, cost, "greedy", verbose=0)
-        assert point.cost == price(prices, searched(point)) <= budget
-        assert searched(point) == greedy(made_up, prices, budget)
+    for limit in budgets(prices):
+        point = choose_bits(model, None, budget(cost, limit), "greedy", verbose=0)
+        assert point.cost == price(prices, searched(point)) <= limit
+        assert searched(point) == greedy(made_up, prices, limit)
         assert point.metrics["loss"] == made_up(searched(point))
 
 
@@ -174,12 +207,20 @@ def test_the_front_rises_in_cost_and_falls_in_loss(method, made_up, with_loss):
 
 def test_budgets_of_the_front_may_be_given_in_any_order(with_loss):
     model, _ = with_loss(additive)
-    wanted = budgets(price_table(model, "size"))
-    front = pareto_front(model, None, wanted[::-1], "size", verbose=0)
-    assert front == pareto_front(model, None, wanted, "size", verbose=0)
-    assert {p.cost for p in front} <= {
-        choose_bits(model, None, b, "size", verbose=0).cost for b in wanted
-    }
+    wanted = [kmm.Size(share=s) for s in (0.0, 0.3, 0.6, 1.0)]
+    front = pareto_front(model, None, wanted[::-1], verbose=0)
+    assert front == pareto_front(model, None, wanted, verbose=0)
+    assert {p.cost for p in front} <= {choose_bits(model, None, b, verbose=0).cost for b in wanted}
+
+
+def test_several_budgets_of_a_point_are_all_met(with_loss):
+    model, _ = with_loss(additive)
+    budgets = [kmm.Bops(share=0.4), kmm.Priced(LATENCIES, 19.0)]
+    for method in METHODS:
+        point = choose_bits(model, None, budgets, method, verbose=0)
+        priced = [b.priced(model) for b in budgets]
+        assert all(p.total(point.bits) <= p.limit for p in priced)
+        assert point.cost == priced[0].total(point.bits)
 
 
 # --- costs ------------------------------------------------------------------------------------
@@ -192,20 +233,6 @@ def test_bops_are_those_of_the_assignment(model, assignment):
         assert price(prices, chosen) == kmm.bops(model, bits)
 
 
-def test_sizes_are_whole_bytes_of_each_layer_s_weights_scales_and_biases(model, assignment):
-    """`weight_bytes` rounds up once for the whole model, a file for each tensor."""
-    prices = price_table(model, "size")
-    costs = kmm.layer_costs(model)
-    for chosen in everything():
-        bits = assignment(model, *chosen.values())
-        expected = sum(
-            int(np.ceil(c.weights * bits.weight_bits[c.name] / 8)) + 8 * c.output_channels
-            for c in costs
-        )
-        assert price(prices, chosen) == expected
-        assert 0 <= expected - weight_bytes(costs, bits) < len(costs)
-
-
 def test_a_table_of_prices_is_taken_as_it_is(model):
     assert price_table(model, LATENCIES) == LATENCIES
     assert price_table(model, LATENCIES | {"elsewhere": {4: 1.0}}) == LATENCIES
@@ -216,8 +243,6 @@ def test_weights_of_one_bit_width_are_priced_at_it(mixer, deep_model):
     prices, costs = price_table(model, "bops"), {c.name: c for c in kmm.layer_costs(model)}
     assert prices["two"] == {4: costs["two"].macs * 12, 2: costs["two"].macs * 6}
     assert prices["stem"] == {8: costs["stem"].macs * 64}
-    sizes = price_table(model, "size")
-    assert sizes["two"][4] == sizes["two"][2]
 
 
 # --- with a network ---------------------------------------------------------------------------
@@ -228,9 +253,9 @@ def test_losses_are_what_evaluate_says_of_each_assignment(model, data, assignmen
     model.set_bits(assignment(model, 3, 2, 4))
     bits, before = model.bit_assignment, [np.array(v) for v in model.network.variables]
     prices = price_table(model, "bops")
-    budget = (price(prices, dict.fromkeys(RISES, 4)) + price(prices, dict.fromkeys(RISES, 2))) / 2
+    limit = (price(prices, dict.fromkeys(RISES, 4)) + price(prices, dict.fromkeys(RISES, 2))) / 2
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(8)
-    point = choose_bits(model, dataset, budget, verbose=0)
+    point = choose_bits(model, dataset, limit, verbose=0)
     assert model.bit_assignment == bits
     for variable, value in zip(model.network.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
@@ -242,7 +267,7 @@ def test_losses_are_what_evaluate_says_of_each_assignment(model, data, assignmen
     values = {
         tuple(c.values()): sum(rises[item] for item in c.items())
         for c in everything()
-        if price(prices, c) <= budget
+        if 0.97 * limit <= price(prices, c) <= limit
     }
     assert tuple(searched(point).values()) == min(values, key=values.get)
     model.set_bits(point.bits)
@@ -282,7 +307,7 @@ def test_progress_is_said_once_and_can_be_left_out(with_loss, capsys):
 # --- what is refused --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("short", [1, 1e9, float("nan")])
+@pytest.mark.parametrize("short", [1, 1000])
 def test_a_budget_that_no_assignment_meets_names_the_least_and_the_most(short, with_loss):
     model, asked = with_loss(additive)
     prices = price_table(model, "bops")
@@ -300,7 +325,7 @@ def test_a_budget_that_no_assignment_meets_names_the_least_and_the_most(short, w
 def test_a_missing_price_names_the_layer_and_the_bits(missing, model):
     bits = list(LATENCIES[missing])[-1]
     rest = {b: p for b, p in LATENCIES[missing].items() if b != bits}
-    message = rf"price of layer '{missing}' at {bits} bits, found none"
+    message = rf"price of layer '{missing}' at {bits} activation and {bits} weight bits, found none"
     for table in (
         LATENCIES | {missing: rest},
         {k: v for k, v in LATENCIES.items() if k != missing},
@@ -308,13 +333,13 @@ def test_a_missing_price_names_the_layer_and_the_bits(missing, model):
         with pytest.raises(ValueError, match=message if missing in table else f"'{missing}'"):
             price_table(model, table)
         with pytest.raises(ValueError, match=f"'{missing}'"):
-            choose_bits(model, None, 1e12, table, verbose=0)
+            choose_bits(model, None, kmm.Priced(table, 1e12), verbose=0)
 
 
-def test_an_unknown_cost_or_method_is_named(with_loss):
+def test_an_unknown_budget_or_method_is_named(with_loss):
     model, asked = with_loss(additive)
-    with pytest.raises(ValueError, match=r"cost: expected 'bops', 'size' or a table.*'energy'"):
-        choose_bits(model, None, 1e12, "energy", verbose=0)
+    with pytest.raises(TypeError, match=r"budget: expected Bops, Size, .* found 'energy'"):
+        choose_bits(model, None, "energy", verbose=0)
     with pytest.raises(ValueError, match=r"method: expected one of \['solver', 'greedy'\].*'best'"):
         choose_bits(model, None, 1e12, method="best", verbose=0)
     assert not asked

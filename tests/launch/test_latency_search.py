@@ -10,8 +10,8 @@ import pytest
 
 import keras_metamix as kmm
 import metamix_tflite as mt
+from keras_metamix.cost.latency_table import FORMAT
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.latency_table import FORMAT
 from keras_metamix.launch import budget, train
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.session import CHECKPOINTS, Session
@@ -103,7 +103,7 @@ def mixer(content, written):
 
 def target(config, network):
     config = complete(config)
-    return budget.search_target(config, budget.load_table(config), network)
+    return budget.search_budget(config, budget.load_table(config), network).limit
 
 
 def test_a_target_is_of_the_unit_that_is_searched_against(config, network):
@@ -165,8 +165,8 @@ def test_a_bad_table_is_refused_before_training(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"search.target_latency": 1.0}, r"target_latency=1.0: expected at least \d+.\d us"),
-        ({"search.target_ratio": 0.1}, r"target_latency=\d+.\d+: expected at least \d+.\d us"),
+        ({"search.target_latency": 1.0}, r"target_latency=1.0: .*expected at least \d+(\.\d+)? us"),
+        ({"search.target_ratio": 0.1}, r"target_ratio=0.1: .*expected at least \d+(\.\d+)? us"),
         (
             {"space.activation_bits": (8, 5)},
             "Layer 'conv2': the latency table has no 5 activation and 8 weight bits",
@@ -246,7 +246,8 @@ def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
     (found,) = results.search.budgets
     assert (found.cost, found.limit, found.found) == ("latency_us", least + 2, predicted)
     assert found.source == config.search.latency_table
-    assert predicted == budget.load_table(complete(config)).predict(model, bits) <= least + 2
+    table = budget.load_table(complete(config))
+    assert predicted == table.predict(layer_costs(model), bits) <= least + 2
     assert results.epochs[-1].costs["latency_us"] == predicted
     assert results.epochs[-1].costs["bops"] == kmm.bops(model, bits)
     assert f"latency {predicted:,.1f} us of {least + 2:,.1f} us; " in printed
@@ -262,11 +263,13 @@ def test_operating_points_are_of_the_table(mixer, tmp_path):
     table = budget.load_table(complete(mixer))
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     costs = {
-        name: table.predict(model, kmm.BitAssignment.load(tmp_path / "run" / f"{name}.bits.json"))
+        name: table.predict(
+            layer_costs(model), kmm.BitAssignment.load(tmp_path / "run" / f"{name}.bits.json")
+        )
         for name in ("full", "eco")
     }
     # In this table the most bits are the fastest: each halving of the weights costs more.
-    uniform = [table.predict(model, model.uniform_bits(bits)) for bits in (4, 3, 2)]
+    uniform = [table.predict(layer_costs(model), model.uniform_bits(bits)) for bits in (4, 3, 2)]
     low, high = min(uniform), max(uniform)
     assert low <= costs["eco"] <= low + 0.3 * (high - low) and costs["full"] <= high
     notes = read_results(tmp_path / "run").notes

@@ -56,12 +56,12 @@ def test_every_operator_of_every_assignment_is_in_the_table(profiled, float_mode
         expected = sum(found["kernels"][kernel] for kernel in kernels)
         expected += float(np.median(list(found["empty_us"].values())))
         table = kmm.LatencyTable.load("table.json")
-        assert table.predict(model, bits) == pytest.approx(expected, rel=1e-9)
+        assert table.predict(kmm.layer_costs(model), bits) == pytest.approx(expected, rel=1e-9)
 
 
 def test_prices_go_by_the_kernel(profiled, float_model):
     """Activations change no INT8 kernel; nor do weights of k x k convolutions, INT8 in "fast"."""
-    prices = kmm.LatencyTable.load("table.json").prices(float_model)
+    prices = kmm.LatencyTable.load("table.json").prices(kmm.layer_costs(float_model))
     assert len(prices["conv2"]) == 6 and len(set(prices["conv2"].values())) == 1
     assert [*prices["conv1"]] == [*prices["logits"]] == [(8, 8)]
 

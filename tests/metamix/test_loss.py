@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_metamix.cost import PricedBudget
 from keras_metamix.metamix.loss import (
     DEFAULT_STRENGTH,
     chosen_cost,
     cost_loss,
+    make_objective,
 )
-from keras_metamix.pair_costs import PairCosts
 
 
 @pytest.fixture
@@ -56,9 +57,13 @@ def bops_of(layers, macs):
         x.name: itertools.product(x.input_quantizer.candidates, x.weight_quantizer.candidates)
         for x in layers
     }
-    return PairCosts(
+    return budget_of(
         {n: {(a, w): m * a * w for a, w in pairs[n]} for n, m in zip(pairs, macs, strict=True)}
     )
+
+
+def budget_of(prices, limit=1.0, **fields):
+    return PricedBudget("a budget", prices, {n: [*r] for n, r in prices.items()}, limit, **fields)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,7 @@ def test_prices_of_a_table_and_their_gradient(layer, softmax, tied):
     matrix = generator.uniform(1, 90, (3, 3))
     one = layer("one", (candidates, alpha), (candidates, beta))
     prices = dict(zip(itertools.product(candidates, candidates), matrix.ravel(), strict=True))
-    table = PairCosts({"one": prices}, 1500.0, paper_unit=1e3)
+    table = budget_of({"one": prices}, constant=1500.0, paper_unit=1e3)
     choosers = [one.input_quantizer.alpha.value, one.weight_quantizer.alpha.value]
     with tf.GradientTape() as tape:
         tape.watch(choosers)
@@ -118,7 +123,7 @@ def test_prices_of_a_table_and_their_gradient(layer, softmax, tied):
 def test_a_price_that_is_missing_is_named(layer):
     one = layer("one", ((8, 4), [0.0, 1.0]), ((8,),))
     with pytest.raises(ValueError, match=r"'one': .*4 activation and 8 weight bits.*\(8, 8\)"):
-        chosen_cost([one], PairCosts({"one": {(8, 8): 1.0}}), tied=False)
+        chosen_cost([one], budget_of({"one": {(8, 8): 1.0}}), tied=False)
 
 
 @pytest.mark.parametrize(
@@ -164,3 +169,38 @@ def test_default_strengths():
     """Relative: lambda' in 5..13 (so that it stands beside the paper's lambda * T); paper: 1."""
     assert 5 <= DEFAULT_STRENGTH["relative"] <= 13
     assert DEFAULT_STRENGTH["paper"] == 1.0
+
+
+def test_of_several_budgets_the_tightest_counts(layer, softmax):
+    """max_i(cost_i / T_i) in the place of cost / T: 0 where the tightest is met exactly."""
+    alpha, candidates = [0.3, 0.1], (8, 4)
+    one = layer("one", (candidates, alpha), ((4,),))
+    prices = {"one": {(8, 4): 32e6, (4, 4): 16e6}}
+    other = {"one": {(8, 4): 700.0, (4, 4): 500.0}}
+    for limits, chosen, slope in (
+        ((20e6, 690.0), 32e6 / 20e6, 4e6 / 20e6),
+        ((40e6, 500.0), 700 / 500, 50 / 500),
+        ((40e6, 1000.0), 32e6 / 40e6, -4e6 / 40e6),  # neither is used up
+    ):
+        objective = make_objective(
+            [
+                budget_of(prices, limits[0]),
+                budget_of(other, limits[1], unit="bytes", log="size_bytes", paper_unit=1e3),
+            ]
+        )
+        alphas = one.input_quantizer.alpha.value
+        with tf.GradientTape() as tape:
+            tape.watch(alphas)
+            distance, logs = objective.distance([one], tied=False)
+        assert float(distance) == pytest.approx(abs(chosen - 1), rel=1e-5)
+        assert (float(logs["bops"]), float(logs["size_bytes"])) == pytest.approx((32e6, 700.0))
+        p = softmax(np.array(alpha))
+        expected = slope * p * (np.array(candidates) - p @ np.array(candidates))
+        np.testing.assert_allclose(tape.gradient(distance, alphas), expected, rtol=1e-4)
+
+
+def test_the_paper_s_form_is_of_bops():
+    sized = budget_of({"one": {(8, 8): 1.0}}, unit="bytes")
+    with pytest.raises(ValueError, match="cost_form='paper' is of one budget of BOPs, found a bud"):
+        make_objective([sized], form="paper")
+    assert make_objective([sized]).strength == DEFAULT_STRENGTH["relative"]

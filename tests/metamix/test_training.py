@@ -241,7 +241,8 @@ def test_a_phase_is_traced_once(fitted):
 def test_a_fit_meets_its_budget_and_records_what_it_chose(fitted):
     model, callback, history, _ = fitted
     assert callback.assignment == model.bit_assignment
-    assert bops(model, callback.assignment) <= callback.target_bops
+    (budget,) = callback.budgets
+    assert 0.97 * budget.limit <= bops(model, callback.assignment) <= budget.limit
     assert history["bops"][-1] == bops(model, callback.assignment)
     assert tuple(callback.assignment.activation_bits) == MACS
     for name in ("stem", "logits"):
@@ -251,7 +252,7 @@ def test_a_fit_meets_its_budget_and_records_what_it_chose(fitted):
         if chooser.searched:
             best = chooser.candidates[int(np.argmax(np.array(chooser.alpha)))]
             assert callback.argmax_assignment.activation_bits[layer.name] == best
-    if bops(model, callback.argmax_assignment) <= callback.target_bops:
+    if 0.97 * budget.limit <= bops(model, callback.argmax_assignment) <= budget.limit:
         assert callback.assignment == callback.argmax_assignment
     if model.space.weight_bits_tied:
         for name in ("depthwise", "project"):
@@ -270,7 +271,7 @@ def test_the_search_is_recorded(fitted):
 
 def test_a_second_fit_goes_on_in_weight_training(fitted, data):
     model, callback, _, traces = fitted
-    again = MetaMixCallback(callback.target_bops, verbose=0)
+    again = MetaMixCallback(callback.budgets, verbose=0)
     model.fit(*data, batch_size=8, epochs=1, callbacks=[again], verbose=0)
     assert again.phases == ["weight_training"]
     assert again.assignment == model.bit_assignment == callback.assignment
@@ -452,12 +453,12 @@ def test_data_that_cannot_be_read_twice_are_refused(metamix, data):
         metamix(calibrated=False).fit(generate(), verbose=0)
 
 
-@pytest.mark.parametrize("target", [46_847, 4.0e-9, float("nan"), -1, "48000"])
+@pytest.mark.parametrize("target", [46_847, 4.0e-9])
 def test_a_budget_that_cannot_be_met_stops_before_training(target, metamix, data, changes):
     model = metamix()
 
     def fit():
-        with pytest.raises(ValueError, match=r"target_bops=.*at least 46848.*58368"):
+        with pytest.raises(ValueError, match=r"Bops\(.*at least 46848.*58368"):
             model.fit(*data, callbacks=[MetaMixCallback(target)], verbose=0)
 
     assert changes(model, fit) == {}
@@ -479,8 +480,8 @@ def test_the_callback_refuses_bad_epochs(field, value):
 
 
 def test_an_unknown_cost_form_is_refused(metamix, data):
-    with pytest.raises(ValueError, match=r"cost: expected one of.*'absolute'"):
-        metamix().fit(*data, callbacks=[MetaMixCallback(BUDGET, cost="absolute")], verbose=0)
+    with pytest.raises(ValueError, match=r"cost_form: expected one of.*'absolute'"):
+        metamix().fit(*data, callbacks=[MetaMixCallback(BUDGET, cost_form="absolute")], verbose=0)
 
 
 def test_bit_search_without_a_budget_is_refused(metamix, batch, tiny_model, loss):

@@ -7,9 +7,7 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.graph import explain
-from metamix_tflite import containers
-from metamix_tflite.containers import takes_patches
+from keras_metamix.cost.containers import mac_form
 from metamix_tflite.operator_files import operator_files
 from metamix_tflite.run import Runner
 
@@ -99,7 +97,9 @@ def test_the_matrix_is_the_kernel():
     ],
 )
 def test_which_convolutions_take_patches(container, shape, bits, expected):
-    assert takes_patches(container, shape, bits) is expected
+    form = mac_form("conv", shape, (2, 2), shape[2], bits, container)
+    assert form.patches is expected
+    assert (form.operator == "FULLY_CONNECTED") == expected
 
 
 @pytest.mark.parametrize("weight_bits", [8, 4])
@@ -149,8 +149,3 @@ def test_patches_are_timed_with_their_product():
     assert [d["shape"].tolist() for d in runner.input_details] == [[1, 9, 8, 32]]
     (output,) = runner.invoke(np.zeros((1, 9, 8, 32), np.int8))
     assert output.shape == (1, 5, 4, 32) and runner.delegated
-
-
-def test_explain_and_convert_have_one_least_size():
-    """Neither may import the other: the graph's code knows no file, and files are checked alone."""
-    assert explain._LEAST_FOR_PATCHES == containers._LEAST_FOR_PATCHES

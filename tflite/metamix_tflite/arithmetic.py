@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_metamix.cost.containers import MacForm, mac_form
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, clip_level
-from metamix_tflite.containers import (
-    is_pointwise,
-    takes_fully_connected,
-    takes_patches,
-    weight_type,
-)
 from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 from metamix_tflite.metadata import checksum
@@ -67,7 +62,15 @@ def mac(file: SignatureWriter, node: Node) -> None:
     layer: integer.IntegerMac = node.operation
     (source,) = file.read(node)
     result = batch_one(node.output)
-    spread = layer.kind == "dense" and not takes_fully_connected(file.container)
+    form = mac_form(
+        layer.kind,
+        layer.kernel_shape,
+        layer.strides,
+        source.shape[-1],
+        layer.weight_bits,
+        file.container,
+    )
+    spread = layer.kind == "dense" and form.operator == "CONV_2D"
     if spread and len(result) != 4:
         height, width = 1, math.prod(result[1:-1])
         source = reshaped(file, f"{node.name}/image", source, (1, height, width, source.shape[-1]))
@@ -76,15 +79,12 @@ def mac(file: SignatureWriter, node: Node) -> None:
     kernel, scale = np.asarray(layer.kernel), np.asarray(layer.weight_scale)
     bias = np.asarray(layer.bias)
     _check_multiplier(node, np.asarray(layer.multiplier))
-    grouped = layer.kind == "conv" and kernel.shape[-2] != source.shape[-1]
-    product = not grouped and is_pointwise(layer.kind, layer.kernel_shape, layer.strides)
-    if layer.kind == "conv" and not grouped and not product:
-        product = takes_patches(file.container, kernel.shape, layer.weight_bits)
-        source = patches(file, node.name, source, layer, result) if product else source
-    held = weight_type(file.container, product, layer.weight_bits, source.shape[-1])
-    matrix = (layer.kind == "dense" and not spread) or (product and held == "INT4")
+    if form.patches:
+        source = patches(file, node.name, source, layer, result)
+    held = form.container
     if held == "INT4":
         _check_reach(node, layer)
+    matrix = form.operator == "FULLY_CONNECTED"
     data, dimension = _layout(kernel, layer.kind, matrix)
     weights = file.graph.tensor(
         f"{node.name}/weights", data.shape, _WEIGHT_TYPES[held], scale, 0, data, dimension
@@ -107,7 +107,7 @@ def mac(file: SignatureWriter, node: Node) -> None:
     if layer.layer:  # constants have no bit-width
         macs = math.prod(result) * kernel.size // layer.channels
         file.declared["bops"] += macs * layer.input_grid.bits * layer.weight_bits
-    op, options, version = _mac_operator(layer, matrix, held, activation)
+    op, options, version = _mac_operator(layer, form, activation)
     file.graph.operator(op, [source.index, weights, biases], [target.index], options, version)
     if result != batch_one(node.output):
         flat = reshaped(file, f"{node.name}/flat", target, batch_one(node.output))
@@ -184,19 +184,19 @@ def table(file: SignatureWriter, node: Node) -> None:
 
 
 def _mac_operator(
-    layer: integer.IntegerMac, matrix: bool, held: str, activation: str
+    layer: integer.IntegerMac, form: MacForm, activation: str
 ) -> tuple[int, Any, int]:
     """Operator, options and the lowest version that has the types."""
-    version = 6 if held == "INT4" else 3
-    if matrix:
-        op, version, options = Op.FULLY_CONNECTED, 12, schema.FullyConnectedOptionsT()
+    op, version = getattr(Op, form.operator), 6 if form.container == "INT4" else 3
+    if form.operator == "FULLY_CONNECTED":
+        version, options = 12, schema.FullyConnectedOptionsT()
         options.keepNumDims = True
-    elif layer.kind in ("conv", "dense"):
-        op, options = Op.CONV_2D, schema.Conv2DOptionsT()
+    elif form.operator == "CONV_2D":
+        options = schema.Conv2DOptionsT()
     else:
-        op, options = Op.DEPTHWISE_CONV_2D, schema.DepthwiseConv2DOptionsT()
+        options = schema.DepthwiseConv2DOptionsT()
         options.depthMultiplier = layer.kernel_shape[-1]
-    if not matrix:
+    if form.operator != "FULLY_CONNECTED":
         options.padding = PADDING[layer.padding]
         options.strideH, options.strideW = layer.strides
         options.dilationHFactor, options.dilationWFactor = layer.dilation_rate

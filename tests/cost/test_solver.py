@@ -6,7 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from keras_metamix.knapsack import knapsack
+from keras_metamix.cost.solver import Between, best_choice
+
+
+def knapsack(values, prices, budget):
+    return best_choice(values, [Between(prices, high=budget)])
 
 
 def everything(values, prices):
@@ -111,6 +115,27 @@ def test_what_costs_nothing_may_have_a_budget_of_0():
 
 
 @pytest.mark.parametrize("budget", [0, 2.999, -1, -math.inf])
-def test_a_budget_below_the_least_prices_is_named(budget):
-    with pytest.raises(ValueError, match=r"budget: expected at least 3, found"):
-        knapsack([[1.0, 2.0], [5.0, 4.0]], [[1, 3], [2, 7]], budget)
+def test_a_budget_below_the_least_prices_has_no_choice(budget):
+    assert knapsack([[1.0, 2.0], [5.0, 4.0]], [[1, 3], [2, 7]], budget) is None
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+@pytest.mark.parametrize("seed", range(8))
+def test_several_limits_with_floors_against_brute_force(seed, digits, problem):
+    values, first = problem(seed, digits)
+    generator = np.random.default_rng(seed + 99)
+    second = [list(generator.uniform(0, 10, len(row))) for row in values]
+    options = list(everything(values, first))
+    sums = {tuple(c): sum(second[r][n] for r, n in enumerate(c)) for _, _, c in options}
+    costs, others = sorted(p for p, _, _ in options), sorted(sums.values())
+    for low, high in ((0.3, 0.6), (0.55, 0.6), (0.9, 0.1)):
+        a = Between(first, costs[int(low * len(costs))], costs[int(0.95 * len(costs))])
+        b = Between(second, high=others[int(high * len(others))])
+        inside = [v for p, v, c in options if a.low <= p <= a.high and sums[tuple(c)] <= b.high]
+        chosen = best_choice(values, [a, b])
+        if not inside:
+            assert chosen is None
+            continue
+        assert a.holds(chosen) and b.holds(chosen)
+        found = next(v for _, v, c in options if c == chosen)
+        assert found == pytest.approx(max(inside), abs=1e-9)

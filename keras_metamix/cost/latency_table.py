@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_metamix.assignment import BitAssignment
+from keras_metamix.assignment import BitAssignment, require_assignment
 from keras_metamix.checks import require_number, shown
-from keras_metamix.cost import LayerCost
-from keras_metamix.pair_costs import Pair, PairCosts
+from keras_metamix.cost.layer_cost import LayerCost
+from keras_metamix.cost.prices import Pair
 
 FORMAT = "keras-metamix latency table 1"
 
@@ -83,61 +83,58 @@ class LatencyTable:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a whole latency table: {error!r}.") from error
 
-    def prices(self, model: Any) -> dict[str, dict[Pair, float]]:
+    def prices(
+        self, layers: Sequence[LayerCost], pairs: Mapping[str, Sequence[Pair]] | None = None
+    ) -> dict[str, dict[Pair, float]]:
         """Microseconds of each MAC layer at each pair of bit-widths.
 
         Args:
-          model: a MetaMixModel or BitMixerModel, whose candidates are taken, or a float model: of
-            each layer the pairs that were measured.
+          layers: `layer_costs` of a model.
+          pairs: of each layer, by name; default: those that were measured.
 
         Raises:
           ValueError: a time that the table lacks; names layer, operation and bits.
         """
-        # TensorFlow comes with these: this module reads and adds up without it.
-        from keras_metamix.graph.layer_bits import candidate_pairs
-        from keras_metamix.graph.layer_costs import layer_costs
-
-        costs = layer_costs(model)
-        layers = getattr(model, "mac_layers", None)
-        if layers is None:
-            return {cost.name: self._row(cost, self._measured(cost)) for cost in costs}
         return {
-            cost.name: self._row(cost, candidate_pairs(layer))
-            for cost, layer in zip(costs, layers, strict=True)
+            cost.name: self._row(cost, self._measured(cost) if pairs is None else pairs[cost.name])
+            for cost in layers
         }
 
-    def costs(self, model: Any) -> PairCosts:
-        """`prices` and `rest_us` as the search takes them: together they are a whole inference.
+    def rest_of(self, model: str, layers: Sequence[LayerCost]) -> float:
+        """Microseconds of all but a model's MAC layers: with `prices` a whole inference.
+
+        Args:
+          model: its name, for messages.
+          layers: its `layer_costs`.
 
         Raises:
-          ValueError: a time that the table lacks, or a model whose MAC layers are not those of
-            the profiled one: the rest is known of that one alone.
+          ValueError: they are not those of the profiled model: the rest is known of that alone.
         """
-        from keras_metamix.graph.layer_costs import layer_costs
-
-        found = [text for cost in layer_costs(model) for text in cost.operations]
+        found = [text for cost in layers for text in cost.operations]
         if found != list(self.network) and not self.interpolate:
             raise ValueError(
-                f"Model {model.name!r}: its MAC layers are not those of the profiled model, of "
+                f"Model {model!r}: its MAC layers are not those of the profiled model, of "
                 "which alone the table knows the rest of the latency. Profile it, or take that "
                 "rest: LatencyTable.load(..., interpolate=True)."
             )
-        return PairCosts(
-            self.prices(model),
-            self.rest_us,
-            unit="us",
-            target="target_latency",
-            log="latency_us",
-            paper_unit=1e3,
-        )
+        return self.rest_us
 
-    def predict(self, model: Any, bits: BitAssignment) -> float:
+    def predict(self, layers: Sequence[LayerCost], bits: BitAssignment) -> float:
         """Microseconds of one inference at an assignment.
 
+        Args:
+          layers: `layer_costs` of the model.
+          bits: of these layers.
+
         Raises:
-          TypeError, ValueError: no assignment, one of another model, or see `costs`.
+          TypeError, ValueError: no assignment, one of another model, or see `prices`.
         """
-        return self.costs(model).total(bits)
+        require_assignment(bits)
+        bits.check_layers(layer.name for layer in layers)
+        pairs = {n: [(bits[n].activation, bits[n].weight)] for n in bits.activation_bits}
+        prices = self.prices(layers, pairs)
+        rest = self.rest_of("the model", layers)
+        return rest + sum(us for row in prices.values() for us in row.values())
 
     def _measured(self, cost: LayerCost) -> list[Pair]:
         """The pairs of which there are times of all calls of a layer."""

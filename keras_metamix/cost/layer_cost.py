@@ -1,4 +1,4 @@
-"""What a bit assignment costs: BOPs (MetaMix Eq. 6), average bits, bytes of weights."""
+"""What a MAC layer costs, and a bit assignment: BOPs (MetaMix Eq. 6), average bits, weights."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import keras_metamix as kmm
+from keras_metamix.cost.latency_table import FORMAT
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.latency_table import FORMAT
 
 REST = 40.0
 PAIRS = tuple(itertools.product((8, 4, 3), (8, 4)))
@@ -43,6 +43,10 @@ def load(tmp_path):
         return kmm.LatencyTable.load(path, **options)
 
     return call
+
+
+def priced(table, model):
+    return kmm.Latency(table, share=1.0).priced(model)
 
 
 def changed(content, **fields):
@@ -79,16 +83,19 @@ def test_a_layer_called_twice_costs_each_call(load):
     rows = {text: {"macs": 9, "prices": {"8/8": us}} for text, us in ((first, 7), (second, 2))}
     rows |= {"Dense 8, kernel 8x3": {"macs": 24, "prices": {"8/8": 1, "4/8": 1}}}
     table = load({"format": FORMAT, "origin": {}, "operations": rows, "network": [], "rest_us": 0})
-    assert table.prices(model) == {"shared": {(8, 8): 9}, "logits": {(8, 8): 1, (4, 8): 1}}
+    assert table.prices(layer_costs(model)) == {
+        "shared": {(8, 8): 9},
+        "logits": {(8, 8): 1, (4, 8): 1},
+    }
 
 
 def test_prices_of_a_float_model_and_of_a_search(load, content, float_model):
     table = load(content)
-    prices = table.prices(float_model)
+    prices = table.prices(layer_costs(float_model))
     assert list(prices) == ["conv1", "conv2", "conv3", "logits"]
     assert prices["conv1"] == {(8, 8): 10.0}
     assert prices["conv2"] == {(a, w): 20.0 + 5 * (w == 4) for a, w in PAIRS}
-    searched = table.prices(kmm.MetaMixModel.from_float(float_model))
+    searched = priced(table, kmm.MetaMixModel.from_float(float_model)).prices
     assert searched == {
         "conv1": {(8, 8): 10.0},
         "conv2": {(8, 4): 25.0, (4, 4): 25.0, (3, 4): 25.0},
@@ -100,10 +107,13 @@ def test_prices_of_a_float_model_and_of_a_search(load, content, float_model):
 def test_a_whole_inference_is_the_sum_and_the_rest(load, content, float_model):
     table = load(content)
     bits = kmm.uniform_assignment(float_model, 4, 4)
-    assert table.predict(float_model, bits) == REST + 10 + 25 + 35 + 40
-    assert table.predict(float_model, kmm.uniform_assignment(float_model, 8, 8)) == REST + 100
+    assert table.predict(layer_costs(float_model), bits) == REST + 10 + 25 + 35 + 40
+    assert (
+        table.predict(layer_costs(float_model), kmm.uniform_assignment(float_model, 8, 8))
+        == REST + 100
+    )
     with pytest.raises(TypeError, match="expected a BitAssignment"):
-        table.predict(float_model, {"conv1": 8})
+        table.predict(layer_costs(float_model), {"conv1": 8})
 
 
 CONV2 = "Conv2D 4x4x4, kernel 3x3x4x8, strides 1x1, same"
@@ -113,26 +123,26 @@ CONV3 = "Conv2D 2x2x8, kernel 3x3x8x16, strides 1x1, same"
 def test_what_is_missing_is_named(load, content, float_model):
     model = kmm.MetaMixModel.from_float(float_model)
     with pytest.raises(ValueError, match=r"Layer 'conv2': .* no 'Conv2D 4x4x4, kernel 3x3x4x8"):
-        load(without(content, CONV2)).prices(model)
+        priced(load(without(content, CONV2)), model)
     with pytest.raises(ValueError, match=r"Layer 'conv3': .* no 3 activation and 4 weight bits of"):
-        load(without(content, CONV3, "3/4")).prices(model)
+        priced(load(without(content, CONV3, "3/4")), model)
     other = changed(content, network=content["network"][:-1])
     with pytest.raises(ValueError, match="MAC layers are not those of the profiled model"):
-        load(other).costs(model)
-    assert load(other).prices(model)  # the layers' are known all the same
+        priced(load(other), model)
+    assert load(other).prices(layer_costs(model))  # the layers' are known all the same
 
 
 def test_interpolation_is_by_weight_bits_and_then_by_macs(load, content, float_model):
     model = kmm.MetaMixModel.from_float(float_model, kmm.SearchSpace((8, 5), (8, 5)))
-    prices = load(content, interpolate=True).prices(model)
+    prices = priced(load(content, interpolate=True), model).prices
     # 5 weight bits lie nearest to 4, whatever the activation.
     assert prices["conv2"] == {(8, 8): 20.0, (8, 5): 25.0, (5, 8): 20.0, (5, 5): 25.0}
     # conv2 has 16 * 8 * 36 MACs, as conv3 has 4 * 16 * 72; conv1 half of them, 64 * 4 * 9.
     table = load(without(without(content, CONV2), CONV3), interpolate=True)
-    assert table.prices(model)["conv3"][8, 8] == pytest.approx(10.0 * 4608 / 2304)
+    assert priced(table, model).prices["conv3"][8, 8] == pytest.approx(10.0 * 4608 / 2304)
     nothing = changed(content, operations={})
     with pytest.raises(ValueError, match="Layer 'conv1': the latency table has no Conv2D layer"):
-        load(nothing, interpolate=True).prices(model)
+        priced(load(nothing, interpolate=True), model)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +173,21 @@ def test_text_is_no_table(load, tmp_path):
 # --- the search ------------------------------------------------------------------------------
 
 
-def test_one_target_and_its_table(load, content):
+def test_a_latency_takes_a_table_and_one_limit(load, content):
     table = load(content)
-    for arguments, message in (
-        ({"target_bops": 1, "target_latency": 1, "cost": table}, "found both: 1 and 1"),
-        ({"target_latency": 90.0}, r"target_latency=90.0: expected cost=LatencyTable.load"),
-        ({"target_latency": 90.0, "cost": "paper"}, "found cost='paper'"),
-        ({"target_bops": 1e6, "cost": table}, "takes target_latency, found none"),
+    for call, error, message in (
+        (lambda: kmm.Latency("table.json", 90.0), TypeError, r"LatencyTable.load.*'table.json'"),
+        (lambda: kmm.Latency(table), ValueError, "Latency: .* found neither"),
+        (lambda: kmm.Latency(table, 9.0, share=0.5), ValueError, "Latency: .* found both"),
+        (lambda: kmm.Latency(table, -9.0), ValueError, "Latency: .*above 0, found -9.0"),
+        (
+            lambda: kmm.MetaMixCallback(kmm.Latency(table, 90.0), target_bops=1e6),
+            ValueError,
+            r"found both: Latency\(90\) and 1000000.0",
+        ),
     ):
-        with pytest.raises(ValueError, match=message):
-            kmm.MetaMixCallback(**arguments)
+        with pytest.raises(error, match=message):
+            call()
 
 
 def compiled(float_model):
@@ -189,8 +204,8 @@ def data():
 
 def test_a_latency_that_cannot_be_met_is_refused(load, content, float_model):
     model, least = compiled(float_model), REST + 100
-    callback = kmm.MetaMixCallback(target_latency=least - 1, cost=load(content), verbose=0)
-    with pytest.raises(ValueError, match=rf"target_latency=139.0: expected at least {least} us"):
+    callback = kmm.MetaMixCallback(kmm.Latency(load(content), least - 1), verbose=0)
+    with pytest.raises(ValueError, match=rf"Latency\(139\): expected at least {least:g} us"):
         model.fit(*data(), epochs=1, callbacks=[callback], verbose=0)
 
 
@@ -198,7 +213,7 @@ def test_a_search_against_a_latency(load, content, float_model, capsys):
     """In this table 8-bit weights are the fast ones: BOPs would choose the others."""
     model = compiled(float_model)
     callback = kmm.MetaMixCallback(
-        meta_epochs=1, search_epochs=1, target_latency=REST + 100.0, cost=load(content)
+        kmm.Latency(load(content), REST + 100.0), meta_epochs=1, search_epochs=1
     )
     model.fit(*data(), batch_size=8, epochs=3, callbacks=[callback], verbose=0)
     bits = model.bit_assignment
@@ -224,12 +239,13 @@ def test_a_choice_under_a_latency(load, content, float_model):
         }
     table = load(fast)
     rest = REST + 10 + 40
-    highest = kmm.choose_bits(mixer, data(), rest + 80, cost=table, verbose=0)
+    highest = kmm.choose_bits(mixer, data(), kmm.Latency(table, rest + 80), verbose=0)
     assert highest.cost <= rest + 80
-    lowest = kmm.choose_bits(mixer, data(), rest + 40, cost=table, verbose=0)
-    assert lowest.cost == rest + 40 == table.predict(mixer, lowest.bits)
+    lowest = kmm.choose_bits(mixer, data(), kmm.Latency(table, rest + 40), verbose=0)
+    assert lowest.cost == rest + 40 == table.predict(layer_costs(mixer), lowest.bits)
     assert [lowest.bits[n].activation for n in ("conv2", "conv3")] == [2, 2]
     with pytest.raises(ValueError, match=rf"expected at least {rest + 40:.6g}"):
-        kmm.choose_bits(mixer, data(), rest + 39, cost=table, verbose=0)
-    costs = [point.cost for point in kmm.pareto_front(mixer, data(), 3, cost=table, verbose=0)]
+        kmm.choose_bits(mixer, data(), kmm.Latency(table, rest + 39), verbose=0)
+    budgets = [kmm.Latency(table, share=s) for s in (0, 0.5, 1)]
+    costs = [point.cost for point in kmm.pareto_front(mixer, data(), budgets, verbose=0)]
     assert all(rest + 40 <= cost <= rest + 80 for cost in costs)

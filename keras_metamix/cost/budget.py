@@ -1,0 +1,263 @@
+"""Budgets: what an assignment of bits may cost, for MetaMix and Bit-Mixer alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from keras_metamix.checks import require_number, shown
+from keras_metamix.cost.latency_table import LatencyTable
+from keras_metamix.cost.layer_cost import weighted_bits
+from keras_metamix.cost.prices import PricedBudget, Prices
+from keras_metamix.cost.table import CostTable
+
+_BYTES = {"b": 1, "byte": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
+_SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
+
+
+class Budget(ABC):
+    """The most that an assignment may cost: a limit, or a share of what a model can reach.
+
+    `share` is 0 at the model's fewest bits and 1 at its most, so that it exists for every network.
+    """
+
+    unit: ClassVar[str]
+    log: ClassVar[str]
+    paper_unit: ClassVar[float] = 1e3
+    limit: Any
+    share: float | None
+
+    def priced(self, model: Any) -> PricedBudget:
+        """The budget with the prices of a model's candidates.
+
+        Args:
+          model: a MetaMixModel or BitMixerModel.
+
+        Raises:
+          TypeError: another model.
+          ValueError: a price is missing, or the model has no file; names the layer.
+        """
+        table = getattr(model, "cost_table", None)
+        if not isinstance(table, CostTable):
+            raise TypeError(
+                f"{self}: expected a MetaMixModel or BitMixerModel, whose bits have candidates, "
+                f"found {type(model).__name__}."
+            )
+        prices, constant = self._prices(table)
+        found = PricedBudget(
+            str(self), prices, table.choices, 0, constant, self.unit, self.log, self.paper_unit
+        )
+        limit = self.limit
+        if self.share is not None:
+            low, high = found.least, found.most
+            limit = low + self.share * (high - low) if self.share < 1 else high
+        return dataclasses.replace(found, limit=limit)
+
+    @abstractmethod
+    def _prices(self, table: CostTable) -> tuple[Prices, float]:
+        """Of every pair of each layer's candidates, and what comes on top."""
+
+    def _check(self) -> None:
+        """Raises ValueError unless there is a limit or a share."""
+        kind = type(self).__name__
+        if (self.limit is None) == (self.share is None):
+            raise ValueError(
+                f"{kind}: expected a limit in {self.unit} or share=, found "
+                f"{'neither' if self.limit is None else 'both'}."
+            )
+        if self.share is not None:
+            require_number(f"{kind}: share", self.share, 0, 1)
+        else:
+            require_number(kind, self.limit, 0, above=True)
+
+    def __str__(self) -> str:
+        value = f"share={self.share:g}" if self.share is not None else f"{self.limit:g}"
+        if self.limit is not None and float(f"{self.limit:g}") != self.limit:
+            value = f"{self.limit}"
+        return f"{type(self).__name__}({value})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Bops(Budget):
+    """Bit operations of one image, MetaMix Eq. 6: MACs x activation bits x weight bits.
+
+    Attributes:
+      limit: BOPs, or None.
+      share: in its place, of the way from the model's fewest bits (0) to its most (1).
+    """
+
+    limit: float | None = None
+    share: float | None = dataclasses.field(default=None, kw_only=True)
+    unit = "BOPs"
+    log = "bops"
+    paper_unit = 1e9
+
+    def __post_init__(self):
+        self._check()
+
+    __repr__ = Budget.__str__
+
+    def _prices(self, table: CostTable) -> tuple[Prices, float]:
+        return {
+            layer.name: {
+                (a, w): weighted_bits([layer.macs], [a], [w])
+                for a, w in table.candidates[layer.name]
+            }
+            for layer in table.layers
+        }, 0
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Size(Budget):
+    """Bytes of the whole file that `metamix_tflite.convert(model)` writes.
+
+    With its metadata and golden outputs, weights in `weight_container="fast"`, one signature. It
+    is predicted to within 1 % (of files of less than 10 kB, to within 100 bytes), rather above than
+    below. Bits of activations take no bytes.
+
+    Attributes:
+      limit: bytes, a number or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
+      share: in its place, of the way from the model's fewest bits (0) to its most (1).
+    """
+
+    limit: float | str | None = None
+    share: float | None = dataclasses.field(default=None, kw_only=True)
+    unit = "bytes"
+    log = "size_bytes"
+
+    def __post_init__(self):
+        if isinstance(self.limit, str):
+            object.__setattr__(self, "limit", _bytes(self.limit))
+        self._check()
+
+    __repr__ = Budget.__str__
+
+    def _prices(self, table: CostTable) -> tuple[Prices, float]:
+        outline = table.outline()
+        return {
+            layer.name: {
+                (a, w): outline.layers[layer.name][w] for a, w in table.candidates[layer.name]
+            }
+            for layer in table.layers
+        }, outline.constant
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Latency(Budget):
+    """Microseconds of one inference, as a table of measured times predicts them.
+
+    Attributes:
+      table: of `metamix-profile`, of any device.
+      limit: microseconds, or None.
+      share: in its place, of the way from the model's fewest bits (0) to its most (1).
+    """
+
+    table: LatencyTable
+    limit: float | None = None
+    share: float | None = dataclasses.field(default=None, kw_only=True)
+    unit = "us"
+    log = "latency_us"
+
+    def __post_init__(self):
+        if not isinstance(self.table, LatencyTable):
+            raise TypeError(
+                f"Latency: expected a table, LatencyTable.load(...), found {shown(self.table)}."
+            )
+        self._check()
+
+    __repr__ = Budget.__str__
+
+    def _prices(self, table: CostTable) -> tuple[Prices, float]:
+        rest = self.table.rest_of(table.model, table.layers)
+        return self.table.prices(table.layers, table.candidates), rest
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Priced(Budget):
+    """Prices of your own, such as the energy that a device was measured to take.
+
+    Attributes:
+      table: {layer name: {bits: price}}, bits a pair of (activation bits, weight bits), or the
+        activation bits alone.
+      limit: in the unit of the prices, or None.
+      share: in its place, of the way from the model's fewest bits (0) to its most (1).
+      constant: what the model costs besides.
+    """
+
+    table: Mapping[str, Mapping[Any, float]]
+    limit: float | None = None
+    share: float | None = dataclasses.field(default=None, kw_only=True)
+    constant: float = dataclasses.field(default=0.0, kw_only=True)
+    unit = "units of its table"
+    log = "price"
+
+    def __post_init__(self):
+        if not isinstance(self.table, Mapping):
+            raise TypeError(
+                f"Priced: expected a table {{layer: {{bits: price}}}}, found {shown(self.table)}."
+            )
+        require_number("Priced: constant", self.constant, 0)
+        self._check()
+
+    __repr__ = Budget.__str__
+
+    def _prices(self, table: CostTable) -> tuple[Prices, float]:
+        rows = {}
+        for layer in table.layers:
+            allowed = set(table.choices[layer.name])
+            rows[layer.name] = {
+                pair: self._price(layer.name, *pair)
+                for pair in table.candidates[layer.name]
+                if pair in allowed or self._found(layer.name, *pair) is not None
+            }
+        return rows, self.constant
+
+    def _found(self, layer: str, activation: int, weight: int) -> Any:
+        row = self.table.get(layer)
+        if not isinstance(row, Mapping):
+            return None
+        return row.get((activation, weight), row.get(activation))
+
+    def _price(self, layer: str, activation: int, weight: int) -> float:
+        found = self._found(layer, activation, weight)
+        wanted = f"a price of layer {layer!r} at {activation} activation and {weight} weight bits"
+        if found is None:
+            raise ValueError(f"Priced: expected {wanted}, found none.")
+        require_number(f"Priced: {wanted}", found, 0)
+        return found
+
+
+def _bytes(text: str) -> float:
+    """The number of bytes that a text such as "64 kB" names."""
+    found = _SIZE.fullmatch(text)
+    if not found or found[2].lower() not in _BYTES:
+        raise ValueError(
+            f"Size: expected bytes, as a number or as in '300 kB', '1.5 MB' or '64 KiB', found "
+            f"{shown(text)}."
+        )
+    return float(found[1].replace(",", ".")) * _BYTES[found[2].lower()]
+
+
+def as_budgets(budget: Any) -> tuple[Budget, ...]:
+    """The budgets that an argument names: one, several that are all to be met, or BOPs.
+
+    Raises:
+      TypeError: none of these.
+      ValueError: an empty list, or a number that is no budget.
+    """
+    several = budget if isinstance(budget, list | tuple) else [budget]
+    if not several:
+        raise ValueError("budget: expected at least one, found none.")
+    found = []
+    for one in several:
+        number = isinstance(one, int | float) or hasattr(one, "__float__")
+        if not isinstance(one, Budget) and not (number and not isinstance(one, bool)):
+            raise TypeError(
+                "budget: expected Bops, Size, Latency or Priced, several of them in a list, or a "
+                f"number of BOPs, found {shown(one)}."
+            )
+        found.append(one if isinstance(one, Budget) else Bops(one))
+    return tuple(found)

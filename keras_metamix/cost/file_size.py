@@ -1,0 +1,147 @@
+"""Bytes of a .tflite counted from its tensors and operators, without writing it.
+
+The flatbuffer's fixed costs, and those of the compressed declaration, were fitted to files of
+`metamix_tflite.convert`: seven networks of 5.5 kB to 2.8 MB, whose sizes they give to within 1 %,
+rather above than below, so that a file is within its budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Sequence
+
+from keras_metamix.cost.containers import mac_form
+
+_FILE = 711 + 420  # of the file, and of its declaration
+_PATCHES = 48  # of a convolution of patches, besides its operators
+_TENSOR, _QUANTIZED, _OPERATOR, _BUFFER = 36.2, 17.2, 32.5, 17.9
+_DECLARED_LAYER, _DECLARED_TENSOR, _DECLARED_PATCH = 25.8, 11.6, 5.7
+_GOLDEN = 4 * 0.85  # of each output value: four inputs, coded and compressed
+_LARGEST_OUTPUT = 4096  # values of an output that a file keeps
+_ALIGNED = 16  # bytes to which a buffer is filled
+_MOST_JOINED = 5  # tensors of one CONCATENATION
+
+
+class FileBytes:
+    """Adds up what a file's parts take; what is equal is stored once."""
+
+    def __init__(self, bytes_: float = _FILE):
+        self._bytes = float(bytes_)
+        self._stored: set[Hashable] = set()
+
+    @property
+    def total(self) -> int:
+        """The bytes so far."""
+        return round(self._bytes)
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[Hashable],
+        scale: Hashable = None,
+        channels: int = 1,
+        data: int | None = None,
+    ) -> None:
+        """A tensor.
+
+        Args:
+          name, shape: its own.
+          scale: of its values; None for floats and INT32 constants without one.
+          channels: how many scales it has.
+          data: bytes of a constant; 0 where they are counted elsewhere.
+        """
+        self._bytes += _TENSOR + _filled(len(name) + 1, 4)
+        self._vector(("shape", *shape), 4 * len(shape))
+        if scale is not None:
+            self._bytes += _QUANTIZED
+            self._vector(("scale", scale), 4 * channels)
+            self._vector(("zero-points", channels), 8 * channels)
+        if data is not None:
+            self._bytes += _BUFFER + _filled(data, _ALIGNED)
+
+    def data(self, known: Hashable, length: int) -> int | None:
+        """The bytes of a constant that `known` tells from others; None where it is stored."""
+        if known in self._stored:
+            return None
+        self._stored.add(known)
+        return length
+
+    def operator(self, inputs: int) -> None:
+        """An operator of so many inputs."""
+        self._bytes += _OPERATOR + 4 * inputs
+
+    def declared(self, layers: int = 0, tensors: int = 0, patches: int = 0) -> None:
+        """Entries of the declaration: MAC layers, tensors, and those of patches."""
+        self._bytes += _DECLARED_LAYER * layers + _DECLARED_TENSOR * tensors
+        self._bytes += _DECLARED_PATCH * patches
+
+    def golden(self, values: int) -> None:
+        """What an output of so many values is expected to be."""
+        self._bytes += _GOLDEN * min(values, _LARGEST_OUTPUT)
+
+    def _vector(self, known: Hashable, length: int) -> None:
+        if known not in self._stored:
+            self._stored.add(known)
+            self._bytes += 4 + _filled(length, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class MacShape:
+    """What the bytes of a MAC layer's weights follow from.
+
+    Attributes:
+      name: of its call.
+      kind, kernel_shape, strides, channels: see `containers.mac_form`.
+      padding: of a convolution.
+    """
+
+    name: str
+    kind: str
+    kernel_shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    channels: int
+    padding: str = "valid"
+
+    def bytes_at(self, weight_bits: int, stored: bool = False) -> int:
+        """Of the weights, filled to 16, and of the patches that their operator reads.
+
+        Args:
+          weight_bits: of the layer.
+          stored: whether an earlier call of the layer has stored the weights.
+        """
+        form = mac_form(self.kind, self.kernel_shape, self.strides, self.channels, weight_bits)
+        weights = math.prod(self.kernel_shape)
+        held = _filled(-(-weights // 2) if form.container == "INT4" else weights, _ALIGNED)
+        return (0 if stored else held) + (self._patches(stored) if form.patches else 0)
+
+    def _patches(self, stored: bool) -> int:
+        """Of the operators that lay out patches: `metamix_tflite.patches` writes them."""
+        file, name = FileBytes(0 if stored else _PATCHES), f"{self.name}/patches/column0"
+        new = not stored  # constants, but for those of an earlier call
+        for axis in (1, 0):
+            taps, stride = self.kernel_shape[axis], self.strides[axis]
+            if stride > 1:
+                _moved(file, name, 1, new, axis, 0)
+            if taps > 1 or stride > 1:
+                for _ in range(taps):
+                    _moved(file, name, 3, new, axis, 1)
+            for _ in range(math.ceil((taps - 1) / (_MOST_JOINED - 1))):
+                _moved(file, name, 0, new, axis, 2)
+        if self.padding == "same":
+            _moved(file, name, 1, new)
+        return file.total
+
+
+def _moved(file: FileBytes, name: str, constants: int, new: bool, *shape: int) -> None:
+    """An operator that moves values, with its output, whose shape some share, and constants."""
+    file.tensor(name, (1, 1, 1, 1, *shape)[-4:], "grid")
+    for number in range(constants):
+        # Of begin, end and strides one is new: the others are equal to those of other slices.
+        file.tensor(f"{name}/begin", (4,), data=16 if new and number == 0 else None)
+    file.operator(1 + constants)
+    file.declared(patches=1)
+
+
+def _filled(length: float, to: int) -> int:
+    return math.ceil(length / to) * to

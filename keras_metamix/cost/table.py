@@ -1,0 +1,42 @@
+"""What a budget has to know of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from keras_metamix.cost.layer_cost import LayerCost
+from keras_metamix.cost.prices import Pair
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOutline:
+    """The bytes of a model's file.
+
+    Attributes:
+      constant: of all that its bits do not change.
+      layers: of each MAC layer's weights, and of what its operator takes more, by weight bits.
+    """
+
+    constant: int
+    layers: Mapping[str, Mapping[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CostTable:
+    """A quantized model as budgets see it; its `cost_table` makes one.
+
+    Attributes:
+      model: its name.
+      layers: its MAC layers in network order.
+      candidates: every pair of (activation bits, weight bits) of each layer's candidates.
+      choices: those that a layer may take: equal ones, where its weights take the bits of its
+        activation.
+      outline: makes an outline of its file; raises ValueError where it can have none.
+    """
+
+    model: str
+    layers: Sequence[LayerCost]
+    candidates: Mapping[str, Sequence[Pair]]
+    choices: Mapping[str, Sequence[Pair]]
+    outline: Callable[[], FileOutline]

@@ -1,0 +1,110 @@
+"""The bytes of a quantized network's file, before it is trained and without writing one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from keras_metamix.cost.file_size import FileBytes, MacShape
+from keras_metamix.cost.table import FileOutline
+from keras_metamix.graph.fold_bn import fold_network, require_foldable
+from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.layers import integer
+
+_CONSTANTS = {  # INT32 constants that an operator reads, by the integers in each
+    integer.IntegerMean: (2,),
+    layers.ZeroPadding2D: (8,),
+    layers.Cropping2D: (4, 4, 4),
+    layers.Flatten: (4,),
+    layers.Reshape: (4,),
+}
+_SAME = (layers.Dropout, layers.SpatialDropout2D, layers.Identity, layers.Activation)
+
+
+def file_outline(model: Any) -> FileOutline:
+    """What the file of `metamix_tflite.convert(model)` takes, by weight bits of each layer.
+
+    Args:
+      model: a MetaMixModel or BitMixerModel; its steps and weights do not matter.
+
+    Raises:
+      ValueError: the model has no file; names the layer.
+    """
+    require_foldable(model)
+    topology = Topology(fold_network(model.network, distinct=True))
+    file, shapes = FileBytes(), {}
+    for tensor in topology.inputs:
+        file.tensor(tensor.name, tensor.shape)
+    for node in topology.nodes:
+        operation = node.operation
+        if isinstance(operation, integer.IntegerMac):
+            shape = _mac(file, node)
+            if operation.layer:
+                shapes.setdefault(operation.layer, []).append(shape)
+        elif not isinstance(operation, _SAME):
+            _add(file, node)
+    for tensor in topology.outputs:
+        file.golden(math.prod(tensor.shape[1:]))
+    bits = {layer.name: layer.weight_quantizer.candidates for layer in model.mac_layers}
+    return FileOutline(
+        file.total,
+        {
+            name: {
+                b: sum(shape.bytes_at(b, number > 0) for number, shape in enumerate(found))
+                for b in bits[name]
+            }
+            for name, found in shapes.items()
+        },
+    )
+
+
+def _mac(file: FileBytes, node: Node) -> MacShape:
+    """A MAC operator but for the trained integers of its weights, whose shape it returns."""
+    layer, name, trained = node.operation, node.name, bool(node.operation.layer)
+    channels, kernel = layer.channels, layer.kernel_shape
+    strides = () if layer.kind == "dense" else layer.strides
+    owner = layer.layer or name  # a layer that is called twice has one scale
+    scale: Any = f"{owner}/weights"
+    data: int | None = 0
+    if not trained:  # constants, which other layers may share
+        scale = np.asarray(layer.weight_scale).tobytes()
+        data = file.data(np.asarray(layer.kernel).tobytes(), math.prod(kernel))
+    file.tensor(f"{name}/weights", (name, 1, 1, 1), scale, channels, data)
+    bias = file.data(f"{owner}/bias", 4 * channels)
+    file.tensor(f"{name}/bias", (channels,), f"{owner}/bias", channels, bias)
+    _output(file, node)
+    file.operator(3)
+    file.declared(layers=1)
+    return MacShape(name, layer.kind, kernel, strides, node.inputs[0].shape[-1], layer.padding)
+
+
+def _add(file: FileBytes, node: Node) -> None:
+    """Any other operator."""
+    operation, inputs = node.operation, len(node.inputs)
+    if isinstance(operation, integer.Dequantize):
+        file.tensor(f"{node.name}/float", node.output.shape)
+        file.operator(1)
+        return
+    if isinstance(operation, integer.Rescale):
+        one, factor = f"{node.name}/one", float(operation.factor)
+        file.tensor(one, (1,), ("one", factor), data=file.data("one", 1))
+        inputs += 1
+    if isinstance(operation, layers.GlobalMaxPooling2D) and not operation.keepdims:
+        _output(file, node)
+        file.operator(1)
+    sizes = next((s for c, s in _CONSTANTS.items() if isinstance(operation, c)), ())
+    for number, size in enumerate(sizes):
+        data = file.data((type(operation), node.output.shape[1:], number), 4 * size)
+        file.tensor(f"{node.name}/shape", (size,), data=data)
+    _output(file, node)
+    file.operator(inputs + len(sizes))
+
+
+def _output(file: FileBytes, node: Node) -> None:
+    grid = getattr(node.operation, "output_grid", None)
+    scale = node.inputs[0].name if grid is None else (node.name, grid.scale)
+    file.tensor(node.name, node.output.shape, scale)
+    file.declared(tensors=1)

@@ -1,0 +1,140 @@
+"""`Size` against the files that `convert` writes: within 1 %, or 100 bytes of a small one."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_metamix as kmm
+import metamix_tflite as mt
+from keras_metamix import zoo
+from keras_metamix.cost.containers import mac_form
+
+
+def wide(image_shape=(12, 12, 3)):
+    """Odd channels, strides, a shared layer, pools, a padding, a concatenation, two outputs."""
+    x = image = keras.Input(image_shape, name="image")
+    x = layers.Conv2D(32, 3, padding="same", activation="relu", name="first")(x)
+    x = layers.Conv2D(48, 3, strides=2, padding="same", activation="relu", name="large")(x)
+    shared = layers.Conv2D(48, 3, padding="same", activation="relu", name="shared")
+    y = shared(shared(x))
+    z = layers.Conv2D(33, 1, activation="relu", name="odd")(layers.MaxPooling2D(2, 1, "same")(x))
+    x = layers.Concatenate(name="joined")([y, z])
+    x = layers.ZeroPadding2D(1, name="padded")(layers.Conv2D(25, 1, name="narrow")(x))
+    x = layers.SeparableConv2D(40, 3, name="separable")(x)
+    x = layers.GlobalAveragePooling2D(name="pooled")(x)
+    return keras.Model(image, [layers.Dense(10, name="a")(x), layers.Dense(3, name="b")(x)])
+
+
+NETWORKS = {
+    "small_cnn": lambda: zoo.small_cnn((28, 28, 1), 10, width=8),
+    "tiny_cnn": lambda: zoo.small_cnn((8, 8, 1), 4, width=4),
+    "small_resnet": lambda: zoo.small_resnet((28, 28, 1), 10),
+    "small_mobilenet": lambda: zoo.small_mobilenet((28, 28, 1), 10),
+    "wide": wide,
+    "mobilenet_v3": lambda: zoo.mobilenet_v3_large((32, 32, 3), 10, width=0.35),
+}
+
+
+def as_trained(network, seed=0):
+    """Gives variables values that differ, as those of a trained network do."""
+    generator = np.random.default_rng(seed)
+    for variable in network.weights:
+        noise = generator.normal(size=variable.shape, scale=0.2).astype(np.float32)
+        if variable.name in ("beta", "bias", "moving_mean"):
+            variable.assign(variable + noise)
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(variable * np.exp(noise))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "mobilenet_v3")) for n in NETWORKS]
+)
+def test_size_is_that_of_the_file(name):
+    keras.utils.set_random_seed(0)
+    network = NETWORKS[name]()
+    model = kmm.MetaMixModel.from_float(network, kmm.SearchSpace((8, 4, 3), (8, 4, 2)))
+    untrained = kmm.Size(share=1.0).priced(model)  # of steps that nobody set
+    as_trained(model.network)
+    images = np.random.default_rng(1).normal(size=(8, *network.input_shape[1:]))
+    kmm.calibrate(model, images.astype(np.float32))
+    mixed = [p[i % len(p)] for i, p in enumerate(untrained.choices.values())]
+    activations, weights = (
+        dict(zip(untrained.choices, b, strict=True)) for b in zip(*mixed, strict=True)
+    )
+    assignments = [kmm.uniform_assignment(network, *bits) for bits in ((8, 8), (4, 4), (3, 2))]
+    assignments.append(kmm.BitAssignment(activations, weights))
+    for bits in assignments:
+        model.set_bits(bits)
+        found = len(mt.convert(model))
+        assert untrained.total(bits) == pytest.approx(found, abs=max(100, 0.01 * found))
+    most, least = (untrained.total(bits) for bits in assignments[:2])
+    assert (most, least) == (untrained.most, untrained.least)
+
+
+def test_a_mixer_s_point_has_a_size_of_its_own():
+    keras.utils.set_random_seed(0)
+    mixer = kmm.BitMixerModel.from_float(zoo.small_resnet((28, 28, 1), 10))
+    as_trained(mixer.network)
+    kmm.calibrate(mixer, np.random.default_rng(1).normal(size=(8, 28, 28, 1)).astype(np.float32))
+    mixer.stage = "layer_wise"
+    bits = mixer.uniform_bits(3)
+    mixer.set_bits(bits)
+    found = kmm.Size(share=0.5).priced(mixer).total(bits)
+    assert found == pytest.approx(len(mt.convert(mixer)), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"float_layers": ["conv2"]}, r"\['conv2'\] were left in float"),
+        ({"space": kmm.SearchSpace(stream_bits=None)}, "stream_bits=None"),
+    ],
+)
+def test_what_has_no_file_has_no_size(arguments, message, float_model):
+    model = kmm.MetaMixModel.from_float(float_model, **arguments)
+    with pytest.raises(ValueError, match=message):
+        kmm.Size("64 kB").priced(model)
+    assert kmm.Bops(share=0.5).priced(model).limit > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("300 kB", 300e3), ("1.5MB", 1.5e6), ("64 KiB", 65536), ("12 bytes", 12), ("0,5 MiB", 2**19)],
+)
+def test_bytes_may_be_a_text(text, expected):
+    assert kmm.Size(text) == kmm.Size(expected)
+    assert kmm.Size(text).limit == expected
+
+
+@pytest.mark.parametrize("weight_container", ["fast", "smallest", "edgetpu"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_convert_explain_and_prices_hold_weights_alike(weight_container, bits):
+    """What is decided in one place is what a file has."""
+    model = kmm.MetaMixModel.from_float(wide(), kmm.SearchSpace((8,), bits))
+    kmm.calibrate(model, np.random.default_rng(1).normal(size=(4, 12, 12, 3)).astype(np.float32))
+    model.set_bits(kmm.uniform_assignment(model, 8, bits))
+    if weight_container == "fast":
+        explained = {
+            row.name: row.container
+            for row in kmm.explain(wide(), kmm.SearchSpace((8,), bits)).rows
+            if row.container
+        }
+    graph = mt.verify(mt.convert(model, weight_container), model.bit_assignment)
+    kernels = {layer.name: layer for layer in model.mac_layers}
+    for name, entry in graph.metadata["layers"].items():
+        layer = kernels.get(entry["layer"])
+        if layer is None or isinstance(layer, keras.layers.Dense):
+            continue
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        form = mac_form(
+            "depthwise" if depthwise else "conv",
+            layer.kernel.shape,
+            layer.strides,
+            layer.kernel.shape[2],
+            entry["weight_bits"],
+            weight_container,
+        )
+        assert entry["container"] == form.container, name
+        if weight_container == "fast":
+            assert explained[layer.name] == form.container, name
