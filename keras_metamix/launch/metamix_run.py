@@ -81,12 +81,15 @@ def _budget(
 ) -> tuple[Budget, str]:
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
     bits, (given,) = model.bit_assignment, callback.budgets
-    budget, source = given.priced(model), session.config.search.latency_table
-    bops, found = assignment_bops(layer_costs(model), bits), budget.total(bits)
-    summary = f"BOPs {bops:,} of {budget.limit:,.0f}; "
-    if isinstance(given, Latency):
-        summary = f"BOPs {bops:,}; predicted latency {found:,.1f} us of {budget.limit:,.1f} us; "
-    return Budget(cost=budget.log, limit=budget.limit, found=found, source=source), summary
+    priced, bops = given.priced(model), assignment_bops(layer_costs(model), bits)
+    limit, found = priced.limit, priced.total(bits)
+    if not isinstance(given, Latency):
+        told = f"BOPs {bops:,} of {limit:,.0f}; "
+        return Budget(cost=priced.log, limit=limit, found=found), told
+    told = f"BOPs {bops:,}; predicted latency {found:,.1f} us of {limit:,.1f} us; "
+    source, origin = session.config.search.latency_table, dict(given.table.origin)
+    budget = Budget(cost=priced.log, limit=limit, found=found, source=source, origin=origin)
+    return budget, told
 
 
 def _export(

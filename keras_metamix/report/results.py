@@ -105,13 +105,14 @@ class Budget:
     Attributes:
       cost: what it is of, a name in each epoch's `costs`: "bops", "latency_us", "size_bytes".
       limit, found: in its unit; `found` of the chosen bits.
-      source: where the prices come from, such as a latency table's file.
+      source, origin: a latency table's file, and what it was measured on.
     """
 
     cost: str
     limit: float
     found: float
     source: str = ""
+    origin: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

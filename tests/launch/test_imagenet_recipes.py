@@ -85,7 +85,7 @@ def test_a_recipes_network_is_searchable(name):
     )
     model = getattr(zoo, config.model["name"])((32, 32, 3), 10, width=0.1)
     metamix = kmm.MetaMixModel.from_float(model, training.search_space(config))
-    searched = {c.pairs for c in metamix.candidate_scores().values()}
+    searched = {tuple(pairs) for pairs in metamix.cost_table.candidates.values()}
     assert tuple((b, 4) for b in config.space.activation_bits) in searched
 
 

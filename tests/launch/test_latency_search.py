@@ -246,6 +246,7 @@ def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
     (found,) = results.search.budgets
     assert (found.cost, found.limit, found.found) == ("latency_us", least + 2, predicted)
     assert found.source == config.search.latency_table
+    assert found.origin == {"device": "local", "cpu": "a processor", "container": "fast"}
     table = budget.load_table(complete(config))
     assert predicted == table.predict(layer_costs(model), bits) <= least + 2
     assert results.epochs[-1].costs["latency_us"] == predicted
