@@ -79,7 +79,8 @@ def _range(field: dataclasses.Field, kind: Any) -> str:
         text = " or ".join(repr(value) for value in typing.get_args(bare))
     if bare in (int, float):
         text += f" {'above' if bounds['above'] else 'from'} {bounds['least']:g}"
-        text += f" to {bounds['most']:g}" if bounds["most"] < math.inf else " on"
+        most = f"{bounds['most']:,}" if bare is int else f"{bounds['most']:g}"
+        text += f" to {most}" if bounds["most"] < math.inf else " on"
         text = text.removesuffix(" on") if bounds["above"] else text
     return text + (" or None" if text and bare is not kind else "")
 
