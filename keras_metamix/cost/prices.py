@@ -99,6 +99,11 @@ class PricedBudget:
         )
 
     def _range(self) -> str:
+        if self.most == self.least:
+            return (
+                ", what the model costs at any of its candidate bits: give its SearchSpace others, "
+                "such as weight_bits=(8, 4)."
+            )
         return (
             ", what the model costs at the cheapest bits everywhere; at the dearest bits it costs "
             f"{self._told(self.most)}. {self.name.partition('(')[0]}(share=0.5) is the middle."
