@@ -19,6 +19,7 @@ the same for all.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -77,12 +78,12 @@ def _config(arguments: argparse.Namespace) -> Any:
     spec = importlib.util.spec_from_file_location("config", arguments.config)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = complete(module.get_config())
+    config = module.get_config()
     if arguments.stage_epochs:
         config.mixer.stage_epochs = tuple(arguments.stage_epochs)
     if arguments.width:
         config.model.width = arguments.width
-    return config
+    return complete(config)
 
 
 def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None:
@@ -91,19 +92,18 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
     wanted = {*VARIANTS, "individual", "float"}
     if wanted <= set(results):
         return
-    config.seed = seed
+    config = dataclasses.replace(config, seed=seed)
     keras.utils.set_random_seed(seed)
     data = load_data(config)
     session = Session(config, data)
     model = train_float(session, float_network(config, data))
-    results["float"] = float(
-        model.evaluate(data.validation, verbose=0, return_dict=True)["accuracy"]
-    )
+    results["float"] = float(model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"])
     for reading in TRAINED:
         names = [reading, "re-estimated"] if reading == "shared" else [reading]
         if set(names) <= set(results):
             continue
-        config.mixer.batch_norm = reading
+        section = dataclasses.replace(config.mixer, batch_norm=reading)
+        session.config = dataclasses.replace(config, mixer=section)
         mixer, _ = train_mixer(session, model)
         for name in names:
             results[name] = _measure(mixer, data, study["assignments"], name)
@@ -113,7 +113,7 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
         uniform = {}
         for bits in search_space(config).activation_bits:
             alone = train_alone(session, model, bits, sum(config.mixer.stage_epochs))
-            found = alone.evaluate(data.validation, verbose=0, return_dict=True)
+            found = alone.evaluate(data.test, verbose=0, return_dict=True)
             uniform[str(bits)] = float(found["accuracy"])
         results["individual"] = {"uniform": uniform}
         print(f"seed {seed}, individual: {uniform}", flush=True)

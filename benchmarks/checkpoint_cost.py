@@ -21,7 +21,7 @@ import keras
 import keras_metamix as kmm
 from keras_metamix import zoo
 from keras_metamix.launch.checkpoints import Checkpoints
-from keras_metamix.launch.config import OPTIONAL
+from keras_metamix.launch.config import Checkpoint
 
 NETWORKS = {
     "small_resnet, 28 x 28": lambda: zoo.small_resnet((28, 28, 1), 10),
@@ -43,7 +43,7 @@ def measure(network: keras.Model) -> dict[str, Any]:
             checkpoints.write()
             seconds.append(time.perf_counter() - start)
         size = sum(f.stat().st_size for f in Path(folder).glob(f"step-{_WRITES:09d}*"))
-    interval = 60 * OPTIONAL["checkpoint"]["minutes"]
+    interval = 60 * Checkpoint().minutes
     median = statistics.median(seconds)
     return {
         "parameters": network.count_params(),

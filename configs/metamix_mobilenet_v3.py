@@ -14,59 +14,46 @@ days, and ImageNet as TFDS prepares it.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from keras_metamix.launch.config import new_config
 from keras_metamix.launch.smoke import apply_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    config = ConfigDict()
+    config = new_config("metamix")
     config.title = "MetaMix MobileNetV3-Large"
     config.seed = 0  # ours
-    config.distribute = ""  # or "mirrored", "multi_worker", "tpu": see docs/long_runs.md
 
-    config.data = ConfigDict()
     config.data.name = "imagenet2012"
-    config.data.dir = ""  # TFDS's data folder; "": its default
-    config.data.index_dir = ""  # where the records' positions are kept; "": beside the records
-    config.data.sample = (16, 16)  # images of the smoke run
+    config.data.validation = 10_000  # ours: images held out of training
     config.data.image_size = 224
     config.data.pixels = "minus_one_to_one"  # as the pretrained weights want them
     config.data.augment = True  # ours: random crop and mirroring
     config.data.randaugment = 0  # ours
     config.data.magnitude = 0.5  # ours: of RandAugment, where it is on
 
-    config.model = ConfigDict()
     config.model.name = "mobilenet_v3_large"
     config.model.width = 1.0
     config.model.weights = placeholder(str)
     config.model.weights = "imagenet"  # of keras.applications, downloaded once
 
-    config.space = ConfigDict()
     config.space.activation_bits = (8, 4, 3)
-    config.space.weight_bits = placeholder(object)  # a bit-width, several, or "same"
-    config.space.weight_bits = 4
+    config.space.weight_bits = 4  # or several to search, or "same"
     config.space.edge_bits = 8
     config.space.stream_bits = 8  # ours: the paper leaves sums and pooled features in float
 
-    config.float = ConfigDict()
     config.float.epochs = 0  # pretrained
     config.float.learning_rate = 5e-4  # ours, where epochs are more than 0
-    config.float.weights = ""
 
-    config.search = ConfigDict()
     # The paper's 4.44 G count the first layer's input at 32 bits (A4/W4 is 4.83 G so, and 3.79 G
     # at 8 bits): 1.04 G less. This reading is ours.
-    config.search.target_bops = placeholder(float)
     config.search.target_bops = 3.40e9
     config.search.target_ratio = 0.9  # unused where target_bops is given
-    config.search.latency_table = ""  # of metamix-profile; the budget is in microseconds then
-    config.search.target_latency = placeholder(float)  # none given: target_ratio decides
     config.search.meta_epochs = 1
     config.search.search_epochs = 1
     config.search.cost = "paper"  # Eq. 4, in 1e9 BOPs
     config.search.cost_strength = 4.0  # lambda
     config.search.learning_rate = 1e-4  # of alpha: Adam, betas 0.5 and 0.999, weight decay 1e-3
 
-    config.train = ConfigDict()
     config.train.batch_size = 256
     config.train.epochs = 140  # search included
     config.train.optimizer = "adam"
@@ -82,13 +69,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.distillation = 0.5  # ours
     config.train.uniform = False  # ours: a uniform A4W4 network beside doubles the time
 
-    config.checkpoint = ConfigDict()
-    config.checkpoint.steps = 0  # between two checkpoints; 0: by minutes alone
-    config.checkpoint.minutes = 5.0
-
-    config.export = ConfigDict()
     config.export.weight_container = "fast"
     config.export.threads = 1
     config.export.runs = 200
-    config.export.test_images = 1000
     return apply_argument(config, argument)

@@ -37,7 +37,7 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.calibration import reestimate_batch_norm
 from keras_metamix.files import written_whole
-from keras_metamix.launch.baselines.stock_converter import float_file
+from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.messages import run_main
 from keras_metamix.layers.mode import FLOAT, quantization_mode
 from keras_metamix.layers.parts import batch_norms

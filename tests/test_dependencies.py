@@ -80,7 +80,7 @@ MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
 }
 
 # Run in a process of its own.
-BASELINES = "keras_metamix/launch/baselines"
+BASELINES = "keras_metamix/launch/comparison"
 IN_KERAS_2 = {f"{BASELINES}/{name}.py" for name in ("legacy_keras", "tfmot_process")}
 
 # Units that are plain enough to use nothing else than the standard library and these.
@@ -256,6 +256,14 @@ def machine_paths(top: Path) -> list[str]:
 
 def test_no_file_names_a_path_of_a_machine():
     assert machine_paths(TOP) == []
+
+
+def test_what_ci_needs_lies_in_the_repository():
+    """Neither the commands nor their description name a file beside the checkout."""
+    for name in (".ci/run", "CONTRIBUTING.md", "Makefile", "scripts/bazel_offline.sh"):
+        file = TOP / name
+        if file.is_file():  # a test under bazel does not see all of them
+            assert not re.search(r"(?<![\w.])\.\./", file.read_text()), name
 
 
 def test_a_path_of_a_machine_is_found(tmp_path):

@@ -1,7 +1,7 @@
 """Data sets and input pipelines as tf.data: Fashion-MNIST (extract and full) and ImageNet.
 
 Importing this package needs neither tensorflow-datasets nor keras-cv: `load_full` and
-`open_imagenet` import the first, augmentation the second, when they are called.
+`open_imagenet` import the first, RandAugment the second, when they are called.
 """
 
 from keras_metamix.data.fashion_mnist import DATASET_NAMES as DATASET_NAMES
@@ -9,6 +9,7 @@ from keras_metamix.data.fashion_mnist import Arrays as Arrays
 from keras_metamix.data.fashion_mnist import load as load
 from keras_metamix.data.fashion_mnist import load_extract as load_extract
 from keras_metamix.data.fashion_mnist import load_full as load_full
+from keras_metamix.data.held_out import hold_out as hold_out
 from keras_metamix.data.imagenet import Augmentation as Augmentation
 from keras_metamix.data.imagenet import Form as Form
 from keras_metamix.data.imagenet import imagenet_evaluation as imagenet_evaluation

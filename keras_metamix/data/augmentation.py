@@ -1,8 +1,10 @@
-"""Augmentation of single images by keras-cv's layers, with random numbers of our own.
+"""Augmentation of single images: each has a seed, and what it gets depends on that alone.
 
-A keras-cv layer draws from generators that have a state, so that what an image gets depends on
-everything that was drawn before it. Here each image has a seed, the numbers are drawn from that
-(`tf.random.stateless_*`), and the layers only apply them.
+A layer that draws from a generator with a state gives an image what depends on everything that was
+drawn before it. Here the numbers are drawn from the image's seed (`tf.random.stateless_*`), and
+RandAugment's operations, which are keras-cv's layers, only apply them. `keras.layers.RandAugment`
+has no such seam: it draws one order of operations for a whole batch, and computes all eleven of
+them for each that it applies.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ Draw = Callable[[tf.Tensor, float], Any]
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Mirrors an image (H, W, C) left to right with probability 1/2; `seed` has shape (2,)."""
-    import keras_cv
+    drawn = tf.random.stateless_uniform([1, 1], seed)
+    return tf.ensure_shape(mirrored(image[tf.newaxis], drawn)[0], image.shape)
 
-    layer = keras_cv.layers.RandomFlip("horizontal", dtype="float32")
-    # The layer mirrors an axis where its number is above 1/2: vertically never.
-    mirror = tf.random.stateless_uniform([1, 1], seed)
-    numbers = {"flip_horizontals": mirror, "flip_verticals": tf.zeros_like(mirror)}
-    return tf.ensure_shape(layer.augment_images(image[tf.newaxis], numbers)[0], image.shape)
+
+def mirrored(images: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+    """Images (B, H, W, C), those mirrored left to right whose number of `drawn` (B, 1) is above
+    1/2."""
+    return tf.where(drawn[:, :, None, None] > 0.5, tf.image.flip_left_right(images), images)
 
 
 def rand_augment(

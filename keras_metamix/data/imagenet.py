@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_metamix.checks import require_number, require_whole
@@ -47,6 +48,13 @@ class Split:
     def classes(self) -> int:
         """How many classes the labels name."""
         return self.features["label"].num_classes
+
+    def pick(self, numbers: np.ndarray) -> Split:
+        """The images of the given numbers alone."""
+        index = dataclasses.replace(
+            self.index, shards=self.index.shards[numbers], offsets=self.index.offsets[numbers]
+        )
+        return dataclasses.replace(self, index=index)
 
 
 @dataclasses.dataclass(frozen=True)

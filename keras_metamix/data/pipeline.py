@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_metamix.checks import require_whole, shown
+from keras_metamix.data.augmentation import mirrored
 from keras_metamix.data.order import ALL, Share, in_order, ordered
 
 # Mean and standard deviation of the full Fashion-MNIST training set's pixels scaled to [0, 1].
@@ -101,26 +102,15 @@ def _fetcher(
 
 
 def _augmented(images: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
-    """Mirrors and shifts each image by three numbers from 0 to 1, `drawn` (B, 3).
-
-    They are handed to the keras-cv layer's batch method: its own generator has a state.
-    """
-    import keras_cv
-
-    flip = keras_cv.layers.RandomFlip("horizontal", dtype="float32")
-    mirror = drawn[:, :1]  # the layer mirrors an axis where its number is above 1/2
-    mirrored = flip.augment_images(
-        images, {"flip_horizontals": mirror, "flip_verticals": tf.zeros_like(mirror)}
-    )
+    """Mirrors and shifts each image by three numbers from 0 to 1, `drawn` (B, 3)."""
     offsets = tf.cast(drawn[:, 1:] * (2 * PAD + 1), tf.int32) - PAD
-    return tf.ensure_shape(_shift(mirrored, offsets), images.shape)
+    return tf.ensure_shape(_shift(mirrored(images, drawn[:, :1]), offsets), images.shape)
 
 
 def _shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
     """Crops each image of (B, H, W, C) from its padded copy at int32 `offsets` (B, 2) as (x, y).
 
-    keras_cv.layers.RandomCrop is not used: its offsets are not whole pixels, so that a quarter of
-    its crops skip a row or a column, and its outermost positions come half as often.
+    `keras.layers.RandomCrop` is not used: it draws one offset for all images of a batch.
     """
     dx, dy = tf.unstack(tf.cast(offsets, tf.float32), axis=1)
     zero, one = tf.zeros_like(dx), tf.ones_like(dx)

@@ -5,24 +5,23 @@
 
 Of a file with operating points each has a row. On the local machine the files take turns, one
 inference each, so that its drift falls on all of them alike; docs/devices has the other devices.
---compare makes and measures what other tools make of the same model, see docs/comparison.md.
+--compare makes and measures what other tools make of the same model, see docs/devices/local.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl.flags import argparse_flags
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.files import written_whole
+from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
@@ -36,123 +35,99 @@ DEVICES = (LOCAL, *devices.MODULES)
 _NO_OPTIONS = ("files", "device", "json", "compare")
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line, the program's name first.
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """The command line; what is None is not given, and each device has its own default."""
 
-    Raises:
-      SystemExit: the arguments are wrong; the usage is on stderr.
-    """
-    parser = argparse_flags.ArgumentParser(
-        prog="metamix-benchmark", description="Measures .tflite files on a device."
+    files: list[Path] = option("the files", [], "MODEL.tflite", positional=True)
+    device: str = option(f"one of {', '.join(DEVICES)}", LOCAL)
+    json: Path | None = option("write the measurements there as well", None, "FILE")
+    threads: int | None = option("CPU threads; default: 1", None)
+    runs: int | None = option(
+        "timed inferences of each file; local, edgetpu: 200, android: 50, micro: 20", None
     )
-    add = parser.add_argument
-    add("files", type=Path, nargs="*", metavar="MODEL.tflite", help="the files")
-    add("--device", default=LOCAL, help=f"one of {', '.join(DEVICES)}; default: local")
-    add("--json", type=Path, metavar="FILE", help="write the measurements there as well")
-    _add_options(parser)
-    _add_comparison(parser)
-    arguments = parser.parse_args(argv[1:])
-    if arguments.compare is None and not arguments.files:
-        parser.error("expected a MODEL.tflite, or --compare=RUN")
-    return arguments
-
-
-def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    """Flags of --compare."""
-    options = parser.add_argument_group("side by side, on the local machine")
-    add = options.add_argument
-    add(
-        "--compare",
-        type=Path,
-        metavar="RUN",
-        help="the folder of a metamix-train run: its model as float, int8 by three tools, w4a8, "
-        "and ours; takes --threads, --runs and --warmup too",
+    warmup: int | None = option("inferences before these; local, edgetpu: 20, android: 5", None)
+    timeout: int | None = option("all but local: seconds for one file; 600", None)
+    serial: list[str] | None = option(
+        "android: a phone of `adb devices`; once for each", None, repeated=True
     )
-    settings: dict[str, Any] = {"default": argparse.SUPPRESS}
-    add(
-        "--output",
-        type=Path,
-        metavar="NAME",
-        help="writes NAME.md, .json and .png; default: RUN/comparison",
-        **settings,
+    delegates: list[str] | None = option("android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all", None)
+    precision: str | None = option("gpu: float32 or float16; default: float32", None)
+    kernels: list[str] | None = option("local, arm64: of xnnpack,builtin,reference; xnnpack", None)
+    cpus: list[str] | None = option("arm64: of cortex-a53,neoverse-n1,armv8.6; default: all", None)
+    arm64_root: Path | None = option("arm64: folder of the emulated system", None, "DIR")
+    vulkan_icd: Path | None = option("gpu: the .json of a Vulkan driver", None, "FILE")
+    binary: Path | None = option("android: TensorFlow's benchmark_model", None, "FILE")
+    compare: Path | None = option(
+        "the folder of a metamix-train run: its model as float, int8 by three tools, w4a8, and "
+        "ours, on this machine; takes --threads, --runs and --warmup too",
+        None,
+        "RUN",
     )
-    add("--qat_epochs", type=int, help="of tfmot; default: as many as ours took", **settings)
-    add("--calibration_images", type=int, help="training images; default: 200", **settings)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """Flags that some devices take: absent unless given, so that each device has its defaults."""
-    options = parser.add_argument_group("of some devices")
-
-    def add(flag: str, **settings: Any) -> None:
-        options.add_argument(flag, default=argparse.SUPPRESS, **settings)
-
-    add("--threads", type=int, help="CPU threads; default: 1")
-    add(
-        "--runs",
-        type=int,
-        help="timed inferences of each file; local, edgetpu: 200, android: 50, micro: 20",
+    output: Path | None = option(
+        "of --compare: writes NAME.md, .json and .png; default: RUN/comparison", None, "NAME"
     )
-    add("--warmup", type=int, help="inferences before these; local, edgetpu: 20, android: 5")
-    add("--timeout", type=int, help="all but local: seconds for one file; 600")
-    add("--serial", action="append", help="android: a phone of `adb devices`; once for each")
-    add("--delegates", type=_names, help="android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all")
-    add("--precision", help="gpu: float32 or float16; default: float32")
-    add("--kernels", type=_names, help="local, arm64: of xnnpack,builtin,reference; xnnpack")
-    add("--cpus", type=_names, help="arm64: of cortex-a53,neoverse-n1,armv8.6; default: all")
-    add("--arm64_root", type=Path, metavar="DIR", help="arm64: folder of the emulated system")
-    add("--vulkan_icd", type=Path, metavar="FILE", help="gpu: the .json of a Vulkan driver")
-    add("--binary", type=Path, metavar="FILE", help="android: TensorFlow's benchmark_model")
+    qat_epochs: int | None = option("of --compare: of tfmot; default: as many as ours took", None)
+    calibration_images: int | None = option("of --compare: training images; default: 200", None)
+
+    def __post_init__(self) -> None:
+        if self.compare is None and not self.files:
+            raise ValueError("expected a MODEL.tflite, or --compare=RUN")
+
+    def given(self) -> dict[str, Any]:
+        """What a device or the comparison is told."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: v for k, v in values.items() if v is not None and k not in _NO_OPTIONS}
 
 
-def _names(text: str) -> list[str]:
-    """The names of a comma-separated list."""
-    return text.split(",")
+def parse_flags(argv: Sequence[str]) -> Options:
+    """Parses the command line; see `commands.parse`."""
+    return parse(Options, argv, "Measures .tflite files on a device.")
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Measures the files that the arguments name and prints a table.
+def main(options: Options) -> None:
+    """Measures the files that the options name and prints a table.
 
     Raises:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found; or what
         the device lacks.
     """
-    given = vars(arguments)
-    options = {name: given[name] for name in given if name not in _NO_OPTIONS}
-    if arguments.compare is not None:
-        _compare(arguments, options)
+    given = options.given()
+    if options.compare is not None:
+        _compare(options.compare, options, given)
         return
-    for name in set(options) & {"output", "qat_epochs", "calibration_images"}:
+    for name in set(given) & {"output", "qat_epochs", "calibration_images"}:
         raise ValueError(f"--{name}: expected --compare=RUN beside it.")
-    if arguments.device not in DEVICES:
+    if options.device not in DEVICES:
         expected = f"expected one of {', '.join(DEVICES)}"
-        raise ValueError(f"--device: {expected}, found {arguments.device!r}.")
-    if arguments.json is not None:
-        check_output("--json", arguments.json)
-    run = _measure_local if arguments.device == LOCAL else _measure
-    table, notes, content = run(arguments.device, _read_files(arguments.files), options)
+        raise ValueError(f"--device: {expected}, found {options.device!r}.")
+    if options.json is not None:
+        check_output("--json", options.json)
+    run = _measure_local if options.device == LOCAL else _measure
+    table, notes, content = run(options.device, _read_files(options.files), given)
     Console().print(table)
     for note in notes:
         print(note)
-    if arguments.json is not None:
-        with written_whole(arguments.json) as temporary:
+    if options.json is not None:
+        with written_whole(options.json) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _compare(arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+def _compare(run: Path, options: Options, given: dict[str, Any]) -> None:
     """The comparison of a run's model with other tools' files."""
-    for flag, given in (
-        ("MODEL.tflite", arguments.files),
-        ("--json", arguments.json is not None),
-        ("--device", arguments.device != LOCAL),
+    for flag, unfit in (
+        ("MODEL.tflite", options.files),
+        ("--json", options.json is not None),
+        ("--device", options.device != LOCAL),
     ):
-        if given:
+        if unfit:
             raise ValueError(f"--compare: expected no {flag} beside it.")
-    from keras_metamix.launch import comparison  # here: matplotlib and data sets take time
+    # Here: matplotlib and data sets take time.
+    from keras_metamix.launch.comparison import run as comparison
 
     known = [field.name for field in dataclasses.fields(comparison.Options)]
-    devices.check_options("local with --compare", known, options)
-    table, written = comparison.run_comparison(arguments.compare, comparison.Options(**options))
+    devices.check_options("local with --compare", known, given)
+    table, written = comparison.run_comparison(run, comparison.Options(**given))
     Console().print(table)
     for path in written:
         print(f"wrote {path}")

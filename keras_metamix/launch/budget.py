@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import keras
-from ml_collections import ConfigDict
 
 from keras_metamix.cost import Bops, Budget, Latency, LatencyTable
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
+from keras_metamix.launch.config import Experiment, MetaMix
 
 UNIFORM_BITS = 4
 TABLE_SECTIONS = {"metamix": "search", "bitmixer": "mixer"}  # where a method's config names it
 
 
-def load_table(config: ConfigDict) -> LatencyTable | None:
+def load_table(config: Experiment) -> LatencyTable | None:
     """The table of `latency_table` in `config.search`, or `config.mixer`; None where it is "".
 
     Raises:
@@ -24,7 +24,7 @@ def load_table(config: ConfigDict) -> LatencyTable | None:
         the file is to have; names the field and the file.
     """
     section = TABLE_SECTIONS[config.method]
-    path = config[section].latency_table
+    path = getattr(config, section).latency_table
     if not path:
         return None
     if not Path(path).is_file():
@@ -43,10 +43,10 @@ def load_table(config: ConfigDict) -> LatencyTable | None:
 
 
 @contextlib.contextmanager
-def naming_table(config: ConfigDict) -> Iterator[None]:
+def naming_table(config: Experiment) -> Iterator[None]:
     """Puts the field and the file in front of what is wrong with a table, where there is one."""
     section = TABLE_SECTIONS[config.method]
-    path = config[section].latency_table
+    path = getattr(config, section).latency_table
     try:
         yield
     except ValueError as error:
@@ -55,7 +55,7 @@ def naming_table(config: ConfigDict) -> Iterator[None]:
         raise ValueError(f"config.{section}.latency_table={path!r}: {error}") from error
 
 
-def search_budget(config: ConfigDict, table: LatencyTable | None, model: keras.Model) -> Budget:
+def search_budget(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> Budget:
     """The budget: the target of `config.search`, or a share of what uniform 4-bit layers cost.
 
     Args:
@@ -67,7 +67,7 @@ def search_budget(config: ConfigDict, table: LatencyTable | None, model: keras.M
       ValueError: the table lacks what the share is of; names the layer.
     """
     field = _target_field(config, table)
-    target = config.search[field]
+    target = getattr(config.search, field)
     if field == "target_ratio":
         uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
         costs = layer_costs(model)
@@ -77,15 +77,16 @@ def search_budget(config: ConfigDict, table: LatencyTable | None, model: keras.M
 
 
 @contextlib.contextmanager
-def naming_target(config: ConfigDict, table: LatencyTable | None) -> Iterator[None]:
+def naming_target(config: MetaMix, table: LatencyTable | None) -> Iterator[None]:
     """Puts the field that holds the budget in front of what is wrong with it."""
     field = _target_field(config, table)
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"config.search.{field}={config.search[field]}: {error}") from error
+        value = getattr(config.search, field)
+        raise ValueError(f"config.search.{field}={value}: {error}") from error
 
 
-def _target_field(config: ConfigDict, table: LatencyTable | None) -> str:
+def _target_field(config: MetaMix, table: LatencyTable | None) -> str:
     field = "target_bops" if table is None else "target_latency"
-    return "target_ratio" if config.search[field] is None else field
+    return "target_ratio" if getattr(config.search, field) is None else field

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from ml_collections import ConfigDict
 
 from keras_metamix.data import (
     Augmentation,
     Form,
     evaluation_dataset,
+    hold_out,
     imagenet_evaluation,
     imagenet_sample,
     imagenet_training,
@@ -23,6 +23,7 @@ from keras_metamix.data import (
     open_imagenet,
     training_dataset,
 )
+from keras_metamix.launch.config import Experiment
 
 _EVALUATION_BATCH = 250
 IMAGENET = ("imagenet2012", imagenet_sample.NAME)
@@ -30,20 +31,25 @@ IMAGENET = ("imagenet2012", imagenet_sample.NAME)
 
 @dataclasses.dataclass
 class Data:
-    """Batches to train and validate on, and the test images as the model takes them.
+    """Batches to train, validate and test on, and the test images as the model takes them.
 
     Attributes:
       training: gives batches from step `start_step` on, epoch after epoch without an end; of each
         batch a worker's `share`.
-      validation: all of the images that no training sees.
+      validation: the images of the training set that `config.data.validation` holds out; None
+        where it holds out none.
+      test: all test images, for the networks that training ends with.
+      counts: images of the three, by "training", "validation" and "test".
       steps: batches of an epoch.
-      test_images, test_labels: those that the files are run on.
+      test_images, test_labels: the test images that the files are run on.
       classes: how many there are.
       notes: what the report has to say of these images.
     """
 
     training: Callable[..., Any]
     validation: Any
+    test: Any
+    counts: dict[str, int]
     steps: int
     test_images: np.ndarray
     test_labels: np.ndarray
@@ -56,60 +62,90 @@ class Data:
         return self.training()
 
 
-def load_data(config: ConfigDict) -> Data:
+def load_data(config: Experiment) -> Data:
     """The images that `config.data` names.
 
     Raises:
       ValueError, OSError: an unknown name, or a folder without the data; says what was expected.
     """
     data = _imagenet(config) if config.data.name in IMAGENET else _fashion_mnist(config)
-    if config.train.get("label_smoothing"):
-        training, validation = data.training, data.validation
+    if config.train.label_smoothing:
+        training = data.training
 
         def one_hot(batches: Any) -> Any:
             return batches.map(lambda x, y: (x, tf.one_hot(y, data.classes)))
 
         data.training = lambda *args, **kwargs: one_hot(training(*args, **kwargs))
-        data.validation = one_hot(validation)
+        data.validation = None if data.validation is None else one_hot(data.validation)
+        data.test = one_hot(data.test)
+    data.notes = (_counted(data), *data.notes)
     return data
 
 
-def _fashion_mnist(config: ConfigDict) -> Data:
-    (images, labels), (test_images, test_labels) = load(config.data.name, config.data.dir or None)
+def _counted(data: Data) -> str:
+    """How many images there were of each kind, and what each was for."""
+    count = data.counts
+    held = f"{count['validation']:,} more of the training set validated it"
+    return (
+        f"{count['training']:,} images trained the networks; "
+        f"{held if count['validation'] else 'none validated them'}; {count['test']:,} test "
+        "images measured what training ended with."
+    )
+
+
+def _hold_out(count: int, config: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return hold_out(count, config.data.validation)
+    except ValueError as error:
+        raise ValueError(f"config.data.{error}") from error
+
+
+def _fashion_mnist(config: Experiment) -> Data:
+    (images, labels), test_split = load(config.data.name, config.data.dir or None)
+    trained, held = _hold_out(len(images), config)
     training = functools.partial(
         training_dataset,
-        images,
-        labels,
+        images[trained],
+        labels[trained],
         config.train.batch_size,
         config.seed,
         augment=config.data.augment,
     )
-    validation = evaluation_dataset(test_images, test_labels, _EVALUATION_BATCH)
-    test = np.asarray(normalize(test_images))
-    classes = int(test_labels.max()) + 1
-    steps = len(images) // config.train.batch_size
-    return Data(training, validation, steps, test, test_labels, classes)
+    return Data(
+        training,
+        evaluation_dataset(images[held], labels[held], _EVALUATION_BATCH) if len(held) else None,
+        evaluation_dataset(*test_split, _EVALUATION_BATCH),
+        {"training": len(trained), "validation": len(held), "test": len(test_split[1])},
+        len(trained) // config.train.batch_size,
+        np.asarray(normalize(test_split[0])),
+        test_split[1],
+        int(test_split[1].max()) + 1,
+    )
 
 
-def _imagenet(config: ConfigDict) -> Data:
+def _imagenet(config: Experiment) -> Data:
     data, batch_size = config.data, config.train.batch_size
     if data.name == imagenet_sample.NAME:
         imagenet_sample.write_sample(data.dir, *data.sample)
-    train, validation = open_imagenet(data.dir or None, data.index_dir or None, data.name)
+    # Labels of ImageNet's own test images are not public: its validation split is the test set.
+    whole, test = open_imagenet(data.dir or None, data.index_dir or None, data.name)
+    train, held = (whole.pick(numbers) for numbers in _hold_out(len(whole), config))
     form = Form(data.image_size, data.pixels)
     augmentation = Augmentation(data.augment, data.randaugment, data.magnitude)
-    tested = imagenet_evaluation(validation, _EVALUATION_BATCH, form, config.export.test_images)
+    tested = imagenet_evaluation(test, _EVALUATION_BATCH, form, config.export.test_images)
     images, labels = zip(*tested.as_numpy_iterator(), strict=True)
     images, labels = np.concatenate(images), np.concatenate(labels)
     return Data(
         functools.partial(imagenet_training, train, batch_size, form, config.seed, augmentation),
-        imagenet_evaluation(validation, _EVALUATION_BATCH, form),
+        imagenet_evaluation(held, _EVALUATION_BATCH, form) if len(held) else None,
+        imagenet_evaluation(test, _EVALUATION_BATCH, form),
+        {"training": len(train), "validation": len(held), "test": len(test)},
         len(train) // batch_size,
         images,
         labels,
         train.classes,
         notes=(
-            f"Accuracy and parity are of the first {len(labels):,} of {len(validation):,} "
-            "validation images (config.export.test_images).",
+            f"Accuracy and parity are of the first {len(labels):,} of {len(test):,} test images "
+            "(config.export.test_images); these are the images that ImageNet calls validation.",
         ),
     )

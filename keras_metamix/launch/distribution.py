@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from ml_collections import ConfigDict
 
 from keras_metamix.data import Share
+from keras_metamix.launch.config import Experiment
 from keras_metamix.launch.datasets import Data
 
 
-def make_strategy(config: ConfigDict) -> Any:
+def make_strategy(config: Experiment) -> Any:
     """The tf.distribute strategy of `config.distribute`; "multi_worker" reads TF_CONFIG.
 
     Raises:

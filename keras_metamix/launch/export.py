@@ -9,18 +9,17 @@ model. The bit-widths go beside it, as `bits.json`. With points it has a signatu
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
-from absl.flags import argparse_flags
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +28,7 @@ from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.checks import one_line, shown
 from keras_metamix.files import written_whole
+from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.messages import check_output, command_line, run_main
 from keras_metamix.launch.parity_images import RANDOM_IMAGES, parity_images
 from keras_metamix.launch.results import layer_rows, today
@@ -43,82 +43,76 @@ _FLOAT_CLASSES = ("Functional", "Sequential", "Model")
 _CLASSES = (MetaMixModel.__name__, BitMixerModel.__name__)
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line, the program's name first.
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """The command line."""
 
-    Raises:
-      SystemExit: the arguments are wrong; the usage is on stderr.
-    """
-    parser = argparse_flags.ArgumentParser(
-        prog="metamix-export", description="Writes the .tflite of a trained model, checked."
+    model: Path = option(
+        "a .keras file of a trained MetaMixModel or BitMixerModel", positional=True
     )
-    add = parser.add_argument
-    add("model", type=Path, help="a .keras file of a trained MetaMixModel or BitMixerModel")
-    add("--output", type=Path, default=Path("model.tflite"), help="default: model.tflite")
-    add("--weight_container", default="fast", help=f"one of {', '.join(CONTAINERS)}; default: fast")
-    add(
-        "--io",
-        default="float32",
-        help="inputs and outputs: float32, or int8 as the Edge TPU wants; float32",
+    output: Path = option("the file", Path("model.tflite"))
+    weight_container: Literal["fast", "smallest", "edgetpu"] = option(
+        f"one of {', '.join(CONTAINERS)}", "fast"
     )
-    add(
-        "--images",
-        type=Path,
-        help="images for parity: a .npy, or .npz by input; default: random",
+    io: Literal["float32", "int8"] = option(
+        "inputs and outputs: float32, or int8 as the Edge TPU wants", "float32"
     )
-    add(
-        "--bits",
-        type=Path,
-        help="a bits.json to assign first; of a MetaMixModel, weight steps are then set from the "
+    images: Path | None = option("images for parity: a .npy, or a .npz by input; random ones", None)
+    bits: Path | None = option(
+        "a bits.json to assign first; of a MetaMixModel, weight steps are then set from the "
         "weights, untrained",
+        None,
     )
-    add(
-        "--point",
-        action="append",
-        default=[],
-        metavar="NAME=BITS.json",
-        help="an operating point of a BitMixerModel: a signature of that name; once for each",
+    point: list[str] = option(
+        "an operating point of a BitMixerModel: a signature of that name; once for each",
+        [],
+        "NAME=BITS.json",
+        repeated=True,
     )
-    add("--nobits_json", action="store_true", help="write no bits.json beside the output")
-    return parser.parse_args(argv[1:])
+    nobits_json: bool = option("write no bits.json beside the output", False)
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Exports the model that the arguments name and prints its layers.
+def parse_flags(argv: Sequence[str]) -> Options:
+    """Parses the command line; see `commands.parse`."""
+    return parse(Options, argv, "Writes the .tflite of a trained model, checked.")
+
+
+def main(options: Options) -> None:
+    """Exports the model that the options name and prints its layers.
 
     Raises:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found.
     """
-    output: Path = arguments.output
+    output: Path = options.output
     if output.suffix != ".tflite":
         raise ValueError(f"--output: expected a name that ends in .tflite, found {str(output)!r}.")
     bits_json = output.with_name("bits.json")
-    for path in (output,) if arguments.nobits_json else (output, bits_json):
+    for path in (output,) if options.nobits_json else (output, bits_json):
         check_output("--output", path)
-    points = _read_points(arguments.point)
-    model = load_model(arguments.model)
+    points = _read_points(options.point)
+    model = load_model(options.model)
     if points:
-        _export_points(model, points, arguments)
+        _export_points(model, points, options)
         return
-    if arguments.bits is not None:
-        _assign(model, arguments.bits)
+    if options.bits is not None:
+        _assign(model, options.bits)
     try:
         model.require_quantized()
     except ValueError as error:
         hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
-        raise ValueError(f"{arguments.model}: {error} {hint}") from error
-    images = parity_images(model.network, arguments.images)
-    flat = convert(model, arguments.weight_container, arguments.io, run=_run(arguments))
+        raise ValueError(f"{options.model}: {error} {hint}") from error
+    images = parity_images(model.network, options.images)
+    flat = convert(model, options.weight_container, options.io, run=_run(options))
     bits = model.bit_assignment
     rows = layer_rows(verify(flat, bits), model, bits)
-    agreement = _parity(flat, model, arguments, images)
+    agreement = _parity(flat, model, options, images)
 
     with written_whole(output) as temporary:
         temporary.write_bytes(flat)
-    if not arguments.nobits_json:
+    if not options.nobits_json:
         bits.save(bits_json)
     Console().print(_table(rows))
-    print(f"{output}: {len(flat):,} bytes, {sum(row['bops'] for row in rows):,} BOPs; {agreement}")
+    print(f"{output}: {len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs; {agreement}")
 
 
 def _read_points(texts: list[str]) -> dict[str, BitAssignment]:
@@ -134,37 +128,35 @@ def _read_points(texts: list[str]) -> dict[str, BitAssignment]:
     return points
 
 
-def _export_points(
-    model: Any, points: dict[str, BitAssignment], arguments: argparse.Namespace
-) -> None:
+def _export_points(model: Any, points: dict[str, BitAssignment], options: Options) -> None:
     """Writes a file with a signature for each operating point."""
     if not isinstance(model, BitMixerModel):
         raise ValueError(
-            f"--point: {arguments.model}: expected a BitMixerModel, found a {type(model).__name__}."
+            f"--point: {options.model}: expected a BitMixerModel, found a {type(model).__name__}."
         )
-    if arguments.bits is not None:
+    if options.bits is not None:
         raise ValueError("--point: expected no --bits beside it.")
-    images = parity_images(model.network, arguments.images)
-    flat = convert(model, arguments.weight_container, arguments.io, points, _run(arguments))
+    images = parity_images(model.network, options.images)
+    flat = convert(model, options.weight_container, options.io, points, _run(options))
     graphs = verify(flat, points)
     agreements = {}
-    if arguments.io == "float32":
+    if options.io == "float32":
         for name, bits in points.items():
-            agreements[name] = _parity(flat, model, arguments, images, {name: bits})
-    with written_whole(arguments.output) as temporary:
+            agreements[name] = _parity(flat, model, options, images, {name: bits})
+    with written_whole(options.output) as temporary:
         temporary.write_bytes(flat)
     for name, bits in points.items():
         rows = layer_rows(graphs[name], model, bits)
-        print(f"{name}: {sum(row['bops'] for row in rows):,} BOPs")
+        print(f"{name}: {sum(row.bops for row in rows):,} BOPs")
         Console().print(_table(rows))
         if name in agreements:
             print(f"{name}: {agreements[name]}")
-    print(f"{arguments.output}: {len(flat):,} bytes, signatures {', '.join(points)}")
+    print(f"{options.output}: {len(flat):,} bytes, signatures {', '.join(points)}")
 
 
-def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+def _run(options: Options) -> dict[str, Any]:
     """What the file tells of its origin: the training is not known any more."""
-    return {"model": arguments.model.name, "date": today(), "command": command_line()}
+    return {"model": options.model.name, "date": today(), "command": command_line()}
 
 
 def load_model(path: Path) -> MetaMixModel | BitMixerModel:
@@ -239,16 +231,16 @@ def _assign(model: MetaMixModel | BitMixerModel, file: Path) -> None:
 def _parity(
     flat: bytes,
     model: MetaMixModel | BitMixerModel,
-    arguments: argparse.Namespace,
+    options: Options,
     images: dict[str, np.ndarray],
     point: dict[str, BitAssignment] | None = None,
 ) -> str:
     """How the file, or one point of it, compares with the model, and on which images."""
     source = f"{RANDOM_IMAGES} random images (seed 0)"
-    if arguments.images is not None:
-        source = f"{len(next(iter(images.values())))} images of {arguments.images}"
-    if arguments.io != "float32":
-        flat = convert(model, arguments.weight_container)  # the same integers, float at its ends
+    if options.images is not None:
+        source = f"{len(next(iter(images.values())))} images of {options.images}"
+    if options.io != "float32":
+        flat = convert(model, options.weight_container)  # the same integers, float at its ends
         source += ", with float32 ends"
     if point is not None:
         (report,) = parity(flat, model, images, point).values()
@@ -257,12 +249,12 @@ def _parity(
     return f"on {source}: {report}"
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[Layer]) -> Table:
     """The layers in network order; names verbatim, never as markup."""
     table = Table("layer", "bits A/W", "container")
     for row in rows:
-        bits = f"{row['activation_bits']}/{row['weight_bits']}"
-        table.add_row(Text(row["name"]), bits, row["container"])
+        bits = f"{row.activation_bits}/{row.weight_bits}"
+        table.add_row(Text(row.name), bits, row.container)
     return table
 
 

@@ -21,6 +21,7 @@ _LOST = (
     "another worker has stopped, and so does this one: start all of them again with the same "
     "--workdir, and they go on from the last checkpoint."
 )
+_COSTS = ("bops", "latency_us", "size_bytes", "price")  # what a callback logs of the bits
 USER_ERRORS = (ValueError, TypeError, OSError)
 
 
@@ -83,7 +84,7 @@ class EpochLines(keras.callbacks.Callback):
       prints: whether this process prints.
 
     Attributes:
-      records: the lines as dictionaries, for `metrics.json`.
+      records: the lines, as `metrics.json` has them (`report.results.Epoch`).
     """
 
     def __init__(
@@ -143,13 +144,11 @@ class EpochLines(keras.callbacks.Callback):
             "phase": phase,
             "loss": float(logs["loss"]),
             "accuracy": float(logs["accuracy"]),
-            "val_loss": _number(logs.get("val_loss")),
-            "val_accuracy": _number(logs.get("val_accuracy")),
-            "bops": int(logs["bops"]) if "bops" in logs else None,
+            "validation_loss": _number(logs.get("val_loss")),
+            "validation_accuracy": _number(logs.get("val_accuracy")),
             "seconds": seconds,
+            "costs": {name: float(logs[name]) for name in _COSTS if name in logs},
         }
-        if "latency_us" in logs:
-            record["latency_us"] = float(logs["latency_us"])
         self.records.append(record)
         self._seconds, self._started = 0.0, time.perf_counter()
         if not self.prints:
@@ -157,7 +156,7 @@ class EpochLines(keras.callbacks.Callback):
         total = (self.params or {}).get("epochs", 0)
         budget = self._budget(record)
         validated = logs.get("val_accuracy")
-        val = "" if validated is None else f"  val {validated:.4f}"
+        val = "" if validated is None else f"  validation {validated:.4f}"
         left = self._epochs_left(epoch)
         ahead = f", {_clock(left * seconds)} of this phase left" if left else ""
         print(
@@ -168,10 +167,10 @@ class EpochLines(keras.callbacks.Callback):
 
     def _budget(self, record: dict[str, Any]) -> str:
         """What an epoch's bits cost, and what they may cost."""
-        if self.budget is None or record.get(self.budget.log) is None:
+        if self.budget is None or self.budget.log not in record["costs"]:
             return ""
-        limit = told(self.budget, self.budget.limit)
-        return f"  {told(self.budget, record[self.budget.log])} of {limit}"
+        cost, limit = record["costs"][self.budget.log], self.budget.limit
+        return f"  {told(self.budget, cost)} of {told(self.budget, limit)}"
 
 
 def told(budget: Budget, cost: float) -> str:

@@ -9,8 +9,9 @@ import keras
 from keras_metamix.cost import Latency, assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.launch.baselines.stock_converter import float_file
 from keras_metamix.launch.budget import naming_table, naming_target, search_budget
+from keras_metamix.launch.comparison.stock_converter import float_file
+from keras_metamix.launch.config import MetaMix
 from keras_metamix.launch.optimization import load_teacher
 from keras_metamix.launch.results import (
     Candidate,
@@ -24,10 +25,11 @@ from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_metamix, train_uniform
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.report.results import Budget, Epoch, Search
 from metamix_tflite import convert, verify
 
 
-def check(session: Session, float_model: keras.Model) -> None:
+def check(session: Session[MetaMix], float_model: keras.Model) -> None:
     """Finds out what is wrong with the search before hours of float training."""
     config, table = session.config, session.table
     model = MetaMixModel.from_float(float_model, search_space(config))
@@ -45,7 +47,7 @@ def check(session: Session, float_model: keras.Model) -> None:
         )
 
 
-def run(session: Session, float_model: keras.Model) -> Outcome:
+def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     """Searches, trains and exports."""
     config = session.config
     teacher = load_teacher(config, float_model)
@@ -62,36 +64,32 @@ def run(session: Session, float_model: keras.Model) -> Outcome:
     return Outcome(
         model,
         candidates,
-        metrics={
-            **budget,
-            "layers": layer_rows(verify(candidates[-1].flat, bits), model, bits),
-            "argmax_bits": bits_of(callback.argmax_assignment),
-            "final_bits": bits_of(callback.assignment),
-            "epochs": lines.records,
-            "alphas": search_history(callback, model),
-        },
+        layers=layer_rows(verify(candidates[-1].flat, bits), model, bits),
+        epochs=[Epoch(**record) for record in lines.records],
+        search=Search(
+            budgets=[budget],
+            argmax_bits=bits_of(callback.argmax_assignment),
+            alphas=search_history(callback, model),
+        ),
         files={"bits.json": bits.save},
         summary=summary,
     )
 
 
 def _budget(
-    session: Session, callback: MetaMixCallback, model: MetaMixModel
-) -> tuple[dict[str, Any], str]:
+    session: Session[MetaMix], callback: MetaMixCallback, model: MetaMixModel
+) -> tuple[Budget, str]:
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
-    bits, (budget,) = model.bit_assignment, callback.budgets
-    told = f"BOPs {assignment_bops(layer_costs(model), bits):,}"
-    if not isinstance(budget, Latency):
-        return {"target_bops": budget.limit}, f"{told} of {budget.limit:,.0f}; "
-    predicted = budget.priced(model).total(bits)
-    latency = {
-        "target_us": budget.limit,
-        "predicted_us": predicted,
-        "table": session.config.search.latency_table,
-        "origin": dict(budget.table.origin),
-    }
-    told += f"; predicted latency {predicted:,.1f} us of {budget.limit:,.1f} us; "
-    return {"target_bops": None, "latency_budget": latency}, told
+    bits, (given,) = model.bit_assignment, callback.budgets
+    priced, bops = given.priced(model), assignment_bops(layer_costs(model), bits)
+    limit, found = priced.limit, priced.total(bits)
+    if not isinstance(given, Latency):
+        told = f"BOPs {bops:,} of {limit:,.0f}; "
+        return Budget(cost=priced.log, limit=limit, found=found), told
+    told = f"BOPs {bops:,}; predicted latency {found:,.1f} us of {limit:,.1f} us; "
+    source, origin = session.config.search.latency_table, dict(given.table.origin)
+    budget = Budget(cost=priced.log, limit=limit, found=found, source=source, origin=origin)
+    return budget, told
 
 
 def _export(

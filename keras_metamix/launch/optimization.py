@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from ml_collections import ConfigDict
 
 from keras_metamix.bitmixer.model import BitMixerModel
+from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.schedule import SelectionThenCosine
 
 _FLOOR = 0.01  # where the cosine ends, as a share of the rate that it begins with
 
 
-def compile_float(model: keras.Model, config: ConfigDict, steps: int) -> None:
+def compile_float(model: keras.Model, config: Experiment, steps: int) -> None:
     """Readies a float model for `steps` of training, a cosine from `config.float.learning_rate`."""
     schedule = keras.optimizers.schedules.CosineDecay(
         config.float.learning_rate, max(steps, 1), alpha=_FLOOR
@@ -27,7 +27,7 @@ def compile_float(model: keras.Model, config: ConfigDict, steps: int) -> None:
 
 def compile_quantized(
     model: MetaMixModel,
-    config: ConfigDict,
+    config: MetaMix,
     epoch_steps: int,
     selection_epochs: int,
     teacher: keras.Model | None = None,
@@ -56,7 +56,7 @@ def compile_quantized(
 
 
 def compile_mixer(
-    model: BitMixerModel | MetaMixModel, config: ConfigDict, steps: int, **settings: Any
+    model: BitMixerModel | MetaMixModel, config: BitMixer, steps: int, **settings: Any
 ) -> None:
     """Readies a model for `steps` of training by a Bit-Mixer config: a cosine from its rate."""
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -67,7 +67,7 @@ def compile_mixer(
     model.compile(optimizer, _loss(config), metrics=["accuracy"], **settings)
 
 
-def load_teacher(config: ConfigDict, float_model: keras.Model) -> keras.Model | None:
+def load_teacher(config: MetaMix, float_model: keras.Model) -> keras.Model | None:
     """The network that `config.train.teacher` names, or None.
 
     It sees the pixels that the student sees: a teacher that wants others needs them rescaled by
@@ -86,7 +86,7 @@ def load_teacher(config: ConfigDict, float_model: keras.Model) -> keras.Model | 
     return keras.saving.load_model(file, compile=False)
 
 
-def make_optimizer(config: ConfigDict, rate: Any) -> Any:
+def make_optimizer(config: Experiment, rate: Any) -> Any:
     """The optimizer that `config.train` describes.
 
     Raises:
@@ -100,7 +100,7 @@ def make_optimizer(config: ConfigDict, rate: Any) -> Any:
     return type(keras.optimizers.get(config.train.optimizer))(**settings)
 
 
-def _schedule(config: ConfigDict, epoch_steps: int, selection_epochs: int) -> Any:
+def _schedule(config: MetaMix, epoch_steps: int, selection_epochs: int) -> Any:
     train, steps = config.train, config.train.epochs * epoch_steps
     if train.selection_learning_rate is None:
         return keras.optimizers.schedules.CosineDecay(train.learning_rate, steps, alpha=_FLOOR)
@@ -113,7 +113,7 @@ def _schedule(config: ConfigDict, epoch_steps: int, selection_epochs: int) -> An
     )
 
 
-def _search_optimizer(config: ConfigDict) -> Any:
+def _search_optimizer(config: MetaMix) -> Any:
     """None: MetaMixModel's own, whose learning rate MetaMixCallback sets."""
     if config.search.learning_rate is None:
         return None
@@ -128,7 +128,7 @@ def _decay_kernels_alone(optimizer: Any, model: keras.Model) -> None:
     optimizer.exclude_from_weight_decay(var_list=others)
 
 
-def _loss(config: ConfigDict) -> Any:
+def _loss(config: Experiment) -> Any:
     if config.train.label_smoothing:  # the labels are one-hot then, see `load_data`
         return keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=config.train.label_smoothing

@@ -9,18 +9,17 @@ from each and counted once for the network. An interrupted measurement goes on w
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import importlib.metadata
 import itertools
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
-from absl.flags import argparse_flags
 
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.calibration import calibrate
@@ -29,6 +28,7 @@ from keras_metamix.cost import LayerCost
 from keras_metamix.cost.latency_table import FORMAT, read_table
 from keras_metamix.files import written_whole
 from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
+from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.export import load_float_model
 from keras_metamix.launch.messages import check_output, command_line, run_main
 from keras_metamix.launch.results import cpu_name, today
@@ -45,65 +45,63 @@ _EMPTY = ""  # name of the file that computes nothing
 Files = dict[tuple[int, int], list[OperatorFile]]
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line, the program's name first.
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """The command line."""
 
-    Raises:
-      SystemExit: the arguments are wrong; the usage is on stderr.
-    """
-    parser = argparse_flags.ArgumentParser(
-        prog="metamix-profile", description="Times each layer of a model at each bit-width."
+    model: Path = option(
+        "a float model, Functional or Sequential", metavar="MODEL.keras", positional=True
     )
-    add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.keras", help="a float model, Functional or Sequential")
-    add("--output", type=Path, required=True, metavar="TABLE.json", help="the table")
-    add("--activation_bits", type=_numbers, default=(8, 4, 3), help="default: 8,4,3")
-    add("--weight_bits", type=_numbers, default=(8, 4), help="default: 8,4")
-    add("--edge_bits", type=int, default=8, help="of the first and the last layer; default: 8")
-    add("--containers", default="fast", help="weight container of metamix-export; default: fast")
-    add("--device", default=DEVICES[0], help="local: the others time no single operators")
-    add("--threads", type=int, default=1, help="CPU threads; default: 1")
-    add("--runs", type=int, default=100, help="timed inferences of each operator; default: 100")
-    add("--warmup", type=int, default=10, help="inferences before these; default: 10")
-    add("--overwrite", action="store_true", help="begin anew where the output is there")
-    return parser.parse_args(argv[1:])
+    output: Path = option("the table", metavar="TABLE.json")
+    activation_bits: tuple[int, ...] = option("to measure", (8, 4, 3))
+    weight_bits: tuple[int, ...] = option("to measure", (8, 4))
+    edge_bits: int = option("of the first and the last layer", 8)
+    containers: Literal["fast", "smallest", "edgetpu"] = option(
+        "weight container of metamix-export", "fast"
+    )
+    device: str = option("local: the others time no single operators", DEVICES[0])
+    threads: int = option("CPU threads", 1)
+    runs: int = option("timed inferences of each operator", 100)
+    warmup: int = option("inferences before these", 10)
+    overwrite: bool = option("begin anew where the output is there", False)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
+def parse_flags(argv: Sequence[str]) -> Options:
+    """Parses the command line; see `commands.parse`."""
+    return parse(Options, argv, "Times each layer of a model at each bit-width.")
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(options: Options) -> None:
     """Measures, and writes the table.
 
     Raises:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found.
     """
-    _check(arguments)
-    table = _begin(arguments)
-    model = load_float_model(arguments.model, "give the one that from_float takes.")
+    _check(options)
+    table = _begin(options)
+    model = load_float_model(options.model, "give the one that from_float takes.")
     costs = layer_costs(model)  # refuses sizes that are not known
-    files = _files(model, arguments)
-    _measure(table, files, arguments)
-    low, high = _add_up(table, costs, files, arguments.edge_bits)
-    _write(table, arguments.output)
+    files = _files(model, options)
+    _measure(table, files, options)
+    low, high = _add_up(table, costs, files, options.edge_bits)
+    _write(table, options.output)
     print(
-        f"{arguments.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
+        f"{options.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
         f"besides its MAC layers the network takes {table['rest_us']:.1f} us ({low:.1f} to "
         f"{high:.1f}, as the bits are)"
     )
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    output: Path = arguments.output
+def _check(options: Options) -> None:
+    output: Path = options.output
     if output.suffix != ".json":
         raise ValueError(f"--output: expected a name that ends in .json, found {str(output)!r}.")
     check_output("--output", output)
-    if arguments.device not in DEVICES:
-        raise ValueError(f"--device: expected one of {DEVICES}, found {arguments.device!r}.")
-    check_container(arguments.containers)
+    if options.device not in DEVICES:
+        raise ValueError(f"--device: expected one of {DEVICES}, found {options.device!r}.")
+    check_container(options.containers)
     for flag, least in (("threads", 1), ("runs", 1), ("warmup", 0)):
-        require_whole(f"--{flag}", getattr(arguments, flag), least)
+        require_whole(f"--{flag}", getattr(options, flag), least)
 
 
 def origin(threads: int, container: str) -> dict[str, Any]:
@@ -117,26 +115,26 @@ def origin(threads: int, container: str) -> dict[str, Any]:
     }
 
 
-def _begin(arguments: argparse.Namespace) -> dict[str, Any]:
+def _begin(options: Options) -> dict[str, Any]:
     """The table to go on with, or an empty one.
 
     Raises:
       ValueError: the output is no table, or one of another origin; names both.
     """
-    here = origin(arguments.threads, arguments.containers)
+    here = origin(options.threads, options.containers)
     table = {"format": FORMAT, "origin": here, "kernels": {}, "empty_us": {}, "operations": {}}
-    if arguments.output.exists() and not arguments.overwrite:
-        found = read_table(arguments.output)
+    if options.output.exists() and not options.overwrite:
+        found = read_table(options.output)
         if found.get("origin") != here:
             there = found.get("origin")
             differ = [k for k in here if not isinstance(there, dict) or there.get(k) != here[k]]
             raise ValueError(
-                f"--output={arguments.output}: expected a table of "
+                f"--output={options.output}: expected a table of "
                 f"{_listed(here, differ)}, found one of {_listed(there or {}, differ)}: give "
                 "another name, or --overwrite to begin anew."
             )
         table |= {key: found[key] for key in ("kernels", "empty_us", "operations") if key in found}
-    told = {"date": today(), "command": command_line(), "runs": arguments.runs}
+    told = {"date": today(), "command": command_line(), "runs": options.runs}
     return table | told | {"rest_us": None}
 
 
@@ -144,35 +142,33 @@ def _listed(values: Mapping[str, Any], keys: Iterable[str]) -> str:
     return ", ".join(f"{key} {values.get(key)!r}" for key in keys)
 
 
-def _files(model: keras.Model, arguments: argparse.Namespace) -> Files:
+def _files(model: keras.Model, options: Options) -> Files:
     """Operators of the network's file at each pair of bit-widths, in all layers but the ends."""
-    space = SearchSpace(arguments.activation_bits, arguments.weight_bits, arguments.edge_bits)
+    space = SearchSpace(options.activation_bits, options.weight_bits, options.edge_bits)
     quantized = MetaMixModel.from_float(model, space)
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
     calibrate(quantized, images[0] if len(images) == 1 else images)
     files = {}
-    for activation, weight in itertools.product(space.activation_bits, arguments.weight_bits):
+    for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
         quantized.set_bits(uniform_assignment(model, activation, weight, space.edge_bits))
-        files[activation, weight] = operator_files(
-            convert(quantized, arguments.containers, golden=0)
-        )
+        files[activation, weight] = operator_files(convert(quantized, options.containers, golden=0))
     return files
 
 
-def _measure(table: dict[str, Any], files: Files, arguments: argparse.Namespace) -> None:
+def _measure(table: dict[str, Any], files: Files, options: Options) -> None:
     """Times the operators that the table lacks; writes it after each batch of them."""
     flats = {file.kernel: file.flat for found in files.values() for file in found}
     missing = [kernel for kernel in flats if kernel not in table["kernels"]]
     for start in range(0, len(missing), TOGETHER):
         batch = missing[start : start + TOGETHER]
         chosen = {kernel: flats[kernel] for kernel in batch} | {_EMPTY: empty_file()}
-        times = run_times(chosen, arguments.threads, arguments.runs, arguments.warmup)
+        times = run_times(chosen, options.threads, options.runs, options.warmup)
         empty = times.pop(_EMPTY)
         for kernel, us in times.items():
             table["kernels"][kernel] = max(us - empty, 0.0)
             table["empty_us"][kernel] = empty
-        _write(table, arguments.output)
+        _write(table, options.output)
         print(f"  {len(missing) - start - len(batch)} of {len(missing)} operators left")
 
 

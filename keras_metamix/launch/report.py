@@ -6,46 +6,44 @@ Reads `metrics.json` alone: no model, no data. Without `--output` the page goes 
 metrics, as `report.html`.
 """
 
-import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl.flags import argparse_flags
 from rich.console import Console
 
+from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.messages import check_output, run_main
-from keras_metamix.report import read_metrics, results_table, write_figures, write_report
+from keras_metamix.report import read_results, results_table, write_figures, write_report
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line, the program's name first.
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """The command line."""
 
-    Raises:
-      SystemExit: the arguments are wrong; the usage is on stderr.
-    """
-    parser = argparse_flags.ArgumentParser(
-        prog="metamix-report", description="Writes the HTML report of a run, prints its results."
-    )
-    add = parser.add_argument
-    add("source", type=Path, help="a run directory, or its metrics.json")
-    add("--output", type=Path, help="the page (default: report.html beside the metrics)")
-    add("--figures", type=Path, help="a folder that takes each figure as a PNG too")
-    return parser.parse_args(argv[1:])
+    source: Path = option("a run directory, or its metrics.json", positional=True)
+    output: Path | None = option("the page; default: report.html beside the metrics", None)
+    figures: Path | None = option("a folder that takes each figure as a PNG too", None)
 
 
-def main(arguments: argparse.Namespace) -> None:
+def parse_flags(argv: Sequence[str]) -> Options:
+    """Parses the command line; see `commands.parse`."""
+    return parse(Options, argv, "Writes the HTML report of a run, prints its results.")
+
+
+def main(options: Options) -> None:
     """Writes the page, prints the results and the paths."""
-    source: Path = arguments.source
+    source: Path = options.source
     folder = source if source.is_dir() else source.parent
-    metrics = read_metrics(source)
-    output = arguments.output or folder / "report.html"
+    results = read_results(source)
+    output = options.output or folder / "report.html"
     check_output("--output", output)
-    if arguments.figures:
-        check_output("--figures", arguments.figures / "rows.png")
-    written = [write_report(metrics, output)]
-    if arguments.figures:
-        written += write_figures(metrics, arguments.figures)
-    Console().print(results_table(metrics))
+    if options.figures:
+        check_output("--figures", options.figures / "rows.png")
+    written = [write_report(results, output)]
+    if options.figures:
+        written += write_figures(results, options.figures)
+    Console().print(results_table(results))
     for path in written:
         print(path)
 

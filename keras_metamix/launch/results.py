@@ -12,14 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import assignment_bops, average_bits
 from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.launch.config import Experiment
 from keras_metamix.launch.messages import command_line
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.quantized_model import QuantizedModel
+from keras_metamix.report.results import (
+    Alphas,
+    Epoch,
+    Layer,
+    Mixer,
+    Parity,
+    Row,
+    RunFacts,
+    Search,
+)
 from metamix_tflite import parity, verify
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.latency import benchmark_all
@@ -55,7 +66,7 @@ class Outcome:
     Attributes:
       model: trained.
       candidates: rows of the results table, the float model first.
-      metrics: sections of `metrics.json`.
+      layers, epochs, search, mixer: parts of the run's `Results`.
       files: further files by name, each a function that writes one to a path.
       notes: what the report has to say of them.
       summary: of the run, printed behind the table.
@@ -63,15 +74,18 @@ class Outcome:
 
     model: Any
     candidates: list[Candidate]
-    metrics: dict[str, Any]
+    layers: list[Layer]
+    epochs: list[Epoch]
+    search: Search | None = None
+    mixer: Mixer | None = None
     files: dict[str, Callable[[Path], Any]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     summary: str = ""
 
 
 def measure(
-    candidates: list[Candidate], images: np.ndarray, labels: np.ndarray, config: ConfigDict
-) -> list[dict[str, Any]]:
+    candidates: list[Candidate], images: np.ndarray, labels: np.ndarray, config: Experiment
+) -> list[Row]:
     """Rows of the results table: everything is measured by running the files."""
     reports = benchmark_all(
         {c.name: c.flat for c in candidates},
@@ -83,70 +97,70 @@ def measure(
     for candidate in candidates:
         report = reports[candidate.name]
         runner = Runner(candidate.flat, batch_size=_BATCH, signature=candidate.signature)
-        predictions = runner.predict(images)
-        row = {
-            "name": candidate.name,
-            "file": candidate.file,
-            "accuracy": float(np.mean(predictions.argmax(-1) == labels)),
-            "file_bytes": report.file_bytes,
-            "latency_us": report.median_us,
-            "latency_spread_us": [report.low_us, report.high_us],
-            "threads": report.threads,
-        }
-        rows.append(row | _bits_and_parity(candidate, images))
+        bops, average, agreement = _bits_and_parity(candidate, images)
+        row = Row(
+            name=candidate.name,
+            file=candidate.file,
+            test_accuracy=float(np.mean(runner.predict(images).argmax(-1) == labels)),
+            bops=bops,
+            average_bits=average,
+            file_bytes=report.file_bytes,
+            latency_us=report.median_us,
+            latency_spread_us=(report.low_us, report.high_us),
+            threads=report.threads,
+            parity=agreement,
+        )
+        rows.append(row)
     return rows
 
 
-def _bits_and_parity(candidate: Candidate, images: np.ndarray) -> dict[str, Any]:
-    model, signature = candidate.model, candidate.signature
-    if not hasattr(model, "bit_assignment"):
-        macs = sum(cost.macs for cost in layer_costs(model))
-        return {"bops": macs * 32 * 32, "average_bits": [32.0, 32.0], "parity": None}
-    bits, costs = candidate.bits or model.bit_assignment, layer_costs(model)
+def _bits_and_parity(
+    candidate: Candidate, images: np.ndarray
+) -> tuple[float, tuple[float, float], Parity | None]:
+    """BOPs, average bits of activations and weights, and how the file agrees with its model."""
+    model, signature, costs = candidate.model, candidate.signature, layer_costs(candidate.model)
+    if not isinstance(model, QuantizedModel):
+        return sum(cost.macs for cost in costs) * 32 * 32, (32.0, 32.0), None
+    bits = candidate.bits or model.bit_assignment
     if signature is None:
         verify(candidate.flat, bits)
         report = parity(candidate.flat, model, images)
     else:
         report = parity(candidate.flat, model, images, {signature: bits})[signature]
-    return {
-        "bops": assignment_bops(costs, bits),
-        "average_bits": list(average_bits(costs, bits)),
-        "parity": dataclasses.asdict(report),
-    }
+    activation, weight = average_bits(costs, bits)
+    agreement = Parity(**dataclasses.asdict(report))
+    return assignment_bops(costs, bits), (activation, weight), agreement
 
 
-def layer_rows(graph: FileGraph, model: Any, bits: BitAssignment) -> list[dict[str, Any]]:
+def layer_rows(graph: FileGraph, model: Any, bits: BitAssignment) -> list[Layer]:
     """One row for each MAC layer of the exported network, of what `verify` read back."""
     declared = graph.metadata["layers"]
-    rows = []
-    for cost in layer_costs(model):
-        pair = bits[cost.name]
-        rows.append(
-            {
-                "name": cost.name,
-                "kind": cost.kind,
-                "macs": cost.macs,
-                "bops": cost.macs * pair.activation * pair.weight,
-                "activation_bits": pair.activation,
-                "weight_bits": pair.weight,
-                "weights": cost.weights,
-                "container": declared[cost.name]["container"],
-                "searched": not cost.edge,
-            }
+    return [
+        Layer(
+            name=cost.name,
+            kind=cost.kind,
+            macs=cost.macs,
+            bops=cost.macs * bits[cost.name].activation * bits[cost.name].weight,
+            activation_bits=bits[cost.name].activation,
+            weight_bits=bits[cost.name].weight,
+            weights=cost.weights,
+            container=declared[cost.name]["container"],
+            searched=not cost.edge,
         )
-    return rows
+        for cost in layer_costs(model)
+    ]
 
 
-def search_history(callback: MetaMixCallback, model: MetaMixModel) -> dict[str, Any]:
+def search_history(callback: MetaMixCallback, model: MetaMixModel) -> Alphas:
     """The alphas' probabilities, layer by layer, as the report draws them."""
     records = callback.probabilities
     names = list(records[0]["layers"]) if records else []
     quantizers = {layer.name: layer.input_quantizer for layer in model.mac_layers}
-    return {
-        "candidates": {name: list(quantizers[name].candidates) for name in names},
-        "history": {name: [r["layers"][name] for r in records] for name in names},
-        "steps": [r["step"] for r in records],
-    }
+    return Alphas(
+        candidates={name: list(quantizers[name].candidates) for name in names},
+        history={name: [r["layers"][name] for r in records] for name in names},
+        steps=[r["step"] for r in records],
+    )
 
 
 def bits_of(assignment: BitAssignment | None) -> dict[str, int]:
@@ -154,31 +168,33 @@ def bits_of(assignment: BitAssignment | None) -> dict[str, int]:
     return dict(assignment.activation_bits) if assignment else {}
 
 
-def run_facts(config: ConfigDict, command: str, seconds: float) -> dict[str, Any]:
+def run_facts(config: Experiment, command: str, seconds: float) -> RunFacts:
     """What a reader needs to repeat the run."""
-    return {
-        "config": config.to_dict(),
-        "date": today(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-        "machine": f"{os.cpu_count()} x {cpu_name()}, Python {platform.python_version()}",
-        "command": command,
-        "seconds": seconds,
-    }
+    return RunFacts(
+        config=config.to_dict(),
+        date=today(),
+        versions={name: importlib.metadata.version(name) for name in VERSIONED},
+        machine=f"{os.cpu_count()} x {cpu_name()}, Python {platform.python_version()}",
+        command=command,
+        seconds=seconds,
+    )
 
 
-def training_run(config: ConfigDict, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+def training_run(config: Experiment, epochs: list[dict[str, Any]]) -> dict[str, Any]:
     """What a file tells of its training.
 
     Args:
       config: the experiment's.
-      epochs: records of `EpochLines`.
+      epochs: records of `EpochLines`; the accuracy is that of the last one's training graph for
+        the images held out, where there are any.
     """
+    validated = epochs[-1]["validation_accuracy"]
     return {
         "title": config.title,
         "date": today(),
         "command": command_line(),
         "epochs": len(epochs),
-        "validation_accuracy": epochs[-1]["val_accuracy"],  # of the training graph
+        **({} if validated is None else {"validation_accuracy": validated}),
     }
 
 

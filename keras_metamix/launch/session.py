@@ -8,16 +8,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 import tensorflow as tf
-from ml_collections import ConfigDict
 
 from keras_metamix.cost import LatencyTable
 from keras_metamix.files import written_whole
 from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
+from keras_metamix.launch.config import Experiment
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.distribution import (
     distributed_training,
@@ -35,8 +35,11 @@ _STATISTICS_BATCHES = 32  # re-estimate batch norm; an epoch's, where it has few
 _FREE = ("title", "export", "checkpoint", "distribute")
 
 
+E = TypeVar("E", bound=Experiment)
+
+
 @dataclasses.dataclass
-class Session:
+class Session(Generic[E]):
     """A config, its data, and the folder of a run.
 
     Attributes:
@@ -48,7 +51,7 @@ class Session:
       table: the latency table that the config names, if any.
     """
 
-    config: ConfigDict
+    config: E
     data: Data
     workdir: Path | None = None
     strategy: Any = dataclasses.field(default_factory=tf.distribute.get_strategy)
@@ -150,7 +153,7 @@ class Session:
         return Checkpoints(folder, model, callbacks, steps, every, minutes, self.chief)
 
 
-def _fields(config: ConfigDict, table: LatencyTable | None) -> dict[str, Any]:
+def _fields(config: Experiment, table: LatencyTable | None) -> dict[str, Any]:
     """A config as JSON has it, with a hash of its latency table: another table is another run."""
     fields = json.loads(json.dumps(config.to_dict()))
     if table is not None:

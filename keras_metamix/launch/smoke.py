@@ -29,7 +29,7 @@ def apply_argument(config: ConfigDict, argument: str) -> ConfigDict:
 def _shrink(config: ConfigDict) -> ConfigDict:
     config.title += " (smoke)"
     config.data.name, config.data.dir = NAME, "runs/imagenet_sample"
-    config.data.image_size, config.data.sample = 48, (16, 16)
+    config.data.image_size, config.data.sample, config.data.validation = 48, (18, 16), 2.0
     # As after loading pretrained weights, no float training. Batch norm has two steps to learn what
     # those would bring: it has to forget at once the variances of 1 that it begins with.
     config.model.width, config.model.weights, config.model.momentum = 0.1, None, 0.01

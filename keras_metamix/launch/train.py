@@ -7,12 +7,10 @@ Whatever is wrong with the config, the data or the budget is said before the flo
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -22,20 +20,30 @@ from rich.console import Console
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.budget import load_table
-from keras_metamix.launch.config import complete
+from keras_metamix.launch.config import SCHEMAS, complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
 from keras_metamix.launch.messages import command_line, run_main
 from keras_metamix.launch.optimization import make_optimizer
 from keras_metamix.launch.results import Outcome, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
+from keras_metamix.launch.settings import reference
 from keras_metamix.launch.training import float_network, train_float
-from keras_metamix.report import results_table, validate_metrics, write_report
+from keras_metamix.report import Results, results_table, write_report
 from metamix_tflite.containers import check_container
+
+
+def _help() -> str:
+    fields = {}
+    for schema in SCHEMAS.values():
+        for name, default, _, meaning in reference(schema, "config"):
+            fields[name] = f"--{name}: {meaning}" + (f" (default: {default})" if default else "")
+    return "\n".join(["A file of configs/. Its fields are flags:", *fields.values()])
+
 
 _METHODS = {"metamix": metamix_run, "bitmixer": bitmixer_run}
 FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, _help())
 _WORKDIR = flags.DEFINE_string("workdir", "runs/metamix", "Folder that the results go to.")
 NOTES = [
     "The test set had no part in training, and no choice was made by it.",
@@ -58,64 +66,67 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     the same weights; checkpoints are removed when all is written.
     """
     started = time.perf_counter()
-    config = complete(config)
-    method = _METHODS[config.method]
-    strategy = make_strategy(config)
+    experiment = complete(config)
+    method = _METHODS[experiment.method]
+    strategy = make_strategy(experiment)
     tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": not config.train.optimize_graphs}
+        {"disable_meta_optimizer": not experiment.train.optimize_graphs}
     )
-    check_container(config.export.weight_container)
-    make_optimizer(config, config.train.learning_rate)
+    check_container(experiment.export.weight_container)
+    make_optimizer(experiment, experiment.train.learning_rate)
     require_folder("--workdir", workdir)
-    table = load_table(config)
-    session = Session(config, load_data(config), workdir, strategy, table)
+    table = load_table(experiment)
+    session = Session(experiment, load_data(experiment), workdir, strategy, table)
     _ = session.data.train  # says what is wrong with the images or the size of a batch
     with session.scope():
-        float_model = float_network(config, session.data)
+        float_model = float_network(experiment, session.data)
     with session.strategy.scope():
         method.check(session, float_model)
-    if config.distribute and config.train.synchronize:
+    if experiment.distribute and experiment.train.synchronize:
         synchronize_batch_norm(float_model)
     session.open()
 
     size = f"{float_model.name}, {float_model.count_params():,} parameters"
-    if config.float.epochs:
+    if experiment.float.epochs:
         session.say(f"float training: {size}")
         float_model = train_float(session, float_model)
     else:
-        weights = config.float.weights or config.model.get("weights") or "none, untrained"
+        weights = experiment.float.weights or experiment.model.get("weights") or "none, untrained"
         session.say(f"no float training: {size}, weights: {weights}")
     outcome = method.run(session, float_model)
     if not session.chief:
         return
     data = session.data
-    metrics = {
-        "title": config.title,
-        "rows": measure(outcome.candidates, data.test_images, data.test_labels, config),
-        "notes": [*NOTES, *outcome.notes, *data.notes],
-        **outcome.metrics,
-    }
-    metrics["run"] = run_facts(config, command_line(), time.perf_counter() - started)
-    _write(workdir, outcome, metrics)
+    rows = measure(outcome.candidates, data.test_images, data.test_labels, experiment)
+    results = Results(
+        title=experiment.title,
+        run=run_facts(experiment, command_line(), time.perf_counter() - started),
+        rows=rows,
+        layers=outcome.layers,
+        epochs=outcome.epochs,
+        notes=[*NOTES, *outcome.notes, *data.notes],
+        search=outcome.search,
+        mixer=outcome.mixer,
+    )
+    _write(workdir, outcome, results)
     shutil.rmtree(workdir / CHECKPOINTS)
 
 
-def _write(workdir: Path, outcome: Outcome, metrics: dict[str, Any]) -> None:
+def _write(workdir: Path, outcome: Outcome, results: Results) -> None:
     """Writes every file, and prints the table and the names."""
-    validate_metrics(metrics)
     files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in outcome.candidates}
     files |= outcome.files
     files |= {
         "float.keras": outcome.candidates[0].model.save,
         "model.keras": outcome.model.save,
-        "metrics.json": lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"),
+        "metrics.json": lambda path: path.write_text(results.to_json()),
     }
     for name, write in files.items():
         with written_whole(workdir / name) as temporary:
             write(temporary)
-    write_report(metrics, workdir / "report.html")
-    Console().print(results_table(metrics))
-    print(f"{outcome.summary}{metrics['run']['seconds']:.0f} s")
+    write_report(results, workdir / "report.html")
+    Console().print(results_table(results))
+    print(f"{outcome.summary}{results.run.seconds:.0f} s")
     for name in (*files, "report.html"):
         print(f"wrote {workdir / name}")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from pathlib import Path
+from typing import Any
 
 import keras
-from ml_collections import ConfigDict
 
 from keras_metamix import zoo
 from keras_metamix.assignment import SearchSpace
@@ -17,6 +18,7 @@ from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.graph.layer_costs import uniform_assignment
 from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.budget import UNIFORM_BITS, search_budget
+from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.messages import EpochLines, told
 from keras_metamix.launch.optimization import compile_float, compile_mixer, compile_quantized
@@ -26,34 +28,34 @@ from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.workers import adapt_to_workers
 
 
-def search_space(config: ConfigDict) -> SearchSpace:
+def search_space(config: Experiment) -> SearchSpace:
     """`config.space` as a SearchSpace."""
-    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in config.space.items()}
-    return SearchSpace.from_dict(fields)
+    space = dataclasses.asdict(config.space)
+    return SearchSpace.from_dict(
+        {k: list(v) if isinstance(v, tuple) else v for k, v in space.items()}
+    )
 
 
-def float_network(config: ConfigDict, data: Data) -> keras.Model:
+def float_network(config: Experiment, data: Data) -> keras.Model:
     """The network of `config.model`, with the weights that this or `config.float` names, if any.
 
     Raises:
       ValueError: an unknown name or argument, or weights of another network.
       OSError: no such file of weights, or they cannot be downloaded.
     """
-    if config.model.name not in zoo.__all__:
-        raise ValueError(
-            f"config.model.name: expected one of {zoo.__all__}, found {config.model.name!r}."
-        )
-    make = getattr(zoo, config.model.name)
-    arguments = {k: v for k, v in config.model.items() if k != "name"}
+    arguments = dict(config.model)
+    kind = arguments.pop("name")
+    if kind not in zoo.__all__:
+        raise ValueError(f"config.model.name: expected one of {zoo.__all__}, found {kind!r}.")
+    make = getattr(zoo, kind)
     known = sorted(inspect.signature(make).parameters.keys() - {"input_shape", "classes"})
     for name in arguments:
         if name not in known:
             raise ValueError(
-                f"config.model.{name}: {config.model.name} has no such argument; expected some "
-                f"of {known}."
+                f"config.model.{name}: {kind} has no such argument; expected some of {known}."
             )
     model = make(data.test_images.shape[1:], data.classes, **arguments)
-    file = config.float.get("weights", "")
+    file = config.float.weights
     if file:
         if not Path(file).is_file():
             raise FileNotFoundError(f"config.float.weights: expected a file, found no {file!r}.")
@@ -61,7 +63,7 @@ def float_network(config: ConfigDict, data: Data) -> keras.Model:
     return model
 
 
-def train_float(session: Session, model: keras.Model) -> keras.Model:
+def train_float(session: Session[Any], model: keras.Model) -> keras.Model:
     """Trains the float model, made in the scope of the session's strategy."""
     config = session.config
     epochs = config.float.epochs
@@ -73,7 +75,7 @@ def train_float(session: Session, model: keras.Model) -> keras.Model:
 
 
 def train_metamix(
-    session: Session, float_model: keras.Model, teacher: keras.Model | None = None
+    session: Session[MetaMix], float_model: keras.Model, teacher: keras.Model | None = None
 ) -> tuple[MetaMixModel, MetaMixCallback, EpochLines]:
     """Searches and trains a MetaMixModel from a float model's weights."""
     config, data = session.config, session.data
@@ -101,7 +103,7 @@ def train_metamix(
 
 
 def train_uniform(
-    session: Session, float_model: keras.Model, teacher: keras.Model | None = None
+    session: Session[MetaMix], float_model: keras.Model, teacher: keras.Model | None = None
 ) -> tuple[MetaMixModel, EpochLines]:
     """Trains the same network at 4 bits everywhere, from the same float weights."""
     config, epochs = session.config, session.config.train.epochs
@@ -115,7 +117,9 @@ def train_uniform(
     return model, lines
 
 
-def train_alone(session: Session, float_model: keras.Model, bits: int, epochs: int) -> MetaMixModel:
+def train_alone(
+    session: Session[BitMixer], float_model: keras.Model, bits: int, epochs: int
+) -> MetaMixModel:
     """Trains the network of a Bit-Mixer config at one bit-width everywhere, for comparison."""
     with session.scope():
         model = _fixed(session, float_model, bits)
@@ -125,7 +129,7 @@ def train_alone(session: Session, float_model: keras.Model, bits: int, epochs: i
     return session.fit(f"alone_{bits}", model, epochs, callbacks, lines)
 
 
-def _fixed(session: Session, float_model: keras.Model, bits: int) -> MetaMixModel:
+def _fixed(session: Session[Any], float_model: keras.Model, bits: int) -> MetaMixModel:
     """A MetaMixModel at one bit-width everywhere but at its ends, in weight training."""
     config = session.config
     edge = config.space.edge_bits
@@ -137,7 +141,9 @@ def _fixed(session: Session, float_model: keras.Model, bits: int) -> MetaMixMode
     return model
 
 
-def train_mixer(session: Session, float_model: keras.Model) -> tuple[BitMixerModel, EpochLines]:
+def train_mixer(
+    session: Session[BitMixer], float_model: keras.Model
+) -> tuple[BitMixerModel, EpochLines]:
     """Trains a BitMixerModel through its stages, from a float model's weights."""
     config, data = session.config, session.data
     mixer = config.mixer
@@ -156,7 +162,7 @@ def train_mixer(session: Session, float_model: keras.Model) -> tuple[BitMixerMod
     return model, lines
 
 
-def _averaging(session: Session) -> list[AveragedWeights]:
+def _averaging(session: Session[MetaMix]) -> list[AveragedWeights]:
     if not session.config.train.ema:
         return []
     return [AveragedWeights(session.statistics_batches, session.data.train)]

@@ -31,7 +31,8 @@ class MetaMixModel(QuantizedModel):
     architecture parameters), and fit it with a `MetaMixCallback`, which moves `phase`:
 
     - "bit_meta": one update of weights, batch norm and activation steps from the average of the
-      candidates' losses (Eq. 1), weights in float;
+      candidates' losses (Eq. 1), weights in float, as in the paper; where their bits are
+      searched too, quantized to a candidate that changes from step to step;
     - "bit_search": on each mini-batch a bit-meta update, then an update of the architecture
       parameters alone (Eq. 2 to 5);
     - "weight_training": bits fixed, weights and streams quantized, everything but the

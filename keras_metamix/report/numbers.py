@@ -4,7 +4,7 @@ Quantities keep three significant digits and a decimal prefix (1 k = 1000). What
 is an en dash, never a zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MISSING = "–"
 
@@ -72,3 +72,22 @@ def shorten(name: str, limit: int) -> str:
         return name
     head = (limit - 1) // 2
     return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
+
+
+def cost_name(kind: str) -> str:
+    """What a budget counts, in words."""
+    return _COSTS[kind][0] if kind in _COSTS else kind
+
+
+def cost(kind: str, value: float, round: bool = False) -> str:
+    """A cost in its unit; `round` leaves out a tick's zeros."""
+    text = _COSTS[kind][1](value) if kind in _COSTS else count(value)
+    number, _, unit = text.partition(" ")
+    return f"{float(number):g} {unit}".strip() if round else text
+
+
+_COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "bops": ("BOPs", count),
+    "latency_us": ("predicted latency", duration),
+    "size_bytes": ("file size", size),
+}

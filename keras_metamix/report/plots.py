@@ -1,6 +1,6 @@
 """The figures of a report, 900 pixels wide, as matplotlib figures without global state.
 
-Each takes the metrics of a run, see `validate_metrics`, and needs the section that it draws.
+Each takes the results of a run, and needs the section that it draws.
 """
 
 import math
@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from keras_metamix.report import numbers, style
+from keras_metamix.report.results import Alphas, Epoch, Layer, Results
 
 _PHASES = {
     "bit_meta": ("bit-meta", "#cc79a7"),
@@ -27,54 +28,56 @@ _LEAST_ACCURACY_SPAN = 0.04  # hundredths of a point are no difference to look a
 _MAX_POINTS = 150  # of one alpha curve: finer cannot be seen in a panel
 
 
-def bits_per_layer(metrics: Mapping[str, Any]) -> Figure:
+def bits_per_layer(results: Results) -> Figure:
     """Activation bits (bars) and weight bits (ticks) above MACs of each layer, in network order.
 
     Layers whose bits were not searched are hatched. MACs have a log axis.
     """
-    layers = metrics["layers"]
+    layers = results.layers
     places = range(len(layers))
     figure = Figure(figsize=(style.WIDTH, 5.4), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    colours = [style.bit_colour(layer["activation_bits"]) for layer in layers]
-    bars = top.bar(places, [layer["activation_bits"] for layer in layers], color=colours)
+    colours = [style.bit_colour(layer.activation_bits) for layer in layers]
+    bars = top.bar(places, [layer.activation_bits for layer in layers], color=colours)
     for bar, layer in zip(bars, layers, strict=True):
-        if not layer["searched"]:
+        if not layer.searched:
             bar.set(hatch="///", edgecolor="white", linewidth=0)
-    weights = [layer["weight_bits"] for layer in layers]
+    weights = [layer.weight_bits for layer in layers]
     ticks = {"marker": "_", "s": _bar_points(layers) ** 2, "color": style.INK, "linewidth": 2}
     top.scatter(places, weights, **ticks)
-    used = sorted({layer["activation_bits"] for layer in layers} | set(weights))
+    used = sorted({layer.activation_bits for layer in layers} | set(weights))
     top.set_yticks(used)
     top.set_ylim(0, 1.08 * max(used, default=8))
-    bottom.bar(places, [layer["macs"] for layer in layers], color=style.GREY)
-    counted = [layer["macs"] for layer in layers if layer["macs"]]
+    bottom.bar(places, [layer.macs for layer in layers], color=style.GREY)
+    counted = [layer.macs for layer in layers if layer.macs]
     bottom.set_yscale("log" if counted else "linear")
     bottom.set_ylim(bottom=0.4 * min(counted, default=1))  # the smallest bar is one too
     style.count_axis(bottom.yaxis)
     style.finish(top, ylabel="bits")
     style.finish(bottom, ylabel="MACs")
     every = math.ceil(len(layers) / 64) or 1
-    labels = [style.label(layer["name"], 22) for layer in layers[::every]]
+    labels = [style.label(layer.name, 22) for layer in layers[::every]]
     bottom.set_xticks(places[::every], labels, rotation=90, fontsize=8 if len(labels) < 40 else 6.5)
     bottom.set_xlim(-0.6, len(layers) - 0.4)
     style.legend_above(figure, _bit_handles(layers))
     return figure
 
 
-def alpha_trajectories(metrics: Mapping[str, Any]) -> Figure:
+def alpha_trajectories(results: Results) -> Figure:
     """The probability of each candidate bit-width over the steps, one panel a searched layer."""
-    alphas = metrics["alphas"]
-    names = list(alphas["history"])
+    alphas = (
+        results.search.alphas if results.search else Alphas(candidates={}, history={}, steps=[])
+    )
+    names = list(alphas.history)
     columns = min(4, max(1, len(names)))
     rows = max(1, math.ceil(len(names) / columns))
     figure = Figure(figsize=(style.WIDTH, 0.9 + 1.45 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    kept = _kept_records(len(alphas["steps"]))
-    steps = [alphas["steps"][index] for index in kept]
+    kept = _kept_records(len(alphas.steps))
+    steps = [alphas.steps[index] for index in kept]
     for axis, name in zip(axes.flat, names, strict=False):
-        for place, bits in enumerate(alphas["candidates"][name]):
-            curve = [alphas["history"][name][index][place] for index in kept]
+        for place, bits in enumerate(alphas.candidates[name]):
+            curve = [alphas.history[name][index][place] for index in kept]
             width = max(1.2, 2.6 - 0.6 * place)  # equal curves stay visible beneath each other
             axis.plot(steps, curve, color=style.bit_colour(bits), linewidth=width)
         axis.set_title(style.label(name, 26), fontsize=9, color=style.INK, loc="left")
@@ -88,49 +91,51 @@ def alpha_trajectories(metrics: Mapping[str, Any]) -> Figure:
         axes.flat[index].tick_params(labelbottom=True)  # also above an unused place
     figure.supxlabel("step", fontsize=9, color=style.INK)
     figure.supylabel("probability", fontsize=9, color=style.INK)
-    style.legend_above(figure, _candidate_handles(alphas["candidates"]))
+    style.legend_above(figure, _candidate_handles(alphas.candidates))
     return figure
 
 
-def training_curves(metrics: Mapping[str, Any]) -> Figure:
-    """Accuracy above cost per epoch; phases are shaded, the budget is a dashed line.
+def training_curves(results: Results) -> Figure:
+    """Accuracy per epoch, above a panel for the cost that each budget counts; phases are shaded.
 
-    The cost is what the budget counts: BOPs, or the latency that a table predicts.
+    A budget is a dashed line; where nothing was searched there is accuracy alone.
     """
-    epochs = metrics["epochs"]
-    places = [epoch["epoch"] for epoch in epochs]
-    figure = Figure(figsize=(style.WIDTH, 4.8), dpi=100, layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    epochs, budgets = results.epochs, results.search.budgets if results.search else []
+    places = [epoch.epoch for epoch in epochs]
+    count = 1 + len(budgets)
+    figure = Figure(figsize=(style.WIDTH, 1.4 + 1.7 * count), dpi=100, layout="constrained")
+    axes = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     marker = "o" if len(epochs) <= 40 else None
     line = {"marker": marker, "markersize": 4, "linewidth": 1.8}
-    top.plot(places, [epoch["accuracy"] for epoch in epochs], color=style.GREY, **line)
-    validation = [_or_gap(epoch["val_accuracy"]) for epoch in epochs]
-    top.plot(places, validation, color="#0072b2", **line)
-    cost, target, name, written = "bops", metrics["target_bops"], "BOPs", style.tick
-    if "latency_budget" in metrics:
-        cost, target = "latency_us", metrics["latency_budget"]["target_us"]
-        name, written = "predicted latency", lambda value, _: numbers.duration(value)
-    bottom.plot(places, [_or_gap(epoch[cost]) for epoch in epochs], color="#d55e00", **line)
-    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
-    handles = [
-        Line2D([], [], color=style.GREY, label="training accuracy", **line),
-        Line2D([], [], color="#0072b2", label="validation accuracy", **line),
-        Line2D([], [], color="#d55e00", label=name, **line),
-    ]
-    if target is not None:
-        handles.append(bottom.axhline(target, **style.BUDGET))
-    bottom.set_ylim(0, 1.06 * bottom.get_ylim()[1])
-    bottom.set_xlim(places[0] - 0.5, places[-1] + 0.5)
-    bottom.yaxis.set_major_formatter(FuncFormatter(written))
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles += _shade_phases((top, bottom), epochs)
-    style.finish(top, ylabel="accuracy")
-    style.finish(bottom, ylabel=name, xlabel="epoch")
+    axes[0].plot(places, [epoch.accuracy for epoch in epochs], color=style.GREY, **line)
+    validation = [_or_gap(epoch.validation_accuracy) for epoch in epochs]
+    axes[0].plot(places, validation, color="#0072b2", **line)
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
+    style.finish(axes[0], ylabel="accuracy")
+    handles = [Line2D([], [], color=style.GREY, label="training accuracy", **line)]
+    if not all(map(math.isnan, validation)):
+        handles.append(Line2D([], [], color="#0072b2", label="validation accuracy", **line))
+    for axis, budget in zip(axes[1:], budgets, strict=True):
+        name = numbers.cost_name(budget.cost)
+        axis.plot(places, [epoch.costs[budget.cost] for epoch in epochs], color="#d55e00", **line)
+        handles.append(Line2D([], [], color="#d55e00", label=name, **line))
+        limit = axis.axhline(budget.limit, **style.BUDGET)
+        axis.set_ylim(0, 1.06 * axis.get_ylim()[1])
+        axis.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _, kind=budget.cost: numbers.cost(kind, value, round=True))
+        )
+        style.finish(axis, ylabel=name)
+        if axis is axes[-1]:
+            handles.append(limit)
+    axes[-1].set_xlim(places[0] - 0.5, places[-1] + 0.5)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1].set_xlabel("epoch", color=style.INK, fontsize=9)
+    handles += _shade_phases(axes, epochs)
     style.legend_above(figure, handles)
     return figure
 
 
-def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
+def accuracy_against_bops(results: Results) -> Figure:
     """Test accuracy over BOPs (log axis), one marker a model, the budget as a dashed line.
 
     A model without BOPs is a dotted line at its accuracy.
@@ -139,20 +144,21 @@ def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
     axis = figure.subplots()
     colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
     handles = []
-    for index, row in enumerate(metrics["rows"]):
+    for index, row in enumerate(results.rows):
         colour = colours[index % len(colours)]
-        label = f"{style.label(row['name'], 30)}: {numbers.percent(row['accuracy'])}"
-        if row["bops"] is None:
-            line = axis.axhline(row["accuracy"], color=colour, linestyle=":", linewidth=2)
+        label = f"{style.label(row.name, 30)}: {numbers.percent(row.test_accuracy)}"
+        if row.bops is None:
+            line = axis.axhline(row.test_accuracy, color=colour, linestyle=":", linewidth=2)
             line.set_label(label)
             handles.append(line)
         else:
             marker = "osD^vP"[index % 6]
-            label += f", {numbers.count(row['bops'])} BOPs"
+            label += f", {numbers.count(row.bops)} BOPs"
             points = {"marker": marker, "s": 90, "color": colour, "label": label, "zorder": 3}
-            handles.append(axis.scatter([row["bops"]], [row["accuracy"]], **points))
-    if metrics["target_bops"] is not None:
-        handles.append(axis.axvline(metrics["target_bops"], **style.BUDGET))
+            handles.append(axis.scatter([row.bops], [row.test_accuracy], **points))
+    for budget in results.search.budgets if results.search else ():
+        if budget.cost == "bops":
+            handles.append(axis.axvline(budget.limit, **style.BUDGET))
     axis.set_xscale("log")
     style.count_axis(axis.xaxis)
     axis.margins(x=0.12, y=0.2)
@@ -166,7 +172,10 @@ def accuracy_against_bops(metrics: Mapping[str, Any]) -> Figure:
 
 
 def pareto_front(
-    points: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, Any]], unit: str
+    points: Sequence[Mapping[str, Any]],
+    uniform: Sequence[Mapping[str, Any]],
+    unit: str,
+    measured: str = "accuracy",
 ) -> Figure:
     """Accuracy over cost of a Bit-Mixer's operating points, beside its uniform bit-widths.
 
@@ -174,6 +183,7 @@ def pareto_front(
       points: rows {"cost", "accuracy", "name"}, the named ones those of the file.
       uniform: rows {"cost", "accuracy", "bits"}.
       unit: of the cost.
+      measured: what the accuracy is called.
     """
     figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
     axis = figure.subplots()
@@ -190,12 +200,12 @@ def pareto_front(
     axis.xaxis.set_major_formatter(FuncFormatter(style.tick))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
     axis.margins(x=0.1, y=0.15)
-    style.finish(axis, ylabel="test accuracy", xlabel=unit)
+    style.finish(axis, ylabel=measured, xlabel=unit)
     figure.legend(loc="outside right upper", **style.LEGEND)
     return figure
 
 
-def _bar_points(layers: Sequence[Any]) -> float:
+def _bar_points(layers: Sequence[Layer]) -> float:
     """The width of a bar in points, for the tick that lies across it."""
     return min(30.0, 0.8 * 560 / max(1, len(layers)))
 
@@ -212,14 +222,14 @@ def _kept_records(records: int) -> list[int]:
     return kept if not kept or kept[-1] == records - 1 else [*kept, records - 1]
 
 
-def _bit_handles(layers: Sequence[Mapping[str, Any]]) -> list[Patch | Line2D]:
+def _bit_handles(layers: Sequence[Layer]) -> list[Patch | Line2D]:
     """The legend of the bits figure."""
-    used = sorted({layer["activation_bits"] for layer in layers}, reverse=True)
+    used = sorted({layer.activation_bits for layer in layers}, reverse=True)
     handles: list[Patch | Line2D] = [
         Patch(color=style.bit_colour(bits), label=f"{bits}-bit activations") for bits in used
     ]
     handles.append(Line2D([], [], color=style.INK, linewidth=2, label="weight bits"))
-    if any(not layer["searched"] for layer in layers):
+    if any(not layer.searched for layer in layers):
         handles.append(
             Patch(facecolor=style.GREY, edgecolor="white", hatch="///", label="not searched")
         )
@@ -235,17 +245,17 @@ def _candidate_handles(candidates: Mapping[str, Sequence[int]]) -> list[Line2D]:
     ]
 
 
-def _shade_phases(axes: Sequence[Axes], epochs: Sequence[Mapping[str, Any]]) -> list[Patch]:
+def _shade_phases(axes: Sequence[Axes], epochs: Sequence[Epoch]) -> list[Patch]:
     """Shades each run of epochs in one phase, and returns the legend of the phases that occur."""
     start = 0
     for index, epoch in enumerate(epochs):
         last = index == len(epochs) - 1
-        if last or epochs[index + 1]["phase"] != epoch["phase"]:
-            _, colour = _PHASES.get(epoch["phase"], (None, style.RULE))
+        if last or epochs[index + 1].phase != epoch.phase:
+            _, colour = _PHASES.get(epoch.phase, (None, style.RULE))
             for axis in axes:
-                span = (epochs[start]["epoch"] - 0.5, epoch["epoch"] + 0.5)
+                span = (epochs[start].epoch - 0.5, epoch.epoch + 0.5)
                 axis.axvspan(*span, color=colour, alpha=0.18, linewidth=0)
             start = index + 1
-    occurring = dict.fromkeys(epoch["phase"] for epoch in epochs)
+    occurring = dict.fromkeys(epoch.phase for epoch in epochs)
     known = [_PHASES.get(phase, (style.label(phase, 20), style.RULE)) for phase in occurring]
     return [Patch(color=colour, alpha=0.3, linewidth=0, label=label) for label, colour in known]

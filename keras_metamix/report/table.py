@@ -1,12 +1,12 @@
 """The results as a terminal table and as Markdown; every rendering shows the same cells."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from keras_metamix.report import numbers
+from keras_metamix.report.results import Parity, Results, Row
 
 LAYER_HEADERS = (
     "layer", "kind", "MACs", "BOPs", "activation bits", "weight bits", "weights", "container",
@@ -20,27 +20,27 @@ _MARKDOWN_ESCAPES = str.maketrans(
 )
 
 
-def result_headers(metrics: Mapping[str, Any]) -> list[str]:
+def result_headers(results: Results) -> list[str]:
     """Column names of the results; the thread count is in the name when all rows share it."""
-    threads = _shared_threads(metrics)
+    threads = _shared_threads(results)
     latency = "latency" if threads is None else f"latency, {threads_text(threads)}"
     return ["model", "test accuracy", "BOPs", "bits A/W", "file size", latency, "parity"]
 
 
-def result_cells(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """One list of formatted cells for each row of `metrics["rows"]`, not escaped."""
-    show_threads = _shared_threads(metrics) is None
+def result_cells(results: Results) -> list[list[str]]:
+    """One list of formatted cells for each row of `results.rows`, not escaped."""
+    show_threads = _shared_threads(results) is None
     return [
         [
-            row["name"],
-            numbers.percent(row["accuracy"]),
-            bops_cell(row["bops"], metrics["target_bops"]),
-            "/".join(numbers.bits(average) for average in row["average_bits"]),
-            numbers.size(row["file_bytes"]),
-            latency_cell(row) + (f", {threads_text(row['threads'])}" if show_threads else ""),
-            parity_cell(row["parity"]),
+            row.name,
+            numbers.percent(row.test_accuracy),
+            bops_cell(row.bops, _target(results)),
+            "/".join(numbers.bits(average) for average in row.average_bits),
+            numbers.size(row.file_bytes),
+            latency_cell(row) + (f", {threads_text(row.threads)}" if show_threads else ""),
+            parity_cell(row.parity),
         ]
-        for row in metrics["rows"]
+        for row in results.rows
     ]
 
 
@@ -51,77 +51,78 @@ def bops_cell(bops: float | None, target: float | None) -> str:
     return f"{numbers.count(bops)} ({numbers.ratio(bops / target)} target)"
 
 
-def latency_cell(row: Mapping[str, Any]) -> str:
+def latency_cell(row: Row) -> str:
     """The median latency and its spread: `1.23 ms (1.20 ms to 1.31 ms)`."""
-    low, high = (numbers.duration(bound) for bound in row["latency_spread_us"])
+    low, high = (numbers.duration(bound) for bound in row.latency_spread_us)
     if low.split()[1:] == high.split()[1:]:
         low = low.split()[0]  # one unit for both ends reads better
-    return f"{numbers.duration(row['latency_us'])} ({low} to {high})"
+    return f"{numbers.duration(row.latency_us)} ({low} to {high})"
 
 
-def parity_cell(parity: Mapping[str, Any] | None) -> str:
+def parity_cell(parity: Parity | None) -> str:
     """How many outputs of the file differ from the trained model's, and by how much."""
     if parity is None:
         return numbers.MISSING
-    cell = f"{parity['differing']:,} of {parity['outputs']:,} differ"
-    if parity["differing"]:
-        agreement = numbers.percent(parity["top1_agreement"])
-        cell += f", at most {parity['max_lsb']} LSB, top-1 agrees for {agreement}"
-    return cell if parity["delegated"] else f"{cell}, not fully delegated"
+    cell = f"{parity.differing:,} of {parity.outputs:,} differ"
+    if parity.differing:
+        agreement = numbers.percent(parity.top1_agreement)
+        cell += f", at most {parity.max_lsb} LSB, top-1 agrees for {agreement}"
+    return cell if parity.delegated else f"{cell}, not fully delegated"
 
 
-def layer_cells(metrics: Mapping[str, Any]) -> list[list[str]]:
+def layer_cells(results: Results) -> list[list[str]]:
     """One list of formatted cells for each layer, in network order, not escaped.
 
     Activation bits that the budget moved away from the most probable candidate name it too.
     """
     cells = []
-    for layer in metrics["layers"]:
-        bits, argmax = layer["activation_bits"], metrics["argmax_bits"].get(layer["name"])
-        moved = layer["searched"] and argmax is not None and argmax != bits
+    argmax_bits = results.search.argmax_bits if results.search else {}
+    for layer in results.layers:
+        bits, argmax = layer.activation_bits, argmax_bits.get(layer.name)
+        moved = layer.searched and argmax is not None and argmax != bits
         cells.append([
-            layer["name"],
-            layer["kind"],
-            numbers.count(layer["macs"]),
-            numbers.count(layer["bops"]),
+            layer.name,
+            layer.kind,
+            numbers.count(layer.macs),
+            numbers.count(layer.bops),
             f"{bits} (argmax {argmax})" if moved else str(bits),
-            str(layer["weight_bits"]),
-            numbers.count(layer["weights"]),
-            layer["container"],
-            "search" if layer["searched"] else "rule",
+            str(layer.weight_bits),
+            numbers.count(layer.weights),
+            layer.container,
+            "search" if layer.searched else "rule",
         ])  # fmt: skip
     return cells
 
 
-def results_table(metrics: Mapping[str, Any]) -> Table:
+def results_table(results: Results) -> Table:
     """The results for the terminal.
 
     Args:
-        metrics: the metrics of a run, see `validate_metrics`.
+        results: of a run.
 
     Returns:
         A `rich` table with one row for each model. Names are shown verbatim, never as markup.
     """
-    table = Table(title=Text(metrics["title"]), title_justify="left")
-    for index, header in enumerate(result_headers(metrics)):
+    table = Table(title=Text(results.title), title_justify="left")
+    for index, header in enumerate(result_headers(results)):
         table.add_column(Text(header), justify="right" if 0 < index < 5 else "left")
-    for cells in result_cells(metrics):
+    for cells in result_cells(results):
         table.add_row(*map(Text, cells))
     return table
 
 
-def results_markdown(metrics: Mapping[str, Any]) -> str:
+def results_markdown(results: Results) -> str:
     """The results as a Markdown table that ends in a newline."""
     alignment = ["left", *["right"] * 4, "left", "left"]
-    return markdown(result_headers(metrics), result_cells(metrics), alignment)
+    return markdown(result_headers(results), result_cells(results), alignment)
 
 
-def layers_markdown(metrics: Mapping[str, Any]) -> str:
+def layers_markdown(results: Results) -> str:
     """The layers as a Markdown table that ends in a newline, or a sentence if there are none."""
-    if not metrics["layers"]:
+    if not results.layers:
         return f"{NO_LAYERS}\n"
     alignment = ["left", "left", *["right"] * 5, "left", "left"]
-    return markdown(LAYER_HEADERS, layer_cells(metrics), alignment)
+    return markdown(LAYER_HEADERS, layer_cells(results), alignment)
 
 
 def markdown(
@@ -138,7 +139,13 @@ def threads_text(number: int) -> str:
     return f"{number} thread" if number == 1 else f"{number} threads"
 
 
-def _shared_threads(metrics: Mapping[str, Any]) -> int | None:
+def _target(results: Results) -> float | None:
+    """The budget of BOPs, if there is one."""
+    budgets = results.search.budgets if results.search else []
+    return next((budget.limit for budget in budgets if budget.cost == "bops"), None)
+
+
+def _shared_threads(results: Results) -> int | None:
     """The thread count of every row, or None if they were not measured alike."""
-    counts = {row["threads"] for row in metrics["rows"]}
+    counts = {row.threads for row in results.rows}
     return counts.pop() if len(counts) == 1 else None

@@ -13,7 +13,7 @@ NAN, INF = float("nan"), float("inf")
 ROW = {
     "name": "float",
     "file": "f.tflite",
-    "accuracy": 0.5,
+    "test_accuracy": 0.5,
     "bops": 10,
     "file_bytes": 100,
     "average_bits": [32.0, 32.0],
@@ -38,9 +38,9 @@ EPOCH = {
     "phase": "float",
     "loss": 1.0,
     "accuracy": 0.5,
-    "val_loss": 1.0,
-    "val_accuracy": 0.5,
-    "bops": None,
+    "validation_loss": 1.0,
+    "validation_accuracy": 0.5,
+    "costs": {"bops": 1.0},
     "seconds": 1.0,
 }
 RUN = {
@@ -54,14 +54,15 @@ RUN = {
 METRICS = {
     "title": "run",
     "run": RUN,
-    "target_bops": 1.0,
     "rows": [ROW],
     "layers": [LAYER],
-    "argmax_bits": {},
-    "final_bits": {},
     "epochs": [EPOCH],
     "notes": ["a note"],
-    "alphas": {"candidates": {"conv": [4, 2]}, "history": {"conv": [[0.5, 0.5]]}, "steps": [0]},
+    "search": {
+        "budgets": [{"cost": "bops", "limit": 1.0, "found": 1.0, "source": ""}],
+        "argmax_bits": {},
+        "alphas": {"candidates": {"conv": [4, 2]}, "history": {"conv": [[0.5, 0.5]]}, "steps": [0]},
+    },
 }
 
 
@@ -217,6 +218,7 @@ def edited(path, value):
     return json.dumps(metrics)
 
 
+ALPHAS = ("search", "alphas")
 FILE = "^[^:]*: metrics.json: "
 FINITE = "expected a finite number.*, found "
 DAMAGED = {
@@ -227,8 +229,14 @@ DAMAGED = {
     "list": ("[]", FILE + r"expected object, found array \[\]"),
     "no rows": (edited(["rows"], KeyError), FILE + "missing key 'rows'"),
     "a row of text": (edited(["rows"], ["x"]), FILE + r"rows\[0\]: expected object, found string"),
-    "accuracy text": (edited(["rows", 0, "accuracy"], "x"), r"rows\[0\].accuracy: expected number"),
-    "accuracy NaN": (edited(["rows", 0, "accuracy"], NAN), r"rows\[0\].accuracy: " + FINITE),
+    "accuracy text": (
+        edited(["rows", 0, "test_accuracy"], "x"),
+        r"rows\[0\].test_accuracy: expected number",
+    ),
+    "accuracy NaN": (
+        edited(["rows", 0, "test_accuracy"], NAN),
+        r"rows\[0\].test_accuracy: " + FINITE,
+    ),
     "latency inf": (edited(["rows", 0, "latency_us"], INF), r"rows\[0\].latency_us: " + FINITE),
     "spread NaN": (edited(["rows", 0, "latency_spread_us"], [NAN, 1]), "spread_us: " + FINITE),
     "bytes negative": (edited(["rows", 0, "file_bytes"], -3), r"file_bytes: .*found integer -3"),
@@ -243,10 +251,18 @@ DAMAGED = {
         edited(["rows", 0, "parity"], {}),
         r"rows\[0\].parity: missing key 'differing'",
     ),
-    "candidates": (edited(["alphas", "candidates", "conv"], 3), "alphas.history.'conv'.: expected"),
-    "history of numbers": (edited(["alphas", "history", "conv"], [1]), "history.'conv'.: expected"),
-    "history of text": (edited(["alphas", "history", "conv"], ["ab"]), "history.'conv'.: expected"),
-    "steps of text": (edited(["alphas", "steps"], ["x"]), "alphas.steps: expected integers, found"),
+    "candidates": (edited([*ALPHAS, "candidates", "conv"], 3), "candidates.'conv'.: expected arr"),
+    "history of numbers": (edited([*ALPHAS, "history", "conv"], [1]), "'conv'..0.: expected array"),
+    "history of text": (edited([*ALPHAS, "history", "conv"], ["ab"]), "'conv'..0.: expected array"),
+    "steps of text": (edited([*ALPHAS, "steps"], ["x"]), r"steps.0.: expected integer, found str"),
+    "too few steps": (
+        edited([*ALPHAS, "steps"], []),
+        "history.'conv'.: expected 0 records",
+    ),
+    "no limit": (
+        edited(["search", "budgets"], [{"cost": "bops"}]),
+        "missing key 'limit'",
+    ),
     "a note of numbers": (edited(["notes"], [3]), r"notes\[0\]: expected string, found integer 3"),
 }
 

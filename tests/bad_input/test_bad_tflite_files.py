@@ -11,7 +11,7 @@ import tensorflow as tf
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.launch import benchmark, export
-from keras_metamix.launch.baselines.stock_converter import float_file
+from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.zoo import small_cnn
 
 NAN = float("nan")

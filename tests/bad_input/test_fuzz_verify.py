@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_metamix.launch.baselines.stock_converter import float_file
+from keras_metamix.launch.comparison.stock_converter import float_file
 
 SCRIPT = Path(__file__).with_name("fuzz_verify.py")
 FILES = int(os.environ.get("FUZZED_FILES", "2000"))

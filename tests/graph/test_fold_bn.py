@@ -262,7 +262,7 @@ def test_input_and_output_layers():
 
 
 def test_grids_of_the_encoding():
-    # ../shared/litert.md: zero-point 128 - 2^b, and labels 1 / (2^(b-1) - 1).
+    # Zero-point 128 - 2^b, and labels 1 / (2^(b-1) - 1).
     unsigned = [Grid.of(0.1, 0, 2**b - 1).zero_point for b in (8, 4, 3, 2)]
     assert unsigned == [-128, 112, 120, 124]
     signed = Grid.of(0.1, -7, 7)

@@ -211,11 +211,11 @@ def test_minutes_and_steps(checkpoints, monkeypatch):
 )
 def test_a_folder_that_holds_another_experiment_is_refused(field, value, refused, tmp_path):
     file = Path(__file__).parents[2] / "configs" / "quickstart.py"
-    config = complete(runpy.run_path(str(file))["get_config"]())
-    Session(config, None, tmp_path).open()
+    config = runpy.run_path(str(file))["get_config"]()
+    Session(complete(config), None, tmp_path).open()
     (tmp_path / CHECKPOINTS / "float").mkdir(parents=True)
-    other = config.copy_and_resolve_references()
-    other.update_from_flattened_dict({field: value})
+    config.update_from_flattened_dict({field: value})
+    other = complete(config)
     if not refused:
         Session(other, None, tmp_path).open()
         return

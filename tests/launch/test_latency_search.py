@@ -15,7 +15,7 @@ from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.launch import budget, train
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.session import CHECKPOINTS, Session
-from keras_metamix.report import read_metrics
+from keras_metamix.report import read_results
 from keras_metamix.zoo import small_cnn
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -235,7 +235,7 @@ def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
     train.run_experiment(config, tmp_path / "run")
     printed = capsys.readouterr().out
     assert f"MetaMix: budget {least + 2:,.1f} us" in printed
-    metrics = read_metrics(tmp_path / "run")
+    results = read_results(tmp_path / "run")
     bits = kmm.BitAssignment.load(tmp_path / "run" / "bits.json")
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     mt.verify((tmp_path / "run" / "model.tflite").read_bytes(), bits)
@@ -243,20 +243,14 @@ def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
     assert [layer.weight for layer in layers] == [8, 8]
     predicted = REST + EDGES
     predicted += sum(price(n, b.activation, b.weight) for n, b in enumerate(layers, 1))
-    assert metrics["target_bops"] is None
-    assert metrics["latency_budget"] == {
-        "target_us": least + 2,
-        "predicted_us": predicted,
-        "table": config.search.latency_table,
-        "origin": {"device": "local", "cpu": "a processor", "container": "fast"},
-    }
-    assert (
-        predicted
-        == budget.load_table(complete(config)).predict(layer_costs(model), bits)
-        <= least + 2
-    )
-    assert metrics["epochs"][-1]["latency_us"] == predicted
-    assert metrics["epochs"][-1]["bops"] == kmm.bops(model, bits)
+    (found,) = results.search.budgets
+    assert (found.cost, found.limit, found.found) == ("latency_us", least + 2, predicted)
+    assert found.source == config.search.latency_table
+    assert found.origin == {"device": "local", "cpu": "a processor", "container": "fast"}
+    table = budget.load_table(complete(config))
+    assert predicted == table.predict(layer_costs(model), bits) <= least + 2
+    assert results.epochs[-1].costs["latency_us"] == predicted
+    assert results.epochs[-1].costs["bops"] == kmm.bops(model, bits)
     assert f"latency {predicted:,.1f} us of {least + 2:,.1f} us; " in printed
     page = (tmp_path / "run" / "report.html").read_text()
     assert f"budget {least + 2:.0f} µs of predicted latency (" in page
@@ -279,6 +273,6 @@ def test_operating_points_are_of_the_table(mixer, tmp_path):
     uniform = [table.predict(layer_costs(model), model.uniform_bits(bits)) for bits in (4, 3, 2)]
     low, high = min(uniform), max(uniform)
     assert low <= costs["eco"] <= low + 0.3 * (high - low) and costs["full"] <= high
-    notes = read_metrics(tmp_path / "run")["notes"]
+    notes = read_results(tmp_path / "run").notes
     for name, us in costs.items():
         assert any(f"{name!r}: {us:,.1f} us predicted" in note for note in notes), notes

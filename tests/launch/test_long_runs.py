@@ -75,7 +75,7 @@ def records(workdir):
     epochs = [{k: v for k, v in e.items() if k != "seconds"} for e in metrics["epochs"]]
     lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
     log = [{k: v for k, v in line.items() if k != "time"} for line in lines]
-    return epochs, metrics["alphas"], log
+    return epochs, (metrics["search"] or {}).get("alphas"), log
 
 
 def assert_equal_runs(ours, theirs):

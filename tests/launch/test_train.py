@@ -1,7 +1,6 @@
 """metamix-train: the quickstart config made small, and what is wrong with a config."""
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import pytest
 
 import keras_metamix as kmm
 import metamix_tflite as mt
+from keras_metamix.data import load_extract, normalize
 from keras_metamix.launch import datasets, training
+from keras_metamix.launch.config import complete
 from keras_metamix.launch.train import run_experiment
-from keras_metamix.report import read_metrics
+from keras_metamix.report import read_results
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.py"
 
@@ -43,22 +44,22 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
     for phase in ("float", "bit_meta", "bit_search", "weight_training"):
         assert re.search(rf"{phase} +epoch", printed), phase
 
-    metrics = read_metrics(tmp_path)
-    assert [row["name"] for row in metrics["rows"]] == ["float", "MetaMix"]
-    ours = metrics["rows"][-1]
-    assert ours["bops"] <= metrics["target_bops"]
-    assert ours["parity"]["differing"] == 0 and ours["parity"]["outputs"] == 20_000
-    assert ours["accuracy"] > 0.3  # ten classes, an epoch of weight training
-    json.dumps(metrics["run"]["config"])
+    results = read_results(tmp_path)
+    assert [row.name for row in results.rows] == ["float", "MetaMix"]
+    ours, (budget,) = results.rows[-1], results.search.budgets
+    assert budget.cost == "bops" and ours.bops == budget.found <= budget.limit
+    assert ours.parity.differing == 0 and ours.parity.outputs == 20_000
+    assert ours.test_accuracy > 0.3  # ten classes, an epoch of weight training
+    assert results.run.config["train"]["epochs"] == 3 and results.mixer is None
 
     bits = kmm.BitAssignment.load(tmp_path / "bits.json")
     flat = (tmp_path / "model.tflite").read_bytes()
     told = mt.verify(flat, bits).metadata["run"]
     assert told["title"] == config.title
-    assert told["validation_accuracy"] == metrics["epochs"][-1]["val_accuracy"]
+    assert told["validation_accuracy"] == results.epochs[-1].validation_accuracy
     model = keras.models.load_model(tmp_path / "model.keras")
     assert model.bit_assignment == bits
-    assert kmm.bops(model, bits) == ours["bops"]
+    assert kmm.bops(model, bits) == ours.bops
     assert mt.convert(model, run=told) == flat
 
 
@@ -88,7 +89,34 @@ def test_a_folder_without_the_data_is_named(config, tmp_path, monkeypatch):
         run_experiment(config, tmp_path / "run")
 
 
+def pictures(batches):
+    return {image.tobytes() for images, _ in batches.as_numpy_iterator() for image in images}
+
+
+@pytest.mark.parametrize("held", [0.1, 250, 0])
+def test_three_sets_of_images(config, held):
+    """What trains, what validates that, and what measures the result have no image in common."""
+    (images, _), (test_images, _) = load_extract()
+    config.data.augment, config.data.validation = False, held
+    found = datasets.load_data(complete(config))
+    size = int(held if held >= 1 else 10_000 * held)
+    assert found.counts == {"training": 10_000 - size, "validation": size, "test": 2000}
+    assert found.steps == (10_000 - size) // 256
+    trained = pictures(found.train.take(2 * found.steps))
+    whole = {image.tobytes() for image in normalize(images)}
+    tested = {image.tobytes() for image in normalize(test_images)}
+    assert pictures(found.test) == tested and trained <= whole
+    if not held:
+        assert found.validation is None and "; none validated them; " in found.notes[0]
+        return
+    validated = pictures(found.validation)
+    assert validated <= whole and not validated & trained and not validated & tested
+    assert len(validated) > 0.98 * size  # a few images stand in the set twice
+    assert f"; {size:,} more of the training set validated it; " in found.notes[0]
+
+
 def test_nan_in_the_training_data_is_counted(config):
+    config = complete(config)
     data = datasets.load_data(config)
     model = training.float_network(config, data)
     images, labels = next(iter(data.train))

@@ -23,7 +23,7 @@ LAYERS = [
 
 def _row(name, accuracy, bops, bits, size, latency, parity, file):
     return {
-        "name": name, "accuracy": accuracy, "bops": bops, "average_bits": bits,
+        "name": name, "test_accuracy": accuracy, "bops": bops, "average_bits": bits,
         "file_bytes": size, "latency_us": latency,
         "latency_spread_us": [0.96 * latency, 1.11 * latency], "threads": 1, "parity": parity,
         "file": f"{file}.tflite",
@@ -54,8 +54,8 @@ def _epochs():
         {
             "epoch": index, "phase": phase, "loss": 2 / (index + 2),
             "accuracy": 0.92 - 0.4 / (index + 1) - (0.05 if phase == "bit_search" else 0),
-            "val_loss": 2.1 / (index + 2), "val_accuracy": 0.91 - 0.35 / (index + 1),
-            "bops": 270_000_000 if index < 8 else 189_000_000, "seconds": 15.0,
+            "validation_loss": 2.1 / (index + 2), "validation_accuracy": 0.91 - 0.35 / (index + 1),
+            "costs": {"bops": 270_000_000 if index < 8 else 189_000_000}, "seconds": 15.0,
         }
         for index, phase in enumerate(phases)
     ]  # fmt: skip
@@ -78,9 +78,38 @@ def _alphas():
 def latency_metrics(metrics):
     """Those of a search against a latency table."""
     for number, epoch in enumerate(metrics["epochs"]):
-        epoch["latency_us"] = 230.0 - number
-    budget = {"target_us": 220.0, "predicted_us": 211.0, "table": "t<able>.json", "origin": {}}
-    return metrics | {"target_bops": None, "latency_budget": budget}
+        epoch["costs"]["latency_us"] = 230.0 - number
+    budget = {"cost": "latency_us", "limit": 220.0, "found": 211.0, "source": "t<able>.json"}
+    metrics["search"]["budgets"] = [budget]
+    return metrics
+
+
+@pytest.fixture
+def mixer_metrics(metrics):
+    """Those of a Bit-Mixer with two operating points."""
+    names = ("full", "eco")
+    rows = [metrics["rows"][0]]
+    for name, accuracy, bops in zip(
+        names, (0.9102, 0.8950), (189_000_000, 70_000_000), strict=True
+    ):
+        rows.append(_row(name, accuracy, bops, [4.0, 4.0], 70_120, 216, _parity(0), "model"))
+    for epoch in metrics["epochs"]:
+        epoch["costs"] = {}
+    front = [("", 150e6, 0.905), ("full", 189e6, 0.9104), ("eco", 70e6, 0.8951)]
+    mixer = {
+        "unit": "BOPs",
+        "points": [
+            {"name": name, "cost": cost, "budget": 1.01 * cost, "test_accuracy": accuracy}
+            for name, cost, accuracy in front
+        ],
+        "uniform": [
+            {"bits": bits, "cost": cost, "test_accuracy": 0.9}
+            for bits, cost in ((4, 189e6), (2, 60e6))
+        ],
+        "separate_bytes": 132_000,
+    }
+    del metrics["search"]
+    return metrics | {"rows": rows, "mixer": mixer}
 
 
 @pytest.fixture
@@ -94,16 +123,17 @@ def metrics():
             "machine": "2 x Example CPU", "seconds": 300.0,
             "command": "metamix-train --config=configs/quickstart.py",
         },
-        "target_bops": 190_000_000,
         "rows": [
             _row("float", 0.9171, 10_435_461_120, [32.0, 32.0], 331_204, 412, None, "float"),
             _row("uniform A4W4", 0.8993, 163_061_760, [4.0, 4.0], 68_904, 215, _parity(0), "a4w4"),
             _row("MetaMix", 0.9102, 189_000_000, [4.62, 4.1667], 69_120, 216, _parity(0), "mixed"),
         ],
         "layers": _layers(),
-        "argmax_bits": final | {"block_3_project": 4},
-        "final_bits": final,
         "epochs": _epochs(),
-        "alphas": _alphas(),
+        "search": {
+            "budgets": [{"cost": "bops", "limit": 190_000_000, "found": 189_000_000, "source": ""}],
+            "argmax_bits": final | {"block_3_project": 4},
+            "alphas": _alphas(),
+        },
         "notes": ["Latency is of this machine, with XNNPACK."],
     }  # fmt: skip

@@ -3,6 +3,7 @@
 import ast
 import copy
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from rich.console import Console
 
 import keras_metamix.report as report
 from keras_metamix.report import numbers
+
+
+def made(metrics):
+    return report.Results.from_json(json.dumps(metrics))
 
 
 class _Reader(HTMLParser):
@@ -82,7 +87,7 @@ def test_numbers(written, expected):
 
 
 def test_markdown_of_the_results(metrics):
-    lines = report.results_markdown(metrics).splitlines()
+    lines = report.results_markdown(made(metrics)).splitlines()
     assert lines[0] == (
         "| model | test accuracy | BOPs | bits A/W | file size | latency, 1 thread | parity |"
     )
@@ -96,7 +101,7 @@ def test_markdown_of_the_results(metrics):
 def test_missing_values_and_unequal_threads(metrics):
     metrics["rows"][0]["bops"] = None
     metrics["rows"][2]["threads"] = 2
-    lines = report.results_markdown(metrics).splitlines()
+    lines = report.results_markdown(made(metrics)).splitlines()
     assert "| latency |" in lines[0]
     assert "| – | 32/32 |" in lines[2]
     assert lines[2].endswith(", 1 thread | – |")
@@ -107,7 +112,7 @@ def test_parity_names_differences_and_incomplete_delegation(metrics):
     metrics["rows"][2]["parity"] |= {
         "differing": 10, "max_lsb": 1, "top1_agreement": 0.9995, "delegated": False
     }  # fmt: skip
-    line = report.results_markdown(metrics).splitlines()[4]
+    line = report.results_markdown(made(metrics)).splitlines()[4]
     assert line.endswith(
         "| 10 of 20,000 differ, at most 1 LSB, top-1 agrees for 99.95 %, not fully delegated |"
     )
@@ -116,31 +121,31 @@ def test_parity_names_differences_and_incomplete_delegation(metrics):
 def test_terminal_shows_the_cells_of_markdown_and_no_markup(metrics):
     metrics["rows"][1]["name"] = "[red]A4W4"
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report.results_table(metrics))
+    console.print(report.results_table(made(metrics)))
     text = console.export_text()
     assert "[red]A4W4" in text
-    for line in report.results_markdown(metrics).splitlines()[2:]:
+    for line in report.results_markdown(made(metrics)).splitlines()[2:]:
         for cell in line.replace("\\", "").strip("| ").split(" | "):
             assert cell in text
 
 
 def test_layers_markdown(metrics):
-    lines = report.layers_markdown(metrics).splitlines()
+    lines = report.layers_markdown(made(metrics)).splitlines()
     assert len(lines) == 2 + len(metrics["layers"])
     assert lines[11] == (
         "| block_3_project | Conv2D | 903 k | 10.8 M | 3 (argmax 4) | 4 | 18.4 k | INT4 | search |"
     )
     metrics["layers"] = []
-    assert report.layers_markdown(metrics) == "No layers were recorded.\n"
+    assert report.layers_markdown(made(metrics)) == "No layers were recorded.\n"
 
 
 def test_markdown_escapes_names(metrics):
     metrics["layers"][0]["name"] = "a|b<script>\n`c`"
-    assert "| a\\|b&lt;script&gt; \\`c\\` |" in report.layers_markdown(metrics)
+    assert "| a\\|b&lt;script&gt; \\`c\\` |" in report.layers_markdown(made(metrics))
 
 
 def test_page_is_well_formed_and_complete(metrics):
-    page = report.render_page(metrics)
+    page = report.render_page(made(metrics))
     reader = _read(page)
     for entry in metrics["layers"] + metrics["rows"]:
         assert entry["name"] in reader.texts
@@ -153,40 +158,56 @@ def test_page_is_well_formed_and_complete(metrics):
 
 
 def test_facts_compare_with_float_and_call_a_loss_a_loss(metrics):
-    metrics["epochs"], metrics["alphas"] = [], {}
+    metrics["epochs"], metrics["search"]["budgets"] = [], []
     metrics["rows"][2] |= {"latency_us": 824.0, "bops": None}
-    texts = _read(report.render_page(metrics)).texts
+    texts = _read(report.render_page(made(metrics))).texts
     assert "test accuracy, -0.69 points against float" in texts
     assert "file size, 4.79x smaller than float" in texts
     assert "median latency, 2.00x slower than float" in texts
 
 
 def test_a_latency_is_the_budget(latency_metrics):
-    texts = _read(report.render_page(latency_metrics)).texts
+    texts = _read(report.render_page(made(latency_metrics))).texts
     assert any("budget 220 µs of predicted latency (t<able>.json)" in text for text in texts)
     latency = "median latency, 1.91x faster than float; 211 µs predicted, 0.96x the budget"
     assert latency in texts and "BOPs" in texts
-    assert "target" not in report.results_markdown(latency_metrics)
+    assert "target" not in report.results_markdown(made(latency_metrics))
+
+
+def test_a_mixer_has_a_page_of_its_own(mixer_metrics):
+    page = report.render_page(made(mixer_metrics))
+    texts = _read(page).texts
+    for text in (
+        "test accuracy at 'full', -0.69 points against float",
+        "test accuracy at 'eco', -1.52 points against 'full'",
+        "BOPs at 'eco', 2.70x fewer",
+        "one file with 2 operating points, 4.72x smaller than float; 132 kB as files of their own",
+    ):
+        assert text in texts
+    assert page.count("<code>model.tflite</code>") == 1
+    assert any(text.endswith("at operating point 'eco'.") for text in texts)
+    assert "Search" not in texts and "Training" in texts and "MetaMix" not in texts
+    assert page.count('<tr class="ours">') == 2
 
 
 def test_same_metrics_give_the_same_page(metrics):
-    assert report.render_page(metrics) == report.render_page(copy.deepcopy(metrics))
+    assert report.render_page(made(metrics)) == report.render_page(made(copy.deepcopy(metrics)))
 
 
 def test_hostile_names_are_text(metrics):
     hostile = "<script>alert('$x$_{')</script>-->"
     metrics["layers"][3]["name"] = metrics["rows"][1]["name"] = metrics["title"] = hostile
     metrics["run"]["config"][hostile] = {hostile: hostile}
-    for part in metrics["alphas"]["history"], metrics["alphas"]["candidates"]:
+    for part in metrics["search"]["alphas"]["history"], metrics["search"]["alphas"]["candidates"]:
         part[hostile] = part.pop("block_1_project")
-    page = report.render_page(metrics)
+    page = report.render_page(made(metrics))
     assert "<script" not in page
     assert hostile in _read(page).texts
 
 
 def test_empty_sections_say_so(metrics):
-    metrics |= {"rows": [], "layers": [], "epochs": [], "alphas": {}, "target_bops": None}
-    reader = _read(report.render_page(metrics))
+    metrics |= {"rows": [], "layers": [], "epochs": [], "search": None}
+    reader = _read(report.render_page(made(metrics)))
     assert "svg" not in reader.tags
     assert "No epochs were recorded." in reader.texts
     assert "No search was recorded: the bits were given." in reader.texts
@@ -199,10 +220,10 @@ def test_a_deep_network_stays_small(metrics):
         for copy_number in range(10)
         for layer in metrics["layers"]
     ]
-    for part in metrics["alphas"]["history"], metrics["alphas"]["candidates"]:
+    for part in metrics["search"]["alphas"]["history"], metrics["search"]["alphas"]["candidates"]:
         for name in list(part):
             part |= {f"{name}_{copy_number}": part[name] for copy_number in range(4)}
-    page = report.render_page(metrics)
+    page = report.render_page(made(metrics))
     assert "data:image/png;base64," in page
     assert len(page) < 1_500_000
 

@@ -12,17 +12,21 @@ from keras_metamix.launch import report as launcher
 from keras_metamix.launch.messages import exit_status
 
 
+def made(metrics):
+    return report.Results.from_json(json.dumps(metrics))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda m: m.pop("rows"), r"metrics\.json: missing key 'rows', expected array; found keys"),
         (
-            lambda m: m["rows"][1].pop("accuracy"),
-            r"metrics\.json: rows\[1\]: missing key 'accuracy', expected number; found keys: name",
+            lambda m: m["rows"][1].pop("test_accuracy"),
+            r"metrics\.json: rows\[1\]: missing key 'test_accuracy', expected number; found keys",
         ),
         (
-            lambda m: m["rows"][0].update(accuracy="high"),
-            r"rows\[0\]\.accuracy: expected number, found string 'high'",
+            lambda m: m["rows"][0].update(test_accuracy="high"),
+            r"rows\[0\]\.test_accuracy: expected number, found string 'high'",
         ),
         (
             lambda m: m["rows"][0].update(average_bits=[8]),
@@ -33,7 +37,7 @@ from keras_metamix.launch.messages import exit_status
             r"layers\[2\]\.macs: expected integer, found boolean True",
         ),
         (
-            lambda m: m["alphas"]["history"].update(head=[[1.0]]),
+            lambda m: m["search"]["alphas"]["history"].update(head=[[1.0]]),
             r"history\['head'\]: expected 400 records .* of 3 probabilities, found 1 records of",
         ),
         (lambda m: m["notes"].append(3), r"notes\[1\]: expected string, found integer 3"),
@@ -44,30 +48,40 @@ def test_malformed_metrics_are_named(metrics, tmp_path, spoil, message):
     file = tmp_path / "metrics.json"
     file.write_text(json.dumps(metrics))
     with pytest.raises(ValueError, match=message):
-        report.read_metrics(file)
+        report.read_results(file)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (
-            lambda m: m["latency_budget"].pop("predicted_us"),
-            r"metrics: latency_budget: missing key 'predicted_us', expected number",
+            lambda m: m["search"]["budgets"][0].pop("found"),
+            r"metrics: search\.budgets\[0\]: missing key 'found', expected number",
         ),
-        (lambda m: m.update(latency_budget=8.5), r"latency_budget: expected object, found number"),
-        (lambda m: m["epochs"][3].pop("latency_us"), r"epochs\[3\]: missing key 'latency_us'"),
+        (
+            lambda m: m["search"].update(budgets=[8.5]),
+            r"budgets\[0\]: expected object, found number",
+        ),
+        (
+            lambda m: m["epochs"][3]["costs"].pop("latency_us"),
+            r"epochs\[3\]\.costs: missing key 'latency_us'",
+        ),
     ],
 )
 def test_a_malformed_latency_budget_is_named(latency_metrics, spoil, message):
-    report.validate_metrics(latency_metrics)
+    made(latency_metrics)
     spoil(latency_metrics)
     with pytest.raises(ValueError, match=message):
-        report.validate_metrics(latency_metrics)
+        made(latency_metrics)
 
 
-def test_read_metrics_accepts_a_run_directory(metrics, tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert report.read_metrics(tmp_path) == metrics
+@pytest.mark.parametrize("kind", ["metrics", "latency_metrics", "mixer_metrics"])
+def test_results_are_what_was_written(kind, request, tmp_path):
+    results = made(request.getfixturevalue(kind))
+    (tmp_path / "metrics.json").write_text(results.to_json())
+    assert report.read_results(tmp_path) == results
+    assert report.read_results(tmp_path / "metrics.json") == results
+    assert json.loads(results.to_json())["rows"][1]["average_bits"] == [4.0, 4.0]
 
 
 def test_a_failed_write_leaves_the_old_page(metrics, tmp_path, monkeypatch):
@@ -79,7 +93,7 @@ def test_a_failed_write_leaves_the_old_page(metrics, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="disk full"):
-        report.write_report(metrics, page)
+        report.write_report(made(metrics), page)
     assert page.read_text() == "old"
     assert list(tmp_path.iterdir()) == [page]
 

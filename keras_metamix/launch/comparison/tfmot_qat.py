@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_metamix.checks import one_line
 
-_MODULE = "keras_metamix.launch.baselines.tfmot_process"
+_MODULE = "keras_metamix.launch.comparison.tfmot_process"
 _LONGEST = 300  # characters of an error
 
 

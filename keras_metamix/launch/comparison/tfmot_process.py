@@ -1,6 +1,6 @@
 """8-bit quantization-aware training by tfmot, in a process of its own; see `tfmot_qat`.
 
-    python -m keras_metamix.launch.baselines.tfmot_process FOLDER
+    python -m keras_metamix.launch.comparison.tfmot_process FOLDER
 
 Importing tfmot turns the whole process to Keras 2. Reads FOLDER/job.json, writes qat.tflite and
 outputs.npy there, the outputs of the training graph for the test images.
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import keras_cv  # noqa: F401  of the data: it has to find Keras 3, before the line below
+import keras_cv  # noqa: F401  of RandAugment: it has to find Keras 3, before the line below
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from keras_metamix.launch.baselines.stock_converter import silent
+from keras_metamix.launch.comparison.stock_converter import silent
+from keras_metamix.launch.config import Experiment, complete
 from keras_metamix.launch.datasets import Data, load_data
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -28,13 +29,13 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from keras_metamix.launch.baselines.legacy_keras import legacy_copy
+from keras_metamix.launch.comparison.legacy_keras import legacy_copy
 
 
 def main(folder: Path) -> None:
     """Trains and converts what the job says."""
     job = json.loads((folder / "job.json").read_text())
-    config = ConfigDict(job["config"])
+    config = complete(ConfigDict(job["config"]))
     data = load_data(config)
     float_model = legacy_copy(keras.saving.load_model(job["float_model"], compile=False))
     tf_keras.utils.set_random_seed(config.seed)
@@ -48,7 +49,7 @@ def main(folder: Path) -> None:
     (folder / "qat.tflite").write_bytes(flat)
 
 
-def _train(model: Any, config: ConfigDict, data: Data, epochs: int) -> None:
+def _train(model: Any, config: Experiment, data: Data, epochs: int) -> None:
     """The config's optimizer, rate, cosine and loss, without weight decay."""
     train = config.train
     schedule = tf_keras.optimizers.schedules.CosineDecay(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_metamix.launch.baselines.stock_converter import silent
+from keras_metamix.launch.comparison.stock_converter import silent
 
 
 def static_file(flat: bytes, images: np.ndarray, weight_bits: int) -> bytes:

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from keras_metamix.checks import one_line
 from keras_metamix.files import require_folder, written_whole
-from keras_metamix.launch.baselines.litert_quantizer import static_file
-from keras_metamix.launch.baselines.stock_converter import float_file, int8_file
-from keras_metamix.launch.baselines.tfmot_qat import qat_file
-from keras_metamix.launch.config import complete
+from keras_metamix.launch.comparison.litert_quantizer import static_file
+from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
+from keras_metamix.launch.comparison.tfmot_qat import qat_file
+from keras_metamix.launch.config import BitMixer, Experiment, MetaMix, complete
 from keras_metamix.launch.datasets import Data, load_data
 from keras_metamix.launch.export import load_float_model, load_model
 from keras_metamix.launch.messages import check_output, command_line
@@ -108,7 +108,7 @@ def run_comparison(run: Path, options: Options) -> tuple[Any, list[Path]]:
         check_output("--output", output.with_name(output.name + suffix))
     require_folder("--compare", run / FILES)
     config, float_model, model = _read_run(run)
-    epochs = config.train.epochs if "search" in config else sum(config.mixer.stage_epochs)
+    epochs = config.train.epochs if isinstance(config, MetaMix) else sum(config.mixer.stage_epochs)
     data = load_data(config)
     known = _calibration_images(data, options.calibration_images)
 
@@ -147,7 +147,7 @@ def _require_run(run: Path) -> None:
             )
 
 
-def _read_run(run: Path) -> tuple[ConfigDict, keras.Model, Any]:
+def _read_run(run: Path) -> tuple[MetaMix | BitMixer, keras.Model, Any]:
     """Config, float model and trained model of a finished run."""
     try:
         config = complete(ConfigDict(json.loads((run / "config.json").read_text())))
@@ -256,8 +256,8 @@ def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(config: ConfigDict, seconds: float) -> dict[str, Any]:
-    facts = run_facts(config, command_line(), seconds)
+def _facts(config: Experiment, seconds: float) -> dict[str, Any]:
+    facts = dataclasses.asdict(run_facts(config, command_line(), seconds))
     for tool in _TOOLS:
         try:
             facts["versions"][tool] = importlib.metadata.version(tool)

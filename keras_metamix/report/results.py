@@ -1,0 +1,247 @@
+"""What a run found, as its `metrics.json` holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from keras_metamix.report.json_values import from_json, signed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parity:
+    """A file's outputs against those of the model that it was made of."""
+
+    differing: int
+    outputs: int
+    max_lsb: float
+    top1_agreement: float
+    delegated: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A file, or an operating point of one, measured by running it.
+
+    Attributes:
+      name, file: in the table, and in the run's folder.
+      test_accuracy: over the test images, which nothing else was measured on.
+      bops: of one image, Eq. 6; None where it is not known.
+      average_bits: of activations and weights, weighted by MACs.
+      latency_us, latency_spread_us: median, 10th and 90th percentile, microseconds.
+      parity: None of a float file.
+    """
+
+    name: str
+    file: str
+    test_accuracy: float
+    bops: float | None
+    average_bits: tuple[float, float]
+    file_bytes: int
+    latency_us: float
+    latency_spread_us: tuple[float, float]
+    threads: int
+    parity: Parity | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A MAC layer, its bits read back from the file."""
+
+    name: str
+    kind: str
+    macs: int
+    bops: int
+    activation_bits: int
+    weight_bits: int
+    weights: int
+    container: str
+    searched: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """An epoch of training.
+
+    Attributes:
+      epoch: from 0 on.
+      phase: of the method.
+      loss, accuracy: of the training images, while the weights moved.
+      validation_loss, validation_accuracy: of the images held out, at its end; None where none
+        are, or it was not validated.
+      seconds: that it took.
+      costs: of the bits that it was validated at: "bops", and what else the budget counts.
+    """
+
+    epoch: int
+    phase: str
+    loss: float = signed()
+    accuracy: float
+    validation_loss: float | None = signed()
+    validation_accuracy: float | None
+    seconds: float
+    costs: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a reader needs to repeat the run."""
+
+    config: dict
+    date: str
+    versions: dict[str, str]
+    machine: str
+    command: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the chosen bits may cost, and what they do.
+
+    Attributes:
+      cost: what it is of, a name in each epoch's `costs`: "bops", "latency_us", "size_bytes".
+      limit, found: in its unit; `found` of the chosen bits.
+      source, origin: a latency table's file, and what it was measured on.
+    """
+
+    cost: str
+    limit: float
+    found: float
+    source: str = ""
+    origin: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alphas:
+    """Probabilities of the candidates during the search.
+
+    Attributes:
+      candidates: bit-widths by layer.
+      history: by layer, a record for each of `steps`: a probability for each candidate.
+      steps: of bit-search.
+    """
+
+    candidates: dict[str, list[int]]
+    history: dict[str, list[list[float]]]
+    steps: list[int]
+
+    def __post_init__(self) -> None:
+        records = len(self.steps)
+        for name, history in self.history.items():
+            if name not in self.candidates:
+                raise ValueError(f"candidates: missing key '{name}', expected its bit-widths")
+            width = len(self.candidates[name])
+            if len(history) != records or any(len(record) != width for record in history):
+                shape = f"{len(history)} records of {sorted({len(record) for record in history})}"
+                raise ValueError(
+                    f"history['{name}']: expected {records} records (one per step) of {width} "
+                    f"probabilities, found {shape}"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """MetaMix: what was searched under which budgets.
+
+    Attributes:
+      argmax_bits: each layer's most probable activation bits, whatever they cost.
+    """
+
+    budgets: list[Budget]
+    argmax_bits: dict[str, int]
+    alphas: Alphas
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """An assignment of a Bit-Mixer: `name` is that of a signature, or ""."""
+
+    name: str
+    cost: float
+    budget: float
+    test_accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformPoint:
+    """One bit-width in all layers but the ends."""
+
+    bits: int
+    cost: float
+    test_accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixer:
+    """Bit-Mixer: one network at several assignments, the training graph's test accuracy of each.
+
+    Attributes:
+      unit: of the costs, for an axis.
+      points: the operating points of the file, and those of the Pareto front.
+      uniform: what they compare with.
+      separate_bytes: of the operating points as files of their own, together.
+    """
+
+    unit: str
+    points: list[Point]
+    uniform: list[UniformPoint]
+    separate_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that a page shows; `search` or `mixer` is of the run's method."""
+
+    title: str
+    run: RunFacts
+    rows: list[Row]
+    layers: list[Layer]
+    epochs: list[Epoch]
+    notes: list[str]
+    search: Search | None = None
+    mixer: Mixer | None = None
+
+    def __post_init__(self) -> None:
+        for budget in self.search.budgets if self.search else ():
+            for number, epoch in enumerate(self.epochs):
+                if budget.cost not in epoch.costs:
+                    raise ValueError(f"epochs[{number}].costs: missing key '{budget.cost}'")
+
+    def to_json(self) -> str:
+        """The text of `metrics.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "metrics") -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: it is not JSON, or lacks a key, or a value has another type or range; names
+            `source`, the key, what was expected and what was found.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:  # of text that is not UTF-8, too
+            raise ValueError(
+                f"{source}: expected a JSON object, found invalid JSON: {error}"
+            ) from error
+        return from_json(cls, value, source)
+
+
+def read_results(path: str | os.PathLike[str]) -> Results:
+    """The results of a run: its folder, or the `metrics.json` in it.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: see `Results.from_json`; names the file.
+    """
+    file: Any = Path(path)
+    if file.is_dir():
+        file = file / "metrics.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, expected the metrics.json of a run")
+    return Results.from_json(file.read_bytes(), str(file))
