@@ -33,6 +33,7 @@ from keras_metamix.launch.messages import check_output, command_line, run_main
 from keras_metamix.launch.parity_images import RANDOM_IMAGES, parity_images
 from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.report.results import Layer
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
 
