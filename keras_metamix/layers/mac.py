@@ -69,6 +69,13 @@ class QuantizedMac(keras.layers.Layer):
         if norm is True:
             norm = FoldableBatchNormalization(name=f"{self.name}_bn")
         self.norm = norm or None
+        self.product: keras.layers.Layer | None = None
+        if self.norm is not None and self.activity_regularizer is not None:
+            # It regularizes what the layer gives to the norm.
+            self.product = keras.layers.Activation(
+                "linear", activity_regularizer=self.activity_regularizer, name="product"
+            )
+            self.activity_regularizer = None
 
     @property
     def tied(self) -> bool:
@@ -137,14 +144,20 @@ class QuantizedMac(keras.layers.Layer):
         self, norm: FoldableBatchNormalization, outputs: Any, training: bool | None
     ) -> Any:
         bias = self.bias if self.use_bias else None
+        biased = outputs if bias is None else ops.add(outputs, bias)
+        if self.product is not None:
+            biased = self.product(biased)
         if norm.evaluates_folded(training):
             return norm(outputs, training=training, bias=bias, step=self.accumulator_step())
-        return norm(outputs if bias is None else ops.add(outputs, bias), training=training)
+        return norm(biased, training=training)
 
     def get_config(self) -> dict[str, Any]:
-        quantizer = self.weight_quantizer
+        config, quantizer = super().get_config(), self.weight_quantizer
         trains = self.kernel.trainable if self.built else self._trains
-        return super().get_config() | {
+        activity = self.product and self.product.activity_regularizer
+        if activity is not None:
+            config["activity_regularizer"] = keras.regularizers.serialize(activity)
+        return config | {
             "trainable": bool(trains),
             "weight_bits": "same" if self.tied else list(quantizer.candidates),
             "input_quantizer": _serialized(self.input_quantizer),
