@@ -170,7 +170,7 @@ def first_batches(data: Any, count: int, batch_size: int | None = None) -> Itera
     if isinstance(data, keras.utils.PyDataset):
         for index in range(min(count, data.num_batches or count)):
             yield data[index]
-    elif data is not None and all(hasattr(a, "shape") for a in keras.tree.flatten(data)):
+    elif _is_arrays(data):
         if batch_size is not None:
             require_whole("batch_size", batch_size, 1)
         size = batch_size or 32
@@ -188,8 +188,14 @@ def first_batches(data: Any, count: int, batch_size: int | None = None) -> Itera
 
 def image_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:
     """The inputs of `first_batches`, where `data` is the `x` of `fit`."""
+    has_labels = not _is_arrays(data)
     for batch in first_batches(data, count, batch_size):
-        yield batch[0] if isinstance(batch, tuple) else batch
+        yield batch[0] if has_labels and isinstance(batch, tuple) else batch
+
+
+def _is_arrays(data: Any) -> bool:
+    """Whether data are arrays, or a structure of them, and no data set."""
+    return data is not None and all(hasattr(a, "shape") for a in keras.tree.flatten(data))
 
 
 def calibrate_weights(network: keras.Model, rule: Rule | None = None) -> None:

@@ -5,11 +5,13 @@ its MobileNets from a bigger network and publishes neither the loss nor its weig
 
     (1 - w) * task loss + w * KL(softmax(teacher) || softmax(student)),
 
-at temperature 1 and with w = 0.5 by default, is ours.
+at temperature 1 and with w = 0.5 by default, is ours. Of several outputs those that classify are
+taught, and their divergences are averaged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -17,6 +19,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_metamix.checks import require_number, shown
+from keras_metamix.training_data import is_categorical, losses_by_output
 
 DEFAULT_WEIGHT = 0.5
 
@@ -41,6 +44,42 @@ class Divergence(keras.losses.Loss):
         return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
 
+def divergence(
+    teacher: Any, student: Any, outputs: Sequence[int], sample_weight: Any = None
+) -> Any:
+    """The mean of `Divergence` over those outputs of two models that are logits.
+
+    Args:
+      teacher, student: outputs, in any structure.
+      outputs: numbers of those to compare, of `taught_outputs`.
+      sample_weight: one for all outputs, or one for each in a structure of them.
+    """
+    teacher, student = keras.tree.flatten(teacher), keras.tree.flatten(student)
+    weights = [None] if sample_weight is None else keras.tree.flatten(sample_weight)
+    if len(weights) != len(student):
+        weights = weights[:1] * len(student)
+    found = [Divergence()(teacher[i], student[i], weights[i]) for i in outputs]
+    return sum(found) / len(found)
+
+
+def taught_outputs(student: Any) -> list[int]:
+    """Numbers of the outputs that a compiled model learns as logits.
+
+    The only one; of several those whose loss is a categorical cross-entropy.
+
+    Raises:
+      ValueError: none of several has such a loss.
+    """
+    losses = losses_by_output(student)
+    found = [i for i, loss in enumerate(losses) if len(losses) == 1 or is_categorical(loss)]
+    if not found:
+        raise ValueError(
+            "distillation: expected a categorical cross-entropy as the loss of one of the outputs "
+            f"{shown(student.output_names)} of {student.name!r}, found none."
+        )
+    return found
+
+
 class Teacher:
     """A trained network and its share of the loss.
 
@@ -50,48 +89,43 @@ class Teacher:
     Args:
       network: gives logits; it runs in inference mode and gets no gradient.
       weight: w above, in (0, 1].
-      student: the model that is taught.
+      student: the model that is taught, compiled.
 
     Raises:
-      ValueError: shapes differ, there is more than one input or output, an output is softmax's,
-        or `weight` is out of range.
+      ValueError: shapes differ, an output is softmax's, or `weight` is out of range.
     """
 
-    def __init__(self, network: keras.Model, weight: float, student: keras.Model):
+    def __init__(self, network: keras.Model, weight: float, student: Any):
         require_number("distillation", weight, 0, 1, above=True)
-        expected, found = _logit_shapes(student), _logit_shapes(network)
+        expected, found = _shapes(student), _shapes(network)
         if expected != found:
             raise ValueError(
                 f"teacher {network.name!r}: expected the images and logits of {student.name!r}, "
                 f"of shapes {expected}, found {found}."
             )
-        self._network, self._weight, self._divergence = network, weight, Divergence()
+        self._network, self._weight = network, weight
+        self._outputs = taught_outputs(student)
 
     def teach(self, data: Any) -> tuple[Any, Taught, Any]:
         """A batch of `fit` with the teacher's logits beside its labels."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        logits = tf.stop_gradient(self._network(x, training=False))
-        return x, Taught(y, logits), weight
+        logits = self._network(x, training=False)
+        return x, Taught(y, keras.tree.map_structure(tf.stop_gradient, logits)), weight
 
     def loss(self, task: Any, y: Any, predictions: Any, sample_weight: Any = None) -> Any:
         """The task loss and the divergence of a taught batch, weighted; else the task loss."""
         if not isinstance(y, Taught):
             return task
-        divergence = self._divergence(y.logits, predictions, sample_weight)
-        return (1 - self._weight) * task + self._weight * divergence
+        distance = divergence(y.logits, predictions, self._outputs, sample_weight)
+        return (1 - self._weight) * task + self._weight * distance
 
 
-def _logit_shapes(model: Any) -> tuple[tuple[int | None, ...], ...]:
-    """Shapes of the image and of the logits of a model that has one of each."""
+def _shapes(model: Any) -> tuple[tuple[int | None, ...], ...]:
+    """Shapes of the images and of the logits of a model, without the batch."""
     graph = getattr(model, "network", model)  # a MetaMixModel's functional model
     if not isinstance(graph, keras.Model) or not getattr(graph, "inputs", None):
         raise TypeError(
             f"distillation: expected a Keras model that knows its inputs, found {shown(model)}."
-        )
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise ValueError(
-            f"distillation: expected {model.name!r} to have one input and one output, found "
-            f"{len(graph.inputs)} and {len(graph.outputs)}."
         )
     for layer in graph.layers:
         activation = getattr(layer, "activation", None)
@@ -100,4 +134,4 @@ def _logit_shapes(model: Any) -> tuple[tuple[int | None, ...], ...]:
                 f"distillation: expected logits from {model.name!r}, found the softmax of "
                 f"{layer.name!r}."
             )
-    return tuple(graph.input_shape[1:]), tuple(graph.output_shape[1:])
+    return tuple(tuple(tensor.shape[1:]) for tensor in (*graph.inputs, *graph.outputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,14 @@ from keras_metamix.calibration import calibrate, check_finite, first_batches, im
 from keras_metamix.checks import one_of, require_fields
 from keras_metamix.layers.mode import inside_mode
 from keras_metamix.training_data import check_training_data
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What `fit` is training on; as an attribute of a model, TensorFlow would wrap dicts in it."""
+
+    x: Any
+    batch_size: int | None
 
 
 class Progress:
@@ -73,13 +82,12 @@ def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
         for images in image_batches(x, 1, batch_size):
             calibrate(model, images)
     build_metrics(model, x, y, batch_size)
-    model.training_data = (x, batch_size)
+    model.training_data = TrainingData(x, batch_size)
 
 
 def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = None) -> None:
     """Makes the metrics' variables now: made in the first step, they cost a second trace."""
-    parts = model._compile_metrics, model._compile_loss
-    if all(part is None or part.built for part in parts):
+    if model._compile_metrics is None or model._compile_metrics.built:
         return
     data = x if y is None else (x, y)
     with model.distribute_strategy.scope():
@@ -93,7 +101,7 @@ def training_batches(model: Any, data: Any, count: int) -> Iterator[Any]:
         return image_batches(data, count)
     if model.training_data is None:
         raise RuntimeError("training_batches: only inside fit.")
-    return image_batches(model.training_data[0], count, model.training_data[1])
+    return image_batches(model.training_data.x, count, model.training_data.batch_size)
 
 
 def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:
@@ -106,6 +114,8 @@ def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:
       The loss; NaN where nothing was applied.
     """
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+    if not pairs:  # all of it is frozen
+        return loss
     # A sum is NaN or Inf where a summand is, and takes one pass.
     sums = [tf.reduce_sum(gradient) for gradient, _ in pairs]
     finite = tf.math.is_finite(tf.add_n([tf.cast(loss, "float32"), *sums]))

@@ -32,9 +32,47 @@ def check_training_data(model: Any, x: Any, y: Any) -> None:
     if None not in counts and len(set(counts)) > 1:
         found = f"{counts[0]} and {counts[-1]}"
         raise ValueError(f"fit: expected as many labels as images, found {found}.")
+    classes = _classes(model, y)
     for array in labels:
         if isinstance(array, np.ndarray):
-            _check_labels(array, _classes(model))
+            _check_labels(array, classes.get(id(array)))
+
+
+def losses_by_output(model: Any) -> list[Any]:
+    """The loss of each output of a compiled model, None where it has none or cannot be told."""
+    count = len(model.network.outputs)
+    if isinstance(model.loss, (dict, list, tuple)):
+        return _by_output(model, model.loss) or [None] * count
+    return [model.loss] * count
+
+
+def _by_output(model: Any, values: Any) -> list[Any]:
+    """What a structure of losses or labels holds for each output; empty where it is another."""
+    names, outputs = model.output_names, model.network.output
+    if isinstance(values, dict):
+        if isinstance(outputs, dict) and len(outputs) == len(names):
+            names = [
+                n if n in values else key for n, key in zip(names, sorted(outputs), strict=True)
+            ]
+        return [values.get(name) for name in names]
+    found = keras.tree.flatten(values)
+    return found if len(found) == len(names) else []
+
+
+def is_categorical(loss: Any) -> bool:
+    """Whether a loss is a cross-entropy of classes, of integer labels or of others."""
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    return _is_sparse(loss) or (
+        isinstance(loss, keras.losses.CategoricalCrossentropy)
+        or loss is keras.losses.categorical_crossentropy
+    )
+
+
+def _is_sparse(loss: Any) -> bool:
+    return (
+        isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        or loss is keras.losses.sparse_categorical_crossentropy
+    )
 
 
 def _batches(x: Any) -> int | None:
@@ -46,16 +84,17 @@ def _batches(x: Any) -> int | None:
     return len(x) if getattr(x, "ndim", 0) else None
 
 
-def _classes(model: Any) -> int | None:
-    """How many classes integer labels may name, None where the loss takes others."""
-    loss = keras.losses.get(model.loss) if isinstance(model.loss, str) else model.loss
-    sparse = (
-        isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-        or loss is keras.losses.sparse_categorical_crossentropy
-    )
-    if not sparse or getattr(loss, "ignore_class", None) is not None:
+def _classes(model: Any, y: Any) -> dict[int, int | None]:
+    """How many classes label arrays may name, by their identity; None where a loss takes others."""
+    counts = map(_class_count, losses_by_output(model), model.network.outputs)
+    return {id(a): count for a, count in zip(_by_output(model, y), counts, strict=False)}
+
+
+def _class_count(loss: Any, output: Any) -> int | None:
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if not _is_sparse(loss) or getattr(loss, "ignore_class", None) is not None:
         return None
-    return model.network.outputs[0].shape[-1]
+    return output.shape[-1]
 
 
 def _check_labels(labels: np.ndarray, classes: int | None) -> None:

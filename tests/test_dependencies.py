@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "keras_metamix.training_data": GRAPH,
     "keras_metamix.diagnosis": GRAPH,
     "keras_metamix.workers": GRAPH,
-    "keras_metamix.distillation": GRAPH,
+    "keras_metamix.distillation": GRAPH | {"keras_metamix.training_data"},
     "keras_metamix.quantized_model": TRAINING,
     "keras_metamix.metamix": TRAINING,
     "keras_metamix.bitmixer": TRAINING | {"keras_metamix.report"},

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_metamix.assignment import BitAssignment, SearchSpace, require_space
 from keras_metamix.checks import one_of, require_number, require_whole, shown
-from keras_metamix.distillation import Divergence
+from keras_metamix.distillation import divergence, taught_outputs
 from keras_metamix.graph.quantize import quantize
 from keras_metamix.graph.transitions import READINGS, Reading
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
@@ -175,6 +175,7 @@ class BitMixerModel(QuantizedModel):
         require_number("in_place_distillation", in_place_distillation, 0, 1)
         self._distillation = float(in_place_distillation)
         super().compile(*args, **kwargs)
+        self._taught = taught_outputs(self) if in_place_distillation else []
 
     def draw(self) -> dict[str, Any]:
         """A candidate number for every searched layer, by quantizer name.
@@ -211,8 +212,9 @@ class BitMixerModel(QuantizedModel):
                     highest = self(x, training=True)
                 task = self._compute_loss(x, y, highest, weight, training=True)
                 share = self._distillation
-                divergence = Divergence()(tf.stop_gradient(highest), predictions, weight)
-                loss = (task + (1 - share) * loss + share * divergence) / 2
+                teacher = keras.tree.map_structure(tf.stop_gradient, highest)
+                distance = divergence(teacher, predictions, self._taught, weight)
+                loss = (task + (1 - share) * loss + share * distance) / 2
             scaled = self.optimizer.scale_loss(loss)
         self.update_weights(tape, scaled, loss, x)
         return self.compute_metrics(x, y, predictions, sample_weight=weight)

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import layers, ops
+import keras
+from keras import layers, ops, tree
+
+
+def copy_of(operation: Any, name: str, **changes: Any) -> Any:
+    """A layer or a raw operation of the same class and config, with its state.
+
+    Args:
+      operation: the original.
+      name: of the copy, also where a config does not tell the original's.
+      changes: of the config.
+    """
+    config = operation.get_config() | changes
+    if "name" in config:
+        config["name"] = name
+    copy = type(operation).from_config(config)
+    copy.name = name
+    copy_state(operation, copy)
+    return copy
 
 
 def copy_state(source: Any, target: Any) -> None:
@@ -22,9 +40,7 @@ def copy_state(source: Any, target: Any) -> None:
     """
     if not isinstance(source, layers.Layer) or not source.built:
         return
-    config = source.get_build_config()
-    if config and not target.built:
-        target.build_from_config(config)
+    _build_alike(source, target)
     found, expected = target.variables, source.variables
     if [v.shape for v in found] != [v.shape for v in expected]:
         raise ValueError(
@@ -38,6 +54,23 @@ def copy_state(source: Any, target: Any) -> None:
     finalize = getattr(target, "finalize_state", None)
     if finalize is not None:
         finalize()
+
+
+def _build_alike(source: Any, target: Any) -> None:
+    config = source.get_build_config()
+    if any(not part.built for part in target._flatten_layers(include_self=False)):
+        # Only a call shows how a layer of the user's own builds those in it.
+        arguments = source._inbound_nodes[0].arguments
+        args, kwargs = tree.map_structure(_without_history, (arguments.args, arguments.kwargs))
+        target(*args, **kwargs)
+    elif config and not target.built:
+        target.build_from_config(config)
+
+
+def _without_history(value: Any) -> Any:
+    if not isinstance(value, keras.KerasTensor):
+        return value
+    return keras.KerasTensor(value.shape, value.dtype)
 
 
 def copy_sets(source: Any, target: Any) -> None:

@@ -21,7 +21,7 @@ import keras
 from keras import layers, tree
 
 from keras_metamix.checks import one_line, shown
-from keras_metamix.graph.copying import copy_state
+from keras_metamix.graph.copying import copy_of
 from keras_metamix.graph.names import Names
 from keras_metamix.graph.operations import (
     FLOAT_LAYERS,
@@ -161,10 +161,8 @@ class _Expansion:
     def _clone(self, operation: Any, **changes: Any) -> Any:
         """The one copy of an operation, with its state."""
         if id(operation) not in self.clones:
-            config = operation.get_config() | {"name": self._own_name(operation)} | changes
-            clone = type(operation).from_config(config)
-            copy_state(operation, clone)
-            self.clones[id(operation)] = clone
+            name = self._own_name(operation)
+            self.clones[id(operation)] = copy_of(operation, name, **changes)
         return self.clones[id(operation)]
 
     def _mac(self, layer: Any, inputs: Any) -> Any:

@@ -25,9 +25,12 @@ def require_no_overrides(model: keras.Model) -> None:
         names |= {n for n in vars(cls) if not n.startswith("__") and hasattr(keras.Model, n)}
     if names := names - _HARMLESS:
         found = ", ".join(sorted(names))
+        plain = "keras.Model(model.input, model.output)"
+        if isinstance(model, keras.Sequential):
+            plain = "keras.Model(model.inputs[0], model.outputs[0])"
         raise ValueError(
             f"Model {model.name!r} ({type(model).__name__}) has its own {found}, which the "
-            "quantized model would not call. Give keras.Model(model.inputs, model.outputs), which "
-            f"has the same layers and weights, to from_float; where training needs {found}, define "
-            "it in a subclass of the quantized model's class, and call that class' from_float."
+            f"quantized model would not call. Give {plain}, which has the same layers and weights, "
+            f"to from_float; where training needs {found}, define it in a subclass of the "
+            "quantized model's class, and call the from_float of that."
         )

@@ -11,7 +11,7 @@ from keras import tree
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
-from keras_metamix.graph.copying import copy_kernel, copy_sets, copy_state
+from keras_metamix.graph.copying import copy_kernel, copy_of, copy_sets, copy_state
 from keras_metamix.graph.expand import expand, float_names
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.names import Names
@@ -187,7 +187,7 @@ class _Rewrite:
         elif found is Kind.MAC:
             clone = self._quantized_mac(operation, config)
         else:
-            clone = type(operation).from_config(config)
+            return copy_of(operation, operation.name)
         _copy(operation, clone)
         return clone
 

@@ -28,7 +28,8 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
     Raises:
       ValueError: batch renormalization, which keeps further statistics.
 
-    Variables: gamma, beta, moving_mean, moving_variance, shape (rows * columns, channels).
+    Variables: gamma, beta, moving_mean, moving_variance, shape (rows * columns, channels). A
+    regularizer counts as the mean over the sets, a constraint holds for each.
 
     Attributes:
       transition: input quantizers of the two layers (None: no choice); set by the model that owns
@@ -50,16 +51,16 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
             self.gamma = self.add_weight(
                 shape,
                 self.gamma_initializer,
-                regularizer=self.gamma_regularizer,
-                constraint=self.gamma_constraint,
+                regularizer=_mean_of_sets(self.gamma_regularizer),
+                constraint=_of_each_set(self.gamma_constraint),
                 name="gamma",
             )
         if self.center:
             self.beta = self.add_weight(
                 shape,
                 self.beta_initializer,
-                regularizer=self.beta_regularizer,
-                constraint=self.beta_constraint,
+                regularizer=_mean_of_sets(self.beta_regularizer),
+                constraint=_of_each_set(self.beta_constraint),
                 name="beta",
             )
         for name in ("moving_mean", "moving_variance"):
@@ -105,3 +106,24 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"sets": list(self.sets), "own": self.own}
+
+
+def _mean_of_sets(regularizer: Any) -> Any:
+    """A regularizer of one set's parameters for those of all."""
+    if regularizer is None:
+        return None
+
+    def mean(parameters: Any) -> Any:
+        rows = [parameters[i] for i in range(parameters.shape[0])]
+        return sum(regularizer(row) for row in rows) / len(rows)
+
+    return mean
+
+
+def _of_each_set(constraint: Any) -> Any:
+    """A constraint of one set's parameters for those of all."""
+    if constraint is None:
+        return None
+    return lambda parameters: ops.stack(
+        [constraint(parameters[i]) for i in range(parameters.shape[0])]
+    )

@@ -170,11 +170,12 @@ class MetaMixModel(QuantizedModel):
             betas (0.5, 0.999) and weight decay 1e-3, and a learning rate that the callback
             sets to 1 / (number of search steps), since Adam moves alpha by at most that each.
           teacher: a trained network whose logits this one learns in every phase, beside the
-            labels; see `distillation.py`. It is not saved: a loaded model has no teacher.
+            labels; see `distillation.py`. Of several outputs those are taught whose loss is a
+            categorical cross-entropy. It is not saved: a loaded model has no teacher.
           distillation: the teacher's share of the training loss, in (0, 1].
         """
-        self._teacher = None if teacher is None else Teacher(teacher, distillation, self)
         super().compile(*args, **kwargs)
+        self._teacher = None if teacher is None else Teacher(teacher, distillation, self)
         self.search_optimizer_is_default = search_optimizer is None
         self.search_optimizer = keras.optimizers.get(
             search_optimizer
