@@ -36,7 +36,7 @@ _RELU_ENDS = {Kind.RELU: math.inf, Kind.RELU6: 6.0}
 
 
 def fold_batch_norm(model: Any) -> keras.Model:
-    """A plain Keras model that computes what the .tflite computes, float in and float out.
+    """A plain Keras model that computes what the .tflite computes, floats or bytes in, floats out.
 
     Batch norm folds into the scale of each output channel and an int32 bias, never into the
     trained integers (which change sign where a channel's scale is negative). A softmax at the

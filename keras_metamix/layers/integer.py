@@ -19,6 +19,7 @@ import scipy.special
 from keras import ops
 
 from keras_metamix.layers.grid import Grid
+from keras_metamix.ops.depthwise import depthwise_conv
 
 EXACT_FLOAT32 = 2**24
 _ADD_BITS = 20  # XNNPACK's vadd multiplies by integers of 21 bits
@@ -165,7 +166,7 @@ class IntegerMac(IntegerLayer):
         if self.kind == "dense":
             sums = ops.matmul(x, kernel)
         else:
-            convolve = ops.conv if self.kind == "conv" else _depthwise_conv
+            convolve = ops.conv if self.kind == "conv" else depthwise_conv
             sums = convolve(x, kernel, self.strides, self.padding, dilation_rate=self.dilation_rate)
         return self.requantize(sums + ops.cast(self.bias, self.accumulator), self.multiplier)
 
@@ -323,30 +324,6 @@ class IntegerMean(IntegerLayer):
             "input_grid": dataclasses.asdict(self.input_grid),
             "keepdims": self.keepdims,
         }
-
-
-def _depthwise_conv(
-    x: Any, kernel: Any, strides: tuple[int, ...], padding: str, dilation_rate: tuple[int, ...]
-) -> Any:
-    """`ops.depthwise_conv`, with all strides and dilations.
-
-    TensorFlow has no kernel for unequal strides in float64, and none for strides beside a dilation,
-    where Keras loses the shape: every stride-th of all results is taken.
-    """
-    if len(set(strides)) == 1 and (strides[0] == 1 or set(dilation_rate) == {1}):
-        return ops.depthwise_conv(x, kernel, strides, padding, dilation_rate=dilation_rate)
-    if padding == "same":
-        ends = zip(x.shape[1:3], kernel.shape[:2], strides, dilation_rate, strict=True)
-        x = ops.pad(x, [(0, 0), *(_same_border(*axis) for axis in ends), (0, 0)])
-    results = ops.depthwise_conv(x, kernel, 1, "valid", dilation_rate=dilation_rate)
-    return results[:, :: strides[0], :: strides[1]]
-
-
-def _same_border(size: int, taps: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Zeros before and behind an axis that padding "same" adds."""
-    read = (-(-size // stride) - 1) * stride + (taps - 1) * dilation + 1
-    border = max(read - size, 0)
-    return border // 2, border - border // 2
 
 
 def _tanh(x: np.ndarray) -> np.ndarray:

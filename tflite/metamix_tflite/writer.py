@@ -56,6 +56,9 @@ def convert(
 ) -> bytes:
     """The .tflite of a trained model; its integers are the trained ones.
 
+    Its inputs and outputs have the names of the float model's, and their order; an output that ends
+    in a softmax gives the logits before it. An input of dtype uint8 takes bytes.
+
     The file declares its bits, BOPs, origin and the integers that it has to give for inputs which
     any machine makes anew (`replay`), and holds a SHA-256 of itself.
 
@@ -68,7 +71,7 @@ def convert(
         which LiteRT runs outside XNNPACK, slower and rounded otherwise; "edgetpu" holds all in
         INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for Microcontrollers want it,
         best with io="int8".
-      io: type of the file's inputs and outputs.
+      io: type of the file's inputs and outputs; with "float32" an input of bytes stays one.
       operating_points: bit assignments by name. The file holds the model at each of them, as a
         signature of that name; constants that are equal are stored once. The model's bits stay.
         None writes the model at its present bits, as signature "serving_default".
