@@ -11,6 +11,10 @@ import keras
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.graph.operators.add import IntegerAdd
+from keras_metamix.graph.operators.lookup import IntegerTable
+from keras_metamix.graph.operators.mean import IntegerMean
+from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from metamix_tflite import arithmetic, moves
@@ -27,11 +31,11 @@ _EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {
     integer.QuantizeInput: arithmetic.quantize_input,
     integer.Dequantize: arithmetic.dequantize,
     integer.IntegerMac: arithmetic.mac,
-    integer.IntegerAdd: arithmetic.add,
-    integer.IntegerMultiply: arithmetic.multiply,
+    IntegerAdd: arithmetic.add,
+    IntegerMultiply: arithmetic.multiply,
     integer.Rescale: arithmetic.rescale,
-    integer.IntegerMean: arithmetic.mean,
-    integer.IntegerTable: arithmetic.table,
+    IntegerMean: arithmetic.mean,
+    IntegerTable: arithmetic.table,
     keras.layers.Concatenate: moves.concatenate,
     keras.layers.MaxPooling2D: moves.max_pool,
     keras.layers.GlobalMaxPooling2D: moves.global_max_pool,
