@@ -18,7 +18,7 @@ from keras_metamix.graph.names import Names
 from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32, require_inputs
+from keras_metamix.graph.precision import require_float32
 from keras_metamix.graph.sameness import require_same_outputs
 from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
@@ -61,7 +61,6 @@ def quantize(
     functional = as_functional(model)
     require_no_overrides(model)
     require_float32(functional)
-    require_inputs(functional)
     expanded, names = expand(functional, float_names(float_layers))
     network = _Rewrite(expanded, space, names, reading).run()
     network.output_names = list(functional.output_names)
