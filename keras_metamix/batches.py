@@ -67,8 +67,9 @@ def is_data_set(data: Any) -> bool:
     """Whether data give batches, and are read from the start each time."""
     if isinstance(data, (Replay, keras.utils.PyDataset)) or callable(getattr(data, "take", None)):
         return not is_arrays(data)
-    known = isinstance(data, (str, bytes, dict, list, tuple, set)) or hasattr(data, "element_spec")
-    return not known and not is_arrays(data) and hasattr(data, "__iter__") and iter(data) is not data
+    if isinstance(data, (str, bytes, dict, list, tuple, set)) or hasattr(data, "element_spec"):
+        return False  # a structure, or batches of several devices
+    return not is_arrays(data) and hasattr(data, "__iter__") and iter(data) is not data
 
 
 def first_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:

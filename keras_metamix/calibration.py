@@ -94,7 +94,8 @@ def calibrate_batches(
     observer = StepObserver(rule)
     mode = QuantizationMode("observe", weights="off", streams=False, statistics="frozen")
     training = not _has_statistics(model.network)
-    _observe(observer, model.network, _checked(batches, model.network), mode, training, enough)
+    checked = _checked(batches, model.network, "calibration images")
+    _observe(observer, model.network, checked, mode, training, enough)
     calibrate_weights(model.network, rule)
     model.note_calibration(rule)
 
@@ -119,7 +120,8 @@ def calibrate_streams(
       batches: of inputs; `enough` as in `calibrate_batches`.
     """
     mode = QuantizationMode(statistics="frozen")
-    _observe(StepObserver("mse"), network, informative(batches), mode, True, enough)
+    checked = _checked(informative(batches), network, "training images")
+    _observe(StepObserver("mse"), network, checked, mode, True, enough)
 
 
 def _observe(
@@ -173,9 +175,9 @@ def _is_batch(images: Any, network: keras.Model) -> bool:
     return len(keras.tree.flatten(images)) == len(network.inputs)
 
 
-def _checked(batches: Iterable[Any], network: keras.Model) -> Iterator[Any]:
+def _checked(batches: Iterable[Any], network: keras.Model, what: str) -> Iterator[Any]:
     for images in batches:
-        check_finite(images, "calibration images")
+        check_finite(images, what)
         check_shapes(images, network)
         yield images
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from keras_metamix.layers.parts import activation_quantizers
 from keras_metamix.layers.weight_quantizer import RULES, Rule
 from keras_metamix.training import (
     Progress,
+    Watch,
     arguments_from_config,
     begin_fit,
     build_optimizer,
@@ -249,13 +251,17 @@ class QuantizedModel(keras.Model):
         if isinstance(x, Generator):
             x = Replay(x)
         begin_fit(self, x, y, batch_size)
-        callbacks = watched(callbacks)
+        watch = Watch()
+        callbacks = watched(callbacks, watch)
         if isinstance(x, Replay):
             x = x.generator()
         try:
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         finally:
             self.training_data = None
+        for note in watch.notes:
+            warnings.warn(note, stacklevel=2)
+        return history
 
     def make_train_function(self, force: bool = False) -> Any:
         """As Keras'; also made anew when another step is due, loaded with weights perhaps."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -120,16 +119,20 @@ def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = No
             model._symbolic_build(data_batch=tuple(batch) if isinstance(batch, list) else batch)
 
 
-class _Watch(keras.callbacks.Callback):
-    """Keeps a model consistent whatever other callbacks restore, and says what they undid.
+class Watch(keras.callbacks.Callback):
+    """Keeps a model consistent whatever other callbacks restore, and notes what they undid.
 
     It stands behind all of them.
+
+    Attributes:
+      notes: what to warn of when `fit` has ended.
     """
 
     def __init__(self):
         super().__init__()
         self._began: dict[str, int] = {}  # phase -> its first epoch in this fit
         self._before = 0
+        self.notes: list[str] = []
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         progress = self._progress
@@ -148,17 +151,15 @@ class _Watch(keras.callbacks.Callback):
             return
         now, reached = progress.read(), [p for p in progress.phases if p in self._began][-1]
         if progress.phases.index(now) < progress.phases.index(reached):
-            warnings.warn(
+            self.notes.append(
                 f"fit: a callback restored weights of phase {now!r}, from before {reached!r} "
                 f"began: give it start_from_epoch={self._began[reached]} "
-                "(EarlyStopping), or let it compare epochs of that phase alone.",
-                stacklevel=2,
+                "(EarlyStopping), or let it compare epochs of that phase alone."
             )
         elif model.stop_training and now != progress.phases[-1] and progress.epochs > self._before:
-            warnings.warn(
+            self.notes.append(
                 f"fit: a callback stopped it in phase {now!r}, before {progress.phases[-1]!r} "
-                "began: give it start_from_epoch (EarlyStopping), or call fit again to go on.",
-                stacklevel=2,
+                "began: give it start_from_epoch (EarlyStopping), or call fit again to go on."
             )
 
     @property
@@ -167,12 +168,13 @@ class _Watch(keras.callbacks.Callback):
         return model.progress
 
 
-def watched(callbacks: Any) -> Any:
-    """The callbacks of a `fit`, and behind them one that keeps the model consistent."""
+def watched(callbacks: Any, watch: Watch) -> Any:
+    """The callbacks of a `fit`, and a Watch behind them."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(_Watch())
+        watch.set_model(callbacks._model)
+        callbacks.append(watch)
         return callbacks
-    return [*keras.tree.flatten(callbacks if callbacks is not None else []), _Watch()]
+    return [*keras.tree.flatten(callbacks if callbacks is not None else []), watch]
 
 
 def epoch_steps(model: Any, params: Any, counted: int | None) -> int:
@@ -203,7 +205,7 @@ def restart_averages(model: Any) -> None:
 
     What was averaged before a phase is no part of the network as it is quantized from then on.
     """
-    optimizer = model.optimizer
+    optimizer = getattr(model, "optimizer", None)  # none before `compile`
     if optimizer is None or not optimizer.built or not optimizer.use_ema:
         return
     # As keras.callbacks.SwapEMAWeights reaches them: Keras has no public name for the averages.
