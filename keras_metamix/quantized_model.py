@@ -1,4 +1,4 @@
-"""A float Keras model with quantized layers: trained by `fit`, or calibrated and left as it is."""
+"""A Keras model with quantized layers, to be trained by `fit` or calibrated without training."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ from keras_metamix.workers import adapt_to_workers
 class QuantizedModel(keras.Model):
     """A Keras model that computes with quantized weights and activations.
 
-    Make it with `from_float`, or of a network of quantized layers. `fit` trains it quantized
-    (quantization-aware training); `keras_metamix.calibrate` alone sets its step sizes from data
-    (quantization after training). Either way `metamix_tflite.convert` writes the integers that it
-    computes with.
+    Make it with `from_float`, or give it a network of quantized layers. `fit` trains it as
+    quantized (quantization-aware training); `keras_metamix.calibrate` alone sets its step sizes
+    from data (quantization after training). Either way `metamix_tflite.convert` writes the
+    integers that it computes with.
 
-    Its subclasses choose the bit-widths: MetaMixModel searches them, BitMixerModel trains all.
+    Its subclasses choose the bit-widths: MetaMixModel searches for them, BitMixerModel trains the
+    network at all of them.
 
     Args:
       network: a functional model of quantized layers.
-      space: the SearchSpace that its bit-widths come from; None: those that the layers have.
+      space: the SearchSpace of its bit-widths; None takes those of the layers.
       float_layers: names of layers that were left in float.
 
     Attributes:
       network, space: as given.
-      bit_widths: those of its MAC layers, read and written.
+      bit_widths: reads and writes the bit-widths of its MAC layers.
       float_layers: names of layers that were left in float.
       output_names, input_names: those of the float model, by which losses, metrics, labels and
         inputs are given; the network has them too.
@@ -143,7 +144,7 @@ class QuantizedModel(keras.Model):
 
     @functools.cached_property
     def cost_table(self) -> CostTable:
-        """What budgets price: MACs, candidates and the file of the model."""
+        """What budgets price the model by: MACs, candidates and the outline of its file."""
         layers = self.mac_layers
         return CostTable(
             self.name,
@@ -154,7 +155,7 @@ class QuantizedModel(keras.Model):
         )
 
     def require_quantized(self) -> None:
-        """Raises ValueError unless weights and activations are those that a file holds."""
+        """Raises ValueError unless the model computes with the values that a file would hold."""
 
     # --- forward passes ----------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class QuantizedModel(keras.Model):
             return self.network(inputs, training=training)
 
     def build(self, input_shape: Any) -> None:
-        """The network is built already."""
+        """Does nothing: the network is built already."""
 
     # --- training ----------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class QuantizedModel(keras.Model):
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
+        """As `keras.Model.fit`; sets step sizes from the first batch if they have not been set."""
         begin_fit(self, x, y, batch_size)
         try:
             return super().fit(x, y, batch_size, *args, **kwargs)
@@ -192,30 +193,30 @@ class QuantizedModel(keras.Model):
             self.training_data = None
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew when another step is due, loaded with weights perhaps."""
+        """As Keras'; also traces anew when another step is due, as after loading weights."""
         due = self._training_state()
         force, self._traced = force or self._traced != due, due
         return super().make_train_function(force)
 
     def make_test_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew inside and behind `quantizers_off`."""
+        """As Keras'; also traces anew inside and after `quantizers_off`."""
         return super().make_test_function(force or self._quantizers_moved("test"))
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew inside and behind `quantizers_off`."""
+        """As Keras'; also traces anew inside and after `quantizers_off`."""
         return super().make_predict_function(force or self._quantizers_moved("predict"))
 
     def _quantizers_moved(self, function: str) -> bool:
-        """Whether a function was traced inside `quantizers_off` and is called outside, or so."""
+        """Whether `quantizers_off` was entered or left since a function was last called."""
         before, self._traced_off[function] = self._traced_off.get(function, False), inside_mode()
         return before != inside_mode()
 
     def _training_state(self) -> Any:
-        """What `train_step` reads while it is traced: another one needs another trace."""
+        """What `train_step` reads while it is traced; a change needs a new trace."""
         return self.evaluation_mode()
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One update of everything but the architecture parameters, bits as assigned."""
+        """One update of everything but the architecture parameters, at the bits assigned."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             with quantization_mode(self.evaluation_mode()):
@@ -229,9 +230,9 @@ class QuantizedModel(keras.Model):
         """Applies the gradients of `scaled`, unless one is NaN or Inf, and tracks `loss`.
 
         Args:
-          tape: that recorded the forward pass.
+          tape: the one that recorded the forward pass.
           scaled: the loss as the optimizer scales it.
-          loss: of this replica.
+          loss: the loss of this replica.
           x: the images.
         """
         variables = self.trainable_variables
