@@ -9,9 +9,10 @@ import keras
 
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.expand import expansion, layer_before
-from keras_metamix.graph.fold_mac import pool_is_padded
+from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import mac_nodes
-from keras_metamix.graph.operations import CONSTANTS, Kind, kind, problem
+from keras_metamix.graph.operations import CONSTANTS, kind, problem
+from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.precision import require_float32, require_inputs
@@ -110,15 +111,17 @@ def _require_sizes(model: keras.Model) -> None:
             )
 
 
-def _why_not(node: Node, found: Kind | None, topology: Topology, space: SearchSpace) -> str:
+def _why_not(
+    node: Node, found: Kind | Operator | None, topology: Topology, space: SearchSpace
+) -> str:
     """Why a call cannot be quantized or exported, "" if it can."""
     if found is None or found is Kind.FLOAT:
         return reason_or_default(node.operation)
     if why := problem(node, found):
         return why
     inside = found is Kind.SOFTMAX and not topology.is_output(node.output)
-    padded = found is Kind.AVERAGE and pool_is_padded(node)
-    return reason_or_default(node.operation) if space.stream_bits and (inside or padded) else ""
+    formless = isinstance(found, Operator) and not found.has_form(node)
+    return reason_or_default(node.operation) if space.stream_bits and (inside or formless) else ""
 
 
 def _rank(node: Node) -> str:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import keras
 
+from keras_metamix.graph.topology import Topology
+
 INPUT_TYPES = ("float32", "uint8")
 
 
 def require_inputs(model: keras.Model) -> None:
     """Checks that a model takes floats, or bytes: the types for which a file has an exact input.
 
+    Args:
+      model: functional.
+
     Raises:
-      ValueError: an input of another type; names it.
+      ValueError: an input of another type, or one that no layer reads; names it.
     """
+    topology = Topology(model)
     for tensor in model.inputs:
+        name = tensor._keras_history.operation.name
+        if not topology.consumers(tensor) and not topology.is_output(tensor):
+            raise ValueError(
+                f"Input {name!r}: expected a layer that reads it, found none: leave it out of "
+                "keras.Model(inputs, outputs)."
+            )
         if tensor.dtype not in INPUT_TYPES:
-            name = tensor._keras_history.operation.name
             raise ValueError(
                 f"Input {name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
                 f"camera's, found {tensor.dtype!r}: build the model on an input of one of them, "

@@ -14,9 +14,9 @@ from keras_metamix.checks import shown
 from keras_metamix.graph.copying import copy_kernel, copy_of, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import accepted
+from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.names import Names
-from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.sameness import require_same_outputs
 from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
