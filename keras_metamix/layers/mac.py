@@ -20,18 +20,18 @@ Bits = int | Sequence[int]
 
 
 class QuantizedMac(keras.layers.Layer):
-    """What the three MAC layers share; each is a Keras layer class too, behind this one.
+    """What the three MAC layers share; each of them also inherits from the Keras layer of its kind.
 
     The layer computes `activation(norm(mac(quantize(x), quantize(kernel)) + bias))`.
 
     Args:
-      activation_bits: bit-width of the input, or candidates.
-      weight_bits: bit-width of the kernel, candidates, or "same", that of the input.
-      input_quantizer: of the input, in place of one that `activation_bits` describes and whose
-        sign calibration finds.
+      activation_bits: bit-width of the input, or its candidates.
+      weight_bits: bit-width of the kernel, its candidates, or "same" for that of the input.
+      input_quantizer: quantizes the input. By default one is made from `activation_bits`, and
+        calibration finds its sign.
       norm: the batch norm behind the layer, which folds into it; True makes one.
-      nested_weights: whether lower bit-widths derive from the highest one's integers.
-      trainable: whether kernel and bias train; quantizers and norm say so for themselves.
+      nested_weights: whether the integers of lower bit-widths derive from those of the highest.
+      trainable: whether kernel and bias train; the quantizers and the norm have their own flag.
 
     Attributes:
       input_quantizer, weight_quantizer, norm: the layers that it owns.
@@ -68,7 +68,7 @@ class QuantizedMac(keras.layers.Layer):
         self.norm = norm or None
         self.product: keras.layers.Layer | None = None
         if self.norm is not None and self.activity_regularizer is not None:
-            # It regularizes what the layer gives to the norm.
+            # It regularizes the tensor that the norm reads.
             self.product = keras.layers.Activation(
                 "linear", activity_regularizer=self.activity_regularizer, name="product"
             )
