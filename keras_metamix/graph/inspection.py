@@ -15,7 +15,7 @@ from keras_metamix.graph.operations import CONSTANTS, kind, problem
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32, require_inputs
+from keras_metamix.graph.precision import require_float32
 from keras_metamix.graph.reasons import reason_or_default
 from keras_metamix.graph.refusals import Refusal, UnsupportedLayerError
 from keras_metamix.graph.topology import Node, Topology, as_functional
@@ -53,7 +53,6 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     functional = as_functional(model)
     require_no_overrides(model)
     require_float32(functional)
-    require_inputs(functional)
     _require_sizes(functional)
     expanded = expansion(functional, float_layers)
     topology = Topology(expanded.model)

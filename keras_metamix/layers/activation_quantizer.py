@@ -38,8 +38,8 @@ class ActivationQuantizer(keras.layers.Layer):
       sign_from_data: whether calibration finds the sign (of the model's own inputs): pixels from 0
         to 255 deserve all 256 levels.
 
-    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained, and those of its
-    `choice`.
+    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained; those of its
+    `choice`; `signed` () where data decide the sign.
 
     Attributes:
       choice: which candidate is in use.
@@ -70,7 +70,8 @@ class ActivationQuantizer(keras.layers.Layer):
         self.choice = BitChoice(candidates, "activations")
         self.activation, self.role = activation, role
         self.sign_from_data = sign_from_data
-        self.set_sign(sign)
+        self._sign: Sign = sign
+        self._signed: Any = None
         self._cap = 6.0 if activation == "relu6" else math.inf
         self.minimum, self.fixed_step = minimum, fixed_step
 
@@ -79,17 +80,32 @@ class ActivationQuantizer(keras.layers.Layer):
         """The candidate bit-widths."""
         return self.choice.candidates
 
+    @property
+    def sign(self) -> Sign:
+        """That of the grid; while a function is traced, the one that was read or set last."""
+        if self._signed is not None and _may_read():
+            self._sign = "signed" if self._signed.numpy() else "unsigned"
+        return self._sign
+
     def set_sign(self, sign: Sign) -> None:
-        """Changes the sign; what was traced before keeps the old one."""
-        self.sign: Sign = sign
-        ranges = [activation_range(b, sign) for b in self.candidates]
-        self._lows = np.array([low for low, _ in ranges], np.float32)
-        self._highs = np.array([high for _, high in ranges], np.float32)
+        """Changes the sign; what was traced before keeps the old one.
+
+        Where data decide it a variable holds it, so that weights and checkpoints do.
+        """
+        self._sign = sign
+        if self._signed is not None:
+            self._signed.assign(int(sign == "signed"))
+
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest integers of all candidates, each of shape (candidates,)."""
+        ends = np.array([activation_range(b, self.sign) for b in self.candidates], np.float32)
+        return ends[:, 0], ends[:, 1]
 
     @property
     def _table(self) -> np.ndarray:
-        gradient_scales = 1.0 / np.sqrt(self._elements * self._highs)
-        return np.stack([self._lows, self._highs, gradient_scales], axis=1).astype(np.float32)
+        lows, highs = self._ends()
+        gradient_scales = 1.0 / np.sqrt(self._elements * highs)
+        return np.stack([lows, highs, gradient_scales], axis=1).astype(np.float32)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
@@ -97,6 +113,9 @@ class ActivationQuantizer(keras.layers.Layer):
         if self.fixed_step is None:
             self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
         self.choice.build(self)
+        if self.sign_from_data:
+            start = keras.initializers.Constant(int(self._sign == "signed"))
+            self._signed = self.add_weight((), start, "int32", trainable=False, name="signed")
 
     def steps(self) -> Any:
         """Step sizes of all candidates, shape (candidates,)."""
@@ -113,7 +132,7 @@ class ActivationQuantizer(keras.layers.Layer):
     def grid(self, index: Any) -> tuple[Any, Any, Any]:
         """Step, lowest and highest integer of candidate number `index`."""
         step = self.step(index)
-        low, high = pick(self._lows, index), pick(self._highs, index)
+        low, high = (pick(ends, index) for ends in self._ends())
         return step, *shifted_range(step, low, high, self.minimum)
 
     def assigned_grid(self) -> tuple[Any, Any, Any]:
@@ -137,7 +156,7 @@ class ActivationQuantizer(keras.layers.Layer):
         x = ops.cast(x, self.compute_dtype)  # the model's inputs may be integers
         if mode.activations == "mixture" and self.choice.searched:
             steps = ops.stop_gradient(self.steps())
-            lows, highs = shifted_range(steps, self._lows, self._highs, self.minimum)
+            lows, highs = shifted_range(steps, *self._ends(), self.minimum)
             probabilities = self.choice.probabilities()
             return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
         index, fuse = self.choice.index(), bool(training) and _is_large(x)
@@ -156,6 +175,15 @@ class ActivationQuantizer(keras.layers.Layer):
             "fixed_step": self.fixed_step,
             "sign_from_data": self.sign_from_data,
         }
+
+
+def _may_read() -> bool:
+    """Whether variables have values now: no function is being traced."""
+    if keras.config.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
 
 
 def _is_large(x: Any) -> bool:

@@ -13,7 +13,7 @@ from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization, folded_terms
 from keras_metamix.layers.mode import current_mode
 from keras_metamix.layers.nested_weight_quantizer import NestedWeightQuantizer
-from keras_metamix.layers.weight_quantizer import Rule, WeightQuantizer
+from keras_metamix.layers.weight_quantizer import WeightQuantizer
 from keras_metamix.ops import round_straight_through
 
 Bits = int | Sequence[int]
@@ -30,7 +30,6 @@ class QuantizedMac(keras.layers.Layer):
       input_quantizer: quantizes the input. By default one is made from `activation_bits`, and
         calibration finds its sign.
       norm: the batch norm behind the layer, which folds into it; True makes one.
-      weight_rule: the rule by which the kernel's step sizes were last set.
       nested_weights: whether the integers of lower bit-widths derive from those of the highest.
       trainable: whether kernel and bias train; the quantizers and the norm have their own flag.
 
@@ -47,7 +46,6 @@ class QuantizedMac(keras.layers.Layer):
         weight_bits: Bits | Literal["same"] = 8,
         input_quantizer: ActivationQuantizer | None = None,
         norm: FoldableBatchNormalization | bool | None = None,
-        weight_rule: Rule = "lsq",
         nested_weights: bool = False,
         trainable: bool = True,
         **kwargs: Any,
@@ -65,7 +63,6 @@ class QuantizedMac(keras.layers.Layer):
             self.channel_axes,
             name="weight_quantizer",
         )
-        self.weight_quantizer.rule = weight_rule
         if norm is True:
             norm = FoldableBatchNormalization(name=f"{self.name}_bn")
         self.norm = norm or None
@@ -162,7 +159,6 @@ class QuantizedMac(keras.layers.Layer):
             "weight_bits": "same" if self.tied else list(quantizer.candidates),
             "input_quantizer": _serialized(self.input_quantizer),
             "norm": self.norm and _serialized(self.norm),
-            "weight_rule": quantizer.rule,
             "nested_weights": isinstance(quantizer, NestedWeightQuantizer),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -16,6 +16,7 @@ from keras_metamix.layers.mode import current_mode
 from keras_metamix.ops import lsq_integers, lsq_per_channel, pick
 
 Rule = Literal["lsq", "mse"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 SMALLEST_STEP = 1e-8
 LARGEST = 1e18  # beyond, squared errors overflow float32
 # Candidate steps of the MSE rule, as fractions of the step at which nothing is clipped: close
@@ -36,7 +37,6 @@ class WeightQuantizer(keras.layers.Layer):
 
     Attributes:
       choice: which candidate is in use.
-      rule: how `initialize_steps` sets the steps, "lsq" unless it was called with another.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class WeightQuantizer(keras.layers.Layer):
         self.choice: BitChoice = BitChoice(candidates, "weights") if own else candidates
         self.channel_axes = tuple(channel_axes)
         self._highs = np.array([weight_range(b)[1] for b in self.candidates], np.float32)
-        self.rule: Rule = "lsq"
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -68,18 +67,16 @@ class WeightQuantizer(keras.layers.Layer):
         if self.choice.of == "weights":
             self.choice.build(self)
 
-    def initialize_steps(self, kernel: Any, rule: Rule | None = None) -> None:
+    def initialize_steps(self, kernel: Any, rule: Rule = "lsq") -> None:
         """Sets the step of every channel from its weights.
 
         Args:
           kernel: of the shape this quantizer was built for.
-          rule: "lsq" (2 * mean|w| / sqrt(Qp)) or "mse" (least squared error, by search); None
-            keeps `rule`, so that steps set anew are set as they were the first time.
+          rule: "lsq" (2 * mean|w| / sqrt(Qp)) or "mse" (least squared error, by search).
         """
-        self.rule = rule or self.rule
         magnitudes = np.abs(ops.convert_to_numpy(kernel))
         others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)
-        if self.rule == "mse":
+        if rule == "mse":
             steps = np.stack([_mse_steps(magnitudes, others, high) for high in self._highs])
         else:
             mean = np.mean(magnitudes, axis=others).reshape(-1)

@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_metamix.calibration import calibrate_streams, calibrate_weights, reestimate_batch_norm
+from keras_metamix.calibration import (
+    SEARCHED,
+    calibrate_streams,
+    calibrate_weights,
+    reestimate_batch_norm,
+)
 from keras_metamix.checks import require_whole
 from keras_metamix.cost import Scores, as_budgets, select
 from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.metamix.model import MetaMixModel
-from keras_metamix.training import training_batches
+from keras_metamix.training import restart_averages, training_batches
 
 
 def select_bits(model: MetaMixModel, budget: Any) -> Any:
@@ -53,7 +58,7 @@ def prepare_weight_training(
 ) -> None:
     """Enters weight training at the bits assigned: step sizes, then batch norm.
 
-    The step sizes of weights are set from the kernels and those of streams from one batch; batch
+    The step sizes of weights are set from the kernels and those of streams from images; batch
     norm's statistics are estimated anew for the quantized network.
 
     Args:
@@ -67,12 +72,12 @@ def prepare_weight_training(
     """
     require_metamix(model)
     require_whole("batches", batches)
-    calibrate_weights(model.network)
-    for images in training_batches(model, data, 1, batch_size):
-        calibrate_streams(model.network, images)
+    calibrate_weights(model.network, model.weight_rule)
+    calibrate_streams(model.network, training_batches(model, data, SEARCHED, batch_size))
     model.phase = "weight_training"
     with quantization_mode(model.evaluation_mode()):
         reestimate_batch_norm(model.network, training_batches(model, data, batches, batch_size))
+    restart_averages(model)
 
 
 def candidate_scores(model: MetaMixModel) -> Scores:

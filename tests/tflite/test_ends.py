@@ -370,19 +370,21 @@ def test_an_input_of_bytes_that_are_other_levels_is_refused(field, made, remake)
         mt.verify(remake(flat, edit))
 
 
+@pytest.mark.parametrize("function", [kmm.MetaMixModel.from_float, kmm.explain])
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "bool", "float16", "float64"])
-def test_inputs_without_an_exact_form_are_refused_at_once(dtype):
+def test_inputs_without_an_exact_form_are_refused_at_once(dtype, function):
     image = keras.Input((8, 8, 3), name="camera", dtype=dtype)
     source = keras.Model(image, dense()(features(layers.Rescaling(0.5)(image))))
     with pytest.raises(ValueError, match=f"Input 'camera': expected .*'uint8'.*found '{dtype}'"):
-        kmm.MetaMixModel.from_float(source)
+        function(source)
 
 
-def test_an_input_that_nothing_reads_is_refused():
+@pytest.mark.parametrize("function", [kmm.MetaMixModel.from_float, kmm.explain])
+def test_an_input_that_nothing_reads_is_refused(function):
     image, other = picture(), picture("other")
     source = keras.Model([image, other], dense()(features(image)))
     with pytest.raises(ValueError, match="Input 'other': expected a layer that reads it"):
-        kmm.MetaMixModel.from_float(source)
+        function(source)
 
 
 # --- structures --------------------------------------------------------------------------------
