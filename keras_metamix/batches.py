@@ -153,8 +153,9 @@ def count_images(batch: Any) -> int:
 
 
 def _array(values: Any) -> Any:
-    """A tensor of another framework as a NumPy array."""
-    return values.numpy() if type(values).__module__.partition(".")[0] == "torch" else values
+    """What Keras' layers take: a table of pandas or a tensor of PyTorch as a NumPy array."""
+    foreign = type(values).__module__.partition(".")[0] in ("pandas", "torch")
+    return np.asarray(values) if foreign else values
 
 
 def _joined(batches: list[Any]) -> Any:

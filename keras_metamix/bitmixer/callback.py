@@ -64,6 +64,9 @@ class BitMixerCallback(keras.callbacks.Callback):
                 f"found {type(self.model).__name__}."
             )
         model: Any = self.model
+        if self.verbose and not any(x.input_quantizer.choice.searched for x in model.mac_layers):
+            line = f"no layer of {model.name!r} has bits to choose: there is nothing to switch"
+            print(f"[Bit-Mixer] {line}", flush=True)
         found = (self.params or {}).get("epochs")
         if not model.progress.epochs and found != sum(self.stage_epochs):
             raise ValueError(

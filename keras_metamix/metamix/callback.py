@@ -113,8 +113,6 @@ class MetaMixCallback(keras.callbacks.Callback):
         self._selected = False
         if not model.architecture_variables:
             self._say(f"no layer of {model.name!r} has bits to choose: there is nothing to search")
-        if model.phase == "weight_training":
-            self.assignment = model.bit_assignment
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model
@@ -131,6 +129,8 @@ class MetaMixCallback(keras.callbacks.Callback):
             self._say(f"phase {model.phase} from epoch {epoch + 1}: {self._budget_line()}")
         if model.phase == "bit_search":
             self._set_search_rate()
+        elif model.phase == "weight_training":  # of an earlier fit perhaps, or restored
+            self.assignment = model.bit_assignment
         self.phases.append(model.phase)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
