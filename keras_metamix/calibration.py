@@ -257,5 +257,3 @@ def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> int:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return count
-
-

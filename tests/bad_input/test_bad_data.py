@@ -95,7 +95,12 @@ CASES = [
         TypeError,
         "calibrate: expected a MetaMixModel or a BitMixerModel, found <Functional",
     ),
-    ("two inputs", lambda g: calibrate(g, (g.images,) * 2), ValueError, r"found \[\(8, 8, 8, 1\), "),
+    (
+        "two inputs",
+        lambda g: calibrate(g, (g.images,) * 2),
+        ValueError,
+        r"found \[\(8, 8, 8, 1\), ",
+    ),
     ("lists", lambda g: fit(g, g.images.tolist(), g.labels), TypeError, "arrays.* found list"),
     ("scalar", lambda g: calibrate(g, np.float32(3)), ValueError, r"input, .* found \(\)"),
     *(
