@@ -65,7 +65,8 @@ def calibrate(
         raise ValueError(f"rule: expected one of {list(RULES)}, found {rule!r}.")
     if not hasattr(type(model), "bit_assignment"):
         raise TypeError(
-            f"calibrate: expected a MetaMixModel or a BitMixerModel, found {shown(model)}."
+            "calibrate: expected a QuantizedModel, MetaMixModel or BitMixerModel, found "
+            f"{shown(model)}."
         )
     if model.steps_trained and not overwrite:
         raise ValueError(

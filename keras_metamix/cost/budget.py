@@ -34,7 +34,7 @@ class Budget(ABC):
         """The budget with the prices of a model's candidates.
 
         Args:
-          model: a MetaMixModel or BitMixerModel.
+          model: a QuantizedModel, MetaMixModel or BitMixerModel.
 
         Raises:
           TypeError: not such a model.

@@ -29,7 +29,7 @@ def file_outline(model: Any) -> FileOutline:
     """What the file of `metamix_tflite.convert(model)` takes, by weight bits of each layer.
 
     Args:
-      model: a MetaMixModel or BitMixerModel; its steps and weights do not matter.
+      model: a QuantizedModel, MetaMixModel or BitMixerModel; its steps and weights do not matter.
 
     Raises:
       ValueError: the model has no file; names the layer.

@@ -72,7 +72,7 @@ def require_foldable(model: Any) -> None:
     """Raises TypeError or ValueError for a model that no training makes one for a device."""
     if not hasattr(type(model), "bit_assignment"):
         raise TypeError(
-            "fold_batch_norm takes a QuantizedModel, a MetaMixModel or a BitMixerModel, found "
+            "fold_batch_norm takes a QuantizedModel, MetaMixModel or BitMixerModel, found "
             f"{type(model).__name__}."
         )
     if model.space is not None and model.space.stream_bits is None:

@@ -33,6 +33,7 @@ from keras_metamix.launch.messages import check_output, command_line, run_main
 from keras_metamix.launch.parity_images import RANDOM_IMAGES, parity_images
 from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.report.results import Layer
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
@@ -41,7 +42,7 @@ from metamix_tflite.containers import CONTAINERS
 _DAMAGE = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error)
 _FLOAT_CLASSES = ("Functional", "Sequential", "Model")
-_CLASSES = (MetaMixModel.__name__, BitMixerModel.__name__)
+_CLASSES = (QuantizedModel.__name__, MetaMixModel.__name__, BitMixerModel.__name__)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -49,7 +50,7 @@ class Options:
     """The command line."""
 
     model: Path = option(
-        "a .keras file of a trained MetaMixModel or BitMixerModel", positional=True
+        "a .keras file of a trained QuantizedModel, MetaMixModel or BitMixerModel", positional=True
     )
     output: Path = option("the file", Path("model.tflite"))
     weight_container: Literal["fast", "smallest", "edgetpu"] = option(
@@ -160,14 +161,14 @@ def _run(options: Options) -> dict[str, Any]:
     return {"model": options.model.name, "date": today(), "command": command_line()}
 
 
-def load_model(path: Path) -> MetaMixModel | BitMixerModel:
-    """Reads a `.keras` file of a MetaMixModel or a BitMixerModel.
+def load_model(path: Path) -> QuantizedModel:
+    """Reads a `.keras` file of a QuantizedModel, MetaMixModel or BitMixerModel.
 
     Raises:
       OSError, ValueError: no such file, a damaged one, or one of another model.
     """
     hint = "quantize it with from_float, and train it or fix its bits by set_bits."
-    return load_archive(path, _CLASSES, f"a {' or a '.join(_CLASSES)}", hint)
+    return load_archive(path, _CLASSES, "a QuantizedModel, MetaMixModel or BitMixerModel", hint)
 
 
 def load_float_model(path: Path, hint: str) -> keras.Model:
@@ -218,10 +219,11 @@ def _class_of(path: Path) -> str:
     return config["class_name"]
 
 
-def _assign(model: MetaMixModel | BitMixerModel, file: Path) -> None:
+def _assign(model: QuantizedModel, file: Path) -> None:
     """Gives a model the bit-widths of a `bits.json`."""
     bits = BitAssignment.load(file)
-    if getattr(model, "phase", "") == "weight_training" and bits == model.bit_assignment:
+    trained = isinstance(model, MetaMixModel) and model.phase == "weight_training"
+    if trained and bits == model.bit_assignment:
         return  # setting them again would replace the trained weight steps
     try:
         model.set_bits(bits)
@@ -231,7 +233,7 @@ def _assign(model: MetaMixModel | BitMixerModel, file: Path) -> None:
 
 def _parity(
     flat: bytes,
-    model: MetaMixModel | BitMixerModel,
+    model: QuantizedModel,
     options: Options,
     images: dict[str, np.ndarray],
     point: dict[str, BitAssignment] | None = None,

@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from keras_metamix.files import written_whole
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.quantized_model import QuantizedModel
 
 LOG = "log.jsonl"
 
@@ -110,13 +112,13 @@ class Monitor(keras.callbacks.Callback):
 
 def layer_numbers(model: Any) -> dict[str, dict[str, float]]:
     """Bits, alpha entropy and step size of each layer of a quantized model, by group and name."""
-    if not hasattr(model, "mac_layers"):
+    if not isinstance(model, QuantizedModel):
         return {}
     entropies, steps = {}, {}
     for layer in model.mac_layers:
         quantizer: ActivationQuantizer = layer.input_quantizer
         steps[layer.name] = float(keras.ops.convert_to_numpy(quantizer.step()))
-        if quantizer.choice.searched and hasattr(model, "architecture_variables"):
+        if quantizer.choice.searched and isinstance(model, MetaMixModel):
             log = quantizer.choice.log_probabilities()
             entropies[layer.name] = float(-np.sum(np.exp(log) * log))
     bits = model.bit_assignment

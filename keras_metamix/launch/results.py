@@ -47,7 +47,7 @@ class Candidate:
     Attributes:
       name, file: in the table, and in the folder of the run.
       flat: the file's bytes.
-      model: a MetaMixModel or BitMixerModel, or the float model.
+      model: a QuantizedModel, MetaMixModel or BitMixerModel, or the float model.
       signature, bits: of an operating point, in a file that has several.
     """
 

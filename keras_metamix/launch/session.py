@@ -27,6 +27,7 @@ from keras_metamix.launch.distribution import (
 )
 from keras_metamix.launch.messages import EpochLines
 from keras_metamix.launch.monitor import LOG, Monitor
+from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.training import begin_fit, build_metrics
 
 CHECKPOINTS = "checkpoints"
@@ -117,7 +118,7 @@ class Session(Generic[E]):
         """
         train, steps = self.data.train, self.data.steps
         with self.strategy.scope():
-            if hasattr(model, "calibrated"):
+            if isinstance(model, QuantizedModel):
                 begin_fit(model, train, None, None)
             else:
                 model.optimizer.build(model.trainable_variables)

@@ -93,7 +93,7 @@ CASES = [
         "calibrate a float model",
         lambda g: kmm.calibrate(g.model, g.images),
         TypeError,
-        "calibrate: expected a MetaMixModel or a BitMixerModel, found <Functional",
+        "calibrate: expected a QuantizedModel, MetaMixModel or BitMixerModel, found <Functional",
     ),
     (
         "two inputs",

@@ -132,7 +132,7 @@ def flipped(archives):
 
 NO_ARCHIVE = "bad.keras: expected a .keras archive, found none, or one cut short"
 LOAD = "bad.keras: Keras cannot load it: "
-OURS = "bad.keras: expected a MetaMixModel or a BitMixerModel, found a "
+OURS = "bad.keras: expected a QuantizedModel, MetaMixModel or BitMixerModel, found a "
 CASES = {
     "empty": (lambda a: b"", NO_ARCHIVE),
     "text": (lambda a: b"model" * 99, NO_ARCHIVE),

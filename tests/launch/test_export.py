@@ -176,7 +176,8 @@ def test_a_float_model_says_what_to_do(folder, float_model, fails):
     float_model.save("float.keras")
     error = fails("float.keras")
     assert error.startswith(
-        "float.keras: expected a MetaMixModel or a BitMixerModel, found a Functional model: "
+        "float.keras: expected a QuantizedModel, MetaMixModel or BitMixerModel, found a "
+        "Functional model: "
     )
     assert "from_float" in error
 

@@ -14,6 +14,7 @@ from keras_metamix.calibration import check_finite
 from keras_metamix.checks import shown
 from keras_metamix.graph.ends import named_inputs, named_outputs
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.quantized_model import QuantizedModel
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.read import read_ends, read_file, read_signatures
 from metamix_tflite.run import Runner
@@ -83,9 +84,10 @@ def parity(
         lacks.
     """
     images = _readable_images(images)
-    if not hasattr(type(model), "bit_assignment"):
+    if not isinstance(model, QuantizedModel):
         raise TypeError(
-            f"parity: expected a MetaMixModel or a BitMixerModel, found {type(model).__name__}."
+            "parity: expected a QuantizedModel, MetaMixModel or BitMixerModel, found "
+            f"{type(model).__name__}."
         )
     if operating_points is None:
         return _compare(flat, read_file(flat, declared=True), model, images)

@@ -17,6 +17,7 @@ from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
+from keras_metamix.quantized_model import QuantizedModel
 from metamix_tflite import arithmetic, moves
 from metamix_tflite.containers import check_container
 from metamix_tflite.emission import SignatureWriter
@@ -157,7 +158,7 @@ def _write_points(
 
 
 def _check_points(model: Any, points: Any) -> None:
-    if not hasattr(model, "set_bits"):
+    if not isinstance(model, QuantizedModel):
         raise TypeError(
             "operating_points: expected a BitMixerModel or a MetaMixModel, which change their "
             f"bit-widths, found {type(model).__name__}."
