@@ -1,4 +1,4 @@
-"""A float Keras model with quantized layers: trained by `fit`, or calibrated and left as it is."""
+"""A Keras model with quantized layers, to be trained by `fit` or calibrated without training."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ from keras_metamix.workers import adapt_to_workers
 class QuantizedModel(keras.Model):
     """A Keras model that computes with quantized weights and activations.
 
-    Make it with `from_float`, or of a network of quantized layers. `fit` trains it quantized
-    (quantization-aware training); `keras_metamix.calibrate` alone sets its step sizes from data
-    (quantization after training). Either way `metamix_tflite.convert` writes the integers that it
-    computes with.
+    Make it with `from_float`, or give it a network of quantized layers. `fit` trains it as
+    quantized (quantization-aware training); `keras_metamix.calibrate` alone sets its step sizes
+    from data (quantization after training). Either way `metamix_tflite.convert` writes the
+    integers that it computes with.
 
-    Its subclasses choose the bit-widths: MetaMixModel searches them, BitMixerModel trains all.
+    Its subclasses choose the bit-widths: MetaMixModel searches for them, BitMixerModel trains the
+    network at all of them.
 
     Args:
       network: a functional model of quantized layers.
-      space: the SearchSpace that its bit-widths come from; None: those that the layers have.
+      space: the SearchSpace of its bit-widths; None takes those of the layers.
       float_layers: names of layers that were left in float.
 
     Attributes:
       network, space: as given.
-      bit_widths: those of its MAC layers, read and written.
+      bit_widths: reads and writes the bit-widths of its MAC layers.
       float_layers: names of layers that were left in float.
       output_names, input_names: those of the float model, by which losses, metrics, labels and
         inputs are given; the network has them too.
@@ -187,7 +188,7 @@ class QuantizedModel(keras.Model):
 
     @functools.cached_property
     def cost_table(self) -> CostTable:
-        """What budgets price: MACs, candidates and the file of the model."""
+        """What budgets price the model by: MACs, candidates and the outline of its file."""
         layers = self.mac_layers
         return CostTable(
             self.name,
@@ -198,7 +199,7 @@ class QuantizedModel(keras.Model):
         )
 
     def require_quantized(self) -> None:
-        """Raises ValueError unless weights and activations are those that a file holds."""
+        """Raises ValueError unless the model computes with the values that a file would hold."""
 
     # --- forward passes ----------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class QuantizedModel(keras.Model):
             return self.network(inputs, training=training)
 
     def build(self, input_shape: Any) -> None:
-        """The network is built already."""
+        """Does nothing: the network is built already."""
 
     # --- training ----------------------------------------------------------------------------
 
@@ -289,11 +290,11 @@ class QuantizedModel(keras.Model):
         return before != due
 
     def _training_state(self) -> Any:
-        """What `train_step` reads while it is traced: another one needs another trace."""
+        """What `train_step` reads while it is traced; a change needs a new trace."""
         return self.evaluation_mode()
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One update of everything but the architecture parameters, bits as assigned."""
+        """One update of everything but the architecture parameters, at the bits assigned."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             with quantization_mode(self.evaluation_mode()):
@@ -307,9 +308,9 @@ class QuantizedModel(keras.Model):
         """Applies the gradients of `scaled`, unless one is NaN or Inf, and tracks `loss`.
 
         Args:
-          tape: that recorded the forward pass.
+          tape: the one that recorded the forward pass.
           scaled: the loss as the optimizer scales it.
-          loss: of this replica.
+          loss: the loss of this replica.
           x: the images.
         """
         variables = self.trainable_variables

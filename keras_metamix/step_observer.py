@@ -31,7 +31,8 @@ def mse_step(values: np.ndarray, low: float, high: float, minimum: float | None 
       minimum: of an "offset" grid, see `shifted_range`.
     """
     values = _sample(values)
-    reach = max(float(values.max()) / high, float(values.min()) / low if low < 0 else 0.0)
+    below = -high if minimum is not None else low  # an "offset" grid is shifted to its minimum
+    reach = max(float(values.max()) / high, float(values.min()) / below if below < 0 else 0.0)
     best, best_error = SMALLEST_STEP, np.inf
     steps = np.maximum(reach * _MSE_FRACTIONS, SMALLEST_STEP).astype(np.float32)
     ends = shifted_range(steps, low * np.ones_like(steps), high * np.ones_like(steps), minimum)

@@ -197,7 +197,7 @@ def epoch_steps(model: Any, params: Any, counted: int | None) -> int:
       ValueError: nobody knows, and counting would use up the data.
     """
     steps = (params or {}).get("steps") or counted
-    data = model.training_data.x if model.training_data else None
+    data: Any = model.training_data.x if model.training_data else None
     if not steps and isinstance(data, tf.data.Dataset):
         steps = sum(1 for _ in data) if data.cardinality() != tf.data.INFINITE_CARDINALITY else 0
     if not steps:

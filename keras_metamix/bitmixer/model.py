@@ -45,6 +45,7 @@ class BitMixerModel(QuantizedModel):
     """
 
     space: SearchSpace
+    progress: Progress
 
     def __init__(
         self,

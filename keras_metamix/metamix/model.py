@@ -43,6 +43,7 @@ class MetaMixModel(QuantizedModel):
     """
 
     space: SearchSpace
+    progress: Progress
 
     def __init__(
         self,

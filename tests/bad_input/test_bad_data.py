@@ -171,7 +171,7 @@ CASES = [
         "parity of other outputs",
         lambda g: parity(g, g.images, of_five_classes(g)),
         ValueError,
-        r"parity: expected the file of this model, .*\(5,\), found one of \(4,\)",
+        r"parity: expected the file of this model, .*\[\(5,\)\], found one .*\[\(4,\)\]",
     ),
     (
         "parity of an unfinished model",
