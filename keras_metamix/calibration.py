@@ -89,7 +89,6 @@ def calibrate(model: Any, images: Any, rule: Rule = "lsq") -> None:
     setter.finish()
     calibrate_weights(model.network, rule)
     model.calibrated = True
-    model.train_function = model.test_function = model.predict_function = None  # signs are traced
 
 
 def _has_statistics(network: keras.Model) -> bool:

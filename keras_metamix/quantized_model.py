@@ -21,6 +21,7 @@ from keras_metamix.training import (
     begin_fit,
     build_optimizer,
     descend,
+    present_value,
     track_loss,
 )
 from keras_metamix.workers import adapt_to_workers
@@ -70,8 +71,7 @@ class QuantizedModel(keras.Model):
         self._calibrated = self.add_weight(
             (), "zeros", dtype="int32", trainable=False, name="calibrated"
         )
-        self._traced: Any = None
-        self._traced_off: dict[str, bool] = {}
+        self._traced: dict[str, Any] = {}
         require_network(network, space, self.name)
         connect(network)
         self.bit_widths = BitWidths(network)
@@ -153,6 +153,15 @@ class QuantizedModel(keras.Model):
             functools.cache(lambda: file_outline(self)),
         )
 
+    def require_calibrated(self) -> None:
+        """Raises ValueError where the model would quantize with step sizes that nobody has set."""
+        if not inside_mode() and present_value(self._calibrated) == 0:
+            raise ValueError(
+                f"Model {self.name!r} has no step sizes yet, so it cannot quantize: call "
+                "keras_metamix.calibrate(model, images) with some of its training images (`fit` "
+                "does it by itself), or load_weights of a trained one."
+            )
+
     def require_quantized(self) -> None:
         """Raises ValueError unless weights and activations are those that a file holds."""
 
@@ -161,6 +170,11 @@ class QuantizedModel(keras.Model):
     def evaluation_mode(self) -> QuantizationMode:
         """What `call` does outside training."""
         return QuantizationMode(streams=self.space is None or self.space.stream_bits is not None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten((args, kwargs))):
+            self.require_calibrated()
+        return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if inside_mode():
@@ -193,26 +207,39 @@ class QuantizedModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """As Keras'; also made anew when another step is due, loaded with weights perhaps."""
-        due = self._training_state()
-        force, self._traced = force or self._traced != due, due
-        return super().make_train_function(force)
+        return super().make_train_function(self._is_due("train", self._training_state()) or force)
 
     def make_test_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew inside and behind `quantizers_off`."""
-        return super().make_test_function(force or self._quantizers_moved("test"))
+        """As Keras'; also made anew in another phase, and inside and behind `quantizers_off`."""
+        return super().make_test_function(self._is_due("test", self.evaluation_mode()) or force)
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew inside and behind `quantizers_off`."""
-        return super().make_predict_function(force or self._quantizers_moved("predict"))
+        """As Keras'; also made anew in another phase, and inside and behind `quantizers_off`."""
+        due = self._is_due("predict", self.evaluation_mode())
+        return super().make_predict_function(due or force)
 
-    def _quantizers_moved(self, function: str) -> bool:
-        """Whether a function was traced inside `quantizers_off` and is called outside, or so."""
-        before, self._traced_off[function] = self._traced_off.get(function, False), inside_mode()
-        return before != inside_mode()
+    def _is_due(self, function: str, state: Any) -> bool:
+        """Whether a function was traced where it computed something else than it has to now.
+
+        Args:
+          function: its name.
+          state: what it reads while it is traced.
+
+        Raises:
+          ValueError: it would quantize with step sizes that nobody has set.
+        """
+        self.require_calibrated()
+        state = (inside_mode(), state)
+        before, self._traced[function] = self._traced.get(function, state), state
+        return before != state
 
     def _training_state(self) -> Any:
         """What `train_step` reads while it is traced: another one needs another trace."""
         return self.evaluation_mode()
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        self.require_calibrated()  # Keras would make a RuntimeError of it
+        super()._maybe_symbolic_build(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update of everything but the architecture parameters, bits as assigned."""

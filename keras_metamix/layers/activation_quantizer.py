@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -38,8 +38,8 @@ class ActivationQuantizer(keras.layers.Layer):
       sign_from_data: whether calibration finds the sign (of the model's own inputs): pixels from 0
         to 255 deserve all 256 levels.
 
-    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained, and those of its
-    `choice`.
+    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained, `signed` () where
+    calibration finds the sign, and those of its `choice`.
 
     Attributes:
       choice: which candidate is in use.
@@ -70,7 +70,8 @@ class ActivationQuantizer(keras.layers.Layer):
         self.choice = BitChoice(candidates, "activations")
         self.activation, self.role = activation, role
         self.sign_from_data = sign_from_data
-        self.set_sign(sign)
+        self._sign: Sign = sign
+        self._signed: Any = None
         self._cap = 6.0 if activation == "relu6" else math.inf
         self.minimum, self.fixed_step = minimum, fixed_step
 
@@ -79,21 +80,45 @@ class ActivationQuantizer(keras.layers.Layer):
         """The candidate bit-widths."""
         return self.choice.candidates
 
-    def set_sign(self, sign: Sign) -> None:
-        """Changes the sign; what was traced before keeps the old one."""
-        self.sign: Sign = sign
-        ranges = [activation_range(b, sign) for b in self.candidates]
-        self._lows = np.array([low for low, _ in ranges], np.float32)
-        self._highs = np.array([high for _, high in ranges], np.float32)
+    @property
+    def sign(self) -> Sign:
+        """The sign of its grid; where calibration finds it, the one found."""
+        if self._signed is None:
+            return self._sign
+        return "signed" if int(ops.convert_to_numpy(self._signed)) else "unsigned"
+
+    def set_sign(self, sign: Literal["unsigned", "signed"]) -> None:
+        """Changes the sign of a quantizer with `sign_from_data`; no retrace follows."""
+        self._signed.assign(int(sign == "signed"))
+
+    def _of_sign(self, rows: Callable[[Sign], np.ndarray]) -> Any:
+        """What depends on the sign: an array, or a tensor where a variable holds the sign."""
+        if self._signed is None:
+            return rows(self._sign)
+        return ops.where(ops.not_equal(self._signed, 0), rows("signed"), rows("unsigned"))
 
     @property
-    def _table(self) -> np.ndarray:
-        gradient_scales = 1.0 / np.sqrt(self._elements * self._highs)
-        return np.stack([self._lows, self._highs, gradient_scales], axis=1).astype(np.float32)
+    def _lows(self) -> Any:
+        return self._of_sign(lambda sign: self._rows(sign)[:, 0])
+
+    @property
+    def _highs(self) -> Any:
+        return self._of_sign(lambda sign: self._rows(sign)[:, 1])
+
+    def _rows(self, sign: Sign) -> np.ndarray:
+        return np.array([activation_range(b, sign) for b in self.candidates], np.float32)
+
+    def _table_of(self, sign: Sign) -> np.ndarray:
+        ends = self._rows(sign)
+        gradient_scales = 1.0 / np.sqrt(self._elements * ends[:, 1:])
+        return np.concatenate([ends, gradient_scales], axis=1).astype(np.float32)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
         self._elements = math.prod(n for n in input_shape[1:] if n) or 1
+        if self.sign_from_data:
+            start = keras.initializers.Constant(int(self._sign == "signed"))
+            self._signed = self.add_weight((), start, dtype="int32", trainable=False, name="signed")
         if self.fixed_step is None:
             self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
         self.choice.build(self)
@@ -141,7 +166,10 @@ class ActivationQuantizer(keras.layers.Layer):
             probabilities = self.choice.probabilities()
             return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
         index, fuse = self.choice.index(), bool(training) and _is_large(x)
-        return lsq(x, self.steps(), index, self._table, self._cap, self.minimum, fuse)
+        table = self._of_sign(self._table_of)
+        if not isinstance(table, np.ndarray):
+            table = ops.cast(table, x.dtype)
+        return lsq(x, self.steps(), index, table, self._cap, self.minimum, fuse)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

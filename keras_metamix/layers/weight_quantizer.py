@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -16,6 +16,7 @@ from keras_metamix.layers.mode import current_mode
 from keras_metamix.ops import lsq_integers, lsq_per_channel, pick
 
 Rule = Literal["lsq", "mse"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 SMALLEST_STEP = 1e-8
 LARGEST = 1e18  # beyond, squared errors overflow float32
 # Candidate steps of the MSE rule, as fractions of the step at which nothing is clipped: close
@@ -32,11 +33,11 @@ class WeightQuantizer(keras.layers.Layer):
         weights follow.
       channel_axes: axes of the kernel that together number the output channels.
 
-    Variables: `log_step` (candidates, output channels), and those of a choice of its own.
+    Variables: `log_step` (candidates, output channels), `rule` (), and those of a choice of its
+    own.
 
     Attributes:
       choice: which candidate is in use.
-      rule: how `initialize_steps` sets the steps, "lsq" unless it was called with another.
     """
 
     def __init__(
@@ -50,7 +51,21 @@ class WeightQuantizer(keras.layers.Layer):
         self.choice: BitChoice = BitChoice(candidates, "weights") if own else candidates
         self.channel_axes = tuple(channel_axes)
         self._highs = np.array([weight_range(b)[1] for b in self.candidates], np.float32)
-        self.rule: Rule = "lsq"
+        self._rule: Any = "lsq"  # a variable once the layer is built
+
+    @property
+    def rule(self) -> Rule:
+        """How `initialize_steps` sets the steps, "lsq" unless it was called with another."""
+        if isinstance(self._rule, str):
+            return self._rule
+        return RULES[int(ops.convert_to_numpy(self._rule))]
+
+    @rule.setter
+    def rule(self, rule: Rule) -> None:
+        if isinstance(self._rule, str):
+            self._rule = rule
+        else:
+            self._rule.assign(RULES.index(rule))
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -65,6 +80,8 @@ class WeightQuantizer(keras.layers.Layer):
         self._gradient_scales = (1.0 / np.sqrt(per_channel * self._highs)).astype(np.float32)
         count = len(self.candidates)
         self.log_step = self.add_weight((count, channels), initializer="zeros", name="log_step")
+        start = keras.initializers.Constant(RULES.index(self._rule))
+        self._rule = self.add_weight((), start, dtype="int32", trainable=False, name="rule")
         if self.choice.of == "weights":
             self.choice.build(self)
 
@@ -76,10 +93,10 @@ class WeightQuantizer(keras.layers.Layer):
           rule: "lsq" (2 * mean|w| / sqrt(Qp)) or "mse" (least squared error, by search); None
             keeps `rule`, so that steps set anew are set as they were the first time.
         """
-        self.rule = rule or self.rule
+        rule = rule or self.rule
         magnitudes = np.abs(ops.convert_to_numpy(kernel))
         others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)
-        if self.rule == "mse":
+        if rule == "mse":
             steps = np.stack([_mse_steps(magnitudes, others, high) for high in self._highs])
         else:
             mean = np.mean(magnitudes, axis=others).reshape(-1)
@@ -89,6 +106,7 @@ class WeightQuantizer(keras.layers.Layer):
                 f"{self.path}: expected weights that are finite and below {LARGEST:g}, found NaN, "
                 "Inf or larger ones."
             )
+        self.rule = rule
         self.log_step.assign(np.log(np.maximum(steps, SMALLEST_STEP)).astype(np.float32))
 
     def step(self, index: Any | None = None) -> Any:
