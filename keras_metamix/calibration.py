@@ -2,93 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+import dataclasses
+import sys
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_metamix.batches import (
+    Replay,
+    count_images,
+    image_batches,
+    informative,
+    is_arrays,
+    is_data_set,
+    merged,
+)
 from keras_metamix.checks import require_whole, shown
-from keras_metamix.layers.activation_quantizer import ActivationQuantizer
-from keras_metamix.layers.grid import activation_range
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
-from keras_metamix.layers.weight_quantizer import LARGEST, SMALLEST_STEP, Rule
-from keras_metamix.ops import shifted_range
+from keras_metamix.layers.weight_quantizer import RULES, Rule
+from keras_metamix.step_observer import StepObserver
 
-# Candidate steps of the MSE rule, as fractions of the step at which nothing is clipped.
-_MSE_FRACTIONS = np.geomspace(0.02, 1.0, 60)
-_MSE_SAMPLE = 16384
-
-
-def lsq_step(values: np.ndarray, high: float) -> float:
-    """LSQ's initial step, `2 * mean|v| / sqrt(high)`."""
-    return max(2.0 * float(np.mean(np.abs(values))) / float(np.sqrt(high)), SMALLEST_STEP)
+ENOUGH = 32  # images that set step sizes where nobody says how many
+SEARCHED = 1000  # batches that are looked through for one that is not of one colour
+_MORE = 8  # passes beyond, for tensors that were 0 everywhere
+_BATCHES = 16  # of a data set given to `calibrate`
 
 
-def mse_step(values: np.ndarray, low: float, high: float, minimum: float | None = None) -> float:
-    """The step of least squared error on (a sample of) `values`, by search over 60 steps.
-
-    Args:
-      values: any shape.
-      low, high: integer ends of the grid.
-      minimum: of an "offset" grid, see `shifted_range`.
-    """
-    values = np.asarray(values, np.float32).reshape(-1)
-    if values.size > _MSE_SAMPLE:
-        values = np.random.default_rng(0).choice(values, _MSE_SAMPLE, replace=False)
-    reach = max(float(values.max()) / high, float(values.min()) / low if low < 0 else 0.0)
-    best, best_error = SMALLEST_STEP, np.inf
-    steps = np.maximum(reach * _MSE_FRACTIONS, SMALLEST_STEP).astype(np.float32)
-    ends = shifted_range(steps, low * np.ones_like(steps), high * np.ones_like(steps), minimum)
-    lows, highs = (ops.convert_to_numpy(end) for end in ends)
-    for step, lowest, highest in zip(steps, lows, highs, strict=True):
-        quantized = np.round(np.clip(values / step, lowest, highest)) * step
-        error = float(np.mean(np.square(values - quantized)))
-        if error < best_error:
-            best, best_error = float(step), error
-    return best
-
-
-def calibrate(model: Any, images: Any, rule: Rule = "lsq") -> None:
-    """Sets every step size of a MetaMixModel from data: the start of training, or PTQ alone.
+def calibrate(
+    model: Any,
+    images: Any,
+    rule: Rule = "lsq",
+    batch_size: int | None = None,
+    batches: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Sets every step size of a quantized model from data: the start of training, or PTQ alone.
 
     Args:
-      model: what `MetaMixModel.from_float` made; it runs in float, one batch.
-      images: one batch as the model takes it. A network whose batch norms have never trained
-        runs on the batch's own statistics, since it has no others.
+      model: a QuantizedModel, MetaMixModel or BitMixerModel; it runs in float.
+      images: one batch as the model takes it, or several: a list of batches, a tf.data.Dataset, a
+        keras.utils.PyDataset, a generator; labels are left out. A network whose batch norms have
+        never trained runs on the batch's own statistics, since it has no others. Batches of one
+        colour are passed over, as long as there are others.
       rule: "lsq" (2 * mean|v| / sqrt(Qp)) for weights and the searched candidates and squared
         error for the streams and the 8-bit ends, or "mse" (squared error) for all. Weight steps
         that are set anew later, by `set_bits` or before weight training, follow it too.
+      batch_size: splits arrays into batches; default: they are one.
+      batches: at most so many are read; default 16 of a data set, and all of arrays and lists.
+      overwrite: whether to set steps of a model anew whose steps were trained.
 
     Raises:
       TypeError: another model, or images that are no arrays of numbers.
       ValueError: another rule; images of another shape, or none; NaN or Inf in them or in a
-        layer's values; names it.
+        layer's values, names it; the steps were trained, and `overwrite` is False.
     """
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule: expected one of {list(get_args(Rule))}, found {rule!r}.")
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {list(RULES)}, found {rule!r}.")
     if not hasattr(type(model), "bit_assignment"):
         raise TypeError(
             f"calibrate: expected a MetaMixModel or a BitMixerModel, found {shown(model)}."
         )
-    check_finite(images, "calibration images")
-    check_shapes(images, model.network)
-    setter = _StepSetter(rule)
-    mode = QuantizationMode(
-        activations="observe",
-        weights="off",
-        streams=False,
-        statistics="frozen",
-        observer=setter,
-    )
-    with quantization_mode(mode):
-        model.network(images, training=not _has_statistics(model.network))
-    setter.finish()
+    if model.steps_trained and not overwrite:
+        raise ValueError(
+            f"calibrate: the step sizes of {model.name!r} were trained: convert it, or fit goes on "
+            "from them, with nothing to calibrate. To discard them, call calibrate with "
+            "overwrite=True."
+        )
+    read = _calibration_batches(images, model.network, batch_size, batches)
+    calibrate_batches(model, informative(read), rule)
+
+
+def calibrate_batches(
+    model: Any, batches: Iterable[Any], rule: Rule = "lsq", enough: int | None = None
+) -> None:
+    """Sets every step size of a quantized model from batches of inputs.
+
+    Args:
+      model: as `calibrate` takes it, and rule likewise.
+      batches: what it runs on.
+      enough: how many images set the steps; later ones are read only for tensors that were 0
+        everywhere so far, and few of them. None: all.
+
+    Raises:
+      ValueError: see `calibrate`.
+    """
+    observer = StepObserver(rule)
+    mode = QuantizationMode("observe", weights="off", streams=False, statistics="frozen")
+    training = not _has_statistics(model.network)
+    checked = _checked(batches, model.network, "calibration images")
+    _observe(observer, model.network, checked, mode, training, enough)
     calibrate_weights(model.network, rule)
-    model.calibrated = True
+    model.note_calibration(rule)
 
 
 def _has_statistics(network: keras.Model) -> bool:
@@ -101,13 +110,76 @@ def _has_statistics(network: keras.Model) -> bool:
     )
 
 
-def calibrate_streams(network: keras.Model, images: Any) -> None:
-    """Sets the steps of the stream quantizers from an otherwise quantized network."""
-    setter = _StepSetter("mse")
-    mode = QuantizationMode(observer=setter, statistics="frozen")
-    with quantization_mode(mode):
-        network(images, training=True)
-    setter.finish()
+def calibrate_streams(
+    network: keras.Model, batches: Iterable[Any], enough: int | None = ENOUGH
+) -> None:
+    """Sets the steps of the stream quantizers from an otherwise quantized network.
+
+    Args:
+      network: as its layers are to compute.
+      batches: of inputs; `enough` as in `calibrate_batches`.
+    """
+    mode = QuantizationMode(statistics="frozen")
+    checked = _checked(informative(batches), network, "training images")
+    _observe(StepObserver("mse"), network, checked, mode, True, enough)
+
+
+def _observe(
+    observer: StepObserver,
+    network: keras.Model,
+    batches: Iterable[Any],
+    mode: QuantizationMode,
+    training: bool,
+    enough: int | None,
+) -> None:
+    """Runs a network until its quantizers have seen `enough` images, then sets their steps."""
+    images = more = 0
+    for batch in merged(batches, ENOUGH):
+        observer.begin(complete=enough is not None and images >= enough)
+        with quantization_mode(dataclasses.replace(mode, observer=observer)):
+            network(batch, training=training)
+        images += count_images(batch)
+        if enough is not None and images >= enough:
+            more += 1
+            if more > _MORE or not observer.has_dead:
+                break
+    observer.finish()
+
+
+def _calibration_batches(
+    images: Any, network: keras.Model, batch_size: int | None, count: int | None
+) -> Iterator[Any]:
+    """The batches of what `calibrate` takes as images.
+
+    A list of as many arrays as the network has inputs is a batch, and any other a list of batches.
+    """
+    if count is not None:
+        require_whole("batches", count, 1)
+    several = isinstance(images, list) and images and not _is_batch(images, network)
+    if several and all(is_arrays(batch) for batch in images):
+        for batch in images[:count]:
+            yield batch[0] if isinstance(batch, tuple) and not _is_batch(batch, network) else batch
+    elif isinstance(images, Generator):
+        yield from image_batches(Replay(images), count or _BATCHES)
+    elif is_data_set(images):
+        yield from image_batches(images, count or _BATCHES)
+    elif batch_size is None:
+        yield images
+    else:
+        check_shapes(images, network)
+        yield from image_batches(images, count or sys.maxsize, batch_size)
+
+
+def _is_batch(images: Any, network: keras.Model) -> bool:
+    """Whether images may be one batch of a network's inputs, by their number."""
+    return len(keras.tree.flatten(images)) == len(network.inputs)
+
+
+def _checked(batches: Iterable[Any], network: keras.Model, what: str) -> Iterator[Any]:
+    for images in batches:
+        check_finite(images, what)
+        check_shapes(images, network)
+        yield images
 
 
 def check_finite(arrays: Any, what: str) -> None:
@@ -160,43 +232,8 @@ def _listed(shapes: list[tuple[Any, ...]]) -> str:
     return shown(shapes[0] if len(shapes) == 1 else shapes)
 
 
-def first_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:
-    """Up to `count` batches of arrays (a structure of them) or of what `fit` takes as `x`.
-
-    Raises:
-      TypeError: neither arrays, a tf.data.Dataset nor a keras.utils.PyDataset, for example a
-        generator, which cannot be read twice.
-    """
-    if isinstance(data, keras.utils.PyDataset):
-        for index in range(min(count, data.num_batches or count)):
-            yield data[index]
-    elif data is not None and all(hasattr(a, "shape") for a in keras.tree.flatten(data)):
-        if batch_size is not None:
-            require_whole("batch_size", batch_size, 1)
-        size = batch_size or 32
-        total = (*keras.tree.flatten(data)[0].shape, 0)[0]
-        for start in range(0, min(count * size, total), size):
-            yield keras.tree.map_structure(lambda a, s=start: a[s : s + size], data)
-    elif data is not None and hasattr(data, "take"):
-        yield from data.take(count)
-    else:
-        raise TypeError(
-            "Step sizes are set from the training data, which has to be arrays, a "
-            f"tf.data.Dataset or a keras.utils.PyDataset; found {type(data).__name__}."
-        )
-
-
-def image_batches(data: Any, count: int, batch_size: int | None = None) -> Iterator[Any]:
-    """The inputs of `first_batches`, where `data` is the `x` of `fit`."""
-    for batch in first_batches(data, count, batch_size):
-        yield batch[0] if isinstance(batch, tuple) else batch
-
-
-def calibrate_weights(network: keras.Model, rule: Rule | None = None) -> None:
-    """Sets the weight steps of every MAC layer from its present kernel.
-
-    None is the rule by which they were set last.
-    """
+def calibrate_weights(network: keras.Model, rule: Rule) -> None:
+    """Sets the weight steps of every MAC layer from its present kernel."""
     for layer in network.layers:
         if isinstance(layer, QuantizedMac):
             layer.weight_quantizer.initialize_steps(layer.kernel, rule)  # pyright: ignore
@@ -220,51 +257,3 @@ def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> int:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return count
-
-
-class _StepSetter:
-    """Sets each quantizer's steps from the tensor that it sees first.
-
-    What is wrong is raised by `finish`: from within a layer Keras would make pages of it.
-    """
-
-    def __init__(self, rule: Rule):
-        self.rule: Rule = rule
-        self.seen: set[str] = set()
-        self.unusable: str | None = None
-
-    def __call__(self, quantizer: ActivationQuantizer, values: Any) -> None:
-        if quantizer.name in self.seen:  # of a shared layer the first call decides
-            return
-        self.seen.add(quantizer.name)
-        values = ops.convert_to_numpy(values)
-        if np.all(np.abs(values) < LARGEST):  # false for NaN too
-            _set_steps(quantizer, values, self.rule)
-        elif self.unusable is None:
-            self.unusable = quantizer.name
-
-    def finish(self) -> None:
-        """Raises ValueError where a tensor was no basis for a step size; names its quantizer."""
-        if self.unusable is not None:
-            raise ValueError(
-                f"The input of {self.unusable!r} holds NaN, Inf or values beyond {LARGEST:g}: "
-                "expected finite weights, and images of a usual scale."
-            )
-
-
-def _set_steps(quantizer: ActivationQuantizer, values: np.ndarray, rule: Rule) -> None:
-    if quantizer.fixed_step is not None:
-        return
-    if not np.any(values):  # a dead branch: no step fits better than another
-        quantizer.log_step.assign(np.zeros(len(quantizer.candidates), np.float32))
-        return
-    if quantizer.sign_from_data:
-        quantizer.set_sign("signed" if values.min() < 0 else "unsigned")
-    steps = []
-    for bits in quantizer.candidates:
-        low, high = activation_range(bits, quantizer.sign)
-        if rule == "lsq" and quantizer.choice.searched:
-            steps.append(lsq_step(values, high))
-        else:
-            steps.append(mse_step(values, low, high, quantizer.minimum))
-    quantizer.log_step.assign(np.log(np.asarray(steps, np.float32)))

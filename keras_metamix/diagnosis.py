@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_metamix.calibration import image_batches
+from keras_metamix.batches import image_batches
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import quantization_mode

@@ -1,28 +1,37 @@
-"""A float Keras model with quantized layers: trained by `fit`, or calibrated and left as it is."""
+"""A Keras model with quantized layers, to be trained by `fit` or calibrated without training."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import math
+import warnings
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
+from keras_metamix.batches import Replay
 from keras_metamix.cost import CostTable
 from keras_metamix.graph.file_outline import file_outline
 from keras_metamix.graph.layer_bits import BitWidths, allowed_pairs, candidate_pairs
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import connect, quantize, require_network
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
+from keras_metamix.layers.parts import activation_quantizers
+from keras_metamix.layers.weight_quantizer import RULES, Rule
 from keras_metamix.training import (
+    Progress,
+    Watch,
     arguments_from_config,
     begin_fit,
     build_optimizer,
     descend,
     present_value,
     track_loss,
+    watched,
 )
 from keras_metamix.workers import adapt_to_workers
 
@@ -31,21 +40,22 @@ from keras_metamix.workers import adapt_to_workers
 class QuantizedModel(keras.Model):
     """A Keras model that computes with quantized weights and activations.
 
-    Make it with `from_float`, or of a network of quantized layers. `fit` trains it quantized
-    (quantization-aware training); `keras_metamix.calibrate` alone sets its step sizes from data
-    (quantization after training). Either way `metamix_tflite.convert` writes the integers that it
-    computes with.
+    Make it with `from_float`, or give it a network of quantized layers. `fit` trains it as
+    quantized (quantization-aware training); `keras_metamix.calibrate` alone sets its step sizes
+    from data (quantization after training). Either way `metamix_tflite.convert` writes the
+    integers that it computes with.
 
-    Its subclasses choose the bit-widths: MetaMixModel searches them, BitMixerModel trains all.
+    Its subclasses choose the bit-widths: MetaMixModel searches for them, BitMixerModel trains the
+    network at all of them.
 
     Args:
       network: a functional model of quantized layers.
-      space: the SearchSpace that its bit-widths come from; None: those that the layers have.
+      space: the SearchSpace of its bit-widths; None takes those of the layers.
       float_layers: names of layers that were left in float.
 
     Attributes:
       network, space: as given.
-      bit_widths: those of its MAC layers, read and written.
+      bit_widths: reads and writes the bit-widths of its MAC layers.
       float_layers: names of layers that were left in float.
       output_names, input_names: those of the float model, by which losses, metrics, labels and
         inputs are given; the network has them too.
@@ -67,14 +77,20 @@ class QuantizedModel(keras.Model):
             network.output_names = list(output_names)
         self.float_layers = tuple(float_layers)
         self.training_data: Any = None
+        self.progress: Progress | None = None
         self.built = True
         self._calibrated = self.add_weight(
             (), "zeros", dtype="int32", trainable=False, name="calibrated"
+        )
+        self._calibrated_steps = self.add_weight(
+            (), "zeros", trainable=False, name="calibrated_steps"
         )
         self._traced: dict[str, Any] = {}
         require_network(network, space, self.name)
         connect(network)
         self.bit_widths = BitWidths(network)
+        quantizers = activation_quantizers(network)
+        self._signs_from_data = tuple(q for q in quantizers if q.sign_from_data)
         adapt_to_workers(self)
 
     @classmethod
@@ -139,11 +155,41 @@ class QuantizedModel(keras.Model):
 
     @calibrated.setter
     def calibrated(self, calibrated: bool) -> None:
-        self._calibrated.assign(int(calibrated))
+        if calibrated != self.calibrated:
+            self._calibrated.assign(int(calibrated))
+
+    @property
+    def weight_rule(self) -> Rule:
+        """The rule of the last calibration; saved weights and checkpoints hold it too."""
+        return RULES[max(int(self._calibrated.numpy()) - 1, 0)]  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def steps_trained(self) -> bool:
+        """Whether step sizes of activations are others than calibration set."""
+        return self.calibrated and self._sum_of_steps() != self._calibrated_steps.numpy()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def note_calibration(self, rule: Rule) -> None:
+        """Takes the present step sizes as those that calibration set by `rule`."""
+        self._calibrated.assign(1 + RULES.index(rule))
+        self._calibrated_steps.assign(self._sum_of_steps())
+
+    def _sum_of_steps(self) -> float:
+        """The sum of the logarithms of what MAC layers read with: training moves it."""
+        quantizers = [layer.input_quantizer for layer in self.mac_layers]
+        steps = [np.asarray(q.log_step) for q in quantizers if q.fixed_step is None]
+        return float(np.float32(math.fsum(np.concatenate(steps)))) if steps else 0.0
+
+    def _require_calibrated(self) -> None:
+        if inside_mode() or self.calibrated:
+            return
+        raise ValueError(
+            f"{self.name!r} has no step sizes yet: call keras_metamix.calibrate(model, images) "
+            "with a batch of images, let fit set them, or load weights that have them."
+        )
 
     @functools.cached_property
     def cost_table(self) -> CostTable:
-        """What budgets price: MACs, candidates and the file of the model."""
+        """What budgets price the model by: MACs, candidates and the outline of its file."""
         layers = self.mac_layers
         return CostTable(
             self.name,
@@ -163,7 +209,7 @@ class QuantizedModel(keras.Model):
             )
 
     def require_quantized(self) -> None:
-        """Raises ValueError unless weights and activations are those that a file holds."""
+        """Raises ValueError unless the model computes with the values that a file would hold."""
 
     # --- forward passes ----------------------------------------------------------------------
 
@@ -172,8 +218,11 @@ class QuantizedModel(keras.Model):
         return QuantizationMode(streams=self.space is None or self.space.stream_bits is not None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten((args, kwargs))):
-            self.require_calibrated()
+        """As Keras', on values: refused as long as there are no step sizes."""
+        symbolic = any(map(keras.utils.is_keras_tensor, keras.tree.flatten((args, kwargs))))
+        if not symbolic and self.distribute_strategy.num_replicas_in_sync == 1:
+            with tf.init_scope():  # also while a user's function is traced
+                self._require_calibrated()
         return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -183,7 +232,7 @@ class QuantizedModel(keras.Model):
             return self.network(inputs, training=training)
 
     def build(self, input_shape: Any) -> None:
-        """The network is built already."""
+        """Does nothing: the network is built already."""
 
     # --- training ----------------------------------------------------------------------------
 
@@ -196,45 +245,59 @@ class QuantizedModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        """As `keras.Model.fit`; sets step sizes from the first batch if nobody has."""
+        """As `keras.Model.fit`; sets step sizes from the first images if nobody has.
+
+        A generator's first batches are looked at before they are trained on; none is lost.
+        """
+        if isinstance(x, Generator):
+            x = Replay(x)
         begin_fit(self, x, y, batch_size)
+        watch = Watch()
+        callbacks = watched(callbacks, watch)
+        if isinstance(x, Replay):
+            x = x.generator()
         try:
-            return super().fit(x, y, batch_size, *args, **kwargs)
+            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         finally:
             self.training_data = None
+        for note in watch.notes:
+            warnings.warn(note, stacklevel=2)
+        return history
 
     def make_train_function(self, force: bool = False) -> Any:
         """As Keras'; also made anew when another step is due, loaded with weights perhaps."""
-        return super().make_train_function(self._is_due("train", self._training_state()) or force)
+        self._require_calibrated()
+        return super().make_train_function(force or self._moved("train", self._training_state()))
 
     def make_test_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew in another phase, and inside and behind `quantizers_off`."""
-        return super().make_test_function(self._is_due("test", self.evaluation_mode()) or force)
+        """As Keras'; also made anew when something else is to be computed."""
+        self._require_calibrated()
+        return super().make_test_function(force or self._moved("test", self.evaluation_mode()))
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """As Keras'; also made anew in another phase, and inside and behind `quantizers_off`."""
-        due = self._is_due("predict", self.evaluation_mode())
-        return super().make_predict_function(due or force)
+        """As Keras'; also made anew when something else is to be computed."""
+        self._require_calibrated()
+        moved = self._moved("predict", self.evaluation_mode())
+        return super().make_predict_function(force or moved)
 
-    def _is_due(self, function: str, state: Any) -> bool:
-        """Whether a function was traced where it computed something else than it has to now.
-
-        Args:
-          function: its name.
-          state: what it reads while it is traced.
-
-        Raises:
-          ValueError: it would quantize with step sizes that nobody has set.
-        """
-        self.require_calibrated()
-        state = (inside_mode(), state)
-        before, self._traced[function] = self._traced.get(function, state), state
-        return before != state
+    def _moved(self, function: str, state: Any) -> bool:
+        """Whether what a function reads while it is traced has changed since."""
+        due = state, inside_mode(), tuple(q.sign for q in self._signs_from_data)
+        before, self._traced[function] = self._traced.get(function, due), due
+        return before != due
 
     def _training_state(self) -> Any:
-        """What `train_step` reads while it is traced: another one needs another trace."""
+        """What `train_step` reads while it is traced; a change needs a new trace."""
         return self.evaluation_mode()
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
@@ -242,7 +305,7 @@ class QuantizedModel(keras.Model):
         super()._maybe_symbolic_build(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One update of everything but the architecture parameters, bits as assigned."""
+        """One update of everything but the architecture parameters, at the bits assigned."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             with quantization_mode(self.evaluation_mode()):
@@ -256,9 +319,9 @@ class QuantizedModel(keras.Model):
         """Applies the gradients of `scaled`, unless one is NaN or Inf, and tracks `loss`.
 
         Args:
-          tape: that recorded the forward pass.
+          tape: the one that recorded the forward pass.
           scaled: the loss as the optimizer scales it.
-          loss: of this replica.
+          loss: the loss of this replica.
           x: the images.
         """
         variables = self.trainable_variables

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_metamix.assignment import SearchSpace
-from keras_metamix.calibration import calibrate, check_finite, first_batches, image_batches
+from keras_metamix.batches import first_batches, image_batches, informative
+from keras_metamix.calibration import ENOUGH, SEARCHED, calibrate_batches, check_finite
 from keras_metamix.checks import one_of, require_fields
 from keras_metamix.layers.mode import inside_mode
 from keras_metamix.training_data import check_training_data
@@ -27,7 +28,9 @@ class TrainingData:
 
 
 class Progress:
-    """Which of several phases a model is in: a variable, so that weights and checkpoints hold it.
+    """Which of several phases a model is in, and how many epochs a callback has counted.
+
+    They are variables, so that weights and checkpoints hold them.
 
     Args:
       model: gets the variable.
@@ -48,6 +51,27 @@ class Progress:
             trainable=False,
             name=name,
         )
+        self._epochs = model.add_weight(
+            (), "zeros", dtype="int32", trainable=False, name=f"{name}_epochs"
+        )
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return self._phases
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were trained, in this `fit` and in those before it."""
+        return int(self._epochs.numpy())
+
+    def begin_epoch(self, epoch: int) -> int:
+        """Number of the epoch that begins: Keras', or a later one where a new `fit` goes on."""
+        return max(epoch, self.epochs)
+
+    def end_epoch(self, number: int) -> None:
+        """Counts an epoch, by the number that `begin_epoch` gave it."""
+        self._epochs.assign(number + 1)
 
     def read(self) -> Any:
         """The phase's name, also while a function is traced."""
@@ -81,15 +105,15 @@ def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
 
 
 def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
-    """Readies a model for `fit`: step sizes from the first batch, if nobody has set them."""
+    """Readies a model for `fit`: step sizes from the first images, if nobody has set them."""
     if inside_mode():
         raise RuntimeError("fit: expected to train outside of quantizers_off, found it inside.")
     check_training_data(model, x, y)
     if all(isinstance(array, np.ndarray) for array in keras.tree.flatten(x)):
         check_finite(x, "training images")
     if not model.calibrated:
-        for images in image_batches(x, 1, batch_size):
-            calibrate(model, images)
+        batches = image_batches(x, SEARCHED, batch_size)
+        calibrate_batches(model, informative(batches), enough=ENOUGH)
     build_metrics(model, x, y, batch_size)
     model.training_data = TrainingData(x, batch_size)
 
@@ -101,7 +125,102 @@ def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = No
     data = x if y is None else (x, y)
     with model.distribute_strategy.scope():
         for batch in first_batches(data, 1, batch_size):
-            model._symbolic_build(data_batch=batch)
+            model._symbolic_build(data_batch=tuple(batch) if isinstance(batch, list) else batch)
+
+
+class Watch(keras.callbacks.Callback):
+    """Keeps a model consistent whatever other callbacks restore, and notes what they undid.
+
+    It stands behind all of them.
+
+    Attributes:
+      notes: what to warn of when `fit` has ended.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._began: dict[str, int] = {}  # phase -> its first epoch in this fit
+        self._before = 0
+        self.notes: list[str] = []
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        progress = self._progress
+        self._began, self._before = {}, progress.epochs if progress else 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        model: Any = self.model
+        if self._progress:
+            self._began.setdefault(self._progress.read(), epoch)
+        model.make_train_function()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        model: Any = self.model
+        progress = self._progress
+        if progress is None or not self._began:
+            return
+        now, reached = progress.read(), [p for p in progress.phases if p in self._began][-1]
+        if progress.phases.index(now) < progress.phases.index(reached):
+            self.notes.append(
+                f"fit: a callback restored weights of phase {now!r}, from before {reached!r} "
+                f"began: give it start_from_epoch={self._began[reached]} "
+                "(EarlyStopping), or let it compare epochs of that phase alone."
+            )
+        elif model.stop_training and now != progress.phases[-1] and progress.epochs > self._before:
+            self.notes.append(
+                f"fit: a callback stopped it in phase {now!r}, before {progress.phases[-1]!r} "
+                "began: give it start_from_epoch (EarlyStopping), or call fit again to go on."
+            )
+
+    @property
+    def _progress(self) -> Progress | None:
+        model: Any = self.model
+        return model.progress
+
+
+def watched(callbacks: Any, watch: Watch) -> Any:
+    """The callbacks of a `fit`, and a Watch behind them."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        watch.set_model(callbacks._model)
+        callbacks.append(watch)
+        return callbacks
+    return [*keras.tree.flatten(callbacks if callbacks is not None else []), watch]
+
+
+def epoch_steps(model: Any, params: Any, counted: int | None) -> int:
+    """How many steps an epoch has, as a callback knows them.
+
+    Args:
+      model: within its `fit`.
+      params: of the callback; Keras leaves "steps" out where the data do not tell.
+      counted: steps of an epoch before this one.
+
+    Raises:
+      ValueError: nobody knows, and counting would use up the data.
+    """
+    steps = (params or {}).get("steps") or counted
+    data: Any = model.training_data.x if model.training_data else None
+    if not steps and isinstance(data, tf.data.Dataset):
+        steps = sum(1 for _ in data) if data.cardinality() != tf.data.INFINITE_CARDINALITY else 0
+    if not steps:
+        raise ValueError(
+            "fit: the first epoch needs to know its number of steps, which these training data do "
+            "not tell: pass fit(steps_per_epoch=...)."
+        )
+    return steps
+
+
+def restart_averages(model: Any) -> None:
+    """Lets an optimizer's averages (`use_ema`) begin anew, with the present values.
+
+    What was averaged before a phase is no part of the network as it is quantized from then on.
+    """
+    optimizer = getattr(model, "optimizer", None)  # none before `compile`
+    if optimizer is None or not optimizer.built or not optimizer.use_ema:
+        return
+    # As keras.callbacks.SwapEMAWeights reaches them: Keras has no public name for the averages.
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+        average.assign(variable)
 
 
 def training_batches(

@@ -55,7 +55,7 @@ def test_steps_set_anew_are_of_the_present_kernel(model, images):
     before = weight_steps(model)
     for layer in model.mac_layers:
         layer.kernel.assign(2 * layer.kernel)
-    calibrate_weights(model.network)
+    calibrate_weights(model.network, model.weight_rule)
     for found, expected in zip(weight_steps(model), before, strict=True):
         np.testing.assert_allclose(found, expected + np.log(2), atol=1e-5)
 

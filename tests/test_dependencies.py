@@ -29,11 +29,13 @@ BASE = {
     "keras_metamix.checks",
     "keras_metamix.files",
     "keras_metamix.assignment",
+    "keras_metamix.batches",
     "keras_metamix.cost",
     "keras_metamix.ops",
 }
 LAYERS = BASE | {"keras_metamix.layers"}
 GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
+GRAPH |= {"keras_metamix.step_observer"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
 TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
 TRAINING |= {"keras_metamix.quantized_model"}
@@ -47,9 +49,11 @@ MAY_IMPORT = {
     "keras_metamix.checks": set(),
     "keras_metamix.assignment": {"keras_metamix.files", "keras_metamix.checks"},
     "keras_metamix.ops": set(),
-    "keras_metamix.cost": BASE - {"keras_metamix.ops"},
+    "keras_metamix.batches": {"keras_metamix.checks"},
+    "keras_metamix.cost": BASE - {"keras_metamix.ops", "keras_metamix.batches"},
     "keras_metamix.layers": BASE,
     "keras_metamix.graph": GRAPH,
+    "keras_metamix.step_observer": LAYERS,
     "keras_metamix.calibration": GRAPH,
     "keras_metamix.training": GRAPH | {"keras_metamix.training_data"},
     "keras_metamix.training_data": GRAPH,

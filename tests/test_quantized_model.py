@@ -47,6 +47,7 @@ def test_fit_trains_the_quantized_network(source, data):
     model = kmm.QuantizedModel.from_float(source, activation_bits=3, weight_bits=3, edge_bits=3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+    kmm.calibrate(model, data[0][:32])
     before = model.evaluate(*data, verbose=0, return_dict=True)
     model.fit(*data, epochs=6, verbose=0)
     after = model.evaluate(*data, verbose=0, return_dict=True)

@@ -9,6 +9,7 @@ import keras
 
 from keras_metamix.bitmixer.model import STAGES, BitMixerModel, Stage
 from keras_metamix.calibration import (
+    SEARCHED,
     calibrate_streams,
     calibrate_weights,
     reestimate_batch_norm,
@@ -16,7 +17,7 @@ from keras_metamix.calibration import (
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.layers.mode import quantization_mode
-from keras_metamix.training import training_batches
+from keras_metamix.training import epoch_steps, restart_averages, training_batches
 
 
 class BitMixerCallback(keras.callbacks.Callback):
@@ -53,7 +54,8 @@ class BitMixerCallback(keras.callbacks.Callback):
         self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
         self.verbose = verbose
         self.stages: list[Stage] = []
-        self._epoch = 0
+        self._epoch = self._batch = 0
+        self._steps: int | None = None  # of an epoch, once one was trained
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if not isinstance(self.model, BitMixerModel):
@@ -61,8 +63,12 @@ class BitMixerCallback(keras.callbacks.Callback):
                 "BitMixerCallback trains a BitMixerModel (see BitMixerModel.from_float), "
                 f"found {type(self.model).__name__}."
             )
+        model: Any = self.model
+        if self.verbose and not any(x.input_quantizer.choice.searched for x in model.mac_layers):
+            line = f"no layer of {model.name!r} has bits to choose: there is nothing to switch"
+            print(f"[Bit-Mixer] {line}", flush=True)
         found = (self.params or {}).get("epochs")
-        if found != sum(self.stage_epochs):
+        if not model.progress.epochs and found != sum(self.stage_epochs):
             raise ValueError(
                 f"fit(epochs={found}): BitMixerCallback(stage_epochs={self.stage_epochs}) needs "
                 f"{sum(self.stage_epochs)}."
@@ -70,19 +76,22 @@ class BitMixerCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model
+        epoch = model.progress.begin_epoch(epoch)
         wanted = self._stage_of(epoch)
         while STAGES.index(model.stage) < STAGES.index(wanted):
             self._enter(STAGES[STAGES.index(model.stage) + 1])
-        if self.verbose and (epoch == 0 or model.stage not in self.stages[-1:]):
+        if self.verbose and model.stage not in self.stages[-1:]:
             print(f"[Bit-Mixer] stage {model.stage} from epoch {epoch + 1}", flush=True)
         self.stages.append(model.stage)
         self._epoch = epoch
+        if model.stage == "layer_wise":
+            self._steps = epoch_steps(model, self.params, self._steps)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         model: Any = self.model
         if model.stage != "layer_wise":
             return
-        steps = (self.params or {}).get("steps") or 0
+        steps = self._steps or 0
         before = (self._epoch - sum(self.stage_epochs[:2])) * steps + batch
         total = steps * self.stage_epochs[2]
         # One call serves several steps where compile was given steps_per_execution.
@@ -93,6 +102,12 @@ class BitMixerCallback(keras.callbacks.Callback):
         model: Any = self.model
         where = f"at step {batch + 1} of epoch {self._epoch + 1}, stage {model.stage}"
         check_loss(model, logs, where, self._batches(LOOKED_AT))
+        self._batch = batch
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        model: Any = self.model
+        self._steps = self._batch + 1
+        model.progress.end_epoch(self._epoch)
 
     def _stage_of(self, epoch: int) -> Stage:
         first, second, _ = self.stage_epochs
@@ -104,11 +119,11 @@ class BitMixerCallback(keras.callbacks.Callback):
         if stage == "layer_wise":
             model.spread_diagonal()
             return
-        calibrate_weights(model.network)
-        for images in self._batches(1):
-            calibrate_streams(model.network, images)
+        calibrate_weights(model.network, model.weight_rule)
+        calibrate_streams(model.network, self._batches(SEARCHED))
         if self.statistics_batches:
             self._reestimate()
+        restart_averages(model)
 
     def _reestimate(self) -> None:
         """Batch norm of every uniform bit-width, for the network with quantized weights."""

@@ -45,6 +45,7 @@ class BitMixerModel(QuantizedModel):
     """
 
     space: SearchSpace
+    progress: Progress
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class BitMixerModel(QuantizedModel):
         super().__init__(network, space, float_layers, **kwargs)
         self.batch_norm, self.seed = one_of("batch_norm", batch_norm, READINGS), seed
         self._distillation = 0.0
-        self._progress = Progress(self, "stage", STAGES, stage)
+        self.progress = Progress(self, "stage", STAGES, stage)
         self.layer_wise_share = self.add_weight(
             (), "zeros", trainable=False, name="layer_wise_share"
         )
@@ -124,14 +125,14 @@ class BitMixerModel(QuantizedModel):
     @property
     def stage(self) -> Stage:
         """ "activations", "network_wide" or "layer_wise"."""
-        return self._progress.read()
+        return self.progress.read()
 
     @stage.setter
     def stage(self, stage: Stage) -> None:
         if stage not in STAGES:
             raise ValueError(f"stage: expected one of {list(STAGES)}, found {stage!r}.")
         before = self.evaluation_mode()
-        self._progress.write(stage)
+        self.progress.write(stage)
         if self.evaluation_mode() == before:
             return
         self.test_function = self.predict_function = None

@@ -1,4 +1,4 @@
-"""What bits cost, what they may cost, and the choice that a budget allows; no Keras here."""
+"""What bits cost, what they may cost, and which bits a budget allows; imports no Keras."""
 
 from keras_metamix.cost.budget import Bops, Budget, Latency, Priced, Size, as_budgets
 from keras_metamix.cost.latency_table import LatencyTable

@@ -19,9 +19,9 @@ _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
 
 
 class Budget(ABC):
-    """The most that an assignment may cost: a limit, or a share of what a model can reach.
+    """The most that an assignment may cost: a limit, or a share of a model's range.
 
-    `share` is 0 at the model's fewest bits and 1 at its most, so that it exists for every network.
+    A share of 0 is the cost of the model's fewest bits, 1 that of its most: every network has one.
     """
 
     unit: ClassVar[str]
@@ -37,8 +37,8 @@ class Budget(ABC):
           model: a MetaMixModel or BitMixerModel.
 
         Raises:
-          TypeError: another model.
-          ValueError: a price is missing, or the model has no file; names the layer.
+          TypeError: not such a model.
+          ValueError: a price is missing, or the model cannot be exported; names the layer.
         """
         table = getattr(model, "cost_table", None)
         if not isinstance(table, CostTable):
@@ -58,7 +58,7 @@ class Budget(ABC):
 
     @abstractmethod
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
-        """Of every pair of each layer's candidates, and what comes on top."""
+        """Prices of every pair of each layer's candidates, and a constant that is added to them."""
 
     def _check(self) -> None:
         """Raises ValueError unless there is a limit or a share."""
@@ -114,12 +114,12 @@ class Bops(Budget):
 class Size(Budget):
     """Bytes of the whole file that `metamix_tflite.convert(model)` writes.
 
-    With its metadata and golden outputs, weights in `weight_container="fast"`, one signature. It
-    is predicted to within 1 % (of files of less than 10 kB, to within 100 bytes), rather above than
-    below. Bits of activations take no bytes.
+    The file has one signature, `weight_container="fast"`, metadata and golden outputs. Its size is
+    predicted to within 1 % (below 10 kB to within 100 bytes), and rather too high than too low.
+    The bits of activations take no bytes.
 
     Attributes:
-      limit: bytes, a number or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
+      limit: bytes, as a number or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
       share: in its place, of the way from the model's fewest bits (0) to its most (1).
     """
 
@@ -150,7 +150,7 @@ class Latency(Budget):
     """Microseconds of one inference, as a table of measured times predicts them.
 
     Attributes:
-      table: of `metamix-profile`, of any device.
+      table: what `metamix-profile` measured, or such a table of any device.
       limit: microseconds, or None.
       share: in its place, of the way from the model's fewest bits (0) to its most (1).
     """
@@ -177,14 +177,14 @@ class Latency(Budget):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Priced(Budget):
-    """Prices of your own, such as the energy that a device was measured to take.
+    """The sum of prices of your own, such as a device's measured energy.
 
     Attributes:
       table: {layer name: {bits: price}}, bits a pair of (activation bits, weight bits), or the
         activation bits alone.
       limit: in the unit of the prices, or None.
       share: in its place, of the way from the model's fewest bits (0) to its most (1).
-      constant: what the model costs besides.
+      constant: what the model costs in addition to its layers.
     """
 
     table: Mapping[str, Mapping[Any, float]]
@@ -242,11 +242,11 @@ def _bytes(text: str) -> float:
 
 
 def as_budgets(budget: Any) -> tuple[Budget, ...]:
-    """The budgets that an argument names: one, several that are all to be met, or BOPs.
+    """The budgets of an argument: one, several that are all to be met, or a number of BOPs.
 
     Raises:
-      TypeError: none of these.
-      ValueError: an empty list, or a number that is no budget.
+      TypeError: it is none of these.
+      ValueError: an empty list, or a number that cannot be a budget.
     """
     several = budget if isinstance(budget, list | tuple) else [budget]
     if not several:

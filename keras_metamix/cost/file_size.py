@@ -1,8 +1,8 @@
 """Bytes of a .tflite counted from its tensors and operators, without writing it.
 
-The flatbuffer's fixed costs, and those of the compressed declaration, were fitted to files of
+The fixed costs of the flatbuffer and of the compressed declaration were fitted to files of
 `metamix_tflite.convert`: seven networks of 5.5 kB to 2.8 MB, whose sizes they give to within 1 %,
-rather above than below, so that a file is within its budget.
+and rather too high than too low, so that a file stays within its budget.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_JOINED = 5  # tensors of one CONCATENATION
 
 
 class FileBytes:
-    """Adds up what a file's parts take; what is equal is stored once."""
+    """Adds up the bytes of a file's parts; equal parts are stored once."""
 
     def __init__(self, bytes_: float = _FILE):
         self._bytes = float(bytes_)
@@ -43,13 +43,13 @@ class FileBytes:
         channels: int = 1,
         data: int | None = None,
     ) -> None:
-        """A tensor.
+        """Adds a tensor.
 
         Args:
-          name, shape: its own.
-          scale: of its values; None for floats and INT32 constants without one.
+          name, shape: those of the tensor.
+          scale: tells its scale from others; None for floats and INT32 constants without one.
           channels: how many scales it has.
-          data: bytes of a constant; 0 where they are counted elsewhere.
+          data: bytes of a constant; 0 if they are counted elsewhere.
         """
         self._bytes += _TENSOR + _filled(len(name) + 1, 4)
         self._vector(("shape", *shape), 4 * len(shape))
@@ -61,23 +61,23 @@ class FileBytes:
             self._bytes += _BUFFER + _filled(data, _ALIGNED)
 
     def data(self, known: Hashable, length: int) -> int | None:
-        """The bytes of a constant that `known` tells from others; None where it is stored."""
+        """The bytes of the constant that `known` identifies; None if it is stored already."""
         if known in self._stored:
             return None
         self._stored.add(known)
         return length
 
     def operator(self, inputs: int) -> None:
-        """An operator of so many inputs."""
+        """Adds an operator with so many inputs."""
         self._bytes += _OPERATOR + 4 * inputs
 
     def declared(self, layers: int = 0, tensors: int = 0, patches: int = 0) -> None:
-        """Entries of the declaration: MAC layers, tensors, and those of patches."""
+        """Adds entries of the declaration: MAC layers, tensors, and tensors of patches."""
         self._bytes += _DECLARED_LAYER * layers + _DECLARED_TENSOR * tensors
         self._bytes += _DECLARED_PATCH * patches
 
     def golden(self, values: int) -> None:
-        """What an output of so many values is expected to be."""
+        """Adds the golden outputs of an output of so many values."""
         self._bytes += _GOLDEN * min(values, _LARGEST_OUTPUT)
 
     def _vector(self, known: Hashable, length: int) -> None:
@@ -88,10 +88,10 @@ class FileBytes:
 
 @dataclasses.dataclass(frozen=True)
 class MacShape:
-    """What the bytes of a MAC layer's weights follow from.
+    """What determines the bytes of a MAC layer's weights.
 
     Attributes:
-      name: of its call.
+      name: the name of its call.
       kind, kernel_shape, strides, channels: see `containers.mac_form`.
       padding: of a convolution.
     """
@@ -104,7 +104,7 @@ class MacShape:
     padding: str = "valid"
 
     def bytes_at(self, weight_bits: int, stored: bool = False) -> int:
-        """Of the weights, filled to 16, and of the patches that their operator reads.
+        """Bytes of the weights, padded to 16, and of the patches that their operator reads.
 
         Args:
           weight_bits: of the layer.
@@ -116,9 +116,9 @@ class MacShape:
         return (0 if stored else held) + (self._patches(stored) if form.patches else 0)
 
     def _patches(self, stored: bool) -> int:
-        """Of the operators that lay out patches: `metamix_tflite.patches` writes them."""
+        """Bytes of the operators that lay out patches, as `metamix_tflite.patches` writes them."""
         file, name = FileBytes(0 if stored else _PATCHES), f"{self.name}/patches/column0"
-        new = not stored  # constants, but for those of an earlier call
+        new = not stored  # an earlier call may have stored the constants
         for axis in (1, 0):
             taps, stride = self.kernel_shape[axis], self.strides[axis]
             if stride > 1:
@@ -134,10 +134,10 @@ class MacShape:
 
 
 def _moved(file: FileBytes, name: str, constants: int, new: bool, *shape: int) -> None:
-    """An operator that moves values, with its output, whose shape some share, and constants."""
+    """Adds an operator that moves values, its constants, and its output; some share a shape."""
     file.tensor(name, (1, 1, 1, 1, *shape)[-4:], "grid")
     for number in range(constants):
-        # Of begin, end and strides one is new: the others are equal to those of other slices.
+        # Of begin, end and strides one is new: the others equal those of other slices.
         file.tensor(f"{name}/begin", (4,), data=16 if new and number == 0 else None)
     file.operator(1 + constants)
     file.declared(patches=1)

@@ -1,4 +1,4 @@
-"""Measured latencies of layers, from which those of whole assignments add up."""
+"""Measured latencies of layers, which add up to the latency of an assignment."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class LatencyTable:
 
     Attributes:
       origin: device, CPU, runtime, threads and weight container of the measurements.
-      operations: times of the MAC layers' calls.
+      operations: the times of the MAC layers' calls, see `LayerCost.operations`.
       network: the operations of the profiled model's MAC layers, in network order.
-      rest_us: microseconds of all else in the profiled model, whatever its bits: the operators
-        that are no MAC layer, and calling the interpreter once.
-      interpolate: whether a missing time is estimated. See `load`.
+      rest_us: microseconds of everything else in the profiled model, whatever its bits: the
+        operators that are not MAC layers, and one call of the interpreter.
+      interpolate: whether a missing time is estimated, see `load`.
     """
 
     origin: Mapping[str, Any]
@@ -55,14 +55,14 @@ class LatencyTable:
 
         Args:
           path: the file of `metamix-profile`.
-          interpolate: whether to estimate times that the table lacks, in place of an error: those
-            of the same operation at the nearest weight bits, then at the nearest activation bits;
-            for an operation that was not measured, those of the layer of its class with the
-            nearest number of MACs, in proportion to the MACs.
+          interpolate: whether to estimate a time that the table lacks instead of raising an error:
+            by the same operation at the nearest weight bits, then the nearest activation bits; for
+            an operation that was not measured, by the one of its class with the nearest number of
+            MACs, in proportion to the MACs.
 
         Raises:
-          OSError: no such file.
-          ValueError: another kind of file, or one whose measurement was interrupted; names it.
+          OSError: there is no such file.
+          ValueError: the file is of another kind, or its measurement was interrupted; names it.
         """
         content = read_table(path)
         if content.get("rest_us") is None:
@@ -90,7 +90,7 @@ class LatencyTable:
 
         Args:
           layers: `layer_costs` of a model.
-          pairs: of each layer, by name; default: those that were measured.
+          pairs: the pairs of each layer, by its name; by default those that were measured.
 
         Raises:
           ValueError: a time that the table lacks; names layer, operation and bits.
@@ -101,14 +101,14 @@ class LatencyTable:
         }
 
     def rest_of(self, model: str, layers: Sequence[LayerCost]) -> float:
-        """Microseconds of all but a model's MAC layers: with `prices` a whole inference.
+        """Microseconds of everything but a model's MAC layers, whose `prices` come on top.
 
         Args:
           model: its name, for messages.
           layers: its `layer_costs`.
 
         Raises:
-          ValueError: they are not those of the profiled model: the rest is known of that alone.
+          ValueError: the layers are not those of the profiled model, whose rest alone is known.
         """
         found = [text for cost in layers for text in cost.operations]
         if found != list(self.network) and not self.interpolate:
@@ -124,10 +124,11 @@ class LatencyTable:
 
         Args:
           layers: `layer_costs` of the model.
-          bits: of these layers.
+          bits: the bits of these layers.
 
         Raises:
-          TypeError, ValueError: no assignment, one of another model, or see `prices`.
+          TypeError: not a BitAssignment.
+          ValueError: it is of another model, or see `prices` and `rest_of`.
         """
         require_assignment(bits)
         bits.check_layers(layer.name for layer in layers)
@@ -137,7 +138,7 @@ class LatencyTable:
         return rest + sum(us for row in prices.values() for us in row.values())
 
     def _measured(self, cost: LayerCost) -> list[Pair]:
-        """The pairs of which there are times of all calls of a layer."""
+        """The pairs for which all calls of a layer were timed."""
         rows = [self._operation(cost, text).prices for text in cost.operations]
         return [pair for pair in rows[0] if all(pair in row for row in rows)]
 
@@ -174,8 +175,8 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON of a table, finished or not.
 
     Raises:
-      OSError: no such file.
-      ValueError: another kind of file; names it.
+      OSError: there is no such file.
+      ValueError: the file is of another kind; names it.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a MAC layer costs, and a bit assignment: BOPs (MetaMix Eq. 6), average bits, weights."""
+"""The cost of MAC layers and of bit assignments: BOPs (MetaMix Eq. 6), average bits, weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LayerCost:
       output_channels: rows of the per-channel scales.
       input_elements: elements of the input activation of one image.
       edge: the first or the last MAC layer of the model (fixed bits, not searched).
-      operations: what each call of the layer computes: class, sizes and geometry, no bits. Equal
-        texts cost a device the same.
+      operations: what each call of the layer computes, as a text: class, sizes and geometry, no
+        bits. Equal texts cost a device the same.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A budget beside the prices that it pays: what searches and choices of bits count with."""
+"""A budget with its prices for one model, as searches and choices of bits use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_metamix.assignment import BitAssignment, require_assignment
 
 Pair = tuple[int, int]
 Prices = Mapping[str, Mapping[Pair, float]]
-USED = 0.97  # of a limit has to be used, where an assignment does
+USED = 0.97  # share of a limit that has to be used, if an assignment does so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +18,15 @@ class PricedBudget:
     """A budget for one model.
 
     Attributes:
-      name: of the budget, for messages.
+      name: how messages call the budget.
       prices: {layer name: {(activation bits, weight bits): price}}, in network order.
-      choices: the pairs that each layer may take: those of its prices, but where its weights take
-        the bits of its activation.
+      choices: the pairs that each layer may take: those with a price, but only equal ones if its
+        weights take the bits of its activation.
       limit: the most that an assignment may cost.
       constant: what is added to the layers' prices, whatever their bits.
-      unit: of prices and limit.
+      unit: the unit of prices and limit.
       log: name of the cost in the logs of training.
-      paper_unit: what bit-search counts in, MetaMix's 1e9 BOPs.
+      paper_unit: the unit that bit-search counts in, such as MetaMix's 1e9 BOPs.
     """
 
     name: str
@@ -42,8 +42,8 @@ class PricedBudget:
         """The cost of a whole assignment.
 
         Raises:
-          TypeError: no BitAssignment.
-          ValueError: one of other layers, or a pair without a price; names the layer.
+          TypeError: not a BitAssignment.
+          ValueError: it is of other layers, or a pair has no price; names the layer.
         """
         require_assignment(bits)
         bits.check_layers(self.prices, "the prices")
@@ -72,7 +72,7 @@ class PricedBudget:
 
     @property
     def most(self) -> float:
-        """What the dearest assignment costs that no other one of as many bits undercuts."""
+        """What the dearest assignment costs that is not undercut by one of as many bits or more."""
         return self._end(max)
 
     def _end(self, end: Any) -> float:
@@ -84,13 +84,13 @@ class PricedBudget:
         return cost >= USED * self.limit
 
     def require_reachable(self) -> None:
-        """Raises ValueError where no assignment costs at most the limit; names the range."""
+        """Raises ValueError if every assignment costs more than the limit; names the range."""
         low = self.least
         if not self.limit >= low * (1 - 1e-12):
             raise ValueError(f"{self.name}: expected at least {self._told(low)}{self._range()}")
 
     def beyond(self) -> str:
-        """What to say of a limit above what the most bits cost; "" where it is not."""
+        """What to say of a limit above the cost of the most bits; "" for any other."""
         if self.limit <= self.most * (1 + 1e-12):
             return ""
         return (
@@ -115,12 +115,12 @@ class PricedBudget:
 
 
 def worthwhile(budgets: Sequence[PricedBudget], layer: str, pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs of a layer but those that cost as much as, or more than, one of more bits.
+    """The pairs of a layer without those that cost no less than a pair of more bits.
 
     Args:
-      budgets: with the prices that count.
+      budgets: have the prices that count.
       layer: its name.
-      pairs: of bit-widths.
+      pairs: its pairs of (activation bits, weight bits).
     """
     known = list(pairs)
     costs = {pair: [budget.row(layer, [pair])[0] for budget in budgets] for pair in known}

@@ -1,4 +1,4 @@
-"""From scores to the assignment of most score that meets every budget and uses one of them."""
+"""From scores to the best assignment that meets every budget and uses one of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost.prices import USED, Pair, PricedBudget, worthwhile
 from keras_metamix.cost.solver import Between, best_choice
 
-# What a search thinks of each pair of (activation bits, weight bits) of each layer: more is better.
+# Scores of each layer's pairs of (activation bits, weight bits): higher is better.
 Scores = Mapping[str, Mapping[Pair, float]]
-_ROUNDING = 1e-12  # of a sum of prices
+_ROUNDING = 1e-12  # relative, of a sum of prices
 
 
 def argmax_bits(scores: Scores) -> BitAssignment:
@@ -21,7 +21,7 @@ def argmax_bits(scores: Scores) -> BitAssignment:
 
 
 def require_all_reachable(budgets: Sequence[PricedBudget]) -> None:
-    """Raises ValueError where no assignment meets all budgets; names what can be had."""
+    """Raises ValueError if no assignment meets all budgets; says what can be met."""
     for budget in budgets:
         budget.require_reachable()
     if len(budgets) > 1 and _best({n: dict.fromkeys(p, 0.0) for n, p in _all(budgets)}, budgets):
@@ -34,17 +34,17 @@ def require_all_reachable(budgets: Sequence[PricedBudget]) -> None:
 
 
 def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:
-    """The assignment of the highest sum of scores that meets every budget and uses one of them.
+    """The assignment with the highest sum of scores that meets every budget and uses one of them.
 
-    A pair that costs no less than one of more bits is never taken: more bits cost no accuracy. Of
-    the others, what the scores alone choose within the limits stands where it costs at least 97 %
-    of a limit. Else the rest is spent on more bits where the scores lose least: on assignments that
-    give no layer fewer bits than that choice, then on any. Where no assignment costs 97 % of a
-    limit, the dearest below it is taken.
+    A pair that costs no less than a pair of more bits is never taken, since more bits cost no
+    accuracy. Of the others, the choice of the scores alone stands if it costs at least 97 % of a
+    limit. If not, the rest is spent on more bits where the scores lose least: first on assignments
+    that give no layer fewer bits than that choice, then on any. If no assignment costs 97 % of a
+    limit, the dearest one within it is taken.
 
     Args:
-      scores: of each layer's pairs.
-      budgets: with prices of these pairs.
+      scores: the scores of each layer's pairs.
+      budgets: have prices of these pairs.
 
     Raises:
       ValueError: no assignment meets all budgets, or a pair has no price.
@@ -66,7 +66,7 @@ def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:
 
 
 def _used(scores: Scores, budgets: Sequence[PricedBudget]) -> dict[str, Pair] | None:
-    """The best of at least 97 % of one of the limits."""
+    """The best assignment that costs at least 97 % of one of the limits."""
     floors = [[budget.limit * USED if b is budget else None for b in budgets] for budget in budgets]
     found = [_best(scores, budgets, floor) for floor in floors]
     return max((f for f in found if f), key=lambda f: _score(scores, f), default=None)
@@ -75,7 +75,7 @@ def _used(scores: Scores, budgets: Sequence[PricedBudget]) -> dict[str, Pair] | 
 def _nearest(
     scores: Scores, budgets: Sequence[PricedBudget], alone: dict[str, Pair]
 ) -> dict[str, Pair]:
-    """The best of those that cost the most that is within the limits."""
+    """The best of the dearest assignments within the limits."""
     dearest = [
         _best({n: dict(zip(r, budget.row(n, r), strict=True)) for n, r in scores.items()}, budgets)
         for budget in budgets
@@ -89,11 +89,11 @@ def _nearest(
 def _best(
     scores: Scores, budgets: Sequence[PricedBudget], floors: Sequence[float | None] = ()
 ) -> dict[str, Pair] | None:
-    """The best assignment within the limits, and from the floors on; None where there is none."""
+    """The best assignment within the limits and not below the floors; None if there is none."""
     limits = []
     for number, budget in enumerate(budgets):
         rows = [budget.row(name, row) for name, row in scores.items()]
-        # The least is met, by the check: the difference may be below it by a rounding.
+        # The cheapest is within the limit, by the check; this difference may round to below it.
         high = max(budget.limit - budget.constant, sum(map(min, rows)))
         floor = floors[number] if floors else None
         limits.append(Between(rows, -np.inf if floor is None else floor - budget.constant, high))

@@ -1,4 +1,4 @@
-"""One candidate for each layer, of the most value between limits: an integer program."""
+"""The candidates, one for each layer, of the most value within limits: an integer program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy import optimize, sparse
 
 Rows = Sequence[Sequence[Any]]
-_MOST_NODES = 200_000  # of the solver's search tree: from there on its best choice so far is taken
+_MOST_NODES = 200_000  # of the solver's search tree; beyond, its best choice so far is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Between:
     """A sum of prices that has to lie from `low` to `high`.
 
     Attributes:
-      prices: of each row's candidates.
-      low, high: the ends, both inside.
+      prices: the prices of each row's candidates.
+      low, high: the ends of the range, both allowed.
     """
 
     prices: Rows
@@ -28,26 +28,27 @@ class Between:
     high: float = math.inf
 
     def sum(self, chosen: Sequence[int]) -> Any:
-        """Of one candidate for each row, by number."""
+        """The sum for one candidate of each row, given by its number."""
         return sum(row[number] for row, number in zip(self.prices, chosen, strict=True))
 
     def holds(self, chosen: Sequence[int]) -> bool:
-        """Whether these candidates' sum lies between the ends."""
+        """Whether the sum for these candidates is in the range."""
         return self.low <= self.sum(chosen) <= self.high
 
 
 def best_choice(values: Rows, limits: Sequence[Between]) -> list[int] | None:
     """Number of the candidate chosen in each row: a multiple-choice knapsack.
 
-    Solved as an integer program (HiGHS through scipy), to optimality but for trees of more than
-    200,000 nodes. The prices' own sum, not the solver's tolerance, decides whether a limit holds.
+    It is solved as an integer program (HiGHS through scipy), to optimality unless the search tree
+    has more than 200,000 nodes. The exact sum of prices, not the solver's tolerance, decides
+    whether a limit holds.
 
     Args:
-      values: of each row's candidates; their sum is maximized.
-      limits: on sums of prices, whose rows are like those of `values`.
+      values: the values of each row's candidates, whose sum is maximized.
+      limits: limits on sums of prices, which have the same rows as `values`.
 
     Returns:
-      None where no choice is within all limits.
+      The numbers, or None if no choice is within all limits.
     """
     best = [int(np.argmax(row)) for row in values]
     if all(limit.holds(best) for limit in limits):
@@ -63,7 +64,7 @@ def best_choice(values: Rows, limits: Sequence[Between]) -> list[int] | None:
         result = optimize.milp(
             -_flat(values),
             integrality=np.ones(total),
-            # With its presolve HiGHS 1.12 took a choice for the best that was not.
+            # With presolve, HiGHS 1.12 returned a choice that was not the best.
             options={"mip_rel_gap": 0.0, "node_limit": _MOST_NODES, "presolve": False},
             bounds=optimize.Bounds(0, 1),
             constraints=constraints,
@@ -74,13 +75,13 @@ def best_choice(values: Rows, limits: Sequence[Between]) -> list[int] | None:
         chosen = [int(np.argmax(part)) for part in parts]
         if all(limit.holds(chosen) for limit in limits):
             return chosen
-        # Outside a limit by less than the solver's tolerance: anything but this choice.
+        # It exceeds a limit by less than the solver's tolerance: rule this choice out.
         taken = np.concatenate([np.eye(len(p))[n] for p, n in zip(parts, chosen, strict=True)])
         constraints.append(optimize.LinearConstraint(taken[None], -np.inf, len(counts) - 1))
 
 
 def _linear(limit: Between) -> optimize.LinearConstraint:
-    """Scaled so that the solver's tolerance is a small share of the limit."""
+    """A limit, scaled so that the solver's tolerance is a small share of it."""
     ends = [abs(end) for end in (limit.low, limit.high) if math.isfinite(end) and end]
     scale = max(ends, default=1.0)
     row = _flat(limit.prices)[None] / scale

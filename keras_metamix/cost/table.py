@@ -1,4 +1,4 @@
-"""What a budget has to know of a model."""
+"""What a budget has to know about a model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class FileOutline:
     """The bytes of a model's file.
 
     Attributes:
-      constant: of all that its bits do not change.
-      layers: of each MAC layer's weights, and of what its operator takes more, by weight bits.
+      constant: bytes of everything that does not depend on bits.
+      layers: bytes of each MAC layer's weights, and of what its operator needs besides, by weight
+        bits.
     """
 
     constant: int
@@ -24,15 +25,15 @@ class FileOutline:
 
 @dataclasses.dataclass(frozen=True)
 class CostTable:
-    """A quantized model as budgets see it; its `cost_table` makes one.
+    """A quantized model as budgets see it; `QuantizedModel.cost_table` makes it.
 
     Attributes:
       model: its name.
       layers: its MAC layers in network order.
       candidates: every pair of (activation bits, weight bits) of each layer's candidates.
-      choices: those that a layer may take: equal ones, where its weights take the bits of its
+      choices: those that a layer may take: only equal ones, if its weights take the bits of its
         activation.
-      outline: makes an outline of its file; raises ValueError where it can have none.
+      outline: makes the outline of its file; raises ValueError if it cannot be exported.
     """
 
     model: str

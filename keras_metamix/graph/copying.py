@@ -5,7 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers, ops, tree
+
+
+def copy_of(operation: Any, name: str, cls: type | None = None, config: Any = None) -> Any:
+    """A copy of a layer or of a raw operation, with its state.
+
+    Args:
+      operation: the original.
+      name: of the copy, also where a config does not tell the original's.
+      cls, config: of the copy, where they are not the original's.
+    """
+    config = dict(operation.get_config() if config is None else config)
+    if "name" in config:
+        config["name"] = name
+    copy: Any = (cls or type(operation)).from_config(config)
+    copy.name = name
+    copy_state(operation, copy)
+    return copy
 
 
 def copy_state(source: Any, target: Any) -> None:
@@ -23,13 +40,7 @@ def copy_state(source: Any, target: Any) -> None:
     """
     if not isinstance(source, layers.Layer) or not source.built:
         return
-    config = source.get_build_config()
-    if _is_built_by_its_call(source):
-        # Its call, on symbolic tensors, builds the layers inside.
-        call = source._inbound_nodes[0].arguments
-        keras.Operation.compute_output_spec(target, *call.args, **call.kwargs)
-    elif config and not target.built:
-        target.build_from_config(config)
+    _build_alike(source, target)
     found, expected = target.variables, source.variables
     if [v.shape for v in found] != [v.shape for v in expected]:
         raise ValueError(
@@ -45,10 +56,24 @@ def copy_state(source: Any, target: Any) -> None:
         finalize()
 
 
-def _is_built_by_its_call(layer: Any) -> bool:
-    """Whether a layer has layers inside, and no `build` that builds them."""
-    default = type(layer).build is layers.Layer.build
-    return default and len(layer._flatten_layers()) > 1 and bool(layer._inbound_nodes)
+def _build_alike(source: Any, target: Any) -> None:
+    config, nodes = source.get_build_config(), source._inbound_nodes
+    if nodes and any(not part.built for part in target._flatten_layers(include_self=False)):
+        # Only a call shows how a layer of the user's own builds those in it.
+        arguments = nodes[0].arguments
+        if type(source).build is layers.Layer.build:
+            keras.Operation.compute_output_spec(target, *arguments.args, **arguments.kwargs)
+            return
+        args, kwargs = tree.map_structure(_without_history, (arguments.args, arguments.kwargs))
+        target(*args, **kwargs)
+    elif config and not target.built:
+        target.build_from_config(config)
+
+
+def _without_history(value: Any) -> Any:
+    if not isinstance(value, keras.KerasTensor):
+        return value
+    return keras.KerasTensor(value.shape, value.dtype)
 
 
 def copy_sets(source: Any, target: Any) -> None:

@@ -1,4 +1,4 @@
-"""Names of a model's inputs and outputs, as a signature of the exported file has them."""
+"""Names of a model's inputs and outputs, as the exported file's signature has them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from keras_metamix.graph.names import Names
 def named_inputs(model: keras.Model) -> list[tuple[str, Any]]:
     """Name and tensor of each input of a functional model, in order.
 
-    An input that stands in a dictionary has its key there as its name, any other the name of its
-    `keras.Input`.
+    An input in a dictionary is named by its key, any other as its `keras.Input`.
     """
     return _named(model.input, (tensor.name for tensor in model.inputs))
 
@@ -23,8 +22,8 @@ def named_inputs(model: keras.Model) -> list[tuple[str, Any]]:
 def named_outputs(model: keras.Model) -> list[tuple[str, Any]]:
     """Name and tensor of each output of a functional model, in order.
 
-    An output that stands in a dictionary has its key there as its name, any other the one that
-    Keras knows it by (`output_names`): its layer's. A name that comes again is numbered.
+    An output in a dictionary is named by its key, any other as Keras calls it (`output_names`), by
+    its layer. A repeated name is numbered.
     """
     return _named(model.output, model.output_names)
 

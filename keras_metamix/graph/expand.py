@@ -22,8 +22,9 @@ import keras
 from keras import layers, tree
 
 from keras_metamix.checks import shown
+from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.opening import NotOpenedError, opened
-from keras_metamix.graph.operations import MAC_LAYERS, RELUS, Kind, kind
+from keras_metamix.graph.operations import MAC_LAYERS, RELUS, kind
 from keras_metamix.graph.ownership import (
     activation_name,
     is_keras_own,

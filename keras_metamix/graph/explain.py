@@ -13,8 +13,10 @@ from keras_metamix.cost import LayerCost
 from keras_metamix.cost.containers import MacForm, mac_form
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
+from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import costs_of
-from keras_metamix.graph.operations import MOVES, RELUS, Kind
+from keras_metamix.graph.operations import MOVES, RELUS
+from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.refusals import Refused, by_name
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
@@ -23,15 +25,8 @@ _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
     Kind.AFFINE: "DEPTHWISE_CONV_2D",
     Kind.HARD_SIGMOID: "DEPTHWISE_CONV_2D",
-    Kind.AVERAGE: "DEPTHWISE_CONV_2D",
     Kind.RELU: "MUL",
     Kind.RELU6: "MUL",
-    Kind.ADD: "ADD",
-    Kind.MULTIPLY: "MUL",
-    Kind.MEAN: "MEAN",
-    Kind.CONCAT: "CONCATENATION",
-    Kind.SIGMOID: "LOGISTIC",
-    Kind.TANH: "TANH",
 }
 # What the published lists of LiteRT's GPU delegate (which dequantizes to float, so that its results
 # are not exact) and of the Edge TPU compiler hold of these. Neither takes INT4 weights, and the
@@ -160,7 +155,10 @@ class _Reader:
             return LayerExplanation(*named, "left out", note="the file's outputs are the logits")
         if found is not Kind.PASS and self.plan.joins(node):
             return LayerExplanation(*named, "folded", note=f"into {self._root(node)}")
-        operator = _OPERATORS.get(found) or _move(node.operation)
+        if isinstance(found, Operator):
+            operator = found.litert
+        else:
+            operator = _OPERATORS.get(found) or _move(node.operation)
         if not operator:
             return LayerExplanation(*named, "left out", note="does nothing on the device")
         return LayerExplanation(

@@ -11,11 +11,12 @@ from keras import layers
 from keras_metamix.cost.file_size import FileBytes, MacShape
 from keras_metamix.cost.table import FileOutline
 from keras_metamix.graph.fold_bn import fold_network, require_foldable
+from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers import integer
 
 _CONSTANTS = {  # INT32 constants that an operator reads, by the integers in each
-    integer.IntegerMean: (2,),
+    IntegerMean: (2,),
     layers.ZeroPadding2D: (8,),
     layers.Cropping2D: (4, 4, 4),
     layers.Flatten: (4,),

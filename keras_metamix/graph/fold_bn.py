@@ -8,26 +8,23 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, tree
+from keras import tree
 
 from keras_metamix.checks import shown
 from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.ends import named_outputs
-from keras_metamix.graph.fold_mac import fold_average, fold_constants, fold_mac, four_dimensional
+from keras_metamix.graph.fold_mac import fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
-from keras_metamix.graph.group import Group, Levels, clip_ends
-from keras_metamix.graph.operations import Kind, activation_kind, kind
+from keras_metamix.graph.group import Group, Levels, clip_ends, rescaled
+from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operations import activation_kind, kind
+from keras_metamix.graph.operators.base import Operator, require_levels
 from keras_metamix.graph.topology import Node, Topology, inputs_like
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import (
     Dequantize,
-    IntegerAdd,
-    IntegerMean,
-    IntegerMultiply,
-    IntegerTable,
     QuantizeInput,
-    Rescale,
 )
 from keras_metamix.layers.mac import QuantizedMac
 
@@ -36,7 +33,7 @@ _RELU_ENDS = {Kind.RELU: math.inf, Kind.RELU6: 6.0}
 
 
 def fold_batch_norm(model: Any) -> keras.Model:
-    """A plain Keras model that computes what the .tflite computes, float in and float out.
+    """A plain Keras model that computes what the .tflite computes, floats or bytes in, floats out.
 
     Batch norm folds into the scale of each output channel and an int32 bias, never into the
     trained integers (which change sign where a channel's scale is negative). A softmax at the
@@ -155,23 +152,19 @@ class _Fold:
             return self._pass(node, first)
         if found is Kind.SOFTMAX and self.topology.is_output(node.output):
             return first
-        if found is Kind.CONCAT:
-            return Group(node, tuple(values))
-        if found in (Kind.ADD, Kind.MULTIPLY) and len(values) != 2:
-            raise ValueError(
-                f"Layer {node.name!r}: a {found.value} of {len(values)} tensors, expected 2."
-            )
+        if isinstance(found, Operator):
+            return found.begin(node, values)
         if found is None or found in (Kind.FLOAT, Kind.SOFTMAX):
             raise ValueError(
                 f"Layer {node.name!r} ({type(operation).__name__}) has no exact integer form: it "
                 "trains, but cannot be folded."
             )
-        return Group(node, tuple(self._require_levels(node, v) for v in values))
+        return Group(node, (require_levels(node, first),), found)
 
     def _mac(self, layer: Any, node: Node, value: Levels | Group) -> Group:
         quantizer = layer.input_quantizer
         levels = self._quantize(quantizer, self.names.new(quantizer.name), value)
-        group, found = Group(node, (levels,)), activation_kind(layer.activation)
+        group, found = Group(node, (levels,), Kind.MAC), activation_kind(layer.activation)
         if found in _RELU_ENDS:
             return group.clipped(0.0, _RELU_ENDS[found])
         if found is Kind.HARD_SIGMOID:
@@ -185,21 +178,15 @@ class _Fold:
 
     def _group(self, node: Node, value: Levels | Group) -> Group:
         """The group that a node joins, or the one that it begins."""
-        return value if isinstance(value, Group) else Group(node, (value,))
+        if isinstance(value, Group):
+            return value
+        return Group(node, (value,), kind(node.operation, node))
 
     def _terms(self, node: Node) -> tuple[Any, Any]:
         terms = affine_terms(node)
         if terms is None:
             raise ValueError(f"Layer {node.name!r}: its constants differ within a channel.")
         return terms
-
-    def _require_levels(self, node: Node, value: Levels | Group) -> Levels:
-        if isinstance(value, Group):
-            raise ValueError(
-                f"Layer {node.name!r} reads a tensor that carries no quantizer: put an "
-                "ActivationQuantizer(8, role='stream') before it."
-            )
-        return value
 
     def _pass(self, node: Node, value: Levels | Group) -> Levels | Group:
         def move(levels: Any, grid: Grid) -> Any:
@@ -219,11 +206,12 @@ class _Fold:
             group = group.clipped(0.0, _RELU_ENDS[Kind[quantizer.activation.upper()]])
         if isinstance(value, Levels):
             return Levels(rescaled(value, grid, clip_ends(group, grid, name), name), grid)
-        return Levels(self._finish(group, grid, name), grid)
+        return Levels(self.finish(group, grid, name), grid)
 
     # --- one group, now that its output grid is known --------------------------------------
 
-    def _finish(self, group: Group, grid: Grid, name: str) -> Any:
+    def finish(self, group: Group, grid: Grid, name: str) -> Any:
+        """The levels of a group on the grid of its quantizer."""
         levels = self._integers(group, grid, name)
         for move in group.after:
             levels = move(levels, grid)
@@ -234,66 +222,10 @@ class _Fold:
         node, inputs, found = group.node, group.inputs, group.kind
         if node is None:
             return QuantizeInput(grid, name=name, **clip)(inputs[0])
-        if found is Kind.CONCAT:
-            return self._concatenation(group, grid)
-        grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
+        if isinstance(found, Operator):
+            return found.finish(group, grid, clip, self)
         if found in _SCALES:
             layer = fold_mac if found is Kind.MAC else fold_constants
-            mac = layer(group, grids[0], grid, clip)
-            return four_dimensional(mac, tensors[0], self.names)
-        if found is Kind.AVERAGE:
-            return fold_average(node, grids[0], grid, clip)(tensors[0])
-        name = node.call_name
-        if found in (Kind.SIGMOID, Kind.TANH):
-            return IntegerTable(found.value, grids[0], grid, name=name, **clip)(tensors[0])
-        if found is Kind.MEAN:
-            keepdims = node.operation.keepdims
-            return IntegerMean(grids[0], grid, keepdims, name=name, **clip)(tensors[0])
-        if found is Kind.ADD:
-            return IntegerAdd(grids, grid, name=name, **clip)(tensors)
-        if found is Kind.MULTIPLY:
-            return IntegerMultiply(grids, grid, name=name, **clip)(tensors)
-        return rescaled(inputs[0], grid, clip, name)
-
-    def _concatenation(self, group: Group, grid: Grid) -> Any:
-        """Every part on the grid of the whole."""
-        node: Any = group.node
-        name, tensors = node.call_name, []
-        for number, part in enumerate(group.inputs):
-            part_name = self.names.new(f"{name}_part{number}")
-            if isinstance(part, Group):
-                clipped = part.clipped(group.low, group.high)
-                tensors.append(self._finish(clipped, grid, part_name))
-            else:
-                whole = Group(node, (part,), low=group.low, high=group.high)
-                clip = clip_ends(whole, grid, part_name)
-                tensors.append(rescaled(part, grid, clip, part_name))
-        axis = node.operation.axis
-        return layers.Concatenate(axis=axis, name=name)(tensors)
-
-
-def rescaled(levels: Levels, grid: Grid, clip: dict[str, int], name: str) -> Any:
-    """Levels on another grid."""
-    if levels.grid == grid and all(clip[end] == getattr(grid, end) for end in clip):
-        return levels.tensor
-    layer = Rescale(levels.grid, grid, name=name, **clip)
-    if layer.low == grid.low and not grid.lower_end_is_clipped:
-        _leave_unclipped(layer)
-    return layer(levels.tensor)
-
-
-def _leave_unclipped(layer: Rescale) -> None:
-    """Takes away a lower end that the device cannot clip at.
-
-    Raises:
-      ValueError: a level below the end occurs; names the layer.
-    """
-    grid = layer.output_grid
-    layer.low = -128 - grid.zero_point
-    least = int(layer(np.array([layer.input_grid.low], np.float32))[0])
-    if least < grid.low:
-        raise ValueError(
-            f"Layer {layer.name!r}: level {least} occurs, below {grid.low}, where the device "
-            f"cannot clip: its step size {grid.step} is too small beside {layer.input_grid.step}, "
-            "that of the 8-bit tensor before it."
-        )
+            mac = layer(group, inputs[0].grid, grid, clip)
+            return four_dimensional(mac, inputs[0].tensor, self.names)
+        return rescaled(inputs[0], grid, clip, node.call_name)

@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from keras_metamix.graph.operations import Kind, kind
+import numpy as np
+
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.grid import Grid, clip_level
+from keras_metamix.layers.integer import Rescale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,23 +26,20 @@ class Levels:
 class Group:
     """A group of operations whose result has not met its quantizer yet.
 
-    The result is `clip(factor * operation + shift, low, high)`. `inputs` are levels, what a
+    `kind` is the Kind or Operator that it begins with, None for the model's input. The result is
+    `clip(factor * operation + shift, low, high)`. `inputs` are levels, what a
     concatenation joins may be pending too, and the model's input is a float tensor; `after` are
     functions of levels and their grid that only move values, run behind the requantization.
     """
 
     node: Node | None
     inputs: tuple[Any, ...]
+    kind: Any = None
     factor: Any = 1.0
     shift: Any = 0.0
     low: float = -math.inf
     high: float = math.inf
     after: tuple[Callable[[Any, Grid], Any], ...] = ()
-
-    @property
-    def kind(self) -> Kind | None:
-        """Of the operation that the group begins with; None for the model's input."""
-        return kind(self.node.operation, self.node) if self.node else None
 
     def scaled(self, factor: Any, shift: Any) -> Group:
         """The group with constants behind it."""
@@ -70,3 +69,30 @@ def clip_ends(group: Group, grid: Grid, name: str) -> dict[str, Any]:
             )
         clip["high"] = min(grid.high, level)
     return clip
+
+
+def rescaled(levels: Levels, grid: Grid, clip: dict[str, int], name: str) -> Any:
+    """Levels on another grid."""
+    if levels.grid == grid and all(clip[end] == getattr(grid, end) for end in clip):
+        return levels.tensor
+    layer = Rescale(levels.grid, grid, name=name, **clip)
+    if layer.low == grid.low and not grid.lower_end_is_clipped:
+        _leave_unclipped(layer)
+    return layer(levels.tensor)
+
+
+def _leave_unclipped(layer: Rescale) -> None:
+    """Takes away a lower end that the device cannot clip at.
+
+    Raises:
+      ValueError: a level below the end occurs; names the layer.
+    """
+    grid = layer.output_grid
+    layer.low = -128 - grid.zero_point
+    least = int(layer(np.array([layer.input_grid.low], np.float32))[0])
+    if least < grid.low:
+        raise ValueError(
+            f"Layer {layer.name!r}: level {least} occurs, below {grid.low}, where the device "
+            f"cannot clip: its step size {grid.step} is too small beside {layer.input_grid.step}, "
+            "that of the 8-bit tensor before it."
+        )

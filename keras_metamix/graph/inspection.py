@@ -1,4 +1,4 @@
-"""One look at a float model before anything is built: what is taken, and what is not and why."""
+"""Inspects a float model before anything is built: what is taken, what is not, and why."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import keras
 
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.expand import expansion, layer_before
-from keras_metamix.graph.fold_mac import pool_is_padded
+from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import mac_nodes
-from keras_metamix.graph.operations import CONSTANTS, Kind, kind, problem
+from keras_metamix.graph.operations import CONSTANTS, kind, problem
+from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32, require_inputs
+from keras_metamix.graph.precision import require_float32
 from keras_metamix.graph.reasons import reason_or_default
 from keras_metamix.graph.refusals import Refusal, UnsupportedLayerError
 from keras_metamix.graph.topology import Node, Topology, as_functional
@@ -26,11 +27,11 @@ class Inspection:
 
     Attributes:
       model: the expanded model.
-      topology: of it.
-      macs: calls of each MAC layer to quantize, by name.
-      plan: which tensors carry which quantizer; what is refused stays in float there.
-      kept: names of the layers in float, as asked or because streams are in float.
-      refused: why operations cannot be taken, by name in the expanded model.
+      topology: the topology of the expanded model.
+      macs: the calls of each MAC layer to quantize, by its name.
+      plan: says which tensors carry which quantizer; refused operations count as float in it.
+      kept: names of the layers that stay in float, as asked or because streams are in float.
+      refused: why each operation that cannot be taken is refused, by its expanded name.
     """
 
     model: keras.Model
@@ -42,17 +43,16 @@ class Inspection:
 
 
 def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]) -> Inspection:
-    """Expands and plans a model, and lists everything that stands in the way.
+    """Expands and plans a model, and collects everything that stands in the way.
 
     Raises:
       TypeError: the model has no graph.
-      ValueError: methods of the model's own class, another dtype than float32, an open size, a
-        name in float_layers that no layer has, or nothing to quantize; says what.
+      ValueError: the model's class overrides methods, a dtype is not float32, a size is open, no
+        layer has a name in float_layers, or there is nothing to quantize; says which.
     """
     functional = as_functional(model)
     require_no_overrides(model)
     require_float32(functional)
-    require_inputs(functional)
     _require_sizes(functional)
     expanded = expansion(functional, float_layers)
     topology = Topology(expanded.model)
@@ -86,7 +86,7 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
 def accepted(
     model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
 ) -> tuple[keras.Model, frozenset[str]]:
-    """The expanded model and the names of the layers in float there.
+    """The expanded model and the names of the layers that stay in float in it.
 
     Raises:
       TypeError, ValueError: see `inspect`.
@@ -99,7 +99,7 @@ def accepted(
 
 
 def _require_sizes(model: keras.Model) -> None:
-    """Raises ValueError for an input with an open size beside the batch; names it."""
+    """Raises ValueError for an input with an open size other than the batch's; names it."""
     for tensor in model.inputs:
         if None in tensor.shape[1:]:
             size = tuple(tensor.shape[1:])
@@ -110,15 +110,17 @@ def _require_sizes(model: keras.Model) -> None:
             )
 
 
-def _why_not(node: Node, found: Kind | None, topology: Topology, space: SearchSpace) -> str:
-    """Why a call cannot be quantized or exported, "" where it can."""
+def _why_not(
+    node: Node, found: Kind | Operator | None, topology: Topology, space: SearchSpace
+) -> str:
+    """Why a call cannot be quantized or exported, "" if it can."""
     if found is None or found is Kind.FLOAT:
         return reason_or_default(node.operation)
     if why := problem(node, found):
         return why
     inside = found is Kind.SOFTMAX and not topology.is_output(node.output)
-    padded = found is Kind.AVERAGE and pool_is_padded(node)
-    return reason_or_default(node.operation) if space.stream_bits and (inside or padded) else ""
+    formless = isinstance(found, Operator) and not found.has_form(node)
+    return reason_or_default(node.operation) if space.stream_bits and (inside or formless) else ""
 
 
 def _rank(node: Node) -> str:

@@ -10,7 +10,8 @@ import keras
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.cost import LayerCost, assignment_bops
 from keras_metamix.graph.expand import expansion
-from keras_metamix.graph.operations import Kind, kind
+from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operations import kind
 from keras_metamix.graph.refusals import Refused, UnsupportedLayerError
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.mac import QuantizedMac

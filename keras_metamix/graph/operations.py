@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Any
 
 from keras import layers
 
 from keras_metamix.graph.affine import affine_terms
+from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operators import OPERATORS, Operator
 from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_class
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
-
-
-class Kind(enum.Enum):
-    """What an operation does to the grid of its input."""
-
-    MAC = "multiply-accumulate"
-    BATCH_NORM = "batch normalization"
-    AFFINE = "scale and shift by constants"
-    RELU = "relu"
-    RELU6 = "relu6"
-    HARD_SIGMOID = "hard sigmoid"
-    SIGMOID = "sigmoid"
-    TANH = "tanh"
-    SOFTMAX = "softmax"
-    ADD = "sum"
-    MULTIPLY = "product"
-    MEAN = "mean over space"
-    AVERAGE = "average pooling"
-    CONCAT = "concatenation"
-    PASS = "moves or selects values"
-    FLOAT = "computes in float"
-
 
 MAC_LAYERS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 # Layers that move or select values, and LiteRT's operator for them.
@@ -61,46 +40,38 @@ _FLOAT_LAYERS = (
 # The identity in evaluation. Others are found out by what they compute: `acts_in_training_alone`.
 _DROPS = (layers.Dropout, layers.SpatialDropout2D, layers.Identity)
 _SCALES = ("LayerScale",)  # keras.applications' ConvNeXt has it, Keras does not export it
-_KINDS: dict[type, Kind] = {
+_KINDS: dict[type, Kind | Operator] = {
     **dict.fromkeys(MAC_LAYERS, Kind.MAC),
     layers.BatchNormalization: Kind.BATCH_NORM,
     layers.Rescaling: Kind.AFFINE,
     layers.Normalization: Kind.AFFINE,
-    layers.Add: Kind.ADD,
-    layers.Multiply: Kind.MULTIPLY,
-    layers.Concatenate: Kind.CONCAT,
-    layers.GlobalAveragePooling2D: Kind.MEAN,
-    layers.AveragePooling2D: Kind.AVERAGE,
     layers.Softmax: Kind.SOFTMAX,
     **dict.fromkeys((*MOVES, *_DROPS), Kind.PASS),
     **dict.fromkeys(_FLOAT_LAYERS, Kind.FLOAT),
+    **{cls: operator for operator in OPERATORS for cls in operator.layers},
 }
 _RAW_OPERATIONS = {
     "Relu": Kind.RELU,
     "Relu6": Kind.RELU6,
     "HardSigmoid": Kind.HARD_SIGMOID,
-    "Sigmoid": Kind.SIGMOID,
-    "Tanh": Kind.TANH,
     "Softmax": Kind.SOFTMAX,
     "Gelu": Kind.FLOAT,
     "Reshape": Kind.PASS,
     "Identity": Kind.PASS,
 }
-_RAW_COMBINATIONS = {"Add": Kind.ADD, "Multiply": Kind.MULTIPLY}
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Kind | Operator] = {
     "linear": Kind.PASS,
     "relu": Kind.RELU,
     "relu6": Kind.RELU6,
     "hard_sigmoid": Kind.HARD_SIGMOID,
-    "sigmoid": Kind.SIGMOID,
-    "tanh": Kind.TANH,
     "softmax": Kind.SOFTMAX,
+    **{name: operator for operator in OPERATORS for name in operator.functions},
 }
 CONSTANTS = (Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)  # of each channel
-RELUS = {Kind.RELU: "relu", Kind.RELU6: "relu6"}
+RELUS: dict[Any, str] = {Kind.RELU: "relu", Kind.RELU6: "relu6"}
 
 
-def kind(operation: Any, node: Node | None = None) -> Kind | None:
+def kind(operation: Any, node: Node | None = None) -> Kind | Operator | None:
     """The kind of an operation, None for one that this project does not know.
 
     Args:
@@ -116,7 +87,7 @@ def kind(operation: Any, node: Node | None = None) -> Kind | None:
     return found
 
 
-def problem(node: Node, found: Kind) -> str:
+def problem(node: Node, found: Kind | Operator) -> str:
     """What about a call of a known kind is not supported, "" for nothing."""
     operation = node.operation
     if getattr(operation, "data_format", "channels_last") == "channels_first":
@@ -128,7 +99,7 @@ def problem(node: Node, found: Kind) -> str:
     return ""
 
 
-def _layer_kind(layer: Any) -> Kind | None:
+def _layer_kind(layer: Any) -> Kind | Operator | None:
     cls = keras_class(layer)
     if cls is None:
         return None
@@ -141,13 +112,13 @@ def _layer_kind(layer: Any) -> Kind | None:
     return next((_KINDS[base] for base in cls.__mro__ if base in _KINDS), None)
 
 
-def activation_kind(function: Any) -> Kind | None:
+def activation_kind(function: Any) -> Kind | Operator | None:
     """The kind of an activation function, None for one that this project does not know."""
     name = activation_name(function)
     return _FUNCTIONS.get(name, Kind.FLOAT) if name else None
 
 
-def _raw_kind(operation: Any, node: Node | None) -> Kind | None:
+def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
     name = type(operation).__name__
     if name in _RAW_OPERATIONS:
         return _RAW_OPERATIONS[name]
@@ -157,14 +128,9 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | None:
         return _clip_kind(operation, node)
     if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
         return Kind.PASS
-    if name == "Concatenate":
-        return Kind.CONCAT
-    if name == "Mean":
-        axis = operation.axis if isinstance(operation.axis, (tuple, list)) else (operation.axis,)
-        images = node is None or len(node.inputs[0].shape) == 4
-        return Kind.MEAN if images and tuple(axis) in ((1, 2), (-3, -2)) else None
-    if name in _RAW_COMBINATIONS and (node is None or len(node.inputs) == 2):
-        return _RAW_COMBINATIONS[name]
+    for operator in OPERATORS:
+        if name in operator.raw and operator.takes(operation, node):
+            return operator
     if name in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide"):
         return Kind.AFFINE if node is None or len(node.inputs) == 1 else Kind.FLOAT
     return None

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers, tree
 
-from keras_metamix.graph.copying import copy_state
+from keras_metamix.graph.copying import copy_of
 from keras_metamix.graph.names import Names
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
 from keras_metamix.graph.refusals import Origin
@@ -79,10 +79,9 @@ class Pieces:
         A user's subclass that computes what its base does becomes its base.
         """
         if id(operation) not in self.clones:
-            config = config_of(operation, changes) | {"name": self._own_name(operation)} | changes
-            clone = (keras_class(operation) or type(operation)).from_config(config)
-            copy_state(operation, clone)
-            self.clones[id(operation)] = clone
+            config = config_of(operation, changes) | changes
+            name, cls = self._own_name(operation), keras_class(operation)
+            self.clones[id(operation)] = copy_of(operation, name, cls, config)
         return self.clones[id(operation)]
 
     def _mac(self, layer: Any, inputs: Any) -> Any:

@@ -12,56 +12,18 @@ Where quantizers stand (contract of the device, see `fold_batch_norm`):
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
 from typing import Any
 
 from keras_metamix.graph.affine import affine_terms
-from keras_metamix.graph.operations import RELUS, Kind, kind
+from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operations import RELUS, kind
+from keras_metamix.graph.operators import Operator
+from keras_metamix.graph.tensor_plan import Stage, TensorPlan
 from keras_metamix.graph.topology import Node, Topology
-from keras_metamix.layers.grid import Sign
 
-# Least value of x * gate(x).
-GATE_MINIMA = {Kind.HARD_SIGMOID: -0.375, Kind.SIGMOID: -0.27846}
-# LiteRT's sigmoid and tanh write these scales and no other; a clip to [0, 1] takes all of INT8.
-_FIXED_STEPS = {Kind.SIGMOID: 1 / 256, Kind.TANH: 1 / 128}
+# A clip to [0, 1] takes all of INT8.
 UNIT_STEP = 1 / 255
-
-
-class Stage(enum.IntEnum):
-    """What may still join the group that computes a tensor."""
-
-    CLOSED = 0
-    CLIPS = 1  # a ReLU: behind sums, products, means
-    CLIPPED = 2  # a ReLU, and a positive factor
-    SCALED = 3  # and constants, per channel
-    MAC = 4  # and batch norm
-
-
-@dataclasses.dataclass
-class TensorPlan:
-    """What is known of one tensor.
-
-    Attributes:
-      sign: of its grid.
-      minimum: where an "offset" grid begins.
-      stage: of its group.
-      root: kind of the operation that computes it, behind what joined and what only moves.
-      low, high: what it is clipped to, in real units.
-      on_grid: whether it is quantized, or is a moved copy of a quantized tensor.
-      stream: whether it carries a stream quantizer.
-      fixed_step: of that quantizer, where the device leaves no choice.
-    """
-
-    sign: Sign = "signed"
-    minimum: float | None = None
-    stage: Stage = Stage.CLOSED
-    root: Kind | None = None
-    low: float = -math.inf
-    high: float = math.inf
-    on_grid: bool = False
-    stream: bool = False
-    fixed_step: float | None = None
 
 
 class Plan:
@@ -96,7 +58,7 @@ class Plan:
     def __getitem__(self, tensor: Any) -> TensorPlan:
         return self.tensors[id(tensor)]
 
-    def kind(self, node: Node) -> Kind:
+    def kind(self, node: Node) -> Kind | Operator:
         """The kind of a node, as this plan treats it."""
         return self.kinds[id(node)]
 
@@ -147,15 +109,9 @@ class Plan:
         if found is Kind.MAC:
             stage = Stage.MAC if self.called_once(node) else Stage.SCALED
             return TensorPlan(stage=stage, root=found)
-        if found in _FIXED_STEPS:
-            return TensorPlan("unsigned" if found is Kind.SIGMOID else "signed", root=found)
-        if found in (Kind.FLOAT, Kind.SOFTMAX):
-            return TensorPlan(root=found)
-        positive = all(s.sign == "unsigned" for s in sources)
-        if not positive and found is Kind.MULTIPLY and (gate := self._gate(node)):
-            minimum = GATE_MINIMA[gate]
-            return TensorPlan("offset", minimum, stage=Stage.CLIPS, root=found)
-        return TensorPlan("unsigned" if positive else "signed", stage=Stage.CLIPS, root=found)
+        if isinstance(found, Operator):
+            return found.plan(node, sources, self)
+        return TensorPlan(root=found)  # FLOAT or SOFTMAX
 
     def _scaled(self, node: Node, first: TensorPlan, joined: bool) -> TensorPlan:
         if not joined:
@@ -164,18 +120,6 @@ class Plan:
             return TensorPlan(stage=Stage.SCALED, root=first.root)
         factor = float(affine_terms(node)[0])  # pyright: ignore[reportOptionalSubscript]
         return dataclasses.replace(first, low=first.low * factor, high=first.high * factor)
-
-    def _gate(self, node: Node) -> Kind | None:
-        """The gate of a product `x * gate(x)`."""
-        for value, gate in (node.inputs, node.inputs[::-1]):
-            before = self.topology.producer(gate)
-            if (
-                before is not None
-                and before.inputs[0] is value
-                and self.kind(before) in GATE_MINIMA
-            ):
-                return self.kind(before)
-        return None
 
     # --- groups ----------------------------------------------------------------------------
 
@@ -215,12 +159,15 @@ class Plan:
             return None
         if (plan.low, plan.high) == (0.0, 1.0):
             return UNIT_STEP
-        return _FIXED_STEPS.get(self.kind(node))
+        found = self.kind(node)
+        return found.fixed_step if isinstance(found, Operator) else None
 
     def _concatenated_later(self, plan: TensorPlan, only: Node) -> bool:
         """Whether the quantizer behind a concatenation is the tensor's own."""
         whole = plan.root not in (None, Kind.FLOAT, Kind.SOFTMAX)
-        return self.kind(only) is Kind.CONCAT and plan.fixed_step is None and whole
+        found = self.kind(only)
+        joins = isinstance(found, Operator) and found.joins_parts
+        return joins and plan.fixed_step is None and whole
 
     def _is_direct(self, tensor: Any, plan: TensorPlan, only: Node | None) -> bool:
         """Whether the one reader's own quantizer will do.
@@ -239,7 +186,9 @@ class Plan:
             return True
         if plan.root is None:
             return False
-        labelled = plan.root in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE, Kind.AVERAGE)
+        root = plan.root
+        labelled = root in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
+        labelled |= isinstance(root, Operator) and root.takes_labels
         return labelled or plan.sign == "unsigned"
 
     def _reader_behind_moves(self, node: Node | None) -> Node | None:

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import keras
 
-INPUT_TYPES = ("float32", "uint8")
+from keras_metamix.graph.topology import Topology
 
-
-def require_inputs(model: keras.Model) -> None:
-    """Checks that a model takes floats, or bytes: the types for which a file has an exact input.
-
-    Raises:
-      ValueError: an input of another type; names it.
-    """
-    for tensor in model.inputs:
-        if tensor.dtype not in INPUT_TYPES:
-            name = tensor._keras_history.operation.name
-            raise ValueError(
-                f"Input {name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
-                f"camera's, found {tensor.dtype!r}: build the model on an input of one of them, "
-                "and cast its data before."
-            )
+_INPUT_TYPES = ("float32", "uint8")
 
 
 def require_float32(model: keras.Model) -> None:
     """Checks that a model, and the layers that will be put into it, compute in float32.
 
+    Args:
+      model: functional. Its inputs are float32, or uint8 for bytes, and layers read all of them.
+
     Raises:
       ValueError: another dtype policy; names the layer, or that the policy is Keras' default.
+        Another input; names it.
     """
     default = keras.config.dtype_policy()
     if default.compute_dtype != "float32":
@@ -40,4 +30,23 @@ def require_float32(model: keras.Model) -> None:
             raise ValueError(
                 f"Layer {layer.name!r}: expected the dtype policy 'float32', found "
                 f"{layer.dtype_policy.name!r}: build the model under 'float32'."
+            )
+    _require_inputs(model)
+
+
+def _require_inputs(model: keras.Model) -> None:
+    """Checks that a model reads what it is given: floats or bytes, for which files have inputs."""
+    topology = Topology(model)
+    for tensor in model.inputs:
+        name = tensor._keras_history.operation.name
+        if not topology.consumers(tensor) and not topology.is_output(tensor):
+            raise ValueError(
+                f"Input {name!r}: expected a layer that reads it, found none: leave it out of "
+                "keras.Model(inputs, outputs)."
+            )
+        if tensor.dtype not in _INPUT_TYPES:
+            raise ValueError(
+                f"Input {name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
+                f"camera's, found {tensor.dtype!r}: build the model on an input of one of them, "
+                "and cast its data before."
             )

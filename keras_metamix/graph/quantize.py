@@ -11,12 +11,12 @@ from keras import tree
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
-from keras_metamix.graph.copying import copy_kernel, copy_sets, copy_state
+from keras_metamix.graph.copying import copy_kernel, copy_of, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import accepted
+from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.names import Names
-from keras_metamix.graph.operations import Kind
 from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.sameness import require_same_outputs
 from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
@@ -156,7 +156,7 @@ class _Rewrite:
         elif found is Kind.MAC:
             clone = self._quantized_mac(operation, config)
         else:
-            clone = type(operation).from_config(config)
+            return copy_of(operation, operation.name)
         _copy(operation, clone)
         if found is Kind.MAC and clone.norm is not None:
             _copy(self._norm_behind(operation.name), clone.norm)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Container
 from typing import Any, Literal, get_args
 
-from keras_metamix.graph.operations import Kind, kind
+from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operations import kind
+from keras_metamix.graph.operators.multiply import Multiply
 from keras_metamix.graph.topology import Node, Topology
 
 Reading = Literal["feeding", "following", "switchable", "shared"]
@@ -97,6 +99,6 @@ class _Walk:
         return max((self._behind.get(id(tensor), 0) for tensor in node.outputs), default=0)
 
     def _main_input(self, node: Node) -> Any:
-        if kind(node.operation, node) is Kind.MULTIPLY:
+        if isinstance(kind(node.operation, node), Multiply):
             return max(node.inputs, key=lambda t: math.prod(n or 1 for n in t.shape))
         return max(node.inputs, key=self._mac_depth)

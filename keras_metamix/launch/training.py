@@ -11,9 +11,10 @@ import keras
 
 from keras_metamix import zoo
 from keras_metamix.assignment import SearchSpace
+from keras_metamix.batches import image_batches
 from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.calibration import calibrate, image_batches
+from keras_metamix.calibration import calibrate
 from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.graph.layer_costs import uniform_assignment
 from keras_metamix.launch.averaging import AveragedWeights

@@ -38,8 +38,8 @@ class ActivationQuantizer(keras.layers.Layer):
       sign_from_data: whether calibration finds the sign (of the model's own inputs): pixels from 0
         to 255 deserve all 256 levels.
 
-    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained, `signed` () where
-    calibration finds the sign, and those of its `choice`.
+    Shapes: any in, the same out. Variables: `log_step` (candidates,), trained; those of its
+    `choice`; `signed` () where data decide the sign.
 
     Attributes:
       choice: which candidate is in use.
@@ -82,36 +82,30 @@ class ActivationQuantizer(keras.layers.Layer):
 
     @property
     def sign(self) -> Sign:
-        """The sign of its grid; where calibration finds it, the one found."""
-        if self._signed is None:
-            return self._sign
-        return "signed" if int(ops.convert_to_numpy(self._signed)) else "unsigned"
+        """That of the grid; while a function is traced, the one that was read or set last."""
+        if self._signed is not None and _may_read():
+            self._sign = "signed" if self._signed.numpy() else "unsigned"
+        return self._sign
 
-    def set_sign(self, sign: Literal["unsigned", "signed"]) -> None:
-        """Changes the sign of a quantizer with `sign_from_data`; no retrace follows."""
-        self._signed.assign(int(sign == "signed"))
+    def set_sign(self, sign: Sign) -> None:
+        """Changes the sign; what was traced before keeps the old one.
 
-    def _of_sign(self, rows: Callable[[Sign], np.ndarray]) -> Any:
-        """What depends on the sign: an array, or a tensor where a variable holds the sign."""
-        if self._signed is None:
-            return rows(self._sign)
-        return ops.where(ops.not_equal(self._signed, 0), rows("signed"), rows("unsigned"))
+        Where data decide it a variable holds it, so that weights and checkpoints do.
+        """
+        self._sign = sign
+        if self._signed is not None:
+            self._signed.assign(int(sign == "signed"))
+
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest integers of all candidates, each of shape (candidates,)."""
+        ends = np.array([activation_range(b, self.sign) for b in self.candidates], np.float32)
+        return ends[:, 0], ends[:, 1]
 
     @property
-    def _lows(self) -> Any:
-        return self._of_sign(lambda sign: self._rows(sign)[:, 0])
-
-    @property
-    def _highs(self) -> Any:
-        return self._of_sign(lambda sign: self._rows(sign)[:, 1])
-
-    def _rows(self, sign: Sign) -> np.ndarray:
-        return np.array([activation_range(b, sign) for b in self.candidates], np.float32)
-
-    def _table_of(self, sign: Sign) -> np.ndarray:
-        ends = self._rows(sign)
-        gradient_scales = 1.0 / np.sqrt(self._elements * ends[:, 1:])
-        return np.concatenate([ends, gradient_scales], axis=1).astype(np.float32)
+    def _table(self) -> np.ndarray:
+        lows, highs = self._ends()
+        gradient_scales = 1.0 / np.sqrt(self._elements * highs)
+        return np.stack([lows, highs, gradient_scales], axis=1).astype(np.float32)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
@@ -122,6 +116,9 @@ class ActivationQuantizer(keras.layers.Layer):
         if self.fixed_step is None:
             self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
         self.choice.build(self)
+        if self.sign_from_data:
+            start = keras.initializers.Constant(int(self._sign == "signed"))
+            self._signed = self.add_weight((), start, "int32", trainable=False, name="signed")
 
     def steps(self) -> Any:
         """Step sizes of all candidates, shape (candidates,)."""
@@ -138,7 +135,7 @@ class ActivationQuantizer(keras.layers.Layer):
     def grid(self, index: Any) -> tuple[Any, Any, Any]:
         """Step, lowest and highest integer of candidate number `index`."""
         step = self.step(index)
-        low, high = pick(self._lows, index), pick(self._highs, index)
+        low, high = (pick(ends, index) for ends in self._ends())
         return step, *shifted_range(step, low, high, self.minimum)
 
     def assigned_grid(self) -> tuple[Any, Any, Any]:
@@ -162,7 +159,7 @@ class ActivationQuantizer(keras.layers.Layer):
         x = ops.cast(x, self.compute_dtype)  # the model's inputs may be integers
         if mode.activations == "mixture" and self.choice.searched:
             steps = ops.stop_gradient(self.steps())
-            lows, highs = shifted_range(steps, self._lows, self._highs, self.minimum)
+            lows, highs = shifted_range(steps, *self._ends(), self.minimum)
             probabilities = self.choice.probabilities()
             return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
         index, fuse = self.choice.index(), bool(training) and _is_large(x)
@@ -184,6 +181,15 @@ class ActivationQuantizer(keras.layers.Layer):
             "fixed_step": self.fixed_step,
             "sign_from_data": self.sign_from_data,
         }
+
+
+def _may_read() -> bool:
+    """Whether variables have values now: no function is being traced."""
+    if keras.config.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
 
 
 def _is_large(x: Any) -> bool:

@@ -16,17 +16,17 @@ ALPHA_STDDEV = 1e-3
 
 
 class BitChoice:
-    """A choice among candidate bit-widths: fixed, forced, by probabilities, or as assigned.
+    """A choice among candidate bit-widths: fixed, forced, weighted by probabilities, or assigned.
 
-    It is no layer, so that several quantizers may hold the same one (weights that take the bits of
-    their activation, the batch norms of Bit-Mixer). The layer that makes it owns its variables.
+    It is not a layer, so that several layers can share one: weights that take the bits of their
+    activation, the batch norms of Bit-Mixer. The layer that makes it owns its variables.
 
     Args:
       candidates: bit-widths, descending, or one bit-width, which is fixed.
-      of: whether a mode chooses it as it does for "activations" or for "weights".
+      of: whether the mode's choice for "activations" or the one for "weights" applies.
 
-    Variables: `bit_index` (), the candidate assigned; `alpha` (candidates,), where there is a
-    choice: its softmax are the candidates' probabilities.
+    Variables: `bit_index` (), the candidate assigned; `alpha` (candidates,), where there are
+    several: its softmax gives their probabilities.
     """
 
     def __init__(self, candidates: int | Sequence[int], of: Literal["activations", "weights"]):
@@ -38,7 +38,7 @@ class BitChoice:
         self._path = ""
 
     def build(self, owner: keras.layers.Layer) -> None:
-        """Makes the variables, in `owner`; a choice that has them keeps them."""
+        """Makes the variables in `owner`, unless they exist already."""
         if self.bit_index is not None:
             return
         self._path = owner.path
@@ -64,7 +64,7 @@ class BitChoice:
         """The bit-width assigned.
 
         Raises:
-          ValueError: `bit_index` numbers no candidate, as a damaged file's may.
+          ValueError: `bit_index` is not the number of a candidate, as in a damaged file.
         """
         number = int(self.bit_index.numpy())
         if not 0 <= number < len(self.candidates):
@@ -78,7 +78,7 @@ class BitChoice:
         """Assigns a candidate; no retrace follows.
 
         Raises:
-          ValueError: `bits` is no candidate.
+          ValueError: `bits` is not a candidate.
         """
         if bits not in self.candidates:
             raise ValueError(
@@ -88,7 +88,7 @@ class BitChoice:
         self.bit_index.assign(self.candidates.index(bits))
 
     def index(self) -> Any:
-        """Number of the candidate that the mode chooses: the one assigned, or one forced."""
+        """Number of the candidate in use: the one assigned, or the one that the mode forces."""
         if not self.searched:
             return 0
         mode = current_mode()
@@ -102,7 +102,7 @@ class BitChoice:
         return ops.softmax(self.alpha) if self.searched else ops.ones(1)
 
     def log_probabilities(self) -> np.ndarray:
-        """Their logarithms, in float64."""
+        """Logarithms of the probabilities, in float64."""
         if not self.searched:
             return np.zeros(1)
         alpha = np.asarray(self.alpha, np.float64)

@@ -7,21 +7,18 @@ accumulator as float32, times a float32 multiplier, rounded half to even, clippe
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
-import scipy.special
 from keras import ops
 
 from keras_metamix.layers.grid import Grid
+from keras_metamix.ops.depthwise import depthwise_conv
 
 EXACT_FLOAT32 = 2**24
-_ADD_BITS = 20  # XNNPACK's vadd multiplies by integers of 21 bits
 
 
 class IntegerLayer(keras.layers.Layer):
@@ -40,7 +37,7 @@ class IntegerLayer(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.output_grid = _grid(output_grid)
+        self.output_grid = as_grid(output_grid)
         self.low = self.output_grid.low if low is None else low
         self.high = self.output_grid.high if high is None else high
 
@@ -76,7 +73,7 @@ class Dequantize(keras.layers.Layer):
 
     def __init__(self, input_grid: Grid | dict[str, Any], output: str, **kwargs: Any):
         super().__init__(**kwargs)
-        self.input_grid, self.output_name = _grid(input_grid), output
+        self.input_grid, self.output_name = as_grid(input_grid), output
 
     def call(self, x: Any) -> Any:
         return x * np.float32(self.input_grid.scale)
@@ -122,7 +119,7 @@ class IntegerMac(IntegerLayer):
         super().__init__(output_grid, **kwargs)
         self.kind, self.weight_bits = kind, weight_bits
         self.kernel_shape = tuple(kernel_shape)
-        self.input_grid = _grid(input_grid)
+        self.input_grid = as_grid(input_grid)
         self.strides, self.dilation_rate = tuple(strides), tuple(dilation_rate)
         self.padding, self.accumulator = padding, accumulator
         self.layer = layer
@@ -165,7 +162,7 @@ class IntegerMac(IntegerLayer):
         if self.kind == "dense":
             sums = ops.matmul(x, kernel)
         else:
-            convolve = ops.conv if self.kind == "conv" else _depthwise_conv
+            convolve = ops.conv if self.kind == "conv" else depthwise_conv
             sums = convolve(x, kernel, self.strides, self.padding, dilation_rate=self.dilation_rate)
         return self.requantize(sums + ops.cast(self.bias, self.accumulator), self.multiplier)
 
@@ -183,8 +180,8 @@ class IntegerMac(IntegerLayer):
         }
 
 
-class _Combination(IntegerLayer):
-    """A layer that reads tensors on `input_grids`."""
+class Combination(IntegerLayer):
+    """An integer layer that reads several tensors, on `input_grids`."""
 
     def __init__(
         self,
@@ -193,40 +190,11 @@ class _Combination(IntegerLayer):
         **kwargs: Any,
     ):
         super().__init__(output_grid, **kwargs)
-        self.input_grids = tuple(_grid(g) for g in input_grids)
+        self.input_grids = tuple(as_grid(g) for g in input_grids)
 
     def get_config(self) -> dict[str, Any]:
         grids = [dataclasses.asdict(g) for g in self.input_grids]
         return super().get_config() | {"input_grids": grids}
-
-
-@keras.saving.register_keras_serializable("keras_metamix")
-class IntegerAdd(_Combination):
-    """Sum of two tensors in XNNPACK's fixed point, which is not the rounded real sum at ties.
-
-    Each scale ratio becomes an integer of 21 bits, the larger one's top bit set; the sum of
-    products is shifted right with half added.
-    """
-
-    def call(self, tensors: Sequence[Any]) -> Any:
-        output = np.float32(self.output_grid.scale)
-        ratios = [np.float32(g.scale) / output for g in self.input_grids]
-        exponent = int(np.frexp(max(ratios))[1]) - 1
-        shift = _ADD_BITS - exponent
-        factors = [float(np.rint(np.ldexp(np.float64(r), shift))) for r in ratios]
-        total = sum(ops.cast(t, "float64") * f for t, f in zip(tensors, factors, strict=True))
-        shifted = ops.floor((total + 2.0 ** (shift - 1)) / 2.0**shift)
-        return ops.cast(ops.clip(shifted, self.low, self.high), "float32")
-
-
-@keras.saving.register_keras_serializable("keras_metamix")
-class IntegerMultiply(_Combination):
-    """Product of two tensors (broadcasting, as squeeze-and-excite does)."""
-
-    def call(self, tensors: Sequence[Any]) -> Any:
-        first, second = (np.float32(g.scale) for g in self.input_grids)
-        multiplier = first * second / np.float32(self.output_grid.scale)
-        return self.requantize(tensors[0] * tensors[1], multiplier)
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -240,7 +208,7 @@ class Rescale(IntegerLayer):
         **kwargs: Any,
     ):
         super().__init__(output_grid, **kwargs)
-        self.input_grid = _grid(input_grid)
+        self.input_grid = as_grid(input_grid)
         true_ratio = self.input_grid.step / self.output_grid.step
         label_ratio = self.output_grid.scale / self.input_grid.scale
         self.factor = np.float32(true_ratio * label_ratio)
@@ -253,111 +221,6 @@ class Rescale(IntegerLayer):
         return super().get_config() | {"input_grid": dataclasses.asdict(self.input_grid)}
 
 
-@keras.saving.register_keras_serializable("keras_metamix")
-class IntegerTable(IntegerLayer):
-    """A function of one 8-bit tensor: on the device, a table of 256 codes.
-
-    Args:
-      function: "sigmoid" or "tanh".
-    """
-
-    def __init__(
-        self,
-        function: Literal["sigmoid", "tanh"],
-        input_grid: Grid | dict[str, Any],
-        output_grid: Grid | dict[str, Any],
-        **kwargs: Any,
-    ):
-        super().__init__(output_grid, **kwargs)
-        self.function, self.input_grid = function, _grid(input_grid)
-
-    def table(self) -> np.ndarray:
-        """Output levels of the input's codes -128 to 127."""
-        levels = np.arange(-128, 128) - self.input_grid.zero_point
-        x = levels.astype(np.float32) * np.float32(self.input_grid.scale)
-        y = _tanh(x) if self.function == "tanh" else scipy.special.expit(x.astype(np.float64))
-        y = y.astype(np.float32)
-        # The device adds the zero-point before it rounds: a tie may go the other way.
-        zero_point = np.float32(self.output_grid.zero_point)
-        codes = np.rint(y * np.float32(1 / self.output_grid.scale) + zero_point)
-        return np.clip(codes - zero_point, self.low, self.high)
-
-    def call(self, x: Any) -> Any:
-        codes = ops.cast(x, "int32") + (self.input_grid.zero_point + 128)
-        return ops.take(self.table(), codes)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
-            "function": self.function,
-            "input_grid": dataclasses.asdict(self.input_grid),
-        }
-
-
-@keras.saving.register_keras_serializable("keras_metamix")
-class IntegerMean(IntegerLayer):
-    """Mean over height and width."""
-
-    def __init__(
-        self,
-        input_grid: Grid | dict[str, Any],
-        output_grid: Grid | dict[str, Any],
-        keepdims: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(output_grid, **kwargs)
-        self.input_grid, self.keepdims = _grid(input_grid), keepdims
-
-    def call(self, x: Any) -> Any:
-        # XNNPACK sums codes and applies both zero-points in float32, which may turn a tie.
-        source, target, count = self.input_grid, self.output_grid, x.shape[1] * x.shape[2]
-        multiplier = np.float32(source.scale) / np.float32(target.scale)
-        multiplier *= np.float32(1) / np.float32(count)
-        zero = np.float32(source.zero_point * count)
-        offset = np.float32(target.zero_point) - zero * multiplier
-        codes = ops.sum(x, axis=(1, 2), keepdims=self.keepdims) + zero
-        levels = ops.round(codes * multiplier + offset) - target.zero_point
-        return ops.clip(levels, self.low, self.high)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
-            "input_grid": dataclasses.asdict(self.input_grid),
-            "keepdims": self.keepdims,
-        }
-
-
-def _depthwise_conv(
-    x: Any, kernel: Any, strides: tuple[int, ...], padding: str, dilation_rate: tuple[int, ...]
-) -> Any:
-    """`ops.depthwise_conv`, with all strides and dilations.
-
-    TensorFlow has no kernel for unequal strides in float64, and none for strides beside a dilation,
-    where Keras loses the shape: every stride-th of all results is taken.
-    """
-    if len(set(strides)) == 1 and (strides[0] == 1 or set(dilation_rate) == {1}):
-        return ops.depthwise_conv(x, kernel, strides, padding, dilation_rate=dilation_rate)
-    if padding == "same":
-        ends = zip(x.shape[1:3], kernel.shape[:2], strides, dilation_rate, strict=True)
-        x = ops.pad(x, [(0, 0), *(_same_border(*axis) for axis in ends), (0, 0)])
-    results = ops.depthwise_conv(x, kernel, 1, "valid", dilation_rate=dilation_rate)
-    return results[:, :: strides[0], :: strides[1]]
-
-
-def _same_border(size: int, taps: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Zeros before and behind an axis that padding "same" adds."""
-    read = (-(-size // stride) - 1) * stride + (taps - 1) * dilation + 1
-    border = max(read - size, 0)
-    return border // 2, border - border // 2
-
-
-def _tanh(x: np.ndarray) -> np.ndarray:
-    """The C library's `tanhf`, which LiteRT calls: NumPy's own may differ in the last bit."""
-    library = ctypes.util.find_library("m")
-    if library is None:
-        return np.tanh(x)
-    tanhf = ctypes.CDLL(library).tanhf
-    tanhf.argtypes, tanhf.restype = [ctypes.c_float], ctypes.c_float
-    return np.array([tanhf(value) for value in x.tolist()], np.float32)
-
-
-def _grid(grid: Grid | dict[str, Any]) -> Grid:
+def as_grid(grid: Grid | dict[str, Any]) -> Grid:
+    """A grid, or the one that a config describes."""
     return grid if isinstance(grid, Grid) else Grid(**grid)

@@ -13,26 +13,25 @@ from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization, folded_terms
 from keras_metamix.layers.mode import current_mode
 from keras_metamix.layers.nested_weight_quantizer import NestedWeightQuantizer
-from keras_metamix.layers.weight_quantizer import Rule, WeightQuantizer
+from keras_metamix.layers.weight_quantizer import WeightQuantizer
 from keras_metamix.ops import round_straight_through
 
 Bits = int | Sequence[int]
 
 
 class QuantizedMac(keras.layers.Layer):
-    """What the three MAC layers share; each is a Keras layer class too, behind this one.
+    """What the three MAC layers share; each of them also inherits from the Keras layer of its kind.
 
     The layer computes `activation(norm(mac(quantize(x), quantize(kernel)) + bias))`.
 
     Args:
-      activation_bits: bit-width of the input, or candidates.
-      weight_bits: bit-width of the kernel, candidates, or "same", that of the input.
-      input_quantizer: of the input, in place of one that `activation_bits` describes and whose
-        sign calibration finds.
+      activation_bits: bit-width of the input, or its candidates.
+      weight_bits: bit-width of the kernel, its candidates, or "same" for that of the input.
+      input_quantizer: quantizes the input. By default one is made from `activation_bits`, and
+        calibration finds its sign.
       norm: the batch norm behind the layer, which folds into it; True makes one.
-      weight_rule: how the kernel's steps were set from it last.
-      nested_weights: whether lower bit-widths derive from the highest one's integers.
-      trainable: whether kernel and bias train; quantizers and norm say so for themselves.
+      nested_weights: whether the integers of lower bit-widths derive from those of the highest.
+      trainable: whether kernel and bias train; the quantizers and the norm have their own flag.
 
     Attributes:
       input_quantizer, weight_quantizer, norm: the layers that it owns.
@@ -47,7 +46,6 @@ class QuantizedMac(keras.layers.Layer):
         weight_bits: Bits | Literal["same"] = 8,
         input_quantizer: ActivationQuantizer | None = None,
         norm: FoldableBatchNormalization | bool | None = None,
-        weight_rule: Rule = "lsq",
         nested_weights: bool = False,
         trainable: bool = True,
         **kwargs: Any,
@@ -65,10 +63,16 @@ class QuantizedMac(keras.layers.Layer):
             self.channel_axes,
             name="weight_quantizer",
         )
-        self.weight_quantizer.rule = weight_rule
         if norm is True:
             norm = FoldableBatchNormalization(name=f"{self.name}_bn")
         self.norm = norm or None
+        self.product: keras.layers.Layer | None = None
+        if self.norm is not None and self.activity_regularizer is not None:
+            # It regularizes the tensor that the norm reads.
+            self.product = keras.layers.Activation(
+                "linear", activity_regularizer=self.activity_regularizer, name="product"
+            )
+            self.activity_regularizer = None
 
     @property
     def tied(self) -> bool:
@@ -137,19 +141,24 @@ class QuantizedMac(keras.layers.Layer):
         self, norm: FoldableBatchNormalization, outputs: Any, training: bool | None
     ) -> Any:
         bias = self.bias if self.use_bias else None
+        biased = outputs if bias is None else ops.add(outputs, bias)
+        if self.product is not None:
+            biased = self.product(biased)
         if norm.evaluates_folded(training):
             return norm(outputs, training=training, bias=bias, step=self.accumulator_step())
-        return norm(outputs if bias is None else ops.add(outputs, bias), training=training)
+        return norm(biased, training=training)
 
     def get_config(self) -> dict[str, Any]:
-        quantizer = self.weight_quantizer
+        config, quantizer = super().get_config(), self.weight_quantizer
         trains = self.kernel.trainable if self.built else self._trains
-        return super().get_config() | {
+        activity = self.product and self.product.activity_regularizer
+        if activity is not None:
+            config["activity_regularizer"] = keras.regularizers.serialize(activity)
+        return config | {
             "trainable": bool(trains),
             "weight_bits": "same" if self.tied else list(quantizer.candidates),
             "input_quantizer": _serialized(self.input_quantizer),
             "norm": self.norm and _serialized(self.norm),
-            "weight_rule": quantizer.rule,
             "nested_weights": isinstance(quantizer, NestedWeightQuantizer),
         }
 

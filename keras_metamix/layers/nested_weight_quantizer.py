@@ -26,16 +26,14 @@ class NestedWeightQuantizer(WeightQuantizer):
         super().build(kernel_shape)
         self._shifts = np.array([self.candidates[0] - b for b in self.candidates], np.float32)
 
-    def initialize_steps(self, kernel: Any, rule: Rule | None = None) -> None:
+    def initialize_steps(self, kernel: Any, rule: Rule = "lsq") -> None:
         """The highest candidate's steps by `rule`; the others' by least squares.
 
         Above 4 bits the highest's are by "mse", whatever the rule: LSQ's make so wide a grid of 8
         bits that all of a Gaussian kernel's integers of 2 bits are 0.
         """
-        rule = rule or self.rule
         wide = self.choice.searched and self.candidates[0] > _MOST_BITS_OF_LSQ
         super().initialize_steps(kernel, "mse" if wide else rule)
-        self.rule = rule
         kernel = ops.convert_to_tensor(kernel)
         others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)
         top = self.highest_integers(kernel)

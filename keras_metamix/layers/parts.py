@@ -1,4 +1,4 @@
-"""The layers of one kind in a network, those that MAC layers own included."""
+"""The layers of one kind in a network, including those that MAC layers own."""
 
 from __future__ import annotations
 

@@ -51,21 +51,6 @@ class WeightQuantizer(keras.layers.Layer):
         self.choice: BitChoice = BitChoice(candidates, "weights") if own else candidates
         self.channel_axes = tuple(channel_axes)
         self._highs = np.array([weight_range(b)[1] for b in self.candidates], np.float32)
-        self._rule: Any = "lsq"  # a variable once the layer is built
-
-    @property
-    def rule(self) -> Rule:
-        """How `initialize_steps` sets the steps, "lsq" unless it was called with another."""
-        if isinstance(self._rule, str):
-            return self._rule
-        return RULES[int(ops.convert_to_numpy(self._rule))]
-
-    @rule.setter
-    def rule(self, rule: Rule) -> None:
-        if isinstance(self._rule, str):
-            self._rule = rule
-        else:
-            self._rule.assign(RULES.index(rule))
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -85,15 +70,13 @@ class WeightQuantizer(keras.layers.Layer):
         if self.choice.of == "weights":
             self.choice.build(self)
 
-    def initialize_steps(self, kernel: Any, rule: Rule | None = None) -> None:
+    def initialize_steps(self, kernel: Any, rule: Rule = "lsq") -> None:
         """Sets the step of every channel from its weights.
 
         Args:
           kernel: of the shape this quantizer was built for.
-          rule: "lsq" (2 * mean|w| / sqrt(Qp)) or "mse" (least squared error, by search); None
-            keeps `rule`, so that steps set anew are set as they were the first time.
+          rule: "lsq" (2 * mean|w| / sqrt(Qp)) or "mse" (least squared error, by search).
         """
-        rule = rule or self.rule
         magnitudes = np.abs(ops.convert_to_numpy(kernel))
         others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)
         if rule == "mse":

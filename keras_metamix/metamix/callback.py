@@ -27,7 +27,7 @@ from keras_metamix.metamix.search import (
     candidate_scores,
     prepare_weight_training,
 )
-from keras_metamix.training import training_batches
+from keras_metamix.training import epoch_steps, training_batches
 
 
 class MetaMixCallback(keras.callbacks.Callback):
@@ -95,6 +95,8 @@ class MetaMixCallback(keras.callbacks.Callback):
         self.probabilities: list[dict[str, Any]] = []
         self.phases: list[Phase] = []
         self._step = self._epoch = 0
+        self._batch = 0
+        self._steps: int | None = None  # of an epoch, once one was trained
         self._settled, self._selected = True, False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -109,28 +111,33 @@ class MetaMixCallback(keras.callbacks.Callback):
         for line in filter(None, (budget.beyond() for budget in self._priced)):
             warnings.warn(line, stacklevel=2)
         self._selected = False
-        if model.phase == "weight_training":
-            self.assignment = model.bit_assignment
+        if not model.architecture_variables:
+            self._say(f"no layer of {model.name!r} has bits to choose: there is nothing to search")
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model
+        epoch = model.progress.begin_epoch(epoch)
         self._epoch, self._settled = epoch, False
         wanted = self._phase_of(epoch)
         if PHASES.index(wanted) > PHASES.index(model.phase):
             if wanted == "bit_search":
-                self._set_search_rate()
                 model.phase = wanted
             if wanted == "weight_training":
                 self._enter_weight_training()
             self._say(f"phase {wanted} from epoch {epoch + 1}: {self._budget_line()}")
-        elif epoch == 0:
-            self._say(f"phase {model.phase} from epoch 1: {self._budget_line()}")
+        elif not self.phases:
+            self._say(f"phase {model.phase} from epoch {epoch + 1}: {self._budget_line()}")
+        if model.phase == "bit_search":
+            self._set_search_rate()
+        elif model.phase == "weight_training":  # of an earlier fit perhaps, or restored
+            self.assignment = model.bit_assignment
         self.phases.append(model.phase)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         model: Any = self.model
         where = f"at step {batch + 1} of epoch {self._epoch + 1}, phase {model.phase}"
         check_loss(model, logs, where, self._batches(LOOKED_AT))
+        self._batch = batch
         if not logs or model.phase != "bit_search":  # no logs: the step was done before a restart
             return
         if self._step % self.record_every == 0:
@@ -145,6 +152,8 @@ class MetaMixCallback(keras.callbacks.Callback):
         self._settle()
         if model.phase == "bit_search":
             self._record()
+        self._steps = self._batch + 1
+        model.progress.end_epoch(self._epoch)
         if logs is not None:
             logs["bops"] = assignment_bops(self._layers, model.bit_assignment)
             for budget in self._priced:
@@ -179,6 +188,9 @@ class MetaMixCallback(keras.callbacks.Callback):
         return self._phase_of(epoch + 1) == "weight_training"
 
     def _phase_of(self, epoch: int) -> Phase:
+        model: Any = self.model
+        if not model.architecture_variables:
+            return "weight_training"
         if epoch < self.meta_epochs:
             return "bit_meta"
         if epoch < self.meta_epochs + self.search_epochs:
@@ -187,8 +199,8 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     def _set_search_rate(self) -> None:
         model: Any = self.model
-        steps = (self.params or {}).get("steps")
-        if model.search_optimizer_is_default and steps:
+        if model.search_optimizer_is_default:
+            steps = epoch_steps(model, self.params, self._steps)
             model.search_optimizer.learning_rate = 1.0 / (steps * self.search_epochs)
 
     def _select(self) -> None:

@@ -17,7 +17,7 @@ from keras_metamix.layers.mode import QuantizationMode
 from keras_metamix.metamix.loss import CostForm, Objective, make_objective
 from keras_metamix.metamix.updates import meta_update, search_update
 from keras_metamix.quantized_model import QuantizedModel
-from keras_metamix.training import Progress
+from keras_metamix.training import Progress, restart_averages
 
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
@@ -43,6 +43,7 @@ class MetaMixModel(QuantizedModel):
     """
 
     space: SearchSpace
+    progress: Progress
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class MetaMixModel(QuantizedModel):
         self.search_optimizer_is_default = True
         self.objective: Objective | None = None
         self._teacher: Teacher | None = None
-        self._progress = Progress(self, "phase", PHASES, phase)
+        self.progress = Progress(self, "phase", PHASES, phase)
 
     @classmethod
     def from_float(
@@ -106,13 +107,14 @@ class MetaMixModel(QuantizedModel):
         """
         self.assign_bits(bits)
         if self.phase != "weight_training":  # the weights were in float: their steps are stale
-            calibrate_weights(self.network)
+            calibrate_weights(self.network, self.weight_rule)
+            restart_averages(self)
         self.phase = "weight_training"
 
     @property
     def phase(self) -> Phase:
         """ "bit_meta", "bit_search" or "weight_training"."""
-        return self._progress.read()
+        return self.progress.read()
 
     @phase.setter
     def phase(self, phase: Phase) -> None:
@@ -121,7 +123,7 @@ class MetaMixModel(QuantizedModel):
         if phase == self.phase:
             return
         before = self.evaluation_mode()
-        self._progress.write(phase)
+        self.progress.write(phase)
         if self.evaluation_mode() != before:
             self.test_function = self.predict_function = None
         if self.train_function is not None:
@@ -214,7 +216,7 @@ class MetaMixModel(QuantizedModel):
             return super().train_step(data)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         predictions, logs = meta_update(self, x, y, weight)
-        if self.phase == "bit_search":
+        if self.phase == "bit_search" and self.architecture_variables:
             logs |= search_update(self, x, y, weight)
         return self.compute_metrics(x, y, predictions, sample_weight=weight) | logs
 

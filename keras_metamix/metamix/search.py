@@ -1,4 +1,4 @@
-"""MetaMix's search once its scores are learned: which bits they choose, and what follows."""
+"""The end of MetaMix's search: the bits that its scores choose, and the way to weight training."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from typing import Any
 
 import numpy as np
 
-from keras_metamix.calibration import calibrate_streams, calibrate_weights, reestimate_batch_norm
+from keras_metamix.calibration import (
+    SEARCHED,
+    calibrate_streams,
+    calibrate_weights,
+    reestimate_batch_norm,
+)
 from keras_metamix.checks import require_whole
 from keras_metamix.cost import Scores, as_budgets, select
 from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.metamix.model import MetaMixModel
-from keras_metamix.training import training_batches
+from keras_metamix.training import restart_averages, training_batches
 
 
 def select_bits(model: MetaMixModel, budget: Any) -> Any:
-    """The bits that a search chooses under a budget; nothing is trained, the model stays as it is.
+    """The bits that a search chooses under a budget, without training or changing the model.
 
-    The assignment of the highest log-probability that meets the budget and uses at least 97 % of
-    it, see `cost.select`. What the search learned stays in the model, also through weight training:
-    one search gives the bits for any number of budgets.
+    They are the most probable assignment that meets the budget and uses at least 97 % of it, see
+    `cost.select`. What the search learned stays in the model, also through weight training, so
+    that one search gives the bits for any number of budgets.
 
     Args:
       model: a MetaMixModel whose bits were searched.
-      budget: Bops, Size, Latency or Priced, or a number of BOPs; a tuple of them is one budget, of
-        which all parts are met. A list gives a list of assignments, one for each of its budgets.
+      budget: Bops, Size, Latency or Priced, or a number of BOPs. A tuple of them is one budget, all
+        parts of which are met; a list is several budgets, each with an assignment of its own.
 
     Returns:
-      A BitAssignment, or a list of them. `model.set_bits` takes one, and
-      `prepare_weight_training` readies the model for it.
+      A BitAssignment, or for a list a list of them. `model.set_bits` takes one, and
+      `prepare_weight_training` then readies the model for training.
 
     Raises:
-      TypeError, ValueError: no budget, or one that no assignment meets; names the range.
-      ValueError: nothing was searched yet.
+      TypeError: not a MetaMixModel, or not a budget.
+      ValueError: no assignment meets the budget (names the range), or nothing was searched yet.
     """
     require_metamix(model)
     if model.phase == "bit_meta":
@@ -53,30 +58,30 @@ def prepare_weight_training(
 ) -> None:
     """Enters weight training at the bits assigned: step sizes, then batch norm.
 
-    Weight steps are set from the kernels, those of streams from a batch, and batch norm's
-    statistics are estimated anew for the network as it is quantized.
+    The step sizes of weights are set from the kernels and those of streams from images; batch
+    norm's statistics are estimated anew for the quantized network.
 
     Args:
-      model: a MetaMixModel, at the bits of `set_bits`.
-      data: images, or what `fit` takes as `x`; None within a `fit`: what it trains on.
-      batches: how many of its batches estimate batch norm's statistics; 0 leaves these.
-      batch_size: of arrays; default 32.
+      model: a MetaMixModel at the bits that `set_bits` assigned.
+      data: images, or what `fit` takes as `x`; None, within a `fit`, is what that trains on.
+      batches: number of its batches that estimate batch norm's statistics; 0 leaves these alone.
+      batch_size: images in a batch where `data` is arrays; default 32.
 
     Raises:
-      TypeError: another model, or data that cannot be read twice.
+      TypeError: not a MetaMixModel, or data that cannot be read twice.
     """
     require_metamix(model)
     require_whole("batches", batches)
-    calibrate_weights(model.network)
-    for images in training_batches(model, data, 1, batch_size):
-        calibrate_streams(model.network, images)
+    calibrate_weights(model.network, model.weight_rule)
+    calibrate_streams(model.network, training_batches(model, data, SEARCHED, batch_size))
     model.phase = "weight_training"
     with quantization_mode(model.evaluation_mode()):
         reestimate_batch_norm(model.network, training_batches(model, data, batches, batch_size))
+    restart_averages(model)
 
 
 def candidate_scores(model: MetaMixModel) -> Scores:
-    """Log-probability of every pair of bit-widths that each MAC layer may take."""
+    """Log-probabilities of the pairs of bit-widths that each MAC layer may take."""
     return {
         layer.name: layer_scores(layer.input_quantizer.choice, layer.weight_quantizer.choice)
         for layer in model.mac_layers
@@ -87,7 +92,7 @@ def layer_scores(activation: BitChoice, weight: BitChoice) -> dict[tuple[int, in
     """Log-probability of every candidate pair of a MAC layer.
 
     Args:
-      activation, weight: its choices; the same one where weights take the activation's bit-width.
+      activation, weight: its choices; one and the same where weights take the activation's bits.
     """
     scores = activation.log_probabilities()
     if weight is activation:
@@ -99,7 +104,7 @@ def layer_scores(activation: BitChoice, weight: BitChoice) -> dict[tuple[int, in
 
 
 def require_metamix(model: object) -> None:
-    """Raises TypeError unless a model is a MetaMixModel."""
+    """Raises TypeError unless `model` is a MetaMixModel."""
     if not isinstance(model, MetaMixModel):
         raise TypeError(
             f"expected a MetaMixModel (see MetaMixModel.from_float), found {type(model).__name__}."

@@ -90,3 +90,36 @@ def test_saved_and_loaded(name, float_model, model, x, tmp_path):
     assert np.sum(loaded.losses) == pytest.approx(np.sum(model.losses))
     if name != "frozen bias":  # of a part of a layer Keras saves no trainable
         assert values_of(loaded.trainable_variables) == values_of(model.trainable_variables)
+
+
+@keras.saving.register_keras_serializable("arriving")
+class Lazy(layers.Layer):
+    """Its own layer is built where it is first called, and it has two results."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.inner = layers.Dense(4)
+
+    def call(self, x):
+        return self.inner(x), 2 * x
+
+
+def test_layers_of_the_users_own_in_float(inputs_of):
+    x = keras.Input((8, 8, 2))
+    y = layers.Conv2D(3, 3, activation="relu", name="conv")(x)
+    first, second = Lazy(name="own")(layers.GlobalAveragePooling2D()(y))
+    float_model = keras.Model(x, [layers.Dense(3)(first), second])
+    images = inputs_of(float_model)
+    model = kmm.QuantizedModel.from_float(float_model, float_layers=["own"])
+    assert_equal(in_float(model, images), float_model(images))
+    assert model.network.get_layer("own").inner.built
+
+
+def test_a_tuple_of_inputs_is_no_pair_of_images_and_labels(inputs_of):
+    first, second = keras.Input((8, 8, 2), name="first"), keras.Input((8, 8, 2), name="second")
+    y = layers.Add()([layers.Conv2D(3, 3)(first), layers.Conv2D(3, 3)(second)])
+    float_model = keras.Model((first, second), layers.Dense(3)(layers.Flatten()(y)))
+    model = kmm.QuantizedModel.from_float(float_model)
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.fit(inputs_of(float_model), np.zeros((4, 3), "float32"), verbose=0)
+    assert model.calibrated

@@ -6,15 +6,15 @@ import pytest
 from keras import layers, ops
 
 import keras_metamix as kmm
+from keras_metamix.graph.operators.add import IntegerAdd
+from keras_metamix.graph.operators.mean import IntegerMean
+from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.layers.grid import Grid, clip_level
 from keras_metamix.layers.integer import (
     EXACT_FLOAT32,
     Dequantize,
-    IntegerAdd,
     IntegerLayer,
     IntegerMac,
-    IntegerMean,
-    IntegerMultiply,
     QuantizeInput,
     Rescale,
 )

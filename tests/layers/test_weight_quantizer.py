@@ -120,16 +120,6 @@ def test_mse_steps_clip_an_outlier_only_where_that_pays():
     assert 0.9 * 20 / 127 <= float(layer.step(0)[0, 1]) <= 20 / 127 * 1.001
 
 
-@pytest.mark.parametrize("rule", ["lsq", "mse"])
-def test_steps_set_anew_follow_the_rule_of_the_last_time(make, kernel, rule):
-    layer = make()
-    layer.initialize_steps(kernel, rule)
-    steps = np.asarray(layer.log_step)
-    layer.log_step.assign(np.zeros_like(steps))
-    layer.initialize_steps(kernel)
-    np.testing.assert_array_equal(layer.log_step, steps)
-
-
 def test_off_is_the_kernel(make, kernel):
     with quantization_mode(FLOAT):
         np.testing.assert_array_equal(make()(kernel), kernel)

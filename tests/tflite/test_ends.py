@@ -1,5 +1,7 @@
 """Files have the inputs and outputs of the float model: names, order, structure and types."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from keras import layers, ops, tree
 
 import keras_metamix as kmm
 import metamix_tflite as mt
+from metamix_tflite import verify_command
 from metamix_tflite.ends import Ends
 from metamix_tflite.read import read_ends, read_file
 
@@ -286,6 +289,16 @@ def test_every_operating_point_has_the_ends_of_the_model(name, made):
     assert mt.benchmark(flat, runs=1, warmup=0, signature="low").delegated
 
 
+def test_metamix_verify_replays_several_ends(made, tmp_path, capsys):
+    _, model, _ = made("bytes and numbers")
+    file, report = tmp_path / "model.tflite", tmp_path / "found.json"
+    file.write_bytes(mt.convert(model, golden=2))
+    assert verify_command.main(verify_command.parse_flags([str(file), f"--json={report}"])) == 0
+    assert "exact: XNNPACK gives the trained integers" in capsys.readouterr().out
+    found = {r["kernels"]: r for r in json.loads(report.read_text())["replays"]}
+    assert (found["xnnpack"]["values"], found["xnnpack"]["differing"]) == (6, 0)
+
+
 def test_parity_names_what_differs_from_the_model(made):
     flat = mt.convert(made("dictionary")[1])
     _, model, images = made("list of one shape")
@@ -357,12 +370,21 @@ def test_an_input_of_bytes_that_are_other_levels_is_refused(field, made, remake)
         mt.verify(remake(flat, edit))
 
 
+@pytest.mark.parametrize("function", [kmm.MetaMixModel.from_float, kmm.explain])
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "bool", "float16", "float64"])
-def test_inputs_without_an_exact_form_are_refused_at_once(dtype):
+def test_inputs_without_an_exact_form_are_refused_at_once(dtype, function):
     image = keras.Input((8, 8, 3), name="camera", dtype=dtype)
     source = keras.Model(image, dense()(features(layers.Rescaling(0.5)(image))))
     with pytest.raises(ValueError, match=f"Input 'camera': expected .*'uint8'.*found '{dtype}'"):
-        kmm.MetaMixModel.from_float(source)
+        function(source)
+
+
+@pytest.mark.parametrize("function", [kmm.MetaMixModel.from_float, kmm.explain])
+def test_an_input_that_nothing_reads_is_refused(function):
+    image, other = picture(), picture("other")
+    source = keras.Model([image, other], dense()(features(image)))
+    with pytest.raises(ValueError, match="Input 'other': expected a layer that reads it"):
+        function(source)
 
 
 # --- structures --------------------------------------------------------------------------------

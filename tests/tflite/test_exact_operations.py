@@ -7,7 +7,8 @@ from keras import layers, ops
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.layers.integer import IntegerLayer, IntegerMultiply, Rescale
+from keras_metamix.graph.operators.multiply import IntegerMultiply
+from keras_metamix.layers.integer import IntegerLayer, Rescale
 from keras_metamix.layers.parts import activation_quantizers
 from metamix_tflite.read import read_file
 

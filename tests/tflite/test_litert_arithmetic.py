@@ -1,6 +1,6 @@
 """What LiteRT with XNNPACK computes for each operator that files of ours hold, to the bit.
 
-The formulas are written out here in NumPy and are those of keras_metamix/layers/integer.py. They
+The formulas are written out here in NumPy and are those of keras_metamix's integer layers. They
 were read off XNNPACK's scalar and AVX512 kernels by running ai-edge-litert 2.3.0: a failure means
 that the runtime rounds in another way now, and that exported files no longer match training.
 """
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.layers.grid import Grid, clip_level
-from keras_metamix.layers.integer import IntegerMean
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 
 f32 = np.float32

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_metamix.graph.operators.lookup import IntegerTable
 from keras_metamix.layers.batch_norm import AFFINE_INTEGER
 from keras_metamix.layers.grid import Grid
-from keras_metamix.layers.integer import IntegerTable
 from metamix_tflite.flatbuffer import Fused, Op, TensorType
 
 f32 = np.float32

@@ -384,7 +384,7 @@ def no_signatures(model):
         (one_name_twice, "the same subgraph, or the same name"),
         (no_name, "declaration is of"),
         (name_of_no_text, "cannot be read"),
-        (another_output, "Signature 'mixed': a signature has tensors {'output_0': "),
+        (another_output, "Signature 'mixed': a signature has tensors {'logits': "),
         (no_inputs, "Signature 'mixed': a signature has tensors {}"),
     ],
 )

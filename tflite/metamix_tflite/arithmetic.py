@@ -121,7 +121,7 @@ def _layout(kernel: np.ndarray, kind: str, matrix: bool) -> tuple[np.ndarray, in
 
 def add(file: SignatureWriter, node: Node) -> None:
     """ADD of two tensors."""
-    layer: integer.IntegerAdd = node.operation
+    layer: Any = node.operation
     scales = np.array([grid.scale for grid in layer.input_grids], np.float32)
     _check_multiplier(node, scales / np.float32(layer.output_grid.scale), _LEAST_ADD)
     options = schema.AddOptionsT()
@@ -130,7 +130,7 @@ def add(file: SignatureWriter, node: Node) -> None:
 
 def multiply(file: SignatureWriter, node: Node) -> None:
     """MUL of two tensors."""
-    layer: integer.IntegerMultiply = node.operation
+    layer: Any = node.operation
     product = np.prod([np.float32(grid.scale) for grid in layer.input_grids])
     _check_multiplier(node, product / np.float32(layer.output_grid.scale), _LEAST_MUL)
     options = schema.MulOptionsT()
@@ -159,7 +159,7 @@ def _combine(file: SignatureWriter, node: Node, op: int, options: Any, inputs: l
 
 def mean(file: SignatureWriter, node: Node) -> None:
     """MEAN over height and width."""
-    layer: integer.IntegerMean = node.operation
+    layer: Any = node.operation
     (source,) = file.read(node)
     # MEAN has no fused activation, but a mean of levels >= 0 is >= 0.
     _require_unclipped(node, layer, positive=layer.input_grid.low >= 0)
@@ -172,7 +172,7 @@ def mean(file: SignatureWriter, node: Node) -> None:
 
 def table(file: SignatureWriter, node: Node) -> None:
     """LOGISTIC or TANH."""
-    layer: integer.IntegerTable = node.operation
+    layer: Any = node.operation
     (source,) = file.read(node)
     _require_unclipped(node, layer)
     target = file.output(node, layer.output_grid)

@@ -82,9 +82,13 @@ class FileReader:
         if index >= self._model.SubgraphsLength():
             raise ValueError(f"signature {name!r} is of subgraph {index}, which is not there")
         inputs, outputs = self._named_ends(definition, self._model.Subgraphs(index))
-        structure = declared.get("outputs", default_structure(len(outputs)))
-        check_structure(structure, len(outputs))
-        return Ends(inputs, outputs, structure)
+        return Ends(inputs, outputs, self._structure(declared, len(outputs)))
+
+    def _structure(self, declared: dict[str, Any], count: int) -> Any:
+        """The structure of a signature's outputs, as declared or else as LiteRT has them."""
+        structure = declared.get("outputs", default_structure(count))
+        check_structure(structure, count)
+        return structure
 
     def _named_ends(self, definition: Any, graph: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of a subgraph's inputs and outputs, in its order; without signature its tensors'.
@@ -185,6 +189,7 @@ class FileReader:
         inputs = self._integers(graph.InputsAsNumpy())
         outputs = self._integers(graph.OutputsAsNumpy())
         names = self._named_ends(definition, graph)
+        self._structure(declared, len(outputs))
         return FileGraph(
             [self._tensor(graph.Tensors(i)) for i in range(graph.TensorsLength())],
             [self._operator(graph.Operators(i), codes) for i in range(graph.OperatorsLength())],

@@ -9,7 +9,6 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from metamix_tflite.containers import takes_fully_connected, weight_type
-from metamix_tflite.ends import check_structure
 from metamix_tflite.file_graph import (
     FileGraph,
     FileOperator,
@@ -108,7 +107,6 @@ def _require_assignment(bits: object) -> None:
 
 def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     declared = graph.metadata
-    check_structure(declared["outputs"], len(graph.outputs))
     _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
     ranges = level_ranges(graph)

@@ -11,6 +11,10 @@ import keras
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.graph.operators.add import IntegerAdd
+from keras_metamix.graph.operators.lookup import IntegerTable
+from keras_metamix.graph.operators.mean import IntegerMean
+from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from metamix_tflite import arithmetic, moves
@@ -27,11 +31,11 @@ _EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {
     integer.QuantizeInput: arithmetic.quantize_input,
     integer.Dequantize: arithmetic.dequantize,
     integer.IntegerMac: arithmetic.mac,
-    integer.IntegerAdd: arithmetic.add,
-    integer.IntegerMultiply: arithmetic.multiply,
+    IntegerAdd: arithmetic.add,
+    IntegerMultiply: arithmetic.multiply,
     integer.Rescale: arithmetic.rescale,
-    integer.IntegerMean: arithmetic.mean,
-    integer.IntegerTable: arithmetic.table,
+    IntegerMean: arithmetic.mean,
+    IntegerTable: arithmetic.table,
     keras.layers.Concatenate: moves.concatenate,
     keras.layers.MaxPooling2D: moves.max_pool,
     keras.layers.GlobalMaxPooling2D: moves.global_max_pool,
@@ -56,6 +60,9 @@ def convert(
 ) -> bytes:
     """The .tflite of a trained model; its integers are the trained ones.
 
+    Its inputs and outputs have the names of the float model's, and their order; an output that ends
+    in a softmax gives the logits before it. An input of dtype uint8 takes bytes.
+
     The file declares its bits, BOPs, origin and the integers that it has to give for inputs which
     any machine makes anew (`replay`), and holds a SHA-256 of itself.
 
@@ -68,7 +75,7 @@ def convert(
         which LiteRT runs outside XNNPACK, slower and rounded otherwise; "edgetpu" holds all in
         INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for Microcontrollers want it,
         best with io="int8".
-      io: type of the file's inputs and outputs.
+      io: type of the file's inputs and outputs; with "float32" an input of bytes stays one.
       operating_points: bit assignments by name. The file holds the model at each of them, as a
         signature of that name; constants that are equal are stored once. The model's bits stay.
         None writes the model at its present bits, as signature "serving_default".

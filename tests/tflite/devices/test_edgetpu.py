@@ -195,7 +195,9 @@ def reason(op, *inputs, output=None, activation="NONE"):
     tensors = [*inputs, output or tensor("y")]
     indices = tuple(range(len(inputs)))
     operator = FileOperator(op, indices, (len(inputs),), activation)
-    return refusal(FileGraph(tensors, [operator], (0,), (len(inputs),), {}), operator)
+    return refusal(
+        FileGraph(tensors, [operator], (0,), (len(inputs),), ("x",), ("y",), {}), operator
+    )
 
 
 KERNEL = np.ones((8, 1, 1, 8), np.int8)

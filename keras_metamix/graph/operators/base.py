@@ -1,0 +1,100 @@
+"""What an operator of the device is to a quantized network, on the Keras side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras_metamix.graph.group import Group, Levels
+from keras_metamix.graph.tensor_plan import Stage, TensorPlan
+from keras_metamix.graph.topology import Node
+from keras_metamix.layers.grid import Grid
+
+
+class Operator:
+    """A family of operations that begin a group of their own, and its integers.
+
+    A family is one file here: how its operations are recognised, what is known of their result,
+    and the integer layer that computes it. `metamix_tflite.operators` has a file of the same name
+    for the operator in the file.
+
+    Attributes:
+      title: in messages.
+      layers: the Keras layers.
+      raw: class names of the `keras.ops` operations.
+      functions: names of the activation functions.
+      litert: the LiteRT operator that runs it.
+      arity: how many tensors it reads; None for any number.
+      fixed_step: of the quantizer behind it, where the device leaves no choice.
+      takes_labels: whether its integer layer can scale its result for a labelled grid.
+      joins_parts: whether the quantizer behind it is that of its inputs too.
+      gate_minimum: least value of x times this operation of x, None where it is no gate.
+    """
+
+    title: str
+    layers: tuple[type, ...] = ()
+    raw: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    litert: str
+    arity: int | None = 1
+    fixed_step: float | None = None
+    takes_labels: bool = False
+    joins_parts: bool = False
+    gate_minimum: float | None = None
+
+    def takes(self, operation: Any, node: Node | None) -> bool:
+        """Whether a raw operation of one of these names is of the family."""
+        return node is None or self.arity in (None, len(node.inputs))
+
+    def has_form(self, node: Node) -> bool:
+        """Whether a call has an exact integer form."""
+        return True
+
+    def plan(self, node: Node, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
+        """What is known of a call's result.
+
+        Args:
+          node: the call.
+          sources: what is known of its inputs.
+          plan: the Plan of the whole model.
+        """
+        positive = all(source.sign == "unsigned" for source in sources)
+        return TensorPlan("unsigned" if positive else "signed", stage=Stage.CLIPS, root=self)
+
+    def begin(self, node: Node, values: Sequence[Levels | Group]) -> Group:
+        """The group that a call begins.
+
+        Raises:
+          ValueError: another number of inputs, or one that carries no quantizer; names the layer.
+        """
+        if self.arity not in (None, len(values)):
+            raise ValueError(
+                f"Layer {node.name!r}: a {self.title} of {len(values)} tensors, expected "
+                f"{self.arity}."
+            )
+        return Group(node, tuple(require_levels(node, value) for value in values), self)
+
+    def finish(self, group: Group, grid: Grid, clip: dict[str, Any], fold: Any) -> Any:
+        """The levels of a group that this operator begins.
+
+        Args:
+          group: as `begin` made it, with what joined since.
+          grid: of the quantizer behind it.
+          clip: "low" and "high" of an integer layer, where they are not the grid's.
+          fold: the walk over the network.
+        """
+        return self.integers(group.node, group.inputs, grid, clip)
+
+    def integers(self, node: Any, inputs: Sequence[Levels], grid: Grid, clip: dict) -> Any:
+        """The integer layer of a call, applied to its inputs."""
+        raise NotImplementedError
+
+
+def require_levels(node: Node, value: Levels | Group) -> Levels:
+    """`value`, or ValueError where it is no tensor of levels; names the layer that reads it."""
+    if isinstance(value, Group):
+        raise ValueError(
+            f"Layer {node.name!r} reads a tensor that carries no quantizer: put an "
+            "ActivationQuantizer(8, role='stream') before it."
+        )
+    return value

@@ -1,0 +1,98 @@
+"""Functions of one 8-bit tensor: on the device, tables of 256 codes."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import scipy.special
+from keras import ops
+
+from keras_metamix.graph.operators.base import Operator
+from keras_metamix.graph.tensor_plan import TensorPlan
+from keras_metamix.layers.grid import Grid
+from keras_metamix.layers.integer import IntegerLayer, as_grid
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerTable(IntegerLayer):
+    """A function of one 8-bit tensor: on the device, a table of 256 codes.
+
+    Args:
+      function: "sigmoid" or "tanh".
+    """
+
+    def __init__(
+        self,
+        function: Literal["sigmoid", "tanh"],
+        input_grid: Grid | dict[str, Any],
+        output_grid: Grid | dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.function, self.input_grid = function, as_grid(input_grid)
+
+    def table(self) -> np.ndarray:
+        """Output levels of the input's codes -128 to 127."""
+        levels = np.arange(-128, 128) - self.input_grid.zero_point
+        x = levels.astype(np.float32) * np.float32(self.input_grid.scale)
+        y = _tanh(x) if self.function == "tanh" else scipy.special.expit(x.astype(np.float64))
+        y = y.astype(np.float32)
+        # The device adds the zero-point before it rounds: a tie may go the other way.
+        zero_point = np.float32(self.output_grid.zero_point)
+        codes = np.rint(y * np.float32(1 / self.output_grid.scale) + zero_point)
+        return np.clip(codes - zero_point, self.low, self.high)
+
+    def call(self, x: Any) -> Any:
+        codes = ops.cast(x, "int32") + (self.input_grid.zero_point + 128)
+        return ops.take(self.table(), codes)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "function": self.function,
+            "input_grid": dataclasses.asdict(self.input_grid),
+        }
+
+
+def _tanh(x: np.ndarray) -> np.ndarray:
+    """The C library's `tanhf`, which LiteRT calls: NumPy's own may differ in the last bit."""
+    library = ctypes.util.find_library("m")
+    if library is None:
+        return np.tanh(x)
+    tanhf = ctypes.CDLL(library).tanhf
+    tanhf.argtypes, tanhf.restype = [ctypes.c_float], ctypes.c_float
+    return np.array([tanhf(value) for value in x.tolist()], np.float32)
+
+
+class Sigmoid(Operator):
+    """The sigmoid, whose scale the device fixes."""
+
+    title, litert, fixed_step = "sigmoid", "LOGISTIC", 1 / 256
+    raw, functions = ("Sigmoid",), ("sigmoid",)
+    gate_minimum = -0.27846
+
+    def plan(self, node: Any, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
+        return TensorPlan("unsigned", root=self)
+
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+        layer = IntegerTable("sigmoid", inputs[0].grid, grid, name=node.call_name, **clip)
+        return layer(inputs[0].tensor)
+
+
+class Tanh(Operator):
+    """The hyperbolic tangent, whose scale the device fixes."""
+
+    title, litert, fixed_step = "tanh", "TANH", 1 / 128
+    raw, functions = ("Tanh",), ("tanh",)
+
+    def plan(self, node: Any, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
+        return TensorPlan("signed", root=self)
+
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+        layer = IntegerTable("tanh", inputs[0].grid, grid, name=node.call_name, **clip)
+        return layer(inputs[0].tensor)

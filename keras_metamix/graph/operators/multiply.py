@@ -1,0 +1,58 @@
+"""Products of two tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operators.base import Operator
+from keras_metamix.graph.tensor_plan import Stage, TensorPlan
+from keras_metamix.layers.integer import Combination
+
+_HARD_GATE_MINIMUM = -0.375  # of x * hard_sigmoid(x)
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerMultiply(Combination):
+    """Product of two tensors (broadcasting, as squeeze-and-excite does)."""
+
+    def call(self, tensors: Sequence[Any]) -> Any:
+        first, second = (np.float32(g.scale) for g in self.input_grids)
+        multiplier = first * second / np.float32(self.output_grid.scale)
+        return self.requantize(tensors[0] * tensors[1], multiplier)
+
+
+class Multiply(Operator):
+    """`keras.layers.Multiply` and `keras.ops.multiply`; of a tensor and its gate, swish."""
+
+    title, litert, arity = "product", "MUL", 2
+    layers, raw = (keras.layers.Multiply,), ("Multiply",)
+
+    def plan(self, node: Any, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
+        found = super().plan(node, sources, plan)
+        minimum = _gate_minimum(node, plan)
+        if found.sign == "unsigned" or minimum is None:
+            return found
+        return TensorPlan("offset", minimum, stage=Stage.CLIPS, root=self)
+
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+        grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
+        return IntegerMultiply(grids, grid, name=node.call_name, **clip)(tensors)
+
+
+def _gate_minimum(node: Any, plan: Any) -> float | None:
+    """The least value of a product `x * gate(x)`; None for another product."""
+    for value, gate in (node.inputs, node.inputs[::-1]):
+        before = plan.topology.producer(gate)
+        if before is None or before.inputs[0] is not value:
+            continue
+        found = plan.kind(before)
+        if found is Kind.HARD_SIGMOID:
+            return _HARD_GATE_MINIMUM
+        if isinstance(found, Operator) and found.gate_minimum is not None:
+            return found.gate_minimum
+    return None
