@@ -29,7 +29,6 @@ from keras_metamix.training import (
     begin_fit,
     build_optimizer,
     descend,
-    present_value,
     track_loss,
     watched,
 )
@@ -199,15 +198,6 @@ class QuantizedModel(keras.Model):
             functools.cache(lambda: file_outline(self)),
         )
 
-    def require_calibrated(self) -> None:
-        """Raises ValueError where the model would quantize with step sizes that nobody has set."""
-        if not inside_mode() and present_value(self._calibrated) == 0:
-            raise ValueError(
-                f"Model {self.name!r} has no step sizes yet, so it cannot quantize: call "
-                "keras_metamix.calibrate(model, images) with some of its training images (`fit` "
-                "does it by itself), or load_weights of a trained one."
-            )
-
     def require_quantized(self) -> None:
         """Raises ValueError unless the model computes with the values that a file would hold."""
 
@@ -299,10 +289,6 @@ class QuantizedModel(keras.Model):
     def _training_state(self) -> Any:
         """What `train_step` reads while it is traced; a change needs a new trace."""
         return self.evaluation_mode()
-
-    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        self.require_calibrated()  # Keras would make a RuntimeError of it
-        super()._maybe_symbolic_build(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update of everything but the architecture parameters, at the bits assigned."""

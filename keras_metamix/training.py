@@ -74,24 +74,15 @@ class Progress:
         self._epochs.assign(number + 1)
 
     def read(self) -> Any:
-        """The phase's name, also while a function is traced."""
-        found = present_value(self._index)
-        if found is not None:
-            self._known = self._phases[found]
+        """The phase's name; while a function is traced, the one that was read or written last."""
+        if tf.executing_eagerly():
+            self._known = self._phases[int(self._index.numpy())]
         return self._known
 
     def write(self, phase: str) -> None:
         """Moves to a phase."""
         self._index.assign(self._phases.index(phase))
         self._known = phase
-
-
-def present_value(variable: Any) -> int | None:
-    """What an integer variable holds, also while a function is traced; None in a replica's."""
-    if not tf.executing_eagerly() and tf.distribute.has_strategy():
-        return None
-    with tf.init_scope():
-        return int(variable.numpy())
 
 
 def build_optimizer(optimizer: Any, variables: list[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -110,9 +110,6 @@ class ActivationQuantizer(keras.layers.Layer):
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
         self._elements = math.prod(n for n in input_shape[1:] if n) or 1
-        if self.sign_from_data:
-            start = keras.initializers.Constant(int(self._sign == "signed"))
-            self._signed = self.add_weight((), start, dtype="int32", trainable=False, name="signed")
         if self.fixed_step is None:
             self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
         self.choice.build(self)
@@ -163,10 +160,7 @@ class ActivationQuantizer(keras.layers.Layer):
             probabilities = self.choice.probabilities()
             return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
         index, fuse = self.choice.index(), bool(training) and _is_large(x)
-        table = self._of_sign(self._table_of)
-        if not isinstance(table, np.ndarray):
-            table = ops.cast(table, x.dtype)
-        return lsq(x, self.steps(), index, table, self._cap, self.minimum, fuse)
+        return lsq(x, self.steps(), index, self._table, self._cap, self.minimum, fuse)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

@@ -33,8 +33,7 @@ class WeightQuantizer(keras.layers.Layer):
         weights follow.
       channel_axes: axes of the kernel that together number the output channels.
 
-    Variables: `log_step` (candidates, output channels), `rule` (), and those of a choice of its
-    own.
+    Variables: `log_step` (candidates, output channels), and those of a choice of its own.
 
     Attributes:
       choice: which candidate is in use.
@@ -65,8 +64,6 @@ class WeightQuantizer(keras.layers.Layer):
         self._gradient_scales = (1.0 / np.sqrt(per_channel * self._highs)).astype(np.float32)
         count = len(self.candidates)
         self.log_step = self.add_weight((count, channels), initializer="zeros", name="log_step")
-        start = keras.initializers.Constant(RULES.index(self._rule))
-        self._rule = self.add_weight((), start, dtype="int32", trainable=False, name="rule")
         if self.choice.of == "weights":
             self.choice.build(self)
 
@@ -89,7 +86,6 @@ class WeightQuantizer(keras.layers.Layer):
                 f"{self.path}: expected weights that are finite and below {LARGEST:g}, found NaN, "
                 "Inf or larger ones."
             )
-        self.rule = rule
         self.log_step.assign(np.log(np.maximum(steps, SMALLEST_STEP)).astype(np.float32))
 
     def step(self, index: Any | None = None) -> Any:

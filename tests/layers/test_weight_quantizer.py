@@ -225,7 +225,7 @@ def test_weights_follow_the_choice_of_their_activation(make, kernel, branch):
         leader.choice.assign(bits)
         assert layer.choice.bits == bits
         np.testing.assert_allclose(layer(kernel), branch(bits), rtol=1e-5, atol=1e-6)
-    assert [v.name for v in layer.weights] == ["log_step", "rule"]  # the choice's are its leader's
+    assert [v.name for v in layer.weights] == ["log_step"]  # the choice's are its leader's
 
 
 def test_bits_that_are_no_candidate_are_refused_by_name(make):
