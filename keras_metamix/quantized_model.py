@@ -242,6 +242,7 @@ class QuantizedModel(keras.Model):
         epochs: int = 1,
         verbose: Any = "auto",
         callbacks: Any = None,
+        validation_split: float = 0.0,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
@@ -251,13 +252,15 @@ class QuantizedModel(keras.Model):
         """
         if isinstance(x, Generator):
             x = Replay(x)
-        begin_fit(self, x, y, batch_size)
+        begin_fit(self, x, y, batch_size, validation_split)
         watch = Watch()
         callbacks = watched(callbacks, watch)
         if isinstance(x, Replay):
             x = x.generator()
         try:
-            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+            history = super().fit(
+                x, y, batch_size, epochs, verbose, callbacks, validation_split, *args, **kwargs
+            )
         finally:
             self.training_data = None
         for note in watch.notes:

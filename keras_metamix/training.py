@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_metamix.assignment import SearchSpace
-from keras_metamix.batches import first_batches, image_batches, informative
+from keras_metamix.batches import first_batches, image_batches, informative, is_arrays
 from keras_metamix.calibration import ENOUGH, SEARCHED, calibrate_batches, check_finite
 from keras_metamix.checks import one_of, require_fields
 from keras_metamix.layers.mode import inside_mode
@@ -95,13 +95,21 @@ def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
     optimizer.build(variables)
 
 
-def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None) -> None:
-    """Readies a model for `fit`: step sizes from the first images, if nobody has set them."""
+def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None, held_out: float = 0.0) -> None:
+    """Readies a model for `fit`: step sizes from the first images, if nobody has set them.
+
+    Args:
+      model: compiled.
+      x, y, batch_size: as `fit` takes them.
+      held_out: share of arrays, at their ends, that `fit` validates on.
+    """
     if inside_mode():
         raise RuntimeError("fit: expected to train outside of quantizers_off, found it inside.")
     check_training_data(model, x, y)
     if all(isinstance(array, np.ndarray) for array in keras.tree.flatten(x)):
         check_finite(x, "training images")
+    if held_out and is_arrays(x):
+        x = keras.tree.map_structure(lambda a: a[: math.floor(len(a) * (1 - held_out))], x)
     if not model.calibrated:
         batches = image_batches(x, SEARCHED, batch_size)
         calibrate_batches(model, informative(batches), enough=ENOUGH)
