@@ -20,7 +20,6 @@ from keras_metamix.graph.layer_bits import BitWidths, allowed_pairs, candidate_p
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import connect, quantize, require_network
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
-from keras_metamix.layers.parts import activation_quantizers
 from keras_metamix.layers.weight_quantizer import RULES, Rule
 from keras_metamix.training import (
     Progress,
@@ -88,8 +87,6 @@ class QuantizedModel(keras.Model):
         require_network(network, space, self.name)
         connect(network)
         self.bit_widths = BitWidths(network)
-        quantizers = activation_quantizers(network)
-        self._signs_from_data = tuple(q for q in quantizers if q.sign_from_data)
         adapt_to_workers(self)
 
     @classmethod
@@ -285,7 +282,7 @@ class QuantizedModel(keras.Model):
 
     def _moved(self, function: str, state: Any) -> bool:
         """Whether what a function reads while it is traced has changed since."""
-        due = state, inside_mode(), tuple(q.sign for q in self._signs_from_data)
+        due = state, inside_mode()
         before, self._traced[function] = self._traced.get(function, due), due
         return before != due
 

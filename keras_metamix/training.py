@@ -42,7 +42,7 @@ class Progress:
       ValueError: `start` is none of them.
     """
 
-    def __init__(self, model: keras.Model, name: str, phases: Sequence[str], start: str):
+    def __init__(self, model: Any, name: str, phases: Sequence[str], start: str):
         self._phases, self._known = tuple(phases), one_of(name, start, phases)
         self._index = model.add_weight(
             (),
@@ -54,6 +54,8 @@ class Progress:
         self._epochs = model.add_weight(
             (), "zeros", dtype="int32", trainable=False, name=f"{name}_epochs"
         )
+        # tf.train.Checkpoint finds a model's variables by its attributes alone.
+        model.progress_index, model.progress_epochs = self._index, self._epochs
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -74,9 +76,10 @@ class Progress:
         self._epochs.assign(number + 1)
 
     def read(self) -> Any:
-        """The phase's name; while a function is traced, the one that was read or written last."""
-        if tf.executing_eagerly():
-            self._known = self._phases[int(self._index.numpy())]
+        """The phase's name; in a replica's thread, the one that was read or written last."""
+        if tf.executing_eagerly() or not tf.distribute.has_strategy():
+            with tf.init_scope():  # also while a function is traced
+                self._known = self._phases[int(self._index.numpy())]
         return self._known
 
     def write(self, phase: str) -> None:

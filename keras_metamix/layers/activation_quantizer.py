@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -82,30 +82,34 @@ class ActivationQuantizer(keras.layers.Layer):
 
     @property
     def sign(self) -> Sign:
-        """That of the grid; while a function is traced, the one that was read or set last."""
-        if self._signed is not None and _may_read():
-            self._sign = "signed" if self._signed.numpy() else "unsigned"
-        return self._sign
+        """That of the grid; where data decide it, a variable holds the one that they gave."""
+        if self._signed is None:
+            return self._sign
+        return "signed" if int(ops.convert_to_numpy(self._signed)) else "unsigned"
 
-    def set_sign(self, sign: Sign) -> None:
-        """Changes the sign; what was traced before keeps the old one.
+    def set_sign(self, sign: Literal["unsigned", "signed"]) -> None:
+        """Changes the sign of a quantizer with `sign_from_data`; what was traced follows."""
+        self._signed.assign(int(sign == "signed"))
 
-        Where data decide it a variable holds it, so that weights and checkpoints do.
-        """
-        self._sign = sign
-        if self._signed is not None:
-            self._signed.assign(int(sign == "signed"))
+    def _of_sign(self, rows: Callable[[Sign], np.ndarray]) -> Any:
+        """What follows from the sign: an array, or a tensor where a variable holds the sign."""
+        if self._signed is None:
+            return rows(self._sign)
+        return ops.where(ops.not_equal(self._signed, 0), rows("signed"), rows("unsigned"))
 
-    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+    def _ends(self) -> tuple[Any, Any]:
         """Lowest and highest integers of all candidates, each of shape (candidates,)."""
-        ends = np.array([activation_range(b, self.sign) for b in self.candidates], np.float32)
-        return ends[:, 0], ends[:, 1]
+        rows = self._of_sign(self._ends_of)
+        return rows[:, 0], rows[:, 1]
 
-    @property
-    def _table(self) -> np.ndarray:
-        lows, highs = self._ends()
-        gradient_scales = 1.0 / np.sqrt(self._elements * highs)
-        return np.stack([lows, highs, gradient_scales], axis=1).astype(np.float32)
+    def _ends_of(self, sign: Sign) -> np.ndarray:
+        return np.array([activation_range(b, sign) for b in self.candidates], np.float32)
+
+    def _table_of(self, sign: Sign) -> np.ndarray:
+        """See `lsq`."""
+        ends = self._ends_of(sign)
+        gradient_scales = 1.0 / np.sqrt(self._elements * ends[:, 1:])
+        return np.concatenate([ends, gradient_scales], axis=1).astype(np.float32)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
@@ -156,11 +160,13 @@ class ActivationQuantizer(keras.layers.Layer):
         x = ops.cast(x, self.compute_dtype)  # the model's inputs may be integers
         if mode.activations == "mixture" and self.choice.searched:
             steps = ops.stop_gradient(self.steps())
-            lows, highs = shifted_range(steps, *self._ends(), self.minimum)
+            ends = (_in_type(end, x) for end in self._ends())
+            lows, highs = shifted_range(steps, *ends, self.minimum)
             probabilities = self.choice.probabilities()
             return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
         index, fuse = self.choice.index(), bool(training) and _is_large(x)
-        return lsq(x, self.steps(), index, self._table, self._cap, self.minimum, fuse)
+        table = _in_type(self._of_sign(self._table_of), x)
+        return lsq(x, self.steps(), index, table, self._cap, self.minimum, fuse)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -177,13 +183,9 @@ class ActivationQuantizer(keras.layers.Layer):
         }
 
 
-def _may_read() -> bool:
-    """Whether variables have values now: no function is being traced."""
-    if keras.config.backend() != "tensorflow":
-        return True
-    import tensorflow as tf
-
-    return tf.executing_eagerly()
+def _in_type(values: Any, x: Any) -> Any:
+    """A tensor in the type of `x`; an array takes that by itself."""
+    return values if isinstance(values, np.ndarray) else ops.cast(values, x.dtype)
 
 
 def _is_large(x: Any) -> bool:

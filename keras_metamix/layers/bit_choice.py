@@ -37,16 +37,17 @@ class BitChoice:
         self.alpha: Any = None
         self._path = ""
 
-    def build(self, owner: keras.layers.Layer) -> None:
+    def build(self, owner: Any) -> None:
         """Makes the variables in `owner`, unless they exist already."""
         if self.bit_index is not None:
             return
         self._path = owner.path
-        self.bit_index = owner.add_weight(
+        # An attribute of the owner too: tf.train.Checkpoint finds variables by attributes alone.
+        self.bit_index = owner.bit_index = owner.add_weight(
             (), initializer="zeros", dtype="int32", trainable=False, name="bit_index"
         )
         if self.searched:
-            self.alpha = owner.add_weight(
+            self.alpha = owner.alpha = owner.add_weight(
                 (len(self.candidates),),
                 initializer=keras.initializers.RandomNormal(stddev=ALPHA_STDDEV),
                 trainable=False,
