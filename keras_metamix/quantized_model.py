@@ -251,7 +251,7 @@ class QuantizedModel(keras.Model):
             x = Replay(x)
         begin_fit(self, x, y, batch_size, validation_split)
         watch = Watch()
-        callbacks = watched(callbacks, watch)
+        callbacks = watched(self, callbacks, watch)
         if isinstance(x, Replay):
             x = x.generator()
         try:

@@ -179,11 +179,12 @@ class Watch(keras.callbacks.Callback):
         return model.progress
 
 
-def watched(callbacks: Any, watch: Watch) -> Any:
-    """The callbacks of a `fit`, and a Watch behind them."""
+def watched(model: Any, callbacks: Any, watch: Watch) -> Any:
+    """The callbacks of a model's `fit`, and a Watch behind them."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        watch.set_model(callbacks._model)
-        callbacks.append(watch)
+        watch.set_model(model)
+        others = [c for c in callbacks.callbacks if not isinstance(c, Watch)]
+        callbacks.callbacks = [*others, watch]  # of an earlier fit there may be one
         return callbacks
     return [*keras.tree.flatten(callbacks if callbacks is not None else []), watch]
 

@@ -158,6 +158,15 @@ def test_a_restored_epoch_of_an_earlier_phase_is_said(make, callback, data):
     assert again.assignment == model.bit_assignment
 
 
+def test_callbacks_may_be_a_list_of_keras(make, callback, data):
+    model, ours = make(), callback()
+    callbacks = keras.callbacks.CallbackList([ours], add_history=True, model=model, verbose=0)
+    for _ in range(3):
+        model.fit(*data, verbose=0, callbacks=callbacks)
+    assert ours.phases == ["bit_meta", "bit_search", "weight_training"]
+    assert len(callbacks.callbacks) == 3  # ours, the history, and the one that watches
+
+
 def test_a_fit_that_is_stopped_while_it_searches_is_said(make, callback, data):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -33,6 +33,9 @@ from keras_metamix.training import epoch_steps, training_batches
 class MetaMixCallback(keras.callbacks.Callback):
     """Bit-meta epochs, bit-search epochs, then weight training for the rest of `fit`.
 
+    The model counts its epochs: a second `fit` goes on where the first one ended, with this
+    callback or another one. Where there is nothing to search, all of them are weight training.
+
     The bits are chosen at the end of the last search epoch, before it is validated; a `fit` that
     ends there leaves the model in weight training too, and another `fit` goes on with it. Until
     then an epoch is validated at each layer's most probable bits of that moment, whose cost is
