@@ -160,8 +160,8 @@ class ActivationQuantizer(keras.layers.Layer):
         x = ops.cast(x, self.compute_dtype)  # the model's inputs may be integers
         if mode.activations == "mixture" and self.choice.searched:
             steps = ops.stop_gradient(self.steps())
-            ends = (_in_type(end, x) for end in self._ends())
-            lows, highs = shifted_range(steps, *ends, self.minimum)
+            lows, highs = (_in_type(end, x) for end in self._ends())
+            lows, highs = shifted_range(steps, lows, highs, self.minimum)
             probabilities = self.choice.probabilities()
             return lsq_mixture(x, probabilities, steps, lows, highs, self._cap, _is_large(x))
         index, fuse = self.choice.index(), bool(training) and _is_large(x)
