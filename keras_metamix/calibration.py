@@ -144,6 +144,8 @@ def _observe(
             more += 1
             if more > _MORE or not observer.has_dead:
                 break
+    if not images:
+        raise ValueError("Step sizes are set from images: expected at least one batch, found none.")
     observer.finish()
 
 

@@ -88,3 +88,14 @@ def test_the_sign_is_of_the_type_computed_in(policy, tiny_model, data):
         half.set_sign(sign)
         found = np.asarray(keras.ops.cast(half(1e3 * data[0]), "float32"))
         assert (found.min(), found.max()) == (low, high)
+
+
+@pytest.mark.parametrize("use", [kmm.calibrate, lambda m, x: m.fit(x, verbose=0)])
+def test_no_batch_calibrates_nothing(use, tiny_model, data, loss):
+    """A data set of unknown length that turns out to be empty."""
+    model = kmm.QuantizedModel.from_float(tiny_model())
+    model.compile("sgd", loss)
+    empty = tf.data.Dataset.from_tensor_slices(data).filter(lambda x, y: y > 9).batch(4)
+    with pytest.raises(ValueError, match="expected at least one batch, found none"):
+        use(model, empty)
+    assert not model.calibrated
