@@ -24,8 +24,6 @@ import metamix_tflite as mt
 from keras_metamix import data
 from keras_metamix.launch.messages import run_main
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/by_hand", "Folder that the files go to.")
-
 
 def network(bits: int = 4) -> keras.Model:
     """Four convolutions, two of them beside a shortcut, and logits; both ends at 8 bits."""
@@ -76,4 +74,5 @@ def run(workdir: Path, images: int = 10_000, epochs: int = 6) -> tuple[float, mt
 
 
 if __name__ == "__main__":
-    run_main(lambda _: run(Path(_WORKDIR.value)), app.parse_flags_with_usage)
+    workdir = flags.DEFINE_string("workdir", "runs/by_hand", "Folder that the files go to.")
+    run_main(lambda _: run(Path(workdir.value)), app.parse_flags_with_usage)
