@@ -15,8 +15,7 @@ class Operator:
     """A family of operations that begin a group of their own, and its integers.
 
     A family is one file here: how its operations are recognised, what is known of their result,
-    and the integer layer that computes it. `metamix_tflite.operators` has a file of the same name
-    for the operator in the file.
+    and the integer layer that computes it. `metamix_tflite` writes that layer by its class.
 
     Attributes:
       title: in messages.
