@@ -527,7 +527,7 @@ def test_refused_without_step_sizes():
 
 
 def test_refused_for_another_model():
-    with pytest.raises(TypeError, match="or a BitMixerModel, found Functional"):
+    with pytest.raises(TypeError, match="or BitMixerModel, found Functional"):
         kmm.fold_batch_norm(small_cnn((8, 8, 1), width=4))
 
 
