@@ -13,9 +13,9 @@ from keras_metamix.cost import LayerCost
 from keras_metamix.cost.containers import MacForm, mac_form
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
-from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.kinds import RELU_ENDS, Kind
 from keras_metamix.graph.layer_costs import costs_of
-from keras_metamix.graph.operations import MOVES, RELUS
+from keras_metamix.graph.operations import MOVES
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.refusals import Refused, by_name
 from keras_metamix.graph.text_table import text_table
@@ -153,8 +153,9 @@ class _Reader:
             return self._mac(node, named)
         if found is Kind.SOFTMAX:
             return LayerExplanation(*named, "left out", note="the file's outputs are the logits")
-        if found is not Kind.PASS and self.plan.joins(node):
-            return LayerExplanation(*named, "folded", note=f"into {self._root(node)}")
+        if self.plan.joins(node):
+            head = self.plan[node.output].group.head
+            return LayerExplanation(*named, "folded", note=f"into {head.name}" if head else "")
         if isinstance(found, Operator):
             operator = found.litert
         else:
@@ -168,17 +169,8 @@ class _Reader:
             xnnpack=True,
             gpu=operator in _GPU,
             edge_tpu=operator in _EDGE_TPU,
-            note="requantizes" if found in RELUS else "",
+            note="requantizes" if found in RELU_ENDS else "",
         )
-
-    def _root(self, node: Node) -> str:
-        """The name of the layer that a group begins with."""
-        while self.plan.joins(node):
-            before = self.plan.topology.producer(node.inputs[0])
-            if before is None:
-                break
-            node = before
-        return node.name
 
     def _mac(self, node: Node, named: tuple[str, str]) -> LayerExplanation:
         cost = self.costs[node.name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import keras
@@ -11,14 +10,14 @@ import numpy as np
 from keras import tree
 
 from keras_metamix.checks import shown
-from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.ends import named_outputs
 from keras_metamix.graph.fold_mac import fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
-from keras_metamix.graph.group import Group, Levels, clip_ends, rescaled
-from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.group import Group, Stage
+from keras_metamix.graph.kinds import RELU_ENDS, Kind
 from keras_metamix.graph.operations import activation_kind, kind
 from keras_metamix.graph.operators.base import Operator, require_levels
+from keras_metamix.graph.requantize import Levels, clip_ends, rescaled
 from keras_metamix.graph.topology import Node, Topology, inputs_like
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import Grid
@@ -29,7 +28,6 @@ from keras_metamix.layers.integer import (
 from keras_metamix.layers.mac import QuantizedMac
 
 _SCALES = (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)
-_RELU_ENDS = {Kind.RELU: math.inf, Kind.RELU6: 6.0}
 
 
 def fold_batch_norm(model: Any) -> keras.Model:
@@ -109,7 +107,7 @@ class _Fold:
         self.names = self.topology.names
         self.inputs = inputs_like(network.input)
         self.values: dict[int, Levels | Group] = {
-            id(old): Group(None, (new,))
+            id(old): Group(inputs=(new,))
             for old, new in zip(self.topology.inputs, tree.flatten(self.inputs), strict=True)
         }
 
@@ -142,16 +140,13 @@ class _Fold:
         if isinstance(operation, QuantizedMac):
             return self._mac(operation, node, first)
         found = kind(operation, node)
-        if found is Kind.AFFINE:
-            return self._group(node, first).scaled(*self._terms(node))
-        if found is Kind.HARD_SIGMOID:
-            return self._group(node, first).scaled(1 / 6, 0.5).clipped(0.0, 1.0)
-        if found in _RELU_ENDS:
-            return self._group(node, first).clipped(0.0, _RELU_ENDS[found])
-        if found is Kind.PASS:
-            return self._pass(node, first)
+        if found is Kind.PASS and isinstance(first, Levels):
+            return Levels(move_layer(node, first.grid)(first.tensor), first.grid)
         if found is Kind.SOFTMAX and self.topology.is_output(node.output):
             return first
+        joined = first.joined(node, found) if isinstance(first, Group) else None
+        if joined is not None:
+            return joined
         if isinstance(found, Operator):
             return found.begin(node, values)
         if found is None or found in (Kind.FLOAT, Kind.SOFTMAX):
@@ -159,51 +154,32 @@ class _Fold:
                 f"Layer {node.name!r} ({type(operation).__name__}) has no exact integer form: it "
                 "trains, but cannot be folded."
             )
-        return Group(node, (require_levels(node, first),), found)
+        return Group.begun(node, found, (require_levels(node, first),))
 
     def _mac(self, layer: Any, node: Node, value: Levels | Group) -> Group:
         quantizer = layer.input_quantizer
         levels = self._quantize(quantizer, self.names.new(quantizer.name), value)
-        group, found = Group(node, (levels,), Kind.MAC), activation_kind(layer.activation)
-        if found in _RELU_ENDS:
-            return group.clipped(0.0, _RELU_ENDS[found])
-        if found is Kind.HARD_SIGMOID:
-            return group.scaled(1 / 6, 0.5).clipped(0.0, 1.0)
-        if found is not Kind.PASS:
+        # The layer owns its batch norm: one behind it is another's.
+        group = dataclasses.replace(Group.begun(node, Kind.MAC, (levels,)), stage=Stage.SCALED)
+        found = activation_kind(layer.activation)
+        if found is Kind.PASS:
+            return group
+        joined = group.joined(node, found)
+        if joined is None:
             raise ValueError(
                 f"Layer {layer.name!r}: expected activation=None, 'relu', 'relu6' or "
                 "'hard_sigmoid'; put another one into a layer of its own behind it."
             )
-        return group
-
-    def _group(self, node: Node, value: Levels | Group) -> Group:
-        """The group that a node joins, or the one that it begins."""
-        if isinstance(value, Group):
-            return value
-        return Group(node, (value,), kind(node.operation, node))
-
-    def _terms(self, node: Node) -> tuple[Any, Any]:
-        terms = affine_terms(node)
-        if terms is None:
-            raise ValueError(f"Layer {node.name!r}: its constants differ within a channel.")
-        return terms
-
-    def _pass(self, node: Node, value: Levels | Group) -> Levels | Group:
-        def move(levels: Any, grid: Grid) -> Any:
-            return move_layer(node, grid)(levels)
-
-        if isinstance(value, Levels):
-            return Levels(move(value.tensor, value.grid), value.grid)
-        return dataclasses.replace(value, after=(*value.after, move))
+        return joined
 
     def _quantize(self, quantizer: ActivationQuantizer, name: str, value: Levels | Group) -> Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
         if self.distinct:
             step *= 1 + 1e-4 * len(self.values)
         grid = Grid.of(step, int(low), int(high))
-        group = value if isinstance(value, Group) else Group(None, (value,))
+        group = value if isinstance(value, Group) else Group()
         if quantizer.activation != "linear":
-            group = group.clipped(0.0, _RELU_ENDS[Kind[quantizer.activation.upper()]])
+            group = group.clipped(0.0, RELU_ENDS[Kind[quantizer.activation.upper()]])
         if isinstance(value, Levels):
             return Levels(rescaled(value, grid, clip_ends(group, grid, name), name), grid)
         return Levels(self.finish(group, grid, name), grid)
@@ -213,13 +189,13 @@ class _Fold:
     def finish(self, group: Group, grid: Grid, name: str) -> Any:
         """The levels of a group on the grid of its quantizer."""
         levels = self._integers(group, grid, name)
-        for move in group.after:
-            levels = move(levels, grid)
+        for node in group.moves:
+            levels = move_layer(node, grid)(levels)
         return levels
 
     def _integers(self, group: Group, grid: Grid, name: str) -> Any:
         clip = clip_ends(group, grid, name)
-        node, inputs, found = group.node, group.inputs, group.kind
+        node, inputs, found = group.head, group.inputs, group.kind
         if node is None:
             return QuantizeInput(grid, name=name, **clip)(inputs[0])
         if isinstance(found, Operator):

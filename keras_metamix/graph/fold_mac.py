@@ -24,7 +24,7 @@ Clip = dict[str, Any]  # "low" and "high" of an IntegerLayer, where they are not
 
 def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerMac:
     """A MAC layer with what folds into it."""
-    node: Any = group.node
+    node: Any = group.head
     layer = node.operation
     dense = isinstance(layer, QuantizedDense)
     depthwise = isinstance(layer, QuantizedDepthwiseConv2D)
@@ -58,7 +58,7 @@ def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerM
 
 def fold_constants(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerMac:
     """Batch norm or constants behind no MAC layer: a 1x1 depthwise convolution."""
-    node: Any = group.node
+    node: Any = group.head
     channels = node.output.shape[-1]
     ones = np.ones(channels, np.float32)
     step = np.float32(input_grid.step / AFFINE_INTEGER) * ones

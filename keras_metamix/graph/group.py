@@ -1,98 +1,121 @@
-"""Groups of operations on their way to one integer layer."""
+"""Groups of operations that the device computes as one, from one quantizer to the next."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from keras_metamix.graph.affine import affine_terms
+from keras_metamix.graph.kinds import RELU_ENDS, Kind
 from keras_metamix.graph.topology import Node
-from keras_metamix.layers.grid import Grid, clip_level
-from keras_metamix.layers.integer import Rescale
+from keras_metamix.layers.grid import Sign
 
 
-@dataclasses.dataclass(frozen=True)
-class Levels:
-    """A tensor of levels and its grid."""
+class Stage(enum.IntEnum):
+    """What may still join a group."""
 
-    tensor: Any
-    grid: Grid
+    CLOSED = 0
+    CLIPS = 1  # a ReLU: behind sums, products, means
+    CLIPPED = 2  # a ReLU, and a positive factor
+    SCALED = 3  # and constants, per channel
+    MAC = 4  # and batch norm
+
+
+_FIRST_STAGE = {
+    Kind.MAC: Stage.MAC,
+    Kind.BATCH_NORM: Stage.MAC,
+    Kind.AFFINE: Stage.SCALED,
+    Kind.HARD_SIGMOID: Stage.SCALED,
+    Kind.RELU: Stage.CLIPS,
+    Kind.RELU6: Stage.CLIPS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """A group of operations whose result has not met its quantizer yet.
+    """Operations whose result has not met its quantizer yet.
 
-    `kind` is the Kind or Operator that it begins with, None for the model's input. The result is
-    `clip(factor * operation + shift, low, high)`. `inputs` are levels, what a
-    concatenation joins may be pending too, and the model's input is a float tensor; `after` are
-    functions of levels and their grid that only move values, run behind the requantization.
+    The result is `clip(factor * head + shift, low, high)`, moved by `moves`. `joined` is the one
+    place that says what a group takes in: the plan of a float model asks it to place quantizers,
+    and the fold of a quantized network to make integers.
+
+    Attributes:
+      head: the operation that it begins with; None for the model's input.
+      kind: the Kind or Operator of the head; None for the model's input.
+      stage: what may still join.
+      sign: of the grid that its result takes.
+      minimum: where an "offset" grid begins.
+      factor, shift: constants behind the head, of shape () or (channels,).
+      low, high: what the result is clipped to, in real units.
+      norm: the batch norm of a float model that joined.
+      moves: operations behind it that only move or select values.
+      inputs: what the head reads on its way to integers: Levels, what a concatenation joins may
+        be groups too, and the model's input is a float tensor.
     """
 
-    node: Node | None
-    inputs: tuple[Any, ...]
+    head: Node | None = None
     kind: Any = None
+    stage: Stage = Stage.CLOSED
+    sign: Sign = "signed"
+    minimum: float | None = None
     factor: Any = 1.0
     shift: Any = 0.0
     low: float = -math.inf
     high: float = math.inf
-    after: tuple[Callable[[Any, Grid], Any], ...] = ()
+    norm: Node | None = None
+    moves: tuple[Node, ...] = ()
+    inputs: tuple[Any, ...] = ()
 
-    def scaled(self, factor: Any, shift: Any) -> Group:
-        """The group with constants behind it."""
-        return dataclasses.replace(
-            self,
-            factor=self.factor * factor,
-            shift=self.shift * factor + shift,
-            low=float(self.low * factor) if math.isfinite(self.low) else self.low,
-            high=float(self.high * factor) if math.isfinite(self.high) else self.high,
-        )
+    @classmethod
+    def begun(cls, head: Node, kind: Any, inputs: tuple[Any, ...] = ()) -> Group:
+        """The group of an operation that is no Operator and joins no other."""
+        group = cls(head, kind, _FIRST_STAGE.get(kind, Stage.CLOSED), inputs=inputs)
+        joined = group.joined(head, kind)
+        return group if joined is None else dataclasses.replace(joined, norm=None)
+
+    def joined(self, node: Node, kind: Any) -> Group | None:
+        """The group with an operation behind it, None where that begins another group.
+
+        Args:
+          node: a call that reads the group's result.
+          kind: of the call.
+
+        Raises:
+          ValueError: its constants differ within a channel; names it.
+        """
+        if kind is Kind.PASS:
+            return dataclasses.replace(self, stage=Stage.CLOSED, moves=(*self.moves, node))
+        if kind in RELU_ENDS:
+            return self.clipped(0.0, RELU_ENDS[kind]) if self.stage >= Stage.CLIPS else None
+        if kind is Kind.BATCH_NORM:
+            normed = dataclasses.replace(self, stage=Stage.SCALED, norm=node)
+            return normed if self.stage is Stage.MAC else None
+        if kind is Kind.HARD_SIGMOID:
+            linear = self._scaled(1 / 6, 0.5) if self.stage >= Stage.SCALED else None
+            return linear and linear.clipped(0.0, 1.0)
+        if kind is Kind.AFFINE:
+            terms = affine_terms(node)
+            if terms is None:
+                raise ValueError(f"Layer {node.name!r}: its constants differ within a channel.")
+            return self._scaled(*terms)
+        return None
 
     def clipped(self, low: float, high: float) -> Group:
         """The group with a clip behind it."""
-        return dataclasses.replace(self, low=max(self.low, low), high=min(self.high, high))
-
-
-def clip_ends(group: Group, grid: Grid, name: str) -> dict[str, Any]:
-    """The levels that an integer layer clips to, where they are not the grid's own ends."""
-    clip: dict[str, Any] = {}
-    if math.isfinite(group.low):
-        clip["low"] = max(grid.low, 0)
-    if math.isfinite(group.high):
-        level = clip_level(grid, group.high)
-        if level < grid.high and grid.labelled:
-            raise ValueError(
-                f"{name!r}: a clip at {group.high} before a signed quantizer is not supported."
-            )
-        clip["high"] = min(grid.high, level)
-    return clip
-
-
-def rescaled(levels: Levels, grid: Grid, clip: dict[str, int], name: str) -> Any:
-    """Levels on another grid."""
-    if levels.grid == grid and all(clip[end] == getattr(grid, end) for end in clip):
-        return levels.tensor
-    layer = Rescale(levels.grid, grid, name=name, **clip)
-    if layer.low == grid.low and not grid.lower_end_is_clipped:
-        _leave_unclipped(layer)
-    return layer(levels.tensor)
-
-
-def _leave_unclipped(layer: Rescale) -> None:
-    """Takes away a lower end that the device cannot clip at.
-
-    Raises:
-      ValueError: a level below the end occurs; names the layer.
-    """
-    grid = layer.output_grid
-    layer.low = -128 - grid.zero_point
-    least = int(layer(np.array([layer.input_grid.low], np.float32))[0])
-    if least < grid.low:
-        raise ValueError(
-            f"Layer {layer.name!r}: level {least} occurs, below {grid.low}, where the device "
-            f"cannot clip: its step size {grid.step} is too small beside {layer.input_grid.step}, "
-            "that of the 8-bit tensor before it."
+        low, high = max(self.low, low), min(self.high, high)
+        clipped = dataclasses.replace(
+            self, stage=min(self.stage, Stage.CLIPPED), low=low, high=high
         )
+        return clipped if low < 0 else dataclasses.replace(clipped, sign="unsigned", minimum=None)
+
+    def _scaled(self, factor: Any, shift: Any) -> Group | None:
+        """The group with constants behind it: behind a clip, with a positive factor alone."""
+        factors = {"factor": self.factor * factor, "shift": self.shift * factor + shift}
+        if self.stage >= Stage.SCALED:
+            return dataclasses.replace(self, stage=Stage.SCALED, **factors)
+        if self.stage is not Stage.CLIPPED or factor.ndim or factor <= 0 or shift.any():
+            return None
+        ends = {"low": float(self.low * factor), "high": float(self.high * factor)}
+        return dataclasses.replace(self, **ends, **factors)

@@ -9,9 +9,9 @@ import keras
 
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.expand import expansion, layer_before
-from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.kinds import CONSTANTS, Kind
 from keras_metamix.graph.layer_costs import mac_nodes
-from keras_metamix.graph.operations import CONSTANTS, kind, problem
+from keras_metamix.graph.operations import kind, problem
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
@@ -83,10 +83,8 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     return Inspection(expanded.model, topology, macs, plan, frozenset(kept), refused)
 
 
-def accepted(
-    model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
-) -> tuple[keras.Model, frozenset[str]]:
-    """The expanded model and the names of the layers that stay in float in it.
+def accepted(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]) -> Inspection:
+    """`inspect` of a model that can be taken.
 
     Raises:
       TypeError, ValueError: see `inspect`.
@@ -95,7 +93,7 @@ def accepted(
     found = inspect(model, space, float_layers)
     if found.refused:
         raise UnsupportedLayerError(model.name, itertools.chain(*found.refused.values()))
-    return found.model, found.kept
+    return found
 
 
 def _require_sizes(model: keras.Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 
 
 class Kind(enum.Enum):
@@ -21,3 +22,8 @@ class Kind(enum.Enum):
     SOFTMAX = "softmax"
     PASS = "moves or selects values"
     FLOAT = "computes in float"
+
+
+# What a ReLU clips at above.
+RELU_ENDS = {Kind.RELU: math.inf, Kind.RELU6: 6.0}
+CONSTANTS = (Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)  # of each channel

@@ -67,8 +67,6 @@ _FUNCTIONS: dict[str, Kind | Operator] = {
     "softmax": Kind.SOFTMAX,
     **{name: operator for operator in OPERATORS for name in operator.functions},
 }
-CONSTANTS = (Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)  # of each channel
-RELUS: dict[Any, str] = {Kind.RELU: "relu", Kind.RELU6: "relu6"}
 
 
 def kind(operation: Any, node: Node | None = None) -> Kind | Operator | None:

@@ -12,18 +12,33 @@ Where quantizers stand (contract of the device, see `fold_batch_norm`):
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
-from keras_metamix.graph.affine import affine_terms
-from keras_metamix.graph.kinds import Kind
-from keras_metamix.graph.operations import RELUS, kind
+from keras_metamix.graph.group import Group, Stage
+from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.operations import kind
 from keras_metamix.graph.operators import Operator
-from keras_metamix.graph.tensor_plan import Stage, TensorPlan
 from keras_metamix.graph.topology import Node, Topology
 
 # A clip to [0, 1] takes all of INT8.
 UNIT_STEP = 1 / 255
+
+
+@dataclasses.dataclass
+class TensorPlan:
+    """What becomes of one tensor.
+
+    Attributes:
+      group: the one that computes it.
+      on_grid: whether it is quantized, or is a moved copy of a quantized tensor.
+      stream: whether it carries a stream quantizer.
+      fixed_step: of that quantizer, where the device leaves no choice.
+    """
+
+    group: Group
+    on_grid: bool = False
+    stream: bool = False
+    fixed_step: float | None = None
 
 
 class Plan:
@@ -49,6 +64,7 @@ class Plan:
             key = id(node.operation)
             self._calls[key] = self._calls.get(key, 0) + 1
         self.tensors: dict[int, TensorPlan] = {}
+        self._whole: dict[int, Group] = {}
         for tensor in topology.inputs:
             self._place(tensor, _input_plan(tensor), None)
         for node in topology.nodes:
@@ -62,6 +78,10 @@ class Plan:
         """The kind of a node, as this plan treats it."""
         return self.kinds[id(node)]
 
+    def whole_group(self, head: Node) -> Group:
+        """The group that a node begins, with all that joins it."""
+        return self._whole[id(head)]
+
     def called_once(self, node: Node) -> bool:
         """Whether nothing else in the model calls the node's operation."""
         return self._calls[id(node.operation)] == 1
@@ -69,75 +89,50 @@ class Plan:
     def absorbable(self, tensor: Any) -> str:
         """The ReLU that the operation before a tensor is and nothing else, else "linear"."""
         node = self.topology.producer(tensor)
-        if node is not None and getattr(node.operation, "activity_regularizer", None) is not None:
+        if node is None or getattr(node.operation, "activity_regularizer", None) is not None:
             return "linear"
-        return RELUS.get(self.kind(node), "linear") if node else "linear"
+        found = self.kind(node)
+        return found.name.lower() if isinstance(found, Kind) and found in RELU_ENDS else "linear"
 
     def joins(self, node: Node) -> bool:
-        """Whether a node becomes part of the group that computes its input."""
-        source = self[node.inputs[0]]
-        return not source.on_grid and self._may_join(source, node)
+        """Whether a node is part of the group that computes its input."""
+        return self.kind(node) is not Kind.PASS and self[node.output].group.head is not node
 
     def _end_softmax(self) -> None:
         for node in self.topology.nodes:
             if self.kind(node) is Kind.SOFTMAX and not self.topology.is_output(node.output):
                 self.kinds[id(node)] = Kind.FLOAT
 
-    # --- what an operation makes of its inputs ---------------------------------------------
+    # --- groups ----------------------------------------------------------------------------
 
     def _result(self, node: Node) -> TensorPlan:
         """The plan of a node's output, before quantizers are placed."""
-        found, sources = self.kind(node), [self[t] for t in node.inputs]
-        first = sources[0]
-        joined = self.joins(node)
+        source, found = self[node.inputs[0]], self.kind(node)
         if found is Kind.PASS:
-            return dataclasses.replace(
-                first, stage=Stage.CLOSED, stream=False, on_grid=first.on_grid, fixed_step=None
-            )
-        if found in RELUS:
-            high = 6.0 if found is Kind.RELU6 else math.inf
-            if not joined:
-                return TensorPlan("unsigned", stage=Stage.CLIPS, root=found, low=0.0, high=high)
-            stage = Stage.CLIPS if first.stage is Stage.CLIPS else Stage.CLIPPED
-            high = min(first.high, high)
-            return TensorPlan("unsigned", stage=stage, root=first.root, low=0.0, high=high)
-        if found is Kind.HARD_SIGMOID:
-            root = first.root if joined else found
-            return TensorPlan("unsigned", stage=Stage.CLIPPED, root=root, low=0.0, high=1.0)
-        if found in (Kind.AFFINE, Kind.BATCH_NORM):
-            return self._scaled(node, first, joined)
-        if found is Kind.MAC:
-            stage = Stage.MAC if self.called_once(node) else Stage.SCALED
-            return TensorPlan(stage=stage, root=found)
-        if isinstance(found, Operator):
-            return found.plan(node, sources, self)
-        return TensorPlan(root=found)  # FLOAT or SOFTMAX
+            moved = source.group.joined(node, found) or source.group
+            return TensorPlan(moved, on_grid=source.on_grid)
+        joined = None if source.on_grid else self._joined(source.group, node)
+        group = joined or self._begun(node)
+        self._whole[id(group.head)] = group
+        return TensorPlan(group)
 
-    def _scaled(self, node: Node, first: TensorPlan, joined: bool) -> TensorPlan:
-        if not joined:
-            return TensorPlan(stage=Stage.SCALED, root=self.kind(node))
-        if first.stage is not Stage.CLIPPED:
-            return TensorPlan(stage=Stage.SCALED, root=first.root)
-        factor = float(affine_terms(node)[0])  # pyright: ignore[reportOptionalSubscript]
-        return dataclasses.replace(first, low=first.low * factor, high=first.high * factor)
-
-    # --- groups ----------------------------------------------------------------------------
-
-    def _may_join(self, source: TensorPlan, node: Node) -> bool:
+    def _joined(self, group: Group, node: Node) -> Group | None:
+        """A group with a node behind it; a batch norm that is called again elsewhere stays out."""
         found = self.kind(node)
-        if found is Kind.BATCH_NORM:
-            return source.stage is Stage.MAC and self.called_once(node)
-        if found in RELUS:
-            return source.stage >= Stage.CLIPS
-        if found is Kind.HARD_SIGMOID:
-            return source.stage >= Stage.SCALED
-        if found is not Kind.AFFINE:
-            return False
-        if source.stage >= Stage.SCALED:
-            return True
-        scale, offset = affine_terms(node)  # pyright: ignore[reportGeneralTypeIssues]
-        positive = scale.ndim == 0 and scale > 0 and not offset.any()
-        return source.stage is Stage.CLIPPED and bool(positive)
+        if found is Kind.PASS or (found is Kind.BATCH_NORM and not self.called_once(node)):
+            return None
+        return group.joined(node, found)
+
+    def _begun(self, node: Node) -> Group:
+        found = self.kind(node)
+        if isinstance(found, Operator):
+            return found.group(node, [self[t].group for t in node.inputs], self)
+        group = Group.begun(node, found)
+        if found is Kind.MAC and not self.called_once(node):  # no batch norm is that of one call
+            return dataclasses.replace(group, stage=Stage.SCALED)
+        return group
+
+    # --- quantizers ------------------------------------------------------------------------
 
     def _place(self, tensor: Any, plan: TensorPlan, node: Node | None) -> None:
         """Decides whether a tensor carries a stream quantizer."""
@@ -148,7 +143,7 @@ class Plan:
             plan.fixed_step = self._fixed_step(plan, node)
         only = self.topology.only_consumer(tensor)
         inside = only is not None and (
-            self._may_join(plan, only) or self._concatenated_later(plan, only)
+            self._joined(plan.group, only) or self._concatenated_later(plan, only)
         )
         if inside or self._is_direct(tensor, plan, only) or self._leaves_in_float(node):
             return
@@ -157,14 +152,14 @@ class Plan:
     def _fixed_step(self, plan: TensorPlan, node: Node) -> float | None:
         if self.kind(node) is Kind.PASS:
             return None
-        if (plan.low, plan.high) == (0.0, 1.0):
+        if (plan.group.low, plan.group.high) == (0.0, 1.0):
             return UNIT_STEP
         found = self.kind(node)
         return found.fixed_step if isinstance(found, Operator) else None
 
     def _concatenated_later(self, plan: TensorPlan, only: Node) -> bool:
         """Whether the quantizer behind a concatenation is the tensor's own."""
-        whole = plan.root not in (None, Kind.FLOAT, Kind.SOFTMAX)
+        whole = plan.group.kind not in (None, Kind.FLOAT, Kind.SOFTMAX)
         found = self.kind(only)
         joins = isinstance(found, Operator) and found.joins_parts
         return joins and plan.fixed_step is None and whole
@@ -184,12 +179,12 @@ class Plan:
             return False
         if reader is not None and reader.name in self.exact_inputs:
             return True
-        if plan.root is None:
+        first = plan.group.kind
+        if first is None:
             return False
-        root = plan.root
-        labelled = root in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
-        labelled |= isinstance(root, Operator) and root.takes_labels
-        return labelled or plan.sign == "unsigned"
+        labelled = first in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
+        labelled |= isinstance(first, Operator) and first.takes_labels
+        return labelled or plan.group.sign == "unsigned"
 
     def _reader_behind_moves(self, node: Node | None) -> Node | None:
         """The one operation that reads a tensor in the end."""
@@ -203,4 +198,6 @@ class Plan:
 
 def _input_plan(tensor: Any) -> TensorPlan:
     """The plan of a model's input: bytes are their own levels."""
-    return TensorPlan("unsigned", fixed_step=1.0) if tensor.dtype == "uint8" else TensorPlan()
+    if tensor.dtype == "uint8":
+        return TensorPlan(Group(sign="unsigned"), fixed_step=1.0)
+    return TensorPlan(Group())

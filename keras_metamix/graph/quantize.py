@@ -13,13 +13,11 @@ from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
 from keras_metamix.graph.copying import copy_kernel, copy_of, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
-from keras_metamix.graph.inspection import accepted
+from keras_metamix.graph.inspection import Inspection, accepted
 from keras_metamix.graph.kinds import Kind
-from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.names import Names
-from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.sameness import require_same_outputs
-from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
+from keras_metamix.graph.topology import Node, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
@@ -59,12 +57,12 @@ def quantize(
     """
     require_space(space)
     functional = as_functional(model)
-    expanded, names = accepted(model, space, float_names(float_layers))
-    network = _Rewrite(expanded, space, names, reading).run()
+    found = accepted(model, space, float_names(float_layers))
+    network = _Rewrite(found, space, reading).run()
     network.output_names = list(functional.output_names)
     connect(network)
     require_same_outputs(functional, network)
-    return network, names
+    return network, found.kept
 
 
 def connect(network: keras.Model) -> None:
@@ -106,27 +104,14 @@ def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
 class _Rewrite:
     """One run of `keras.models.clone_model` by a plan."""
 
-    def __init__(
-        self,
-        model: keras.Model,
-        space: SearchSpace,
-        float_layers: frozenset[str],
-        reading: Reading | None,
-    ):
-        self.model, self.space, self.reading = model, space, reading
-        self.topology = Topology(model)
-        self.macs = mac_nodes(self.topology, float_layers)
-        if not self.macs:
-            raise ValueError(
-                f"Model {model.name!r} has no MAC layer: there is nothing to quantize."
-            )
+    def __init__(self, found: Inspection, space: SearchSpace, reading: Reading | None):
+        self.model, self.topology, self.plan = found.model, found.topology, found.plan
+        self.macs, self.space, self.reading = found.macs, space, reading
         self.edges = {next(iter(self.macs)), next(reversed(self.macs))}
-        exact = self.edges if space.edge_bits == 8 else set()
-        self.plan = Plan(self.topology, exact, float_layers)
         self.keys = transitions(self.topology, self.macs, reading) if reading else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
-        self.names = Names(operation.name for operation in model.operations)
+        self.names = Names(operation.name for operation in self.model.operations)
         self.streamed_inputs: dict[int, Any] = {}
         self.streams: dict[int, str] = {}  # names of stream quantizers, by the tensor before
 
@@ -164,12 +149,12 @@ class _Rewrite:
 
     def _norm_behind(self, name: str) -> Any:
         """The batch norm that folds into a MAC layer, if any."""
-        after = self.topology.only_consumer(self.macs[name][0].output)
-        return after.operation if after and self._is_owned(after) else None
+        norm = self.plan.whole_group(self.macs[name][0]).norm
+        return norm and norm.operation
 
     def _is_owned(self, node: Node) -> bool:
         """Whether a node is a batch norm that folds into the MAC layer before it."""
-        return self.plan.kind(node) is Kind.BATCH_NORM and self.plan.joins(node)
+        return self.plan[node.output].group.norm is node
 
     def _batch_norm(self, operation: Any, config: dict[str, Any]) -> Any:
         node = self.nodes[operation.name, 0]
@@ -253,7 +238,8 @@ class _Rewrite:
     def _input_quantizer(self, name: str) -> ActivationQuantizer:
         candidates, _ = self._candidates(name)
         tensors = [node.inputs[0] for node in self.macs[name]]
-        grids = {(self.plan[t].sign, self.plan[t].minimum) for t in tensors}
+        groups = [self.plan[t].group for t in tensors]
+        grids = {(group.sign, group.minimum) for group in groups}
         sign: Any = "signed"
         minimum = None
         if len(grids) == 1:
@@ -264,7 +250,7 @@ class _Rewrite:
             sign,
             absorbed,
             minimum=minimum,
-            sign_from_data=all(self.plan[t].root is None for t in tensors),
+            sign_from_data=all(group.kind is None for group in groups),
             name=self.names.new(f"{name}_input"),
         )
 
@@ -272,15 +258,15 @@ class _Rewrite:
         name = self.streams[id(tensor)] = self.names.new(name)
         if self.space.stream_bits is None:
             return keras.layers.Identity(name=name)
-        plan = self.plan[tensor]
+        plan, group = self.plan[tensor], self.plan[tensor].group
         return ActivationQuantizer(
             (self.space.stream_bits,),
-            plan.sign,
+            group.sign,
             self._stream_absorbs(tensor),
             role="stream",
-            minimum=plan.minimum,
+            minimum=group.minimum,
             fixed_step=plan.fixed_step,
-            sign_from_data=plan.root is None and plan.fixed_step is None,
+            sign_from_data=group.kind is None and plan.fixed_step is None,
             name=name,
         )
 

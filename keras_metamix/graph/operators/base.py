@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keras_metamix.graph.group import Group, Levels
-from keras_metamix.graph.tensor_plan import Stage, TensorPlan
+from keras_metamix.graph.group import Group, Stage
+from keras_metamix.graph.requantize import Levels
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.grid import Grid
 
@@ -24,6 +24,7 @@ class Operator:
       functions: names of the activation functions.
       litert: the LiteRT operator that runs it.
       arity: how many tensors it reads; None for any number.
+      stage: what may join the group that it begins.
       fixed_step: of the quantizer behind it, where the device leaves no choice.
       takes_labels: whether its integer layer can scale its result for a labelled grid.
       joins_parts: whether the quantizer behind it is that of its inputs too.
@@ -36,6 +37,7 @@ class Operator:
     functions: tuple[str, ...] = ()
     litert: str
     arity: int | None = 1
+    stage: Stage = Stage.CLIPS
     fixed_step: float | None = None
     takes_labels: bool = False
     joins_parts: bool = False
@@ -49,19 +51,19 @@ class Operator:
         """Whether a call has an exact integer form."""
         return True
 
-    def plan(self, node: Node, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
-        """What is known of a call's result.
+    def group(self, node: Node, sources: Sequence[Group], plan: Any) -> Group:
+        """The group that a call begins in a float model.
 
         Args:
           node: the call.
-          sources: what is known of its inputs.
+          sources: what computes its inputs.
           plan: the Plan of the whole model.
         """
         positive = all(source.sign == "unsigned" for source in sources)
-        return TensorPlan("unsigned" if positive else "signed", stage=Stage.CLIPS, root=self)
+        return Group(node, self, self.stage, "unsigned" if positive else "signed")
 
     def begin(self, node: Node, values: Sequence[Levels | Group]) -> Group:
-        """The group that a call begins.
+        """The group that a call begins in a quantized network.
 
         Raises:
           ValueError: another number of inputs, or one that carries no quantizer; names the layer.
@@ -71,7 +73,8 @@ class Operator:
                 f"Layer {node.name!r}: a {self.title} of {len(values)} tensors, expected "
                 f"{self.arity}."
             )
-        return Group(node, tuple(require_levels(node, value) for value in values), self)
+        levels = tuple(require_levels(node, value) for value in values)
+        return Group(node, self, self.stage, inputs=levels)
 
     def finish(self, group: Group, grid: Grid, clip: dict[str, Any], fold: Any) -> Any:
         """The levels of a group that this operator begins.
@@ -82,7 +85,7 @@ class Operator:
           clip: "low" and "high" of an integer layer, where they are not the grid's.
           fold: the walk over the network.
         """
-        return self.integers(group.node, group.inputs, grid, clip)
+        return self.integers(group.head, group.inputs, grid, clip)
 
     def integers(self, node: Any, inputs: Sequence[Levels], grid: Grid, clip: dict) -> Any:
         """The integer layer of a call, applied to its inputs."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_metamix.graph.group import Group, clip_ends, rescaled
+from keras_metamix.graph.group import Group
 from keras_metamix.graph.operators.base import Operator
+from keras_metamix.graph.requantize import clip_ends, rescaled
 
 
 class Concatenate(Operator):
@@ -18,10 +19,10 @@ class Concatenate(Operator):
     layers, raw = (keras.layers.Concatenate,), ("Concatenate",)
 
     def begin(self, node: Any, values: Sequence[Any]) -> Group:
-        return Group(node, tuple(values), self)
+        return Group(node, self, self.stage, inputs=tuple(values))
 
     def finish(self, group: Group, grid: Any, clip: dict[str, Any], fold: Any) -> Any:
-        node: Any = group.node
+        node: Any = group.head
         name, tensors = node.call_name, []
         for number, part in enumerate(group.inputs):
             part_name = fold.names.new(f"{name}_part{number}")
@@ -29,7 +30,7 @@ class Concatenate(Operator):
                 clipped = part.clipped(group.low, group.high)
                 tensors.append(fold.finish(clipped, grid, part_name))
             else:
-                whole = Group(node, (part,), self, low=group.low, high=group.high)
+                whole = Group(node, self, low=group.low, high=group.high)
                 ends = clip_ends(whole, grid, part_name)
                 tensors.append(rescaled(part, grid, ends, part_name))
         return keras.layers.Concatenate(axis=node.operation.axis, name=name)(tensors)

@@ -13,8 +13,8 @@ import numpy as np
 import scipy.special
 from keras import ops
 
+from keras_metamix.graph.group import Group, Stage
 from keras_metamix.graph.operators.base import Operator
-from keras_metamix.graph.tensor_plan import TensorPlan
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import IntegerLayer, as_grid
 
@@ -72,12 +72,12 @@ def _tanh(x: np.ndarray) -> np.ndarray:
 class Sigmoid(Operator):
     """The sigmoid, whose scale the device fixes."""
 
-    title, litert, fixed_step = "sigmoid", "LOGISTIC", 1 / 256
+    title, litert, stage, fixed_step = "sigmoid", "LOGISTIC", Stage.CLOSED, 1 / 256
     raw, functions = ("Sigmoid",), ("sigmoid",)
     gate_minimum = -0.27846
 
-    def plan(self, node: Any, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
-        return TensorPlan("unsigned", root=self)
+    def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
+        return Group(node, self, sign="unsigned")
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
         layer = IntegerTable("sigmoid", inputs[0].grid, grid, name=node.call_name, **clip)
@@ -87,11 +87,11 @@ class Sigmoid(Operator):
 class Tanh(Operator):
     """The hyperbolic tangent, whose scale the device fixes."""
 
-    title, litert, fixed_step = "tanh", "TANH", 1 / 128
+    title, litert, stage, fixed_step = "tanh", "TANH", Stage.CLOSED, 1 / 128
     raw, functions = ("Tanh",), ("tanh",)
 
-    def plan(self, node: Any, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
-        return TensorPlan("signed", root=self)
+    def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
+        return Group(node, self)
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
         layer = IntegerTable("tanh", inputs[0].grid, grid, name=node.call_name, **clip)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_metamix.graph.group import Group
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.operators.base import Operator
-from keras_metamix.graph.tensor_plan import Stage, TensorPlan
 from keras_metamix.layers.integer import Combination
 
 _HARD_GATE_MINIMUM = -0.375  # of x * hard_sigmoid(x)
@@ -32,12 +33,12 @@ class Multiply(Operator):
     title, litert, arity = "product", "MUL", 2
     layers, raw = (keras.layers.Multiply,), ("Multiply",)
 
-    def plan(self, node: Any, sources: Sequence[TensorPlan], plan: Any) -> TensorPlan:
-        found = super().plan(node, sources, plan)
+    def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
+        group = super().group(node, sources, plan)
         minimum = _gate_minimum(node, plan)
-        if found.sign == "unsigned" or minimum is None:
-            return found
-        return TensorPlan("offset", minimum, stage=Stage.CLIPS, root=self)
+        if group.sign == "unsigned" or minimum is None:
+            return group
+        return dataclasses.replace(group, sign="offset", minimum=minimum)
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
         grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
