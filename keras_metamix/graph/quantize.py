@@ -13,13 +13,11 @@ from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.checks import shown
 from keras_metamix.graph.copying import copy_kernel, copy_of, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
-from keras_metamix.graph.inspection import accepted
+from keras_metamix.graph.inspection import Inspection, accepted
 from keras_metamix.graph.kinds import Kind
-from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.names import Names
-from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.sameness import require_same_outputs
-from keras_metamix.graph.topology import Node, Topology, as_functional, inputs_like
+from keras_metamix.graph.topology import Node, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
@@ -59,12 +57,12 @@ def quantize(
     """
     require_space(space)
     functional = as_functional(model)
-    expanded, names = accepted(model, space, float_names(float_layers))
-    network = _Rewrite(expanded, space, names, reading).run()
+    found = accepted(model, space, float_names(float_layers))
+    network = _Rewrite(found, space, reading).run()
     network.output_names = list(functional.output_names)
     connect(network)
     require_same_outputs(functional, network)
-    return network, names
+    return network, found.kept
 
 
 def connect(network: keras.Model) -> None:
@@ -106,27 +104,14 @@ def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
 class _Rewrite:
     """One run of `keras.models.clone_model` by a plan."""
 
-    def __init__(
-        self,
-        model: keras.Model,
-        space: SearchSpace,
-        float_layers: frozenset[str],
-        reading: Reading | None,
-    ):
-        self.model, self.space, self.reading = model, space, reading
-        self.topology = Topology(model)
-        self.macs = mac_nodes(self.topology, float_layers)
-        if not self.macs:
-            raise ValueError(
-                f"Model {model.name!r} has no MAC layer: there is nothing to quantize."
-            )
-        self.edges = {next(iter(self.macs)), next(reversed(self.macs))}
-        exact = self.edges if space.edge_bits == 8 else set()
-        self.plan = Plan(self.topology, exact, float_layers)
+    def __init__(self, found: Inspection, space: SearchSpace, reading: Reading | None):
+        self.model, self.space, self.reading = found.model, space, reading
+        self.topology, self.plan = found.topology, found.plan
+        self.macs, self.edges = found.macs, found.edges
         self.keys = transitions(self.topology, self.macs, reading) if reading else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
-        self.names = Names(operation.name for operation in model.operations)
+        self.names = Names(operation.name for operation in self.model.operations)
         self.streamed_inputs: dict[int, Any] = {}
         self.streams: dict[int, str] = {}  # names of stream quantizers, by the tensor before
 
@@ -207,6 +192,7 @@ class _Rewrite:
             "input_quantizer": self._input_quantizer(name),
             "norm": norm and self._batch_norm(norm, norm.get_config()),
             "nested_weights": self.reading is not None,
+            "edge": name in self.edges,
         }
         for cls, quantized in (
             (keras.layers.DepthwiseConv2D, QuantizedDepthwiseConv2D),

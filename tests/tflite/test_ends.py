@@ -333,6 +333,29 @@ def test_every_byte_is_a_level_of_its_own(kernels):
         np.testing.assert_array_equal(maps, model(pixels)[0])
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["bytes first", "bytes last"])
+@pytest.mark.parametrize("swapped", [False, True], ids=["arms as inputs", "arms swapped"])
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_bytes_beside_floats_leave_xnnpack_one_partition(cameras, swapped, last):
+    """The arm of floats is deeper: in the order of depth its QUANTIZE would be the first."""
+    keras.utils.set_random_seed(0)
+    bytes_ = [picture(f"camera{n}", dtype="uint8") for n in range(cameras)]
+    floats = picture("floats")
+    arms = [conv(layers.Rescaling(1 / 255)(image)) for image in bytes_]
+    arms.append(conv(layers.Conv2D(4, 3, padding="same")(layers.ReLU()(floats))))
+    inputs = [floats, *bytes_] if last else [*bytes_, floats]
+    x = layers.Concatenate()(arms[::-1] if swapped else arms)
+    source = keras.Model(inputs, dense()(layers.GlobalAveragePooling2D()(x)))
+    model = kmm.QuantizedModel.from_float(source)
+    images = images_for(model)
+    kmm.calibrate(model, images)
+    flat = mt.convert(model)
+    mt.verify(flat, model.bit_assignment)
+    report = mt.parity(flat, model, images)
+    assert (report.differing, report.delegated) == (0, True)
+    assert mt.replay(flat)["serving_default"].differing == 0
+
+
 def test_a_model_on_bytes_trains_and_keeps_its_input(made):
     source, _, images = made("bytes and numbers")
     model = kmm.MetaMixModel.from_float(source, SPACE)

@@ -93,7 +93,8 @@ def convert(
 
     def write(name: str, folded: keras.Model) -> dict[str, Any]:
         signature = SignatureWriter(file, name, folded, weight_container, io)
-        for node in signature.topology.nodes:
+        # XNNPACK leaves the QUANTIZE of bytes to LiteRT, and runs as one what is behind all of it.
+        for node in sorted(signature.topology.nodes, key=_reads_bytes, reverse=True):
             _emitter(node)(signature, node)
         signature.finish()
         if golden:
@@ -180,6 +181,10 @@ def _check_points(model: Any, points: Any) -> None:
 def _is_folded(model: Any) -> bool:
     layers = getattr(model, "layers", [])
     return any(isinstance(layer, integer.IntegerLayer) for layer in layers)
+
+
+def _reads_bytes(node: Node) -> bool:
+    return isinstance(node.operation, integer.QuantizeInput) and node.inputs[0].dtype == "uint8"
 
 
 def _emitter(node: Node) -> Callable[[SignatureWriter, Node], None]:
