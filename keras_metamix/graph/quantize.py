@@ -10,7 +10,7 @@ import keras
 from keras import tree
 
 from keras_metamix.assignment import SearchSpace, require_space
-from keras_metamix.checks import shown
+from keras_metamix.checks import found_model
 from keras_metamix.graph.copying import copy_kernel, copy_of, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, accepted
@@ -90,7 +90,7 @@ def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
     if not macs:
         raise ValueError(
             f"{name}: expected a network of quantized layers, as from_float makes it, found "
-            f"{shown(network)}."
+            f"{found_model(network)}."
         )
     ends = {space.layer_candidates(edge) for edge in (True, False)} if space else set()
     for mac in macs:
