@@ -20,7 +20,7 @@ from keras_metamix.batches import (
     is_data_set,
     merged,
 )
-from keras_metamix.checks import require_whole, shown
+from keras_metamix.checks import require_quantized_model, require_whole, shown
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
@@ -63,11 +63,7 @@ def calibrate(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {list(RULES)}, found {rule!r}.")
-    if not hasattr(type(model), "bit_assignment"):
-        raise TypeError(
-            "calibrate: expected a QuantizedModel, MetaMixModel or BitMixerModel, found "
-            f"{shown(model)}."
-        )
+    require_quantized_model("calibrate", model)
     if model.steps_trained and not overwrite:
         raise ValueError(
             f"calibrate: the step sizes of {model.name!r} were trained: convert it, or fit goes on "
@@ -215,9 +211,11 @@ def check_shapes(images: Any, network: keras.Model) -> None:
     expected = [tuple(t.shape) for t in network.inputs]
     found = [tuple(getattr(a, "shape", ())) for a in arrays]
     if len(found) != len(expected) or not all(map(_fits, found, expected)):
+        single = found == [shape[1:] for shape in expected]
+        remedy = ": one image is a batch of one, image[None]" if single else ""
         raise ValueError(
             f"images: expected the shape of the model's input, {_listed(expected)}, found "
-            f"{_listed(found)}."
+            f"{_listed(found)}{remedy}."
         )
 
 

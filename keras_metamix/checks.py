@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,32 @@ def one_line(text: str, longest: int) -> str:
 def shown(value: object) -> str:
     """A value in a message: its repr on one line, cut short."""
     return one_line(repr(value), _LONGEST)
+
+
+def found_model(found: Any) -> str:
+    """What was given in the place of a model, as the end of a message; with a path the remedy."""
+    if isinstance(found, (str, os.PathLike)):
+        path = shown(os.fspath(found))
+        return f"the path {path}: load the file first, with keras.models.load_model"
+    if hasattr(found, "layers") and not isinstance(found, type):
+        return f"{type(found).__name__} {shown(getattr(found, 'name', ''))}"
+    return shown(found)
+
+
+def require_quantized_model(what: str, model: Any) -> None:
+    """Raises TypeError unless `model` is a QuantizedModel, or of one of its subclasses.
+
+    Args:
+      what: the function that was given it.
+      model: the model.
+    """
+    if hasattr(type(model), "bit_assignment"):
+        return
+    remedy = ": from_float makes one of a float model" if hasattr(model, "layers") else ""
+    raise TypeError(
+        f"{what}: expected a QuantizedModel, MetaMixModel or BitMixerModel, found "
+        f"{found_model(model)}{remedy}."
+    )
 
 
 def require_whole(name: str, value: Any, least: int = 0) -> None:

@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_metamix.checks import require_number, shown
+from keras_metamix.checks import found_model, require_number, shown
 from keras_metamix.training_data import is_categorical, losses_by_output
 
 DEFAULT_WEIGHT = 0.5
@@ -125,7 +125,8 @@ def _shapes(model: Any) -> tuple[tuple[int | None, ...], ...]:
     graph = getattr(model, "network", model)  # a MetaMixModel's functional model
     if not isinstance(graph, keras.Model) or not getattr(graph, "inputs", None):
         raise TypeError(
-            f"distillation: expected a Keras model that knows its inputs, found {shown(model)}."
+            "distillation: expected a Keras model that knows its inputs, found "
+            f"{found_model(model)}."
         )
     for layer in graph.layers:
         activation = getattr(layer, "activation", None)

@@ -13,7 +13,7 @@ import numpy as np
 from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.checks import one_of, require_whole, shown
+from keras_metamix.checks import found_model, one_of, require_whole, shown
 from keras_metamix.cost import (
     Bops,
     Budget,
@@ -223,7 +223,7 @@ def _points(
 ) -> list[OperatingPoint]:
     """The operating point of each budget, in their order."""
     if not isinstance(model, BitMixerModel):
-        raise TypeError(f"Expected a BitMixerModel, found {type(model).__name__}.")
+        raise TypeError(f"Expected a BitMixerModel, found {found_model(model)}.")
     one_of("method", method, [*METHODS])
     priced = [tuple(part.priced(model) for part in as_budgets(b)) for b in budgets]
     for budget in priced:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from keras_metamix.checks import require_number, shown
+from keras_metamix.checks import found_model, require_number, shown
 from keras_metamix.cost.latency_table import LatencyTable
 from keras_metamix.cost.layer_cost import weighted_bits
 from keras_metamix.cost.prices import PricedBudget, Prices
@@ -44,7 +44,7 @@ class Budget(ABC):
         if not isinstance(table, CostTable):
             raise TypeError(
                 f"{self}: expected a MetaMixModel or BitMixerModel, whose bits have candidates, "
-                f"found {type(model).__name__}."
+                f"found {found_model(model)}."
             )
         prices, constant = self._prices(table)
         found = PricedBudget(

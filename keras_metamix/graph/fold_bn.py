@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_metamix.checks import shown
+from keras_metamix.checks import require_quantized_model, shown
 from keras_metamix.graph.ends import named_outputs
 from keras_metamix.graph.fold_mac import fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
@@ -68,11 +68,7 @@ def fold_network(network: keras.Model, distinct: bool = False) -> keras.Model:
 
 def require_foldable(model: Any) -> None:
     """Raises TypeError or ValueError for a model that no training makes one for a device."""
-    if not hasattr(type(model), "bit_assignment"):
-        raise TypeError(
-            "fold_batch_norm takes a QuantizedModel, MetaMixModel or BitMixerModel, found "
-            f"{type(model).__name__}."
-        )
+    require_quantized_model("fold_batch_norm", model)
     if model.space is not None and model.space.stream_bits is None:
         raise ValueError(
             "SearchSpace(stream_bits=None) leaves residual sums and logits in float, which the "

@@ -10,7 +10,7 @@ import keras
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.expand import expansion, layer_before
 from keras_metamix.graph.kinds import CONSTANTS, Kind
-from keras_metamix.graph.layer_costs import mac_nodes
+from keras_metamix.graph.layer_costs import edge_names, mac_nodes
 from keras_metamix.graph.operations import kind, problem
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
@@ -29,6 +29,7 @@ class Inspection:
       model: the expanded model.
       topology: the topology of the expanded model.
       macs: the calls of each MAC layer to quantize, by its name.
+      edges: names of the first and of the last of them.
       plan: says which tensors carry which quantizer; refused operations count as float in it.
       kept: names of the layers that stay in float, as asked or because streams are in float.
       refused: why each operation that cannot be taken is refused, by its expanded name.
@@ -37,6 +38,7 @@ class Inspection:
     model: keras.Model
     topology: Topology
     macs: dict[str, list[Node]]
+    edges: set[str]
     plan: Plan
     kept: frozenset[str]
     refused: dict[str, list[Refusal]]
@@ -74,17 +76,17 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     macs = mac_nodes(topology, in_float)
     if not macs and not refused:
         raise ValueError(f"Model {model.name!r} has no MAC layer: there is nothing to quantize.")
-    edges = {next(iter(macs)), next(reversed(macs))} if macs and space.edge_bits == 8 else set()
-    plan = Plan(topology, edges, in_float)
+    edges = edge_names(macs)
+    plan = Plan(topology, edges if space.edge_bits == 8 else set(), in_float)
     for node in topology.nodes if space.stream_bits else ():
         if plan.kind(node) in CONSTANTS and not plan.joins(node) and (why := _rank(node)):
             refuse(node, why)
     refused = {n.name: refused[n.name] for n in topology.nodes if n.name in refused}
-    return Inspection(expanded.model, topology, macs, plan, frozenset(kept), refused)
+    return Inspection(expanded.model, topology, macs, edges, plan, frozenset(kept), refused)
 
 
 def accepted(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]) -> Inspection:
-    """`inspect` of a model that can be taken.
+    """What `inspect` finds, where nothing is refused.
 
     Raises:
       TypeError, ValueError: see `inspect`.

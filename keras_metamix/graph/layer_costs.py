@@ -32,6 +32,16 @@ def mac_nodes(
     return quantized or nodes
 
 
+def edge_names(nodes: dict[str, list[Node]]) -> set[str]:
+    """Names of the first and of the last MAC layer, of what `mac_nodes` found.
+
+    A network of `from_float` may run its layers in another order than the float model, whose first
+    and last ones they are: there the layers hold it. In one built by hand it is its own order.
+    """
+    held = {name for name, calls in nodes.items() if getattr(calls[0].operation, "edge", False)}
+    return held or {*list(nodes)[:1], *list(nodes)[-1:]}
+
+
 def layer_costs(model: keras.Model) -> list[LayerCost]:
     """The cost table of a float model, of a network of `from_float`, or of a MetaMixModel.
 
@@ -65,7 +75,7 @@ def _expanded(model: keras.Model) -> keras.Model:
 
 def costs_of(nodes: dict[str, list[Node]]) -> list[LayerCost]:
     """The cost table of what `mac_nodes` found."""
-    edges = {next(iter(nodes)), next(reversed(nodes))}
+    edges = edge_names(nodes)
     return [_layer_cost(calls, name in edges) for name, calls in nodes.items()]
 
 

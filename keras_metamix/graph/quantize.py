@@ -10,7 +10,7 @@ import keras
 from keras import tree
 
 from keras_metamix.assignment import SearchSpace, require_space
-from keras_metamix.checks import shown
+from keras_metamix.checks import found_model
 from keras_metamix.graph.copying import copy_kernel, copy_of, copy_sets, copy_state
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, accepted
@@ -90,7 +90,7 @@ def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
     if not macs:
         raise ValueError(
             f"{name}: expected a network of quantized layers, as from_float makes it, found "
-            f"{shown(network)}."
+            f"{found_model(network)}."
         )
     ends = {space.layer_candidates(edge) for edge in (True, False)} if space else set()
     for mac in macs:
@@ -105,9 +105,9 @@ class _Rewrite:
     """One run of `keras.models.clone_model` by a plan."""
 
     def __init__(self, found: Inspection, space: SearchSpace, reading: Reading | None):
-        self.model, self.topology, self.plan = found.model, found.topology, found.plan
-        self.macs, self.space, self.reading = found.macs, space, reading
-        self.edges = {next(iter(self.macs)), next(reversed(self.macs))}
+        self.model, self.space, self.reading = found.model, space, reading
+        self.topology, self.plan = found.topology, found.plan
+        self.macs, self.edges = found.macs, found.edges
         self.keys = transitions(self.topology, self.macs, reading) if reading else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
@@ -192,6 +192,7 @@ class _Rewrite:
             "input_quantizer": self._input_quantizer(name),
             "norm": norm and self._batch_norm(norm, norm.get_config()),
             "nested_weights": self.reading is not None,
+            "edge": name in self.edges,
         }
         for cls, quantized in (
             (keras.layers.DepthwiseConv2D, QuantizedDepthwiseConv2D),

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_metamix.checks import found_model
 from keras_metamix.graph.names import Names
 
 
@@ -161,9 +162,9 @@ def _graph_of(model: Any) -> keras.Model:
         graph: Any = model._functional
         return keras.Model(graph.input, graph.output, name=model.name)
     if not hasattr(model, "_nodes_by_depth"):
+        why = ", which has no graph to read" if hasattr(model, "layers") else ""
         raise TypeError(
-            "Expected a functional or Sequential Keras model, found "
-            f"{type(model).__name__} {getattr(model, 'name', '')!r}, which has no graph to read."
+            f"Expected a functional or Sequential Keras model, found {found_model(model)}{why}."
         )
     return model
 

@@ -128,7 +128,8 @@ def _bits_and_parity(
     else:
         report = parity(candidate.flat, model, images, {signature: bits})[signature]
     activation, weight = average_bits(costs, bits)
-    agreement = Parity(**dataclasses.asdict(report))
+    fields = [field.name for field in dataclasses.fields(Parity)]
+    agreement = Parity(**{name: getattr(report, name) for name in fields})
     return assignment_bops(costs, bits), (activation, weight), agreement
 
 

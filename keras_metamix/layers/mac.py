@@ -31,6 +31,8 @@ class QuantizedMac(keras.layers.Layer):
         calibration finds its sign.
       norm: the batch norm behind the layer, which folds into it; True makes one.
       nested_weights: whether the integers of lower bit-widths derive from those of the highest.
+      edge: whether it is the first or the last MAC layer of the float model, whose bits are not
+        searched. Where no layer says so, they are those of the network.
       trainable: whether kernel and bias train; the quantizers and the norm have their own flag.
 
     Attributes:
@@ -47,11 +49,12 @@ class QuantizedMac(keras.layers.Layer):
         input_quantizer: ActivationQuantizer | None = None,
         norm: FoldableBatchNormalization | bool | None = None,
         nested_weights: bool = False,
+        edge: bool = False,
         trainable: bool = True,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self._trains = trainable
+        self._trains, self.edge = trainable, edge
         self.input_quantizer = input_quantizer or ActivationQuantizer(
             activation_bits, sign_from_data=True, name=f"{self.name}_input"
         )
@@ -160,6 +163,7 @@ class QuantizedMac(keras.layers.Layer):
             "input_quantizer": _serialized(self.input_quantizer),
             "norm": self.norm and _serialized(self.norm),
             "nested_weights": isinstance(quantizer, NestedWeightQuantizer),
+            "edge": self.edge,
         }
 
     @classmethod

@@ -13,7 +13,7 @@ from keras_metamix.calibration import (
     calibrate_weights,
     reestimate_batch_norm,
 )
-from keras_metamix.checks import require_whole
+from keras_metamix.checks import found_model, require_whole
 from keras_metamix.cost import Scores, as_budgets, select
 from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import quantization_mode
@@ -107,5 +107,5 @@ def require_metamix(model: object) -> None:
     """Raises TypeError unless `model` is a MetaMixModel."""
     if not isinstance(model, MetaMixModel):
         raise TypeError(
-            f"expected a MetaMixModel (see MetaMixModel.from_float), found {type(model).__name__}."
+            f"expected a MetaMixModel (see MetaMixModel.from_float), found {found_model(model)}."
         )

@@ -35,6 +35,7 @@ IMAGES = {
         ValueError,
         r"images.*8, 8, 1\).*\(\d?,? ?9, 9, 1",
     ),
+    "one image": (lambda x: x[0], ValueError, r"8, 8, 1\).*found \(8, 8, 1\): .*image\[None\]"),
     "channels": (lambda x: np.zeros((8, 8, 8, 3)), ValueError, r"8, 8, 1\).*found .*8, 8, 3\)"),
     "no image": (lambda x: x[:0], ValueError, "at least one|found .0, 8, 8, 1"),
 }
@@ -93,7 +94,8 @@ CASES = [
         "calibrate a float model",
         lambda g: kmm.calibrate(g.model, g.images),
         TypeError,
-        "calibrate: expected a QuantizedModel, MetaMixModel or BitMixerModel, found <Functional",
+        "calibrate: expected a QuantizedModel, MetaMixModel or BitMixerModel, found Functional "
+        "'small_cnn': from_float makes one of a float model",
     ),
     (
         "two inputs",

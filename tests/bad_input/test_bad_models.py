@@ -1,5 +1,7 @@
 """What from_float, the cost functions and the export say of models that they cannot take."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -107,17 +109,22 @@ def mixer(model, *arguments):
     return kmm.BitMixerModel.from_float(model, *arguments)
 
 
-GRAPHLESS = "Expected a functional or Sequential Keras model, found {}.*no graph"
+GRAPHLESS = "Expected a functional or Sequential Keras model, found {}"
 CASES = [
-    ("none", lambda g: metamix(None), TypeError, GRAPHLESS.format("NoneType")),
-    ("file name", lambda g: metamix("m.keras"), TypeError, GRAPHLESS.format("str")),
-    ("array", lambda g: metamix(g.images), TypeError, GRAPHLESS.format("ndarray")),
-    ("layer", lambda g: mixer(layers.Dense(3)), TypeError, GRAPHLESS.format("Dense")),
-    ("class", lambda g: mixer(keras.Model), TypeError, GRAPHLESS.format("type")),
-    ("explain none", lambda g: kmm.explain(None), TypeError, GRAPHLESS.format("NoneType")),
-    ("bops of none", lambda g: kmm.bops(None, g.bits), TypeError, GRAPHLESS.format("NoneType")),
-    ("summary of text", lambda g: kmm.summary("x"), TypeError, GRAPHLESS.format("str")),
-    ("subclassed", lambda g: metamix(Subclassed()), TypeError, "found Subclassed 'subclassed'"),
+    ("none", lambda g: metamix(None), TypeError, GRAPHLESS.format("None")),
+    ("file name", lambda g: metamix("m.keras"), TypeError, GRAPHLESS.format("the path")),
+    ("array", lambda g: metamix(g.images), TypeError, GRAPHLESS.format("array")),
+    ("layer", lambda g: mixer(layers.Dense(3)), TypeError, GRAPHLESS.format("<Dense")),
+    ("class", lambda g: mixer(keras.Model), TypeError, GRAPHLESS.format("<class .*Model")),
+    ("explain none", lambda g: kmm.explain(None), TypeError, GRAPHLESS.format("None")),
+    ("bops of none", lambda g: kmm.bops(None, g.bits), TypeError, GRAPHLESS.format("None")),
+    ("summary of text", lambda g: kmm.summary("x"), TypeError, GRAPHLESS.format("the path")),
+    (
+        "subclassed",
+        lambda g: metamix(Subclassed()),
+        TypeError,
+        "found Subclassed 'subclassed'.*no graph",
+    ),
     (
         "subclassed inside",
         lambda g: metamix(through(lambda x: Subclassed()(layers.Flatten()(x)))),
@@ -291,9 +298,9 @@ CASES = [
     ("NaN from float", lambda g: metamix(float_weights(np.nan)), ValueError, "conv2/.*NaN"),
     ("Inf from float", lambda g: mixer(float_weights(np.inf)), ValueError, "conv2/.*finite"),
     ("1e30 from float", lambda g: metamix(float_weights(1e30)), ValueError, "conv2/.*below 1e.18"),
-    ("convert none", lambda g: mt.convert(None), TypeError, "MetaMixModel .* found NoneType"),
+    ("convert none", lambda g: mt.convert(None), TypeError, "MetaMixModel .* found None"),
     ("convert float", lambda g: mt.convert(g.model), TypeError, "found Functional"),
-    ("fold a name", lambda g: kmm.fold_batch_norm("m.keras"), TypeError, "found str"),
+    ("fold a name", lambda g: kmm.fold_batch_norm("m.keras"), TypeError, "found the path"),
     (
         "convert before the search ends",
         lambda g: mt.convert(metamix(g.model)),
@@ -353,6 +360,65 @@ CASES = [
 def set_bits_of(model, bits):
     model.set_bits(bits)
     return model
+
+
+# Every public function that takes a model.
+TAKES_A_MODEL = {
+    "MetaMixModel.from_float": lambda g, m: kmm.MetaMixModel.from_float(m),
+    "QuantizedModel.from_float": lambda g, m: kmm.QuantizedModel.from_float(m),
+    "BitMixerModel.from_float": lambda g, m: kmm.BitMixerModel.from_float(m),
+    "QuantizedModel": lambda g, m: kmm.QuantizedModel(m),
+    "MetaMixModel": lambda g, m: kmm.MetaMixModel(m, kmm.SearchSpace()),
+    "BitMixerModel": lambda g, m: kmm.BitMixerModel(m, kmm.SearchSpace()),
+    "explain": lambda g, m: kmm.explain(m),
+    "summary": lambda g, m: kmm.summary(m),
+    "layer_costs": lambda g, m: kmm.layer_costs(m),
+    "bops": lambda g, m: kmm.bops(m, g.bits),
+    "uniform_assignment": lambda g, m: kmm.uniform_assignment(m, 8, 4),
+    "calibrate": lambda g, m: kmm.calibrate(m, g.images),
+    "select_bits": lambda g, m: kmm.select_bits(m, kmm.Bops(share=0.5)),
+    "prepare_weight_training": lambda g, m: kmm.prepare_weight_training(m, g.images),
+    "fold_batch_norm": lambda g, m: kmm.fold_batch_norm(m),
+    "choose_bits": lambda g, m: kmm.choose_bits(m, (g.images, g.labels), 1e9),
+    "choose_points": lambda g, m: kmm.choose_points(m, (g.images, g.labels), {"a": 1e9}),
+    "pareto_front": lambda g, m: kmm.pareto_front(m, (g.images, g.labels)),
+    "priced": lambda g, m: kmm.Bops(share=0.5).priced(m),
+    "teacher": lambda g, m: metamix(g.model).compile("sgd", teacher=m),
+    "convert": lambda g, m: mt.convert(m),
+    "convert points": lambda g, m: mt.convert(m, operating_points=g.points),
+    "parity": lambda g, m: mt.parity(g.flat, m, g.images),
+}
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+@pytest.mark.parametrize("name", TAKES_A_MODEL)
+def test_a_path_in_the_place_of_a_model_is_told(name, kind, given, refuses):
+    message = "found the path 'model.keras': load the file first, with keras.models.load_model"
+    error = (TypeError, ValueError)
+    refuses(lambda: TAKES_A_MODEL[name](given, kind("model.keras")), error, message)
+
+
+@pytest.mark.parametrize("name", TAKES_A_MODEL)
+def test_none_in_the_place_of_a_model_is_told(name, given, refuses):
+    if name != "teacher":  # there may be none
+        refuses(lambda: TAKES_A_MODEL[name](given, None), (TypeError, ValueError), "found None")
+
+
+@pytest.mark.parametrize("name", ["calibrate", "fold_batch_norm", "convert", "parity"])
+def test_a_float_model_in_the_place_of_a_quantized_one_is_told(name, given, refuses):
+    message = f"{name}: expected a QuantizedModel.*found Functional .*: from_float makes one"
+    refuses(lambda: TAKES_A_MODEL[name](given, given.model), TypeError, message)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [mt.verify, mt.replay, mt.Runner, mt.benchmark, mt.OperatingPointRunner],
+    ids=lambda call: call.__name__,
+)
+def test_a_path_in_the_place_of_a_file_is_told(call, refuses):
+    message = r"the path 'm.tflite': read .*pathlib.Path\('m.tflite'\).read_bytes\(\)"
+    for path in ("m.tflite", pathlib.Path("m.tflite")):
+        refuses(lambda path=path: call(path), TypeError, message)
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,8 @@ ARGUMENTS = [
         )
         for name, make, error, message in [
             ("number", lambda: 7, TypeError, "distillation: expected a Keras model .* found 7"),
-            ("file", lambda: "t.keras", TypeError, "expected a Keras model .* found 't.keras'"),
-            ("unbuilt", keras.Sequential, TypeError, "that knows its inputs, found <Sequential"),
+            ("file", lambda: "t.keras", TypeError, "found the path 't.keras': load the file"),
+            ("unbuilt", keras.Sequential, TypeError, "that knows its inputs, found Sequential"),
             (
                 "of other classes",
                 lambda: small_cnn((8, 8, 1), classes=3, width=4),

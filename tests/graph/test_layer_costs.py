@@ -108,6 +108,53 @@ def test_uniform_assignment(model):
     assert uniform_assignment(model, 4, 4, edge_bits=5).activation_bits["conv1"] == 5
 
 
+def two_heads(swapped):
+    """Quantizers between its layers give them another order than the float model's."""
+    picture, camera = keras.Input((8, 8, 3)), keras.Input((8, 8, 3), dtype="uint8")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="left")(picture))
+    y = layers.Conv2D(4, 3, activation="relu", name="right")(layers.Rescaling(1 / 255)(camera))
+    y = layers.GlobalAveragePooling2D()(y)
+    both = layers.Concatenate()([x, y][:: -1 if swapped else 1])
+    heads = (
+        layers.Dense(3, activation="relu", name="first")(both),
+        layers.Dense(2, name="second")(x),
+    )
+    return keras.Model([picture, camera], heads[:: -1 if swapped else 1])
+
+
+def four_heads(swapped):
+    left, right = keras.Input((6,)), keras.Input((6,))
+    x = layers.Dense(4, activation="relu", name="left")(left)
+    y = layers.Dense(4, name="right")(layers.Dense(4, activation="sigmoid", name="before")(right))
+    total, shared = layers.Add()([layers.Dense(4, name="wide")(x), y]), layers.Dense(2, name="both")
+    heads = [layers.Dense(2, name="sum")(total), shared(left), shared(right)]
+    heads.append(layers.Dense(2, activation="sigmoid", name="scores")(x))
+    return keras.Model([left, right], heads[:: -1 if swapped else 1])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("build", [two_heads, four_heads])
+def test_a_wrapped_model_has_the_first_and_last_layer_of_its_float_model(build, swapped, tmp_path):
+    source = build(swapped)
+    wrapped = MetaMixModel.from_float(source, SearchSpace((4, 3), 4))
+    wrapped.save(tmp_path / "wrapped.keras")
+    expected = uniform_assignment(source, 4, 4)
+    assert [*expected.activation_bits.values()].count(8) == 2
+    for model in (wrapped, wrapped.network, keras.models.load_model(tmp_path / "wrapped.keras")):
+        assert uniform_assignment(model, 4, 4) == expected
+        assert {c.name: c for c in layer_costs(model)} == {c.name: c for c in layer_costs(source)}
+    wrapped.set_bits(uniform_assignment(wrapped, 3, 4))
+    order = [*expected.activation_bits]
+    assert {order[0], order[-1]} == {n for n, b in expected.activation_bits.items() if b == 8}
+    assert [c.name for c in layer_costs(wrapped)] != order  # else this shows nothing
+
+
+def test_a_layer_in_float_is_neither_the_first_nor_the_last(model):
+    wrapped = MetaMixModel.from_float(model, float_layers=["conv1", "logits"])
+    assert [c.name for c in layer_costs(wrapped) if c.edge] == ["conv2", "conv3"]
+    wrapped.set_bits(uniform_assignment(wrapped, 4, 4))
+
+
 @pytest.mark.parametrize("arguments", [(1, 4), (4, 9), (4, 4, 16), (4.0, 4), (True, 4)], ids=str)
 def test_uniform_assignment_refuses_bits_outside_2_to_8(model, arguments):
     with pytest.raises(ValueError, match="2 to 8"):

@@ -1,5 +1,6 @@
 """Files have the inputs and outputs of the float model: names, order, structure and types."""
 
+import copy
 import json
 
 import keras
@@ -299,6 +300,55 @@ def test_metamix_verify_replays_several_ends(made, tmp_path, capsys):
     assert (found["xnnpack"]["values"], found["xnnpack"]["differing"]) == (6, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "changed"), [("dictionary", "cls"), ("dictionary", "box"), ("list of one shape", "a")]
+)
+def test_parity_tells_which_output_differs(name, changed, made, remake):
+    """The bias of one head is moved in the file, by two steps of its output."""
+    _, model, images = made(name)
+    flat = mt.convert(model)
+    place, graph = read_ends(flat).outputs.index(changed), read_file(flat)
+    head = graph.producer(graph.producer(graph.outputs[place]).inputs[0])
+    step = graph.tensors[head.outputs[0]].scales[0] / graph.tensors[head.inputs[2]].scales
+
+    def edit(model):
+        bias = model.subgraphs[0].tensors[head.inputs[2]]
+        buffer = copy.copy(model.buffers[bias.buffer])  # the other head may share it
+        moved = np.frombuffer(bytes(buffer.data), np.int32) + np.ceil(2 * step).astype(np.int32)
+        buffer.data = np.frombuffer(moved.tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        bias.buffer = len(model.buffers) - 1
+
+    report = mt.parity(remake(flat, edit), model, images)
+    assert report.differing > 10
+    assert report.by_output == {n: (n == changed) * report.differing for n in MODELS[name][1]}
+    assert f"{report.differing} of {changed!r}" in str(report)
+    exact = mt.parity(flat, model, images)
+    assert exact.by_output == dict.fromkeys(MODELS[name][1], 0)
+    assert repr(changed) not in str(exact)
+
+
+@pytest.mark.parametrize("name", ["dictionary", "two inputs in a list", "bytes and numbers"])
+def test_one_image_without_its_batch_axis_is_told(name, made):
+    _, model, images = made(name)
+    points = {"low": model.bit_assignment}
+    flat, pointed = mt.convert(model), mt.convert(model, operating_points=points)
+    one = tree.map_structure(lambda array: array[0], images)
+    first = read_ends(flat).inputs[0]
+    message = rf"expected the shape \(images, .*\) for input {first!r}, .*image\[None\]"
+    for call in (
+        lambda given: mt.parity(flat, model, given),
+        lambda given: mt.parity(pointed, model, given, points),
+        mt.Runner(flat).predict,
+        mt.OperatingPointRunner(pointed).predict,
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(one)
+        call(tree.map_structure(lambda array: array[None], one))
+    with pytest.raises(ValueError, match=r"expected the shape of the model's.*image\[None\]"):
+        kmm.calibrate(model, one if name != "bytes and numbers" else [*one.values()])
+
+
 def test_parity_names_what_differs_from_the_model(made):
     flat = mt.convert(made("dictionary")[1])
     _, model, images = made("list of one shape")
@@ -331,6 +381,29 @@ def test_every_byte_is_a_level_of_its_own(kernels):
     if kernels == "xnnpack":  # the others round products otherwise now and then
         np.testing.assert_array_equal(maps, kmm.fold_batch_norm(model)(pixels)[0])
         np.testing.assert_array_equal(maps, model(pixels)[0])
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["bytes first", "bytes last"])
+@pytest.mark.parametrize("swapped", [False, True], ids=["arms as inputs", "arms swapped"])
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_bytes_beside_floats_leave_xnnpack_one_partition(cameras, swapped, last):
+    """The arm of floats is deeper: in the order of depth its QUANTIZE would be the first."""
+    keras.utils.set_random_seed(0)
+    bytes_ = [picture(f"camera{n}", dtype="uint8") for n in range(cameras)]
+    floats = picture("floats")
+    arms = [conv(layers.Rescaling(1 / 255)(image)) for image in bytes_]
+    arms.append(conv(layers.Conv2D(4, 3, padding="same")(layers.ReLU()(floats))))
+    inputs = [floats, *bytes_] if last else [*bytes_, floats]
+    x = layers.Concatenate()(arms[::-1] if swapped else arms)
+    source = keras.Model(inputs, dense()(layers.GlobalAveragePooling2D()(x)))
+    model = kmm.QuantizedModel.from_float(source)
+    images = images_for(model)
+    kmm.calibrate(model, images)
+    flat = mt.convert(model)
+    mt.verify(flat, model.bit_assignment)
+    report = mt.parity(flat, model, images)
+    assert (report.differing, report.delegated) == (0, True)
+    assert mt.replay(flat)["serving_default"].differing == 0
 
 
 def test_a_model_on_bytes_trains_and_keeps_its_input(made):
@@ -394,9 +467,9 @@ def test_structures_of_arrays():
     one, two = np.zeros((2, 1)), np.ones((2, 3))
     ends = Ends(("a", "b"), ("x", "y"), {"second": 1, "list": [0]})
     for given in ([one, two], (one, two), {"b": two, "a": one}, {"k": [one], "l": {"m": two}}):
-        found = ends.arrays(given)
+        found = ends.arrays(given, [(1,), (3,)])
         assert found[0] is one and found[1] is two
     assert ends.structured(["first", "other"]) == {"second": "other", "list": ["first"]}
     for given, found in ((None, "NoneType"), ([one, None], "list of NoneType"), ([], "list")):
         with pytest.raises((TypeError, ValueError), match=f"images: expected.*{found}|found 0"):
-            ends.arrays(given)
+            ends.arrays(given, [(1,), (3,)])

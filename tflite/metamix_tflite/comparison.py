@@ -11,10 +11,9 @@ import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import check_finite
-from keras_metamix.checks import shown
+from keras_metamix.checks import require_quantized_model, shown
 from keras_metamix.graph.ends import named_inputs, named_outputs
 from keras_metamix.graph.fold_bn import fold_batch_norm
-from keras_metamix.quantized_model import QuantizedModel
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.read import read_ends, read_file, read_signatures
 from metamix_tflite.run import Runner
@@ -34,6 +33,7 @@ class ParityReport:
         the least.
       delegated: whether one XNNPACK partition ran the whole file; exactness is a property of
         XNNPACK, other kernels differ by a step now and then.
+      by_output: how many values of each output differ, by its name.
     """
 
     outputs: int
@@ -41,12 +41,16 @@ class ParityReport:
     max_lsb: int
     top1_agreement: float
     delegated: bool
+    by_output: Mapping[str, int]
 
     def __str__(self) -> str:
         where = "XNNPACK alone" if self.delegated else "not by XNNPACK alone"
+        each = ""
+        if self.differing and len(self.by_output) > 1:
+            each = "".join(f", {count} of {name!r}" for name, count in self.by_output.items())
         return (
-            f"{self.differing} of {self.outputs} outputs differ (largest {self.max_lsb} steps), "
-            f"run by {where}; top-1 agreement with training {self.top1_agreement:.2%}"
+            f"{self.differing} of {self.outputs} outputs differ{each} (largest {self.max_lsb} "
+            f"steps), run by {where}; top-1 agreement with training {self.top1_agreement:.2%}"
         )
 
 
@@ -80,15 +84,11 @@ def parity(
 
     Raises:
       TypeError: images that are no arrays, or not of bytes where the model takes these.
-      ValueError: no images, not an array for each input, NaN in them, or a signature that the file
-        lacks.
+      ValueError: no images, or one without its batch axis; images of another shape, not an array
+        for each input, NaN in them, or a signature that the file lacks.
     """
     images = _readable_images(images)
-    if not isinstance(model, QuantizedModel):
-        raise TypeError(
-            "parity: expected a QuantizedModel, MetaMixModel or BitMixerModel, found "
-            f"{type(model).__name__}."
-        )
+    require_quantized_model("parity", model)
     if operating_points is None:
         return _compare(flat, read_file(flat, declared=True), model, images)
     graphs, before = read_signatures(flat, declared=True), model.bit_assignment
@@ -137,15 +137,12 @@ def _compare(
     names = [name for name, _ in named_outputs(network)]
     _require_same("inputs", [*ends.inputs], [*wanted])
     _require_same("outputs", [*ends.outputs], names)
-    arrays = []
-    for name, array, index in zip(ends.inputs, ends.arrays(images), graph.inputs, strict=True):
-        shapes = graph.tensors[index].shape[1:], tuple(wanted[name].shape[1:])
-        if not shapes[0] == shapes[1] == array.shape[1:]:
-            raise ValueError(
-                f"parity: expected images that file and model take, of shapes {shapes[0]} and "
-                f"{shapes[1]}, found {array.shape[1:]}."
-            )
-        arrays.append(_typed(name, array, wanted[name].dtype))
+    shapes = [tuple(graph.tensors[index].shape[1:]) for index in graph.inputs]
+    _require_same("shapes of the inputs", shapes, [tuple(t.shape[1:]) for t in wanted.values()])
+    arrays = [
+        _typed(name, array, wanted[name].dtype)
+        for name, array in zip(ends.inputs, ends.arrays(images, shapes), strict=True)
+    ]
     runner = Runner(flat, batch_size=min(_BATCH, len(arrays[0])), signature=signature)
     given = keras.tree.pack_sequence_as(network.input, arrays)
     folded = _outputs(fold_batch_norm(model), given, len(arrays[0]))
@@ -154,14 +151,16 @@ def _compare(
     shapes = [[a.shape[1:] for a in outputs] for outputs in (device, folded)]
     _require_same("shapes of the outputs", *shapes)
     steps = [np.abs(d - f) / s for d, f, s in zip(device, folded, _scales(graph), strict=True)]
+    differing = [int(np.sum(array != 0)) for array in steps]
     pairs = zip(device, trained, strict=True)
     agreements = (np.mean(d.argmax(-1) == t.argmax(-1)) for d, t in pairs)
     return ParityReport(
         outputs=sum(array.size for array in device),
-        differing=sum(int(np.sum(array != 0)) for array in steps),
+        differing=sum(differing),
         max_lsb=max(int(np.rint(array.max())) for array in steps),
         top1_agreement=float(min(agreements)),
         delegated=runner.delegated,
+        by_output=dict(zip(ends.outputs, differing, strict=True)),
     )
 
 

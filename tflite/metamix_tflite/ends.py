@@ -23,16 +23,18 @@ class Ends:
     outputs: tuple[str, ...]
     structure: Any
 
-    def arrays(self, images: Any) -> list[np.ndarray]:
+    def arrays(self, images: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         """Arrays of images in the order of the inputs.
 
         Args:
           images: an array; for several inputs a list or tuple of arrays in their order, or a
             dictionary by name. A nest of these is read as Keras does, dictionaries by sorted keys.
+          shapes: of one image of each input.
 
         Raises:
           TypeError: something else than arrays.
-          ValueError: not an array for each input, or of different numbers of images, or of none.
+          ValueError: not an array for each input, images of another shape, one image that is no
+            batch, or different numbers of images, or none.
         """
         found = list(leaves(images))
         if not all(isinstance(array, np.ndarray) and array.ndim for array in found):
@@ -45,6 +47,8 @@ class Ends:
             raise ValueError(
                 f"images: expected an array for each of the inputs {[*self.inputs]}, found {given}."
             )
+        for name, array, shape in zip(self.inputs, found, shapes, strict=True):
+            _require_shape(name, array.shape, tuple(int(size) for size in shape))
         counts = [len(array) for array in found]
         if len(set(counts)) > 1:
             raise ValueError(f"images: expected as many for each input, found {counts}.")
@@ -55,6 +59,17 @@ class Ends:
     def structured(self, outputs: Sequence[np.ndarray]) -> Any:
         """Outputs, in their order, in the structure that the model gives them in."""
         return _mapped(lambda place: outputs[place], self.structure)
+
+
+def _require_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raises ValueError unless an array is a batch of images of a shape."""
+    if found[1:] == wanted:
+        return
+    expected = f"({', '.join(map(str, ('images', *wanted)))})"
+    remedy = ": one image is a batch of one, image[None]" if found == wanted else ""
+    raise ValueError(
+        f"images: expected the shape {expected} for input {name!r}, found {found}{remedy}."
+    )
 
 
 def check_structure(structure: Any, count: int) -> None:

@@ -165,7 +165,7 @@ class OperatingPointRunner:
           ValueError: no image, not an array for each input, or images of another shape or type.
         """
         ends = self._ends[self._selected]
-        arrays = ends.arrays(images)
+        arrays = ends.arrays(images, self._shapes)
         batches = [self.invoke(*(a[i : i + 1] for a in arrays)) for i in range(len(arrays[0]))]
         return ends.structured([np.concatenate(parts) for parts in zip(*batches, strict=True)])
 

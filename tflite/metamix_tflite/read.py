@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,11 @@ def require_tflite(flat: bytes) -> None:
       VerificationError: bytes of something else.
     """
     if not isinstance(flat, bytes | bytearray):
-        raise TypeError(f"Expected the bytes of a .tflite, found {type(flat).__name__}.")
+        found = type(flat).__name__
+        if isinstance(flat, str | os.PathLike):
+            path = repr(os.fspath(flat))
+            found = f"the path {path}: read the file first, with pathlib.Path({path}).read_bytes()"
+        raise TypeError(f"Expected the bytes of a .tflite, found {found}.")
     if flat[4:8] != FILE_IDENTIFIER:
         raise VerificationError(
             f"Expected the bytes of a .tflite (identifier TFL3 at byte 4), found "

@@ -145,7 +145,8 @@ class Runner:
 
     def flat_outputs(self, images: Any) -> list[np.ndarray]:
         """As `predict`, in a list in the outputs' order."""
-        arrays, batches = self.ends.arrays(images), []
+        shapes = [tuple(detail["shape"][1:]) for detail in self._inputs]
+        arrays, batches = self.ends.arrays(images, shapes), []
         count = len(arrays[0])
         for start in range(0, count, self.batch_size):
             batch = [_filled(a[start : start + self.batch_size], self.batch_size) for a in arrays]

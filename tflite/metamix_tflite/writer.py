@@ -10,6 +10,7 @@ from typing import Any, Literal
 import keras
 
 from keras_metamix.assignment import BitAssignment
+from keras_metamix.checks import found_model, require_quantized_model
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.operators.add import IntegerAdd
 from keras_metamix.graph.operators.lookup import IntegerTable
@@ -61,8 +62,10 @@ def convert(
 ) -> bytes:
     """The .tflite of a trained model; its integers are the trained ones.
 
-    Its inputs and outputs have the names of the float model's, and their order; an output that ends
-    in a softmax gives the logits before it. An input of dtype uint8 takes bytes.
+    Its inputs and outputs have the names of the float model's, and their order: an output is called
+    as the layer that makes it, or by its key where the model gives a dictionary; a name that comes
+    again is numbered. An output that ends in a softmax gives the logits before it. An input of
+    dtype uint8 takes bytes.
 
     The file declares its bits, BOPs, origin and the integers that it has to give for inputs which
     any machine makes anew (`replay`), and holds a SHA-256 of itself.
@@ -85,15 +88,19 @@ def convert(
         runs once for each.
 
     Raises:
+      TypeError: another model.
       ValueError: an argument, or a layer that has no exact operator; names it.
     """
     _check_arguments(weight_container, io, golden)
+    if not _is_folded(model):
+        require_quantized_model("convert", model)
     origin = {"versions": _versions(), "run": _checked_run(run or {})}
     file = ModelBuilder("keras-metamix")
 
     def write(name: str, folded: keras.Model) -> dict[str, Any]:
         signature = SignatureWriter(file, name, folded, weight_container, io)
-        for node in signature.topology.nodes:
+        # XNNPACK leaves the QUANTIZE of bytes to LiteRT, and runs as one what is behind all of it.
+        for node in sorted(signature.topology.nodes, key=_reads_bytes, reverse=True):
             _emitter(node)(signature, node)
         signature.finish()
         if golden:
@@ -161,7 +168,7 @@ def _check_points(model: Any, points: Any) -> None:
     if not isinstance(model, QuantizedModel):
         raise TypeError(
             "operating_points: expected a BitMixerModel or a MetaMixModel, which change their "
-            f"bit-widths, found {type(model).__name__}."
+            f"bit-widths, found {found_model(model)}."
         )
     model.require_quantized()  # else set_bits would end a search
     if not isinstance(points, Mapping) or not points:
@@ -180,6 +187,10 @@ def _check_points(model: Any, points: Any) -> None:
 def _is_folded(model: Any) -> bool:
     layers = getattr(model, "layers", [])
     return any(isinstance(layer, integer.IntegerLayer) for layer in layers)
+
+
+def _reads_bytes(node: Node) -> bool:
+    return isinstance(node.operation, integer.QuantizeInput) and node.inputs[0].dtype == "uint8"
 
 
 def _emitter(node: Node) -> Callable[[SignatureWriter, Node], None]:
