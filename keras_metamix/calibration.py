@@ -20,11 +20,12 @@ from keras_metamix.batches import (
     is_data_set,
     merged,
 )
-from keras_metamix.checks import require_quantized_model, require_whole, shown
+from keras_metamix.checks import require_whole, shown
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.weight_quantizer import RULES, Rule
+from keras_metamix.network_model import require_quantized_model
 from keras_metamix.step_observer import StepObserver
 
 ENOUGH = 32  # images that set step sizes where nobody says how many

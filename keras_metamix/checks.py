@@ -32,22 +32,6 @@ def found_model(found: Any) -> str:
     return shown(found)
 
 
-def require_quantized_model(what: str, model: Any) -> None:
-    """Raises TypeError unless `model` is a QuantizedModel, or of one of its subclasses.
-
-    Args:
-      what: the function that was given it.
-      model: the model.
-    """
-    if hasattr(type(model), "bit_assignment"):
-        return
-    remedy = ": from_float makes one of a float model" if hasattr(model, "layers") else ""
-    raise TypeError(
-        f"{what}: expected a QuantizedModel, MetaMixModel or BitMixerModel, found "
-        f"{found_model(model)}{remedy}."
-    )
-
-
 def require_whole(name: str, value: Any, least: int = 0) -> None:
     """Raises ValueError unless `value` is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:

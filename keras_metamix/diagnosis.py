@@ -12,9 +12,11 @@ import keras
 import numpy as np
 
 from keras_metamix.batches import image_batches
+from keras_metamix.keras_internals import calls_of
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import quantization_mode
+from keras_metamix.network_model import NetworkModel, network_of
 
 LOOKED_AT = 50  # batches, for the layer that made a loss NaN
 _REMEDIES = (
@@ -75,7 +77,7 @@ def find_non_finite(model: Any, batches: Iterable[Any]) -> str:
       model: a model whose layers stand in network order, or one that has such a `network`.
       batches: inputs: all are looked at, and the first one is run.
     """
-    network = getattr(model, "network", model)
+    network = network_of(model)
     for layer in network.layers:
         for variable in layer.trainable_variables:
             if count := _non_finite(variable):
@@ -102,11 +104,11 @@ def find_non_finite(model: Any, batches: Iterable[Any]) -> str:
 
 def _in_activations(model: Any, network: keras.Model, images: Any) -> str:
     """In training, where batch norm takes the batch's statistics: the moving ones may be NaN."""
-    layers = [layer for layer in network.layers if layer._inbound_nodes]
-    outputs = [keras.tree.flatten(layer._inbound_nodes[0].output_tensors) for layer in layers]
+    layers = [layer for layer in network.layers if calls_of(layer)]
+    outputs = [keras.tree.flatten(calls_of(layer)[0].output_tensors) for layer in layers]
     every = keras.Model(network.input, outputs)
     inside = contextlib.nullcontext()
-    if hasattr(model, "evaluation_mode"):
+    if isinstance(model, NetworkModel):
         inside = quantization_mode(
             dataclasses.replace(model.evaluation_mode(), statistics="frozen")
         )

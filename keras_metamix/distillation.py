@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_metamix.checks import found_model, require_number, shown
+from keras_metamix.network_model import network_of
 from keras_metamix.training_data import is_categorical, losses_by_output
 
 DEFAULT_WEIGHT = 0.5
@@ -122,7 +123,7 @@ class Teacher:
 
 def _shapes(model: Any) -> tuple[tuple[int | None, ...], ...]:
     """Shapes of the images and of the logits of a model, without the batch."""
-    graph = getattr(model, "network", model)  # a MetaMixModel's functional model
+    graph = network_of(model)
     if not isinstance(graph, keras.Model) or not getattr(graph, "inputs", None):
         raise TypeError(
             "distillation: expected a Keras model that knows its inputs, found "

@@ -19,8 +19,10 @@ from keras_metamix.graph.file_outline import file_outline
 from keras_metamix.graph.layer_bits import BitWidths, allowed_pairs, candidate_pairs
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.quantize import connect, quantize, require_network
+from keras_metamix.keras_internals import hand_on_inputs, loss_of
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.layers.weight_quantizer import RULES, Rule
+from keras_metamix.network_model import NetworkModel
 from keras_metamix.training import (
     Progress,
     Watch,
@@ -35,7 +37,7 @@ from keras_metamix.workers import adapt_to_workers
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
-class QuantizedModel(keras.Model):
+class QuantizedModel(NetworkModel):
     """A Keras model that computes with quantized weights and activations.
 
     Make it with `from_float`, or give it a network of quantized layers. `fit` trains it as
@@ -68,8 +70,7 @@ class QuantizedModel(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self._convert_input_args = False  # the network does, to the type of each input
-        self._allow_non_tensor_positional_args = True
+        hand_on_inputs(self)  # the network converts them, to the type of each
         self.network, self.space = network, space
         if output_names is not None:  # a network that is loaded calls them as its own layers
             network.output_names = list(output_names)
@@ -296,7 +297,7 @@ class QuantizedModel(keras.Model):
         with tf.GradientTape() as tape:
             with quantization_mode(self.evaluation_mode()):
                 predictions = self(x, training=True)
-            loss = self._compute_loss(x, y, predictions, weight, training=True)
+            loss = loss_of(self, x, y, predictions, weight)
             scaled = self.optimizer.scale_loss(loss)
         self.update_weights(tape, scaled, loss, x)
         return self.compute_metrics(x, y, predictions, sample_weight=weight)

@@ -15,6 +15,13 @@ from keras_metamix.assignment import SearchSpace
 from keras_metamix.batches import first_batches, image_batches, informative, is_arrays
 from keras_metamix.calibration import ENOUGH, SEARCHED, calibrate_batches, check_finite
 from keras_metamix.checks import one_of, require_fields
+from keras_metamix.keras_internals import (
+    averages_of,
+    build_from_batch,
+    has_unbuilt_metrics,
+    takes_weight_decay,
+    track_mean_loss,
+)
 from keras_metamix.layers.mode import inside_mode
 from keras_metamix.training_data import check_training_data
 
@@ -93,7 +100,9 @@ def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
     if optimizer is None or optimizer.built:
         return
     # Keras replaces what was excluded before at each call: it is asked what that was.
-    excluded = [v for v in variables if v.name == "log_step" or not optimizer._use_weight_decay(v)]
+    excluded = [
+        v for v in variables if v.name == "log_step" or not takes_weight_decay(optimizer, v)
+    ]
     optimizer.exclude_from_weight_decay(var_list=excluded)
     optimizer.build(variables)
 
@@ -122,12 +131,12 @@ def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None, held_out: floa
 
 def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = None) -> None:
     """Makes the metrics' variables now: made in the first step, they cost a second trace."""
-    if model._compile_metrics is None or model._compile_metrics.built:
+    if not has_unbuilt_metrics(model):
         return
     data = x if y is None else (x, y)
     with model.distribute_strategy.scope():
         for batch in first_batches(data, 1, batch_size):
-            model._symbolic_build(data_batch=tuple(batch) if isinstance(batch, list) else batch)
+            build_from_batch(model, tuple(batch) if isinstance(batch, list) else batch)
 
 
 class Watch(keras.callbacks.Callback):
@@ -220,9 +229,7 @@ def restart_averages(model: Any) -> None:
     optimizer = getattr(model, "optimizer", None)  # none before `compile`
     if optimizer is None or not optimizer.built or not optimizer.use_ema:
         return
-    # As keras.callbacks.SwapEMAWeights reaches them: Keras has no public name for the averages.
-    averages = optimizer._model_variables_moving_average
-    for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+    for variable, average in averages_of(optimizer):
         average.assign(variable)
 
 
@@ -263,7 +270,7 @@ def track_loss(model: Any, loss: Any, x: Any) -> None:
     """Adds a replica's loss to the mean that Keras shows."""
     replicas = model.distribute_strategy.num_replicas_in_sync
     count = tf.shape(keras.tree.flatten(x)[0])[0]
-    model._loss_tracker.update_state(loss * replicas, sample_weight=count)
+    track_mean_loss(model, loss * replicas, count)
 
 
 def arguments_from_config(

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_metamix.keras_internals import replace_build
 from keras_metamix.layers.parts import batch_norms
 
 
@@ -20,15 +21,17 @@ def adapt_to_workers(model: keras.Model) -> None:
     strategy: Any = model.distribute_strategy
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
-    build, train, test = model._maybe_symbolic_build, model.train_step, model.test_step
 
-    def build_locally(iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is not None:
-            _, _, batches = next(iter(iterator))
-            data_batch = keras.tree.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], next(batches)
-            )
-        build(data_batch=data_batch)
+    def locally(build: Any) -> Any:
+        def build_locally(iterator: Any = None, data_batch: Any = None) -> None:
+            if iterator is not None:
+                _, _, batches = next(iter(iterator))
+                data_batch = keras.tree.map_structure(
+                    lambda value: strategy.experimental_local_results(value)[0], next(batches)
+                )
+            build(data_batch=data_batch)
+
+        return build_locally
 
     def with_axis(step: Any) -> Any:
         def stepped(data: Any) -> Any:
@@ -36,8 +39,8 @@ def adapt_to_workers(model: keras.Model) -> None:
 
         return stepped
 
-    model._maybe_symbolic_build = build_locally
-    model.train_step, model.test_step = with_axis(train), with_axis(test)
+    replace_build(model, locally)
+    model.train_step, model.test_step = with_axis(model.train_step), with_axis(model.test_step)
 
 
 def has_synchronized_norm(network: keras.Model) -> bool:

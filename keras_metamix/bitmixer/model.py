@@ -13,6 +13,7 @@ from keras_metamix.checks import one_of, require_number, require_whole, shown
 from keras_metamix.distillation import divergence, taught_outputs
 from keras_metamix.graph.quantize import quantize
 from keras_metamix.graph.transitions import READINGS, Reading
+from keras_metamix.keras_internals import loss_of
 from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
@@ -210,11 +211,11 @@ class BitMixerModel(QuantizedModel):
         with tf.GradientTape() as tape:
             with quantization_mode(self.training_mode(drawn)):
                 predictions = self(x, training=True)
-            loss = self._compute_loss(x, y, predictions, weight, training=True)
+            loss = loss_of(self, x, y, predictions, weight)
             if self._distillation:
                 with quantization_mode(self.training_mode(dict.fromkeys(drawn, tf.constant(0)))):
                     highest = self(x, training=True)
-                task = self._compute_loss(x, y, highest, weight, training=True)
+                task = loss_of(self, x, y, highest, weight)
                 share = self._distillation
                 teacher = keras.tree.map_structure(tf.stop_gradient, highest)
                 distance = divergence(teacher, predictions, self._taught, weight)

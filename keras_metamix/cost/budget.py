@@ -13,6 +13,7 @@ from keras_metamix.cost.latency_table import LatencyTable
 from keras_metamix.cost.layer_cost import weighted_bits
 from keras_metamix.cost.prices import PricedBudget, Prices
 from keras_metamix.cost.table import CostTable
+from keras_metamix.network_model import NetworkModel
 
 _BYTES = {"b": 1, "byte": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
@@ -40,12 +41,12 @@ class Budget(ABC):
           TypeError: not such a model.
           ValueError: a price is missing, or the model cannot be exported; names the layer.
         """
-        table = getattr(model, "cost_table", None)
-        if not isinstance(table, CostTable):
+        if not isinstance(model, NetworkModel):
             raise TypeError(
                 f"{self}: expected a MetaMixModel or BitMixerModel, whose bits have candidates, "
                 f"found {found_model(model)}."
             )
+        table: CostTable = model.cost_table
         prices, constant = self._prices(table)
         found = PricedBudget(
             str(self), prices, table.choices, 0, constant, self.unit, self.log, self.paper_unit

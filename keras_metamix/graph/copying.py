@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import layers, ops, tree
 
+from keras_metamix.keras_internals import calls_of, layers_inside
+
 
 def copy_of(operation: Any, name: str, cls: type | None = None, config: Any = None) -> Any:
     """A copy of a layer or of a raw operation, with its state.
@@ -57,8 +59,8 @@ def copy_state(source: Any, target: Any) -> None:
 
 
 def _build_alike(source: Any, target: Any) -> None:
-    config, nodes = source.get_build_config(), source._inbound_nodes
-    if nodes and any(not part.built for part in target._flatten_layers(include_self=False)):
+    config, nodes = source.get_build_config(), calls_of(source)
+    if nodes and any(not part.built for part in layers_inside(target)):
         # Only a call shows how a layer of the user's own builds those in it.
         arguments = nodes[0].arguments
         if type(source).build is layers.Layer.build:

@@ -42,6 +42,7 @@ from keras_metamix.graph.reasons import (
 from keras_metamix.graph.refusals import Origin, Refusal, Refused, UnsupportedLayerError
 from keras_metamix.graph.topology import as_functional, inputs_like
 from keras_metamix.graph.training_only import acts_in_training_alone
+from keras_metamix.keras_internals import calls_of, layers_inside, operation_of
 
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
 _CHAINS = (layers.Add, layers.Multiply)
@@ -195,8 +196,9 @@ class _Expansion(Pieces):
             return self._refuse(operation, args, kwargs, why, may_stay=False)
         clone = self._clone(operation)
         self.kept.add(clone.name)
-        inside = getattr(operation, "_flatten_layers", list)()
-        self.met |= self.float_layers & {layer.name for layer in inside}
+        if isinstance(operation, layers.Layer):
+            inside = [operation, *layers_inside(operation)]
+            self.met |= self.float_layers & {layer.name for layer in inside}
         return clone(*args, **kwargs)
 
     def _refuse(
@@ -279,11 +281,11 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
 
 def layer_before(tensors: list[Any]) -> str:
     """The name of the last layer before some tensors, "" for none."""
-    while tensors and tensors[0]._keras_history.operation is not None:
-        operation = tensors[0]._keras_history.operation
+    while tensors and operation_of(tensors[0]) is not None:
+        operation = operation_of(tensors[0])
         if isinstance(operation, layers.Layer):
             return operation.name
-        tensors = tree.flatten(operation._inbound_nodes[0].input_tensors)
+        tensors = tree.flatten(calls_of(operation)[0].input_tensors)
     return ""
 
 

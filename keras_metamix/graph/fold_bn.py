@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_metamix.checks import require_quantized_model, shown
+from keras_metamix.checks import shown
 from keras_metamix.graph.ends import named_outputs
 from keras_metamix.graph.fold_mac import fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
@@ -26,6 +26,7 @@ from keras_metamix.layers.integer import (
     QuantizeInput,
 )
 from keras_metamix.layers.mac import QuantizedMac
+from keras_metamix.network_model import require_quantized_model
 
 _SCALES = (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)
 

@@ -15,6 +15,7 @@ from keras_metamix.graph.operations import kind
 from keras_metamix.graph.refusals import Refused, UnsupportedLayerError
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.mac import QuantizedMac
+from keras_metamix.network_model import network_of
 
 
 def mac_nodes(
@@ -50,7 +51,7 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
     Raises:
       ValueError: no MAC layer, or an unknown spatial size; names the layer.
     """
-    network = getattr(model, "network", model)
+    network = network_of(model)
     if not any(isinstance(layer, QuantizedMac) for layer in getattr(network, "layers", ())):
         network = _expanded(network)
     nodes = mac_nodes(Topology(network))

@@ -12,6 +12,7 @@ from keras_metamix.checks import shown
 from keras_metamix.graph.ownership import activation_name, is_keras_own, overrides
 from keras_metamix.graph.topology import Topology
 from keras_metamix.graph.training_only import CALL_ERRORS
+from keras_metamix.keras_internals import layers_inside, takes_training
 
 _UNREADABLE = (
     "could not be opened; its call has to consist of Keras layers and keras.ops, without "
@@ -42,7 +43,7 @@ def opened(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
     if own := _own_weights(layer):
         raise NotOpenedError(_of_own_weights(layer, own))
     kwargs = {key: value for key, value in kwargs.items() if key != "training"}
-    if not layer._call_has_training_arg:
+    if not takes_training(layer):
         graph = _trace(layer, args, kwargs, {})
         _require_handed_on(graph, graph)
     else:
@@ -62,8 +63,7 @@ def opened(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
 
 
 def _own_weights(layer: Any) -> list[str]:
-    inner = [s for s in layer._flatten_layers(include_self=False) if s is not layer]
-    held = {id(v) for s in inner for v in s.weights}
+    held = {id(v) for inner in layers_inside(layer) for v in inner.weights}
     return [v.name for v in layer.weights if id(v) not in held]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_metamix.graph.topology import Topology
+from keras_metamix.keras_internals import layers_inside, operation_of
 
 _INPUT_TYPES = ("float32", "uint8")
 
@@ -25,7 +26,7 @@ def require_float32(model: keras.Model) -> None:
             "keras.config.dtype_policy: quantizers compute in float32, expected that policy, found "
             f"{default.name!r}."
         )
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_inside(model):
         if layer.compute_dtype != "float32" and not isinstance(layer, keras.layers.InputLayer):
             raise ValueError(
                 f"Layer {layer.name!r}: expected the dtype policy 'float32', found "
@@ -38,7 +39,7 @@ def _require_inputs(model: keras.Model) -> None:
     """Checks that a model reads what it is given: floats or bytes, for which files have inputs."""
     topology = Topology(model)
     for tensor in model.inputs:
-        name = tensor._keras_history.operation.name
+        name = operation_of(tensor).name
         if not topology.consumers(tensor) and not topology.is_output(tensor):
             raise ValueError(
                 f"Input {name!r}: expected a layer that reads it, found none: leave it out of "

@@ -10,6 +10,7 @@ from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import LayerCost, assignment_bops, average_bits, weight_bytes
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.graph.text_table import text_table
+from keras_metamix.network_model import NetworkModel
 
 COST_HEADERS = ("layer", "kind", "MACs", "weights")
 BITS_HEADERS = ("A bits", "W bits", "BOPs", "share")
@@ -32,8 +33,8 @@ def summary(model: keras.Model, bits: BitAssignment | None = None) -> str:
       ValueError: the bits are of another model, or a layer's cost is unknown; names the layer.
     """
     costs = layer_costs(model)
-    if bits is None:
-        bits = getattr(model, "bit_assignment", None)
+    if bits is None and isinstance(model, NetworkModel):
+        bits = model.bit_assignment
     rows = [_cost_cells(cost.name, cost.kind, [cost]) for cost in costs]
     totals = _cost_cells("total", "", costs)
     if bits is None:

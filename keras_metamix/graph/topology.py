@@ -11,6 +11,8 @@ from keras import tree
 
 from keras_metamix.checks import found_model
 from keras_metamix.graph.names import Names
+from keras_metamix.keras_internals import calls_in, graph_of_sequential, has_graph, operation_of
+from keras_metamix.network_model import NetworkModel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,22 +67,19 @@ class Topology:
         self.names = Names(operation.name for operation in model.operations)
         self._producer: dict[int, Node] = {}
         self._consumers: defaultdict[int, list[Node]] = defaultdict(list)
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for keras_node in model._nodes_by_depth[depth]:
-                if keras_node.is_input:
-                    continue
-                operation = keras_node.operation
-                number, name = counts[id(operation)], operation.name
-                node = Node(
-                    operation,
-                    number,
-                    self.names.new(f"{name}_{number}") if number else name,
-                    tuple(keras_node.input_tensors),
-                    tuple(keras_node.outputs),
-                    (keras_node.arguments.args, keras_node.arguments.kwargs),
-                )
-                counts[id(operation)] += 1
-                self._add(node)
+        for call in calls_in(model):
+            operation = call.operation
+            number, name = counts[id(operation)], operation.name
+            node = Node(
+                operation,
+                number,
+                self.names.new(f"{name}_{number}") if number else name,
+                tuple(call.input_tensors),
+                tuple(call.outputs),
+                (call.arguments.args, call.arguments.kwargs),
+            )
+            counts[id(operation)] += 1
+            self._add(node)
 
     def _add(self, node: Node) -> None:
         self.nodes.append(node)
@@ -116,7 +115,7 @@ def as_functional(model: keras.Model) -> keras.Model:
       TypeError: neither functional nor Sequential, or of a class with a `call` of its own.
       ValueError: a Sequential that does not know its input shape yet.
     """
-    if hasattr(type(model), "bit_assignment"):
+    if isinstance(model, NetworkModel):
         raise TypeError(
             f"Expected a float Keras model, found {type(model).__name__} {model.name!r}, which is "
             "quantized already: give the float model that it was made of."
@@ -144,7 +143,7 @@ def inputs_like(structure: Any) -> Any:
 def _input_like(tensor: Any) -> Any:
     if tensor.sparse or getattr(tensor, "ragged", False):
         raise ValueError(f"Input {tensor.name!r}: expected a dense one, found a sparse or ragged.")
-    layer = tensor._keras_history.operation
+    layer = operation_of(tensor)
     return keras.Input(
         batch_shape=tensor.shape,
         dtype=tensor.dtype,
@@ -155,13 +154,13 @@ def _input_like(tensor: Any) -> Any:
 
 def _graph_of(model: Any) -> keras.Model:
     if isinstance(model, keras.Sequential):
-        if not model.built or model._functional is None:
+        graph = graph_of_sequential(model)
+        if graph is None:
             raise ValueError(
                 f"Sequential model {model.name!r} has no input shape: add a keras.Input first."
             )
-        graph: Any = model._functional
         return keras.Model(graph.input, graph.output, name=model.name)
-    if not hasattr(model, "_nodes_by_depth"):
+    if not has_graph(model):
         why = ", which has no graph to read" if hasattr(model, "layers") else ""
         raise TypeError(
             f"Expected a functional or Sequential Keras model, found {found_model(model)}{why}."

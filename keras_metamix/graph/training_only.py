@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_metamix.graph.ownership import config_of, is_keras_own
+from keras_metamix.keras_internals import takes_training
 
 # What code of a user's raises on tensors that it was not written for.
 CALL_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError)
@@ -42,7 +43,7 @@ def acts_in_training_alone(layer: Any, inputs: Sequence[Any]) -> bool:
 
 
 def _returns_its_input(layer: Any, tensor: Any) -> bool:
-    flag = {"training": False} if layer._call_has_training_arg else {}
+    flag = {"training": False} if takes_training(layer) else {}
     fresh = keras.KerasTensor(tensor.shape, tensor.dtype)
     try:
         if layer.weights:

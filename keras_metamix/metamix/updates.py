@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 from keras import tree
 
+from keras_metamix.keras_internals import loss_of
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.training import descend, track_loss
 from keras_metamix.workers import has_synchronized_norm
@@ -34,7 +35,7 @@ def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, dict[str,
     def candidate(index: Any, losses: Any, sums: Any, _: Any) -> Any:
         with tf.GradientTape() as tape, quantization_mode(_meta_mode(model, index)):
             predictions = model(x, training=True)
-            loss = model._compute_loss(x, y, predictions, weight, training=True) / count
+            loss = loss_of(model, x, y, predictions, weight) / count
             scaled = model.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, [v.value for v in variables])
         for number, gradient in enumerate(gradients):
@@ -110,7 +111,7 @@ def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         tape.watch([v.value for v in variables])
         with quantization_mode(mode):
             predictions = model(x, training=True)
-        task = model._compute_loss(x, y, predictions, weight, training=True)
+        task = loss_of(model, x, y, predictions, weight)
         distance, costs = objective.distance(model.mac_layers)
         loss = task + objective.strength * distance / replicas
     gradients = tape.gradient(loss, [v.value for v in variables])

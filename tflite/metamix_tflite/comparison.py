@@ -11,9 +11,10 @@ import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import check_finite
-from keras_metamix.checks import require_quantized_model, shown
+from keras_metamix.checks import shown
 from keras_metamix.graph.ends import named_inputs, named_outputs
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.network_model import require_quantized_model
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.read import read_ends, read_file, read_signatures
 from metamix_tflite.run import Runner

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 
 from keras_metamix.assignment import BitAssignment
-from keras_metamix.checks import found_model, require_quantized_model
+from keras_metamix.checks import found_model
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.operators.add import IntegerAdd
 from keras_metamix.graph.operators.lookup import IntegerTable
@@ -18,6 +18,7 @@ from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
+from keras_metamix.network_model import require_quantized_model
 from keras_metamix.quantized_model import QuantizedModel
 from metamix_tflite import arithmetic, moves
 from metamix_tflite.containers import check_container
