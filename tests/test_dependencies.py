@@ -28,6 +28,8 @@ TREES = {"keras_metamix": "keras_metamix", "metamix_tflite": "tflite/metamix_tfl
 BASE = {
     "keras_metamix.checks",
     "keras_metamix.files",
+    "keras_metamix.keras_internals",
+    "keras_metamix.network_model",
     "keras_metamix.assignment",
     "keras_metamix.batches",
     "keras_metamix.cost",
@@ -48,6 +50,8 @@ MAY_IMPORT = {
     "keras_metamix.files": set(),
     "keras_metamix.checks": set(),
     "keras_metamix.assignment": {"keras_metamix.files", "keras_metamix.checks"},
+    "keras_metamix.keras_internals": set(),
+    "keras_metamix.network_model": {"keras_metamix.checks"},
     "keras_metamix.ops": set(),
     "keras_metamix.batches": {"keras_metamix.checks"},
     "keras_metamix.cost": BASE - {"keras_metamix.ops", "keras_metamix.batches"},
