@@ -116,7 +116,7 @@ class MacShape:
         return (0 if stored else held) + (self._patches(stored) if form.patches else 0)
 
     def _patches(self, stored: bool) -> int:
-        """Bytes of the operators that lay out patches, as `metamix_tflite.patches` writes them."""
+        """Bytes of the operators that lay out patches, as `operators.patches` writes them."""
         file, name = FileBytes(0 if stored else _PATCHES), f"{self.name}/patches/column0"
         new = not stored  # an earlier call may have stored the constants
         for axis in (1, 0):

@@ -13,8 +13,8 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.layers.integer import IntegerMac
 from keras_metamix.zoo.small import small_cnn, small_mobilenet
-from metamix_tflite import arithmetic
-from metamix_tflite.read import read_file
+from metamix_tflite.operators import arithmetic
+from metamix_tflite.read.files import read_file
 
 
 def test_parity_reports_what_was_compared(resnet):

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.ends import Ends, check_structure, default_structure
+from metamix_tflite.encoding import DEFAULT_SIGNATURE, unpack_int4
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
-from metamix_tflite.file_hash import HASH_NAME, HASH_SIZE
-from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, unpack_int4
-from metamix_tflite.metadata import METADATA_NAME, decode, of_signatures
+from metamix_tflite.read.ends import Ends, check_structure, default_structure
+from metamix_tflite.read.file_hash import HASH_NAME, HASH_SIZE
+from metamix_tflite.read.metadata import METADATA_NAME, decode, of_signatures
 
 _NUMPY = {"FLOAT32": np.float32, "INT32": np.int32, "INT8": np.int8, "INT64": np.int64}
 # The options that hold an operator's fused activation. LiteRT ignores options of another type.

@@ -8,8 +8,8 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_metamix.graph.topology import Node
-from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
-from metamix_tflite.flatbuffer import Op
+from metamix_tflite.encoding import Op
+from metamix_tflite.write.signature_writer import PADDING, FileTensor, SignatureWriter, batch_one
 
 _LARGEST_CONCATENATION = 5  # inputs that XNNPACK joins at once
 

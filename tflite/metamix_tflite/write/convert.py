@@ -18,14 +18,15 @@ from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.quantized_model import QuantizedModel
-from metamix_tflite import arithmetic, moves
 from metamix_tflite.containers import check_container
-from metamix_tflite.emission import SignatureWriter
-from metamix_tflite.file_hash import HASH_NAME, PLACEHOLDER
-from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, ModelBuilder
-from metamix_tflite.golden_outputs import golden_outputs
-from metamix_tflite.metadata import METADATA_NAME, MOST_GOLDEN, encode
-from metamix_tflite.read import hashed
+from metamix_tflite.encoding import DEFAULT_SIGNATURE
+from metamix_tflite.operators import arithmetic, moves
+from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
+from metamix_tflite.read.files import hashed
+from metamix_tflite.read.metadata import METADATA_NAME, MOST_GOLDEN, encode
+from metamix_tflite.write.flatbuffer import ModelBuilder
+from metamix_tflite.write.golden_outputs import golden_outputs
+from metamix_tflite.write.signature_writer import SignatureWriter
 
 _VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
 _EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {

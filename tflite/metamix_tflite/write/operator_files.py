@@ -14,14 +14,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.containers import PATCHES
-from metamix_tflite.flatbuffer import (
-    ModelBuilder,
-    Op,
-    Signature,
-    TensorType,
-    pack_model,
-)
-from metamix_tflite.read import read_file
+from metamix_tflite.encoding import Op, TensorType
+from metamix_tflite.read.files import read_file
+from metamix_tflite.write.flatbuffer import ModelBuilder, Signature, pack_model
 
 
 @dataclasses.dataclass(frozen=True)

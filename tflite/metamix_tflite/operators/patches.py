@@ -11,8 +11,8 @@ import dataclasses
 
 from keras_metamix.layers import integer
 from metamix_tflite.containers import PATCHES
-from metamix_tflite.emission import FileTensor, SignatureWriter
-from metamix_tflite.moves import joined, padded, reshaped, sliced
+from metamix_tflite.operators.moves import joined, padded, reshaped, sliced
+from metamix_tflite.write.signature_writer import FileTensor, SignatureWriter
 
 
 @dataclasses.dataclass(frozen=True)

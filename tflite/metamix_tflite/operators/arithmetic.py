@@ -12,11 +12,11 @@ from keras_metamix.cost.containers import MacForm, mac_form
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.layers.grid import Grid, clip_level
-from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
-from metamix_tflite.flatbuffer import Fused, Op, TensorType
-from metamix_tflite.metadata import checksum
-from metamix_tflite.moves import reshaped
-from metamix_tflite.patches import patches
+from metamix_tflite.encoding import Fused, Op, TensorType
+from metamix_tflite.operators.moves import reshaped
+from metamix_tflite.operators.patches import patches
+from metamix_tflite.read.metadata import checksum
+from metamix_tflite.write.signature_writer import PADDING, FileTensor, SignatureWriter, batch_one
 
 # XNNPACK leaves sums and products of smaller scale ratios to kernels that round in another way.
 _LEAST_ADD, _LEAST_MUL = 2.0**-10, 2.0**-16

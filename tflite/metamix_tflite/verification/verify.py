@@ -16,9 +16,9 @@ from metamix_tflite.file_graph import (
     VerificationError,
     named_signature,
 )
-from metamix_tflite.levels import LevelRange, level_ranges
-from metamix_tflite.metadata import checksum
-from metamix_tflite.read import read_signatures, require_unchanged
+from metamix_tflite.read.files import read_signatures, require_unchanged
+from metamix_tflite.read.metadata import checksum
+from metamix_tflite.verification.levels import LevelRange, level_ranges
 
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 _WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}

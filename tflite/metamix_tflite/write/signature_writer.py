@@ -14,7 +14,8 @@ from keras_metamix.graph.ends import named_inputs
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import Dequantize
-from metamix_tflite.flatbuffer import ModelBuilder, Signature, TensorType
+from metamix_tflite.encoding import TensorType
+from metamix_tflite.write.flatbuffer import ModelBuilder, Signature
 
 PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
 
