@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 
-from keras_metamix.cost.containers import mac_form
+from metamix_tflite.containers import mac_form
 
 _FILE = 711 + 420  # of the file, and of its declaration
 _PATCHES = 48  # of a convolution of patches, besides its operators

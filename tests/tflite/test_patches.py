@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.cost.containers import mac_form
+from metamix_tflite.containers import mac_form
 from metamix_tflite.run.runner import Runner
 from metamix_tflite.write.operator_files import operator_files
 

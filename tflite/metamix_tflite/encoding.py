@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 TensorType = schema.TensorType
 Op = schema.BuiltinOperator
 Fused = schema.ActivationFunctionType
+PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
 
 FILE_IDENTIFIER = b"TFL3"
 DEFAULT_SIGNATURE = "serving_default"  # of a file with one network
@@ -29,3 +32,8 @@ def unpack_int4(packed: np.ndarray, size: int) -> np.ndarray:
     packed = packed.view(np.uint8)
     nibbles = np.stack([packed & 0x0F, packed >> 4], axis=-1).reshape(-1)[:size]
     return np.where(nibbles > 7, nibbles.astype(np.int16) - 16, nibbles).astype(np.int8)
+
+
+def checksum(array: np.ndarray) -> int:
+    """CRC-32 of an array's bytes."""
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())

@@ -2,81 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_metamix.graph.topology import Node
 from metamix_tflite.encoding import Op
-from metamix_tflite.write.signature_writer import PADDING, FileTensor, SignatureWriter, batch_one
-
-_LARGEST_CONCATENATION = 5  # inputs that XNNPACK joins at once
-
-
-def concatenate(file: SignatureWriter, node: Node) -> None:
-    """CONCATENATION."""
-    axis = node.operation.axis % len(node.output.shape)
-    file.values[id(node.output)] = joined(file, node.name, file.read(node), axis)
-
-
-def joined(file: SignatureWriter, name: str, parts: list[FileTensor], axis: int = 3) -> FileTensor:
-    """CONCATENATION, or a chain of them, each of as many tensors as XNNPACK joins.
-
-    One tensor is what it is, without an operator.
-    """
-    options, number = schema.ConcatenationOptionsT(), 0
-    options.axis = axis
-    while len(parts) > 1:
-        first, rest = parts[:_LARGEST_CONCATENATION], parts[_LARGEST_CONCATENATION:]
-        shape = list(first[0].shape)
-        shape[axis] = sum(part.shape[axis] for part in first)
-        number += 1
-        target = file.tensor(f"{name}/{number}" if rest else name, tuple(shape), first[0].grid)
-        indices = [part.index for part in first]
-        file.graph.operator(Op.CONCATENATION, indices, [target.index], options, version=2)
-        parts = [target, *rest]
-    return parts[0]
+from metamix_tflite.operators.base import (
+    Call,
+    LevelRange,
+    Litert,
+    Operator,
+    Signature,
+    WrittenTensor,
+    batch_one,
+    saturation,
+)
 
 
-def max_pool(file: SignatureWriter, node: Node) -> None:
-    """MAX_POOL_2D."""
-    layer, (source,) = node.operation, file.read(node)
-    target = file.output(node, source.grid)
-    _pool(file, source, target, layer.pool_size, layer.strides, layer.padding)
+class Move(Operator):
+    """What writes the levels that it reads."""
+
+    def moved(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of an operator's inputs whose values it moves: the others say where to."""
+        return inputs[:1]
+
+    def levels(self, call: Call, ranges: Mapping[int, LevelRange]) -> LevelRange:
+        target, sources = call.output, self.moved(call.operator.inputs)
+        for index in sources:
+            source = call.graph.tensors[index]
+            same = np.array_equal(source.scales, target.scales)
+            if index not in ranges or not same or saturation(source) != saturation(target):
+                what = f"scale and zero-point of a {call.operator.op}"
+                call.fail(what, "its input's", "others")
+        found = [ranges[index] for index in sources]
+        return LevelRange(
+            min(r.low for r in found), max(r.high for r in found), all(r.clipped for r in found)
+        )
 
 
-def global_max_pool(file: SignatureWriter, node: Node) -> None:
-    """MAX_POOL_2D over all of height and width."""
-    (source,) = file.read(node)
-    if node.operation.keepdims:
-        target = file.output(node, source.grid)
-        _pool(file, source, target, source.shape[1:3], (1, 1), "valid")
-        return
-    pooled = file.tensor(f"{node.name}/pooled", (1, 1, 1, source.shape[3]), source.grid)
-    _pool(file, source, pooled.index, source.shape[1:3], (1, 1), "valid")
-    _reshape_from(file, node, pooled)
-
-
-def _pool(
-    file: SignatureWriter, source: FileTensor, target: int, size: Any, strides: Any, padding: str
-) -> None:
-    options = schema.Pool2DOptionsT()
-    options.padding = PADDING[padding]
-    options.filterHeight, options.filterWidth = size
-    options.strideH, options.strideW = strides
-    file.graph.operator(Op.MAX_POOL_2D, [source.index], [target], options, version=2)
-
-
-def pad(file: SignatureWriter, node: Node) -> None:
+class Pad(Move):
     """PAD with the zero-point, which is 0."""
-    (source,) = file.read(node)
-    file.values[id(node.output)] = padded(file, node.name, source, node.operation.padding)
+
+    layers = ("ZeroPadding2D",)
+    litert = (Litert("PAD", (2,)),)
+    constants = (8,)
+
+    def write(self, file: Signature, node: Any) -> None:
+        (source,) = file.read(node)
+        file.values[id(node.output)] = padded(file, node.name, source, node.operation.padding)
+
+
+class Crop(Move):
+    """STRIDED_SLICE over height and width."""
+
+    layers = ("Cropping2D",)
+    litert = (Litert("STRIDED_SLICE", (4,)),)
+    constants = (4, 4, 4)
+
+    def write(self, file: Signature, node: Any) -> None:
+        (source,), (top, left) = file.read(node), (pair[0] for pair in node.operation.cropping)
+        shape = batch_one(node.output)
+        file.values[id(node.output)] = sliced(file, node.name, source, (top, left, 0), shape)
+
+    def edge_tpu_refusal(self, call: Call) -> str:
+        strides = call.inputs[3].data
+        return "" if strides is not None and (strides == 1).all() else "has strides other than 1"
+
+
+class Reshape(Move):
+    """RESHAPE."""
+
+    layers = ("Flatten", "Reshape")
+    litert = (Litert("RESHAPE", (2,)),)
+    constants = (4,)
+
+    def write(self, file: Signature, node: Any) -> None:
+        (source,), shape = file.read(node), batch_one(node.output)
+        file.values[id(node.output)] = reshaped(file, node.name, source, shape)
+
+
+class Same(Operator):
+    """No operator: the input tensor. Of activations the fold leaves the linear one."""
+
+    layers = ("Dropout", "SpatialDropout2D", "Identity", "Activation")
+
+    def write(self, file: Signature, node: Any) -> None:
+        file.values[id(node.output)] = file.read(node)[0]
 
 
 def padded(
-    file: SignatureWriter, name: str, source: FileTensor, borders: Sequence[Sequence[int]]
-) -> FileTensor:
+    file: Signature, name: str, source: WrittenTensor, borders: Sequence[Sequence[int]]
+) -> WrittenTensor:
     """PAD of a tensor's height and width, each by (before, after)."""
     sizes = (sum(ends) + size for ends, size in zip(borders, source.shape[1:3], strict=True))
     shape = (1, *sizes, source.shape[3])
@@ -87,20 +105,13 @@ def padded(
     return target
 
 
-def crop(file: SignatureWriter, node: Node) -> None:
-    """STRIDED_SLICE over height and width."""
-    (source,), (top, left) = file.read(node), (pair[0] for pair in node.operation.cropping)
-    shape = batch_one(node.output)
-    file.values[id(node.output)] = sliced(file, node.name, source, (top, left, 0), shape)
-
-
 def sliced(
-    file: SignatureWriter,
+    file: Signature,
     name: str,
-    source: FileTensor,
+    source: WrittenTensor,
     begin: tuple[int, int, int],
     shape: tuple[int, ...],
-) -> FileTensor:
+) -> WrittenTensor:
     """STRIDED_SLICE without strides, which leaves the batch size open.
 
     All of the tensor is what it is, without an operator.
@@ -123,19 +134,9 @@ def sliced(
     return target
 
 
-def reshape(file: SignatureWriter, node: Node) -> None:
-    """RESHAPE."""
-    _reshape_from(file, node, file.read(node)[0])
-
-
-def _reshape_from(file: SignatureWriter, node: Node, source: FileTensor) -> None:
-    target = reshaped(file, node.name, source, batch_one(node.output))
-    file.values[id(node.output)] = target
-
-
 def reshaped(
-    file: SignatureWriter, name: str, source: FileTensor, shape: tuple[int, ...]
-) -> FileTensor:
+    file: Signature, name: str, source: WrittenTensor, shape: tuple[int, ...]
+) -> WrittenTensor:
     """RESHAPE of a tensor, the batch size left open."""
     options = schema.ReshapeOptionsT()
     options.newShape = [-1, *shape[1:]]
@@ -143,8 +144,3 @@ def reshaped(
     vector = file.vector(f"{name}/shape", options.newShape)
     file.graph.operator(Op.RESHAPE, [source.index, vector], [target.index], options)
     return target
-
-
-def same(file: SignatureWriter, node: Node) -> None:
-    """No operator: the input tensor."""
-    file.values[id(node.output)] = file.read(node)[0]

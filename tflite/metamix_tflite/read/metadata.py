@@ -8,8 +8,6 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from metamix_tflite.containers import check_container
 from metamix_tflite.read.ends import check_structure, leaves
 from metamix_tflite.read.golden_inputs import GENERATOR
@@ -30,11 +28,6 @@ _FIELDS = {
     },
     "tensors": {"scale": float, "zero_point": int, "activation": str},
 }
-
-
-def checksum(array: np.ndarray) -> int:
-    """CRC-32 of an array's bytes."""
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
 def encode(declared: dict[str, Any]) -> bytes:

@@ -1,0 +1,40 @@
+"""Means over height and width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from metamix_tflite.encoding import Op
+from metamix_tflite.operators.base import (
+    Call,
+    LevelRange,
+    Litert,
+    Operator,
+    Signature,
+    require_unclipped,
+)
+
+
+class Mean(Operator):
+    """MEAN over height and width, which has no fused activation."""
+
+    layers = ("IntegerMean",)
+    litert = (Litert("MEAN", (2,), geometry=("keepDims",), gpu=False),)
+    constants = (2,)
+
+    def write(self, file: Signature, node: Any) -> None:
+        layer, (source,) = node.operation, file.read(node)
+        # A mean of levels >= 0 is >= 0.
+        require_unclipped(node, positive=layer.input_grid.low >= 0)
+        axes = file.vector(f"{node.name}/axes", [1, 2])
+        options = schema.ReducerOptionsT()
+        options.keepDims = layer.keepdims
+        target = file.output(node, layer.output_grid)
+        file.graph.operator(Op.MEAN, [source.index, axes], [target], options, version=2)
+
+    def levels(self, call: Call, ranges: Mapping[int, LevelRange]) -> LevelRange:
+        found, source = super().levels(call, ranges), ranges[call.operator.inputs[0]]
+        return LevelRange(max(found.low, 0), found.high) if source.low >= 0 else found
