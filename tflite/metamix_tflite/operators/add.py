@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import Fused, Op
-from metamix_tflite.operators.base import Litert, Operator, Signature, check_multiplier
+from metamix_tflite.operators.base import (
+    Call,
+    Litert,
+    Operator,
+    Signature,
+    check_multiplier,
+    clipped,
+)
 
 _LEAST = 2.0**-10  # XNNPACK leaves sums of smaller scale ratios to others
 
@@ -21,6 +29,19 @@ class Add(Operator):
 
     def write(self, file: Signature, node: Any) -> None:
         write_sum(file, node, Op.ADD, schema.AddOptionsT())
+
+    def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
+        return fixed_point_sum(call, levels)
+
+
+def fixed_point_sum(call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
+    """XNNPACK's sum: scale ratios as integers of 21 bits, half added before the shift right."""
+    output = np.float32(call.output.scales[0])
+    ratios = [np.float32(tensor.scales[0]) / output for tensor in call.inputs]
+    shift = 20 - (int(np.frexp(max(ratios))[1]) - 1)
+    first, second = (int(np.rint(np.ldexp(np.float64(ratio), shift))) for ratio in ratios)
+    total = levels[0] * first + levels[1] * second
+    return clipped(call, (total + (1 << (shift - 1))) >> shift)
 
 
 def write_sum(file: Signature, node: Any, op: int, options: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -170,9 +170,45 @@ class Operator:
             return LevelRange(max(full.low, -unit), min(full.high, unit))
         return full
 
+    def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
+        """The integers that the device computes, in NumPy, to the bit: what tests hold it to.
+
+        Args:
+          call: the operator.
+          levels: of its inputs, int64.
+
+        Returns:
+          Levels of its output, int64.
+
+        Raises:
+          NotImplementedError: the tensors alone do not say what it computes.
+        """
+        raise NotImplementedError
+
     def edge_tpu_refusal(self, call: Call) -> str:
         """Why the Edge TPU does not take this call of a listed operator, "" where it does."""
         return ""
+
+
+def clipped(call: Call, levels: np.ndarray) -> np.ndarray:
+    """Levels as INT8's saturation and the fused activation leave them."""
+    full, activation, tensor = saturation(call.output), call.operator.activation, call.output
+    low, high, scale = full.low, full.high, np.float32(tensor.scales[0])
+    if activation in ("RELU", "RELU6"):
+        low = max(low, 0)
+    if activation == "RELU6":
+        code = np.float32(6.0) / scale + np.float32(tensor.zero_points[0])
+        high = min(high, int(np.rint(code)) - int(tensor.zero_points[0]))
+    if activation == "RELU_N1_TO_1":
+        unit = int(np.rint(np.float32(1.0) / scale))
+        low, high = max(low, -unit), min(high, unit)
+    return np.clip(levels, low, high)
+
+
+def requantized(call: Call, sums: np.ndarray, multiplier: Any) -> np.ndarray:
+    """XNNPACK's requantization: a product in float32, rounded half to even, clipped."""
+    scaled = sums.astype(np.float32) * np.asarray(multiplier, np.float32)
+    return clipped(call, np.rint(scaled).astype(np.int64))
 
 
 def batch_one(tensor: Any) -> tuple[int, ...]:

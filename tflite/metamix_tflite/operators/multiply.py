@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from metamix_tflite.operators.base import (
     Operator,
     Signature,
     check_multiplier,
+    requantized,
     saturation,
 )
 
@@ -44,6 +45,12 @@ class Multiply(Operator):
         if call.operator.activation == "NONE" and full.low < 0 and full.low != -128:
             return _by_constant(call, ranges) or found
         return found
+
+    def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
+        first, second, output = (
+            np.float32(tensor.scales[0]) for tensor in (*call.inputs, call.output)
+        )
+        return requantized(call, levels[0] * levels[1], first * second / output)
 
 
 def _one(file: Signature, node: Any) -> int:
