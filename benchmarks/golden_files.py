@@ -26,8 +26,8 @@ import metamix_tflite as mt
 from keras_metamix import zoo
 from keras_metamix.calibration import reestimate_batch_norm
 from keras_metamix.files import require_folder, written_whole
-from metamix_tflite.golden_inputs import golden_codes
-from metamix_tflite.metadata import MOST_GOLDEN
+from metamix_tflite.read.golden_inputs import golden_codes
+from metamix_tflite.read.metadata import MOST_GOLDEN
 
 BITS = (8, 4, 3, 2)
 IMAGES = 8  # of the calibration

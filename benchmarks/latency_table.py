@@ -32,8 +32,8 @@ import metamix_tflite as mt
 from keras_metamix import data, zoo
 from keras_metamix.launch import profile
 from keras_metamix.launch.results import today
-from metamix_tflite.latency import benchmark_all, run_times
-from metamix_tflite.operator_files import operator_files
+from metamix_tflite.run.latency import benchmark_all, run_times
+from metamix_tflite.write.operator_files import operator_files
 
 BITS = (8, 4)
 SPACE = kmm.SearchSpace(activation_bits=(8, 4, 3), weight_bits=(8, 4))

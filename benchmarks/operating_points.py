@@ -28,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 import metamix_tflite as mt
-from metamix_tflite.latency import random_inputs
+from metamix_tflite.run.latency import random_inputs
 
 WAYS = ("nothing", "one_point", "one_file", "separate_files")
 SHARED = "all.tflite"

@@ -179,7 +179,7 @@ def verified(python: Sequence[str | Path], file: Path) -> dict[str, Any] | str:
     """What `metamix-verify` writes of a file, or why it does not."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "found.json")
-        command = [*python, "-m", "metamix_tflite.verify_main", file, f"--json={output}"]
+        command = [*python, "-m", "metamix_tflite.verification.main", file, f"--json={output}"]
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if output.is_file():
             return json.loads(output.read_text())

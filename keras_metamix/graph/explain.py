@@ -10,7 +10,6 @@ import keras
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
-from keras_metamix.cost.containers import MacForm, mac_form
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import RELU_ENDS, Kind
@@ -20,6 +19,8 @@ from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.refusals import Refused, by_name
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
+from metamix_tflite.containers import MacForm, mac_form
+from metamix_tflite.operators import LITERT
 
 _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
@@ -28,12 +29,6 @@ _OPERATORS = {
     Kind.RELU: "MUL",
     Kind.RELU6: "MUL",
 }
-# What the published lists of LiteRT's GPU delegate (which dequantizes to float, so that its results
-# are not exact) and of the Edge TPU compiler hold of these. Neither takes INT4 weights, and the
-# latter no groups. metamix_tflite.devices.edgetpu_operators says the same of a file.
-_GPU = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL", "CONCATENATION"}
-_GPU |= {"LOGISTIC", "MAX_POOL_2D", "PAD", "RESHAPE", "STRIDED_SLICE"}
-_EDGE_TPU = _GPU | {"MEAN", "TANH"}
 _HEADERS = ("layer", "class", "LiteRT operator", "weights in", "input bits", "weight bits")
 _HEADERS += ("XNNPACK", "GPU", "Edge TPU", "MACs", "MAC share", "BOPs share", "note")
 
@@ -167,8 +162,8 @@ class _Reader:
             "integer",
             operator,
             xnnpack=True,
-            gpu=operator in _GPU,
-            edge_tpu=operator in _EDGE_TPU,
+            gpu=LITERT[operator].gpu,
+            edge_tpu=LITERT[operator].edge_tpu,
             note="requantizes" if found in RELU_ENDS else "",
         )
 

@@ -11,18 +11,10 @@ from keras import layers
 from keras_metamix.cost.file_size import FileBytes, MacShape
 from keras_metamix.cost.table import FileOutline
 from keras_metamix.graph.fold_bn import fold_network, require_foldable
-from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers import integer
-
-_CONSTANTS = {  # INT32 constants that an operator reads, by the integers in each
-    IntegerMean: (2,),
-    layers.ZeroPadding2D: (8,),
-    layers.Cropping2D: (4, 4, 4),
-    layers.Flatten: (4,),
-    layers.Reshape: (4,),
-}
-_SAME = (layers.Dropout, layers.SpatialDropout2D, layers.Identity, layers.Activation)
+from metamix_tflite.operators import writer_of
+from metamix_tflite.operators.moves import Same
 
 
 def file_outline(model: Any) -> FileOutline:
@@ -45,7 +37,7 @@ def file_outline(model: Any) -> FileOutline:
             shape = _mac(file, node)
             if operation.layer:
                 shapes.setdefault(operation.layer, []).append(shape)
-        elif not isinstance(operation, _SAME):
+        elif not isinstance(writer_of(operation), Same):
             _add(file, node)
     for tensor in topology.outputs:
         file.golden(math.prod(tensor.shape[1:]))
@@ -96,12 +88,13 @@ def _add(file: FileBytes, node: Node) -> None:
     if isinstance(operation, layers.GlobalMaxPooling2D) and not operation.keepdims:
         _output(file, node)
         file.operator(1)
-    sizes = next((s for c, s in _CONSTANTS.items() if isinstance(operation, c)), ())
-    for number, size in enumerate(sizes):
+    family = writer_of(operation)
+    constants = () if family is None else family.constants
+    for number, size in enumerate(constants):
         data = file.data((type(operation), node.output.shape[1:], number), 4 * size)
         file.tensor(f"{node.name}/shape", (size,), data=data)
     _output(file, node)
-    file.operator(inputs + len(sizes))
+    file.operator(inputs + len(constants))
 
 
 def _output(file: FileBytes, node: Node) -> None:

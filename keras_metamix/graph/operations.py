@@ -33,7 +33,6 @@ _FLOAT_LAYERS = (
     layers.ELU,
     layers.Maximum,
     layers.Minimum,
-    layers.Subtract,
     layers.UpSampling2D,
     layers.Permute,
 )

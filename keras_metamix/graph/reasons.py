@@ -55,7 +55,6 @@ _REASONS: dict[str, str] = {
         "no exact integer form; at the end of the model leave it to the app (cosine similarity is "
         "the same without), inside it use BatchNormalization",
     ),
-    "subtract": "not exported yet; use Rescaling(-1.0) and Add",
     **dict.fromkeys(("maximum", "minimum", "dot", "divide", "truedivide"), _ONE_TENSOR),
     "upsampling2d": _NEAREST,
     **dict.fromkeys(("repeat", "tile"), _NEAREST),

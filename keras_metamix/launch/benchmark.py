@@ -26,9 +26,9 @@ from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.report import numbers
 from metamix_tflite import devices
-from metamix_tflite.latency import BenchmarkReport, benchmark_all
-from metamix_tflite.read import only_signature, read_operating_points
-from metamix_tflite.run import Runner
+from metamix_tflite.read.files import only_signature, read_operating_points
+from metamix_tflite.run.latency import BenchmarkReport, benchmark_all
+from metamix_tflite.run.runner import Runner
 
 LOCAL = "local"
 DEVICES = (LOCAL, *devices.MODULES)

@@ -35,8 +35,8 @@ from keras_metamix.launch.results import cpu_name, today
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import convert
 from metamix_tflite.containers import check_container
-from metamix_tflite.latency import run_times
-from metamix_tflite.operator_files import OperatorFile, empty_file, operator_files
+from metamix_tflite.run.latency import run_times
+from metamix_tflite.write.operator_files import OperatorFile, empty_file, operator_files
 
 DEVICES = ("local",)
 TOGETHER = 16  # operators that take turns, between two writings of the table

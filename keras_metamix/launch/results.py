@@ -33,8 +33,8 @@ from keras_metamix.report.results import (
 )
 from metamix_tflite import parity, verify
 from metamix_tflite.file_graph import FileGraph
-from metamix_tflite.latency import benchmark_all
-from metamix_tflite.run import Runner
+from metamix_tflite.run.latency import benchmark_all
+from metamix_tflite.run.runner import Runner
 
 VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
 _BATCH = 50

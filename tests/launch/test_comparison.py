@@ -16,7 +16,7 @@ from configs import quickstart
 from keras_metamix import data, zoo
 from keras_metamix.launch import benchmark
 from keras_metamix.launch.config import complete
-from keras_metamix.report.comparison import comparison_markdown
+from keras_metamix.report.side_by_side import comparison_markdown
 
 QUICK = ("--runs=5", "--warmup=1", "--calibration_images=20")
 OURS = ["ours, fast", "ours, smallest"]

@@ -10,9 +10,9 @@ import pytest
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.launch import profile
-from metamix_tflite.latency import run_times
-from metamix_tflite.operator_files import empty_file, operator_files
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
+from metamix_tflite.run.latency import run_times
+from metamix_tflite.write.operator_files import empty_file, operator_files
 
 QUICK = ("--runs=3", "--warmup=1")
 

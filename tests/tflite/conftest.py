@@ -12,8 +12,9 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from metamix_tflite.flatbuffer import FILE_IDENTIFIER, ModelBuilder, Signature, TensorType
-from metamix_tflite.read import hashed
+from metamix_tflite.encoding import FILE_IDENTIFIER, TensorType
+from metamix_tflite.read.files import hashed
+from metamix_tflite.write.flatbuffer import ModelBuilder, Signature
 
 BITS = (8, 4, 3, 2)
 # (activation, weight) bits of the `resnet` fixture; test_verify.py edits layers by what they hold.

@@ -13,8 +13,8 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.layers.integer import IntegerMac
 from keras_metamix.zoo.small import small_cnn, small_mobilenet
-from metamix_tflite import arithmetic
-from metamix_tflite.read import read_file
+from metamix_tflite.operators import mac
+from metamix_tflite.read.files import read_file
 
 
 def test_parity_reports_what_was_compared(resnet):
@@ -168,8 +168,8 @@ def test_sums_that_int4_kernels_for_arm_cannot_hold_are_refused(quantized, monke
     }
     held = read_file(flat).metadata["layers"]
     largest = max(sums[name] for name, entry in held.items() if entry["container"] == "INT4")
-    monkeypatch.setattr(arithmetic, "_LARGEST_INT4_SUM", largest + 1)
+    monkeypatch.setattr(mac, "_LARGEST_INT4_SUM", largest + 1)
     assert mt.convert(model) == flat
-    monkeypatch.setattr(arithmetic, "_LARGEST_INT4_SUM", largest)
+    monkeypatch.setattr(mac, "_LARGEST_INT4_SUM", largest)
     with pytest.raises(ValueError, match=f"sums may reach {largest:,}, and INT4 weights take less"):
         mt.convert(model)

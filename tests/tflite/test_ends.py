@@ -10,9 +10,9 @@ from keras import layers, ops, tree
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from metamix_tflite import verify_command
-from metamix_tflite.ends import Ends
-from metamix_tflite.read import read_ends, read_file
+from metamix_tflite.read.ends import Ends
+from metamix_tflite.read.files import read_ends, read_file
+from metamix_tflite.verification import command
 
 SPACE = kmm.SearchSpace((8, 4), 4)
 
@@ -294,7 +294,7 @@ def test_metamix_verify_replays_several_ends(made, tmp_path, capsys):
     _, model, _ = made("bytes and numbers")
     file, report = tmp_path / "model.tflite", tmp_path / "found.json"
     file.write_bytes(mt.convert(model, golden=2))
-    assert verify_command.main(verify_command.parse_flags([str(file), f"--json={report}"])) == 0
+    assert command.main(command.parse_flags([str(file), f"--json={report}"])) == 0
     assert "exact: XNNPACK gives the trained integers" in capsys.readouterr().out
     found = {r["kernels"]: r for r in json.loads(report.read_text())["replays"]}
     assert (found["xnnpack"]["values"], found["xnnpack"]["differing"]) == (6, 0)

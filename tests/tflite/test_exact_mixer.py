@@ -9,7 +9,7 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.graph.transitions import READINGS
 from keras_metamix.layers.parts import batch_norms
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
 
 BITS = (4, 3, 2)
 

@@ -8,7 +8,7 @@ from keras import layers
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.zoo.small import small_cnn, small_mobilenet, small_resnet
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
 
 ZOO = {"small_cnn": small_cnn, "small_resnet": small_resnet, "small_mobilenet": small_mobilenet}
 

@@ -10,7 +10,7 @@ import metamix_tflite as mt
 from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.layers.integer import IntegerLayer, Rescale
 from keras_metamix.layers.parts import activation_quantizers
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
 
 SHAPE = (9, 8, 3)
 BITS = (8, 4, 3, 2)

@@ -8,7 +8,7 @@ from keras import layers
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import zoo
-from keras_metamix.cost.containers import mac_form
+from metamix_tflite.containers import mac_form
 
 
 def wide(image_shape=(12, 12, 3)):

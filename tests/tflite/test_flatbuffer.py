@@ -7,16 +7,10 @@ from ai_edge_litert.tools import flatbuffer_utils
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metamix_tflite.flatbuffer import (
-    ModelBuilder,
-    Op,
-    Signature,
-    TensorType,
-    pack_int4,
-    unpack_int4,
-)
-from metamix_tflite.read import read_file
-from metamix_tflite.run import Runner
+from metamix_tflite.encoding import Op, TensorType, pack_int4, unpack_int4
+from metamix_tflite.read.files import read_file
+from metamix_tflite.run.runner import Runner
+from metamix_tflite.write.flatbuffer import ModelBuilder, Signature
 
 integers = st.lists(st.integers(-8, 7), max_size=40)
 

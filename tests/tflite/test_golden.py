@@ -11,9 +11,9 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from metamix_tflite.golden_inputs import dequantized, golden_codes
-from metamix_tflite.golden_replay import golden_of
-from metamix_tflite.read import only_signature, read_file, read_signatures
+from metamix_tflite.read.files import only_signature, read_file, read_signatures
+from metamix_tflite.read.golden_inputs import dequantized, golden_codes
+from metamix_tflite.verification.replay import golden_of
 
 SHAPES = [(5,), (7, 3), (1, 1, 1), (9, 21, 2), (300, 17, 1), (3, 5, 4, 2)]
 

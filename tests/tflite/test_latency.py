@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import metamix_tflite as mt
-from metamix_tflite.latency import benchmark_all
+from metamix_tflite.run.latency import benchmark_all
 
 
 def test_report(resnet):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.flatbuffer import Fused, Op, TensorType
+from metamix_tflite.encoding import Fused, Op, TensorType
 
 f32 = np.float32
 

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_metamix.graph.operators.lookup import IntegerTable
 from keras_metamix.layers.batch_norm import AFFINE_INTEGER
 from keras_metamix.layers.grid import Grid
-from metamix_tflite.flatbuffer import Fused, Op, TensorType
+from metamix_tflite.encoding import Fused, Op, TensorType
 
 f32 = np.float32
 CODES = np.arange(-128, 128)

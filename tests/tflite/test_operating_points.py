@@ -12,8 +12,8 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.layers.parts import batch_norms
-from metamix_tflite.latency import benchmark_all
-from metamix_tflite.metadata import METADATA_NAME, decode, encode
+from metamix_tflite.read.metadata import METADATA_NAME, decode, encode
+from metamix_tflite.run.latency import benchmark_all
 
 PAIRS = kmm.SearchSpace((4, 3, 2), (4, 3, 2))
 SAME = kmm.SearchSpace((4, 3, 2), "same")

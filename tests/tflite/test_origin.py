@@ -7,8 +7,8 @@ import pytest
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from metamix_tflite.file_hash import HASH_NAME, PLACEHOLDER
-from metamix_tflite.read import hashed, require_unchanged
+from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
+from metamix_tflite.read.files import hashed, require_unchanged
 
 RUN = {"title": "quickstart – 4 bits", "accuracy": 0.875, "epochs": [1, 2], "notes": {"a": None}}
 

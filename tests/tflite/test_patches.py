@@ -7,9 +7,9 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.cost.containers import mac_form
-from metamix_tflite.operator_files import operator_files
-from metamix_tflite.run import Runner
+from metamix_tflite.containers import mac_form
+from metamix_tflite.run.runner import Runner
+from metamix_tflite.write.operator_files import operator_files
 
 # Kernel, strides, dilation, padding, input (height, width, channels); 8,192 weights or more.
 GEOMETRIES = [

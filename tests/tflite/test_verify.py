@@ -10,9 +10,9 @@ from ai_edge_litert import schema_py_generated as schema
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.zoo.small import small_cnn
-from metamix_tflite.flatbuffer import unpack_int4
-from metamix_tflite.golden_inputs import GENERATOR
-from metamix_tflite.metadata import METADATA_NAME, decode, encode
+from metamix_tflite.encoding import unpack_int4
+from metamix_tflite.read.golden_inputs import GENERATOR
+from metamix_tflite.read.metadata import METADATA_NAME, decode, encode
 
 Fused = schema.ActivationFunctionType
 # Of the fixture's model: a 3x3 convolution with 3-bit weights, in INT8, and 8-bit input.

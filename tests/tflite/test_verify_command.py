@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import metamix_tflite as mt
-from metamix_tflite import run, verify_command, verify_main
+from metamix_tflite.run import runner
+from metamix_tflite.verification import main
+from metamix_tflite.verification.command import runtime_versions
 
 SOURCES = Path(mt.__file__).parent.parent
 
@@ -24,7 +26,7 @@ def command(monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["metamix-verify", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            verify_main.run()
+            main.run()
         out, err = capsys.readouterr()
         if isinstance(stopped.value.code, str):  # what Python prints to stderr, with status 1
             return 1, out, err + stopped.value.code
@@ -109,15 +111,15 @@ def test_a_runtime_that_rounds_otherwise_is_told(saved, command, monkeypatch):
 
 def refuse(monkeypatch, kernel_sets):
     """Makes LiteRT one whose kernel sets lack an operator, as 1.4's reference kernels do."""
-    interpreter = run.Interpreter
-    lacking = {run.KERNELS[name] for name in kernel_sets}
+    interpreter = runner.Interpreter
+    lacking = {runner.KERNELS[name] for name in kernel_sets}
 
     def make(**settings):
         if settings["experimental_op_resolver_type"] in lacking:
             raise ValueError("Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'.")
         return interpreter(**settings)
 
-    monkeypatch.setattr(run, "Interpreter", make)
+    monkeypatch.setattr(runner, "Interpreter", make)
 
 
 REFUSED = "Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'."
@@ -145,17 +147,17 @@ def test_a_kernel_set_that_refuses_does_not_end_it(
 
 
 def test_a_runtime_that_refuses_the_file_is_one_line(saved, command, monkeypatch):
-    refuse(monkeypatch, run.KERNELS)
+    refuse(monkeypatch, runner.KERNELS)
     status, out, err = command(saved)
     assert (status, out, err.count("\n")) == (1, "", 0)
-    version = verify_command.runtime_versions()["ai-edge-litert"]
+    version = runtime_versions()["ai-edge-litert"]
     assert err == f"metamix-verify: {saved}: ai-edge-litert {version} does not run it: {REFUSED}"
 
 
 def test_a_partition_that_is_missing_is_told(saved, command, monkeypatch):
     # As LiteRT 1.2's XNNPACK, which leaves INT4 FULLY_CONNECTED to the builtin kernels.
-    builtin = run.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    monkeypatch.setitem(run.KERNELS, "xnnpack", builtin)
+    builtin = runner.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    monkeypatch.setitem(runner.KERNELS, "xnnpack", builtin)
     status, out, _ = command(saved, "--kernels=xnnpack")
     assert status == 1
     assert out.splitlines()[-1].endswith("runs a part of it; a newer one may run all")
@@ -225,7 +227,7 @@ def test_a_missing_file_is_one_line(command):
 
 def test_golden_outputs_of_another_graph_are_refused(saved, remake, command):
     # Of an honest file only its declaration changed, and the hash with it.
-    from metamix_tflite.metadata import METADATA_NAME, decode, encode
+    from metamix_tflite.read.metadata import METADATA_NAME, decode, encode
 
     def edit(model, change):
         (entry,) = [m for m in model.metadata if m.name == METADATA_NAME.encode()]
@@ -284,8 +286,8 @@ ALONE = """
                 raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 
     sys.meta_path.insert(0, Refuse())
-    from metamix_tflite import verify_main
-    verify_main.run()
+    from metamix_tflite.verification import main
+    main.run()
 """
 
 
@@ -316,7 +318,7 @@ def test_a_litert_that_is_too_old_is_one_line(version, saved, command, monkeypat
 @pytest.mark.parametrize("version", ["1.1.1", "2.0.2a1", "2.4.0.dev20261026"])
 def test_a_litert_that_is_new_enough(version, monkeypatch):
     monkeypatch.setattr(ai_edge_litert, "__version__", version)
-    verify_main.require_litert()
+    main.require_litert()
 
 
 def test_no_other_library_is_imported(saved):
@@ -341,7 +343,7 @@ def test_litert_and_numpy_alone_are_enough(saved, tmp_path):
     if installed.returncode:
         pytest.skip(f"pip cannot install ai-edge-litert here: {installed.stderr.strip()[-300:]}")
     result = subprocess.run(
-        [python, "-m", "metamix_tflite.verify_main", saved],
+        [python, "-m", "metamix_tflite.verification.main", saved],
         capture_output=True,
         text=True,
         cwd=tmp_path,

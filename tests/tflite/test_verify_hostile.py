@@ -10,9 +10,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 import metamix_tflite as mt
-from metamix_tflite.flatbuffer import FILE_IDENTIFIER
-from metamix_tflite.metadata import METADATA_NAME, decode, encode
-from metamix_tflite.read import hashed
+from metamix_tflite.encoding import FILE_IDENTIFIER
+from metamix_tflite.read.files import hashed
+from metamix_tflite.read.metadata import METADATA_NAME, decode, encode
 
 # Of the fixture's model: a 3x3 convolution whose 4-bit result "block1_conv2" reads.
 LAYER = "block1_conv1"

@@ -10,27 +10,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metamix_tflite.comparison import ParityReport, parity
     from metamix_tflite.file_graph import VerificationError
-    from metamix_tflite.golden_replay import ReplayReport, replay
-    from metamix_tflite.latency import BenchmarkReport, benchmark
-    from metamix_tflite.operating_points import OperatingPointRunner
-    from metamix_tflite.run import Runner
-    from metamix_tflite.verification import verify
-    from metamix_tflite.writer import convert
+    from metamix_tflite.run.latency import BenchmarkReport, benchmark
+    from metamix_tflite.run.operating_points import OperatingPointRunner
+    from metamix_tflite.run.runner import Runner
+    from metamix_tflite.verification.parity import ParityReport, parity
+    from metamix_tflite.verification.replay import ReplayReport, replay
+    from metamix_tflite.verification.verify import verify
+    from metamix_tflite.write.convert import convert
 
 _MODULES = {
-    "BenchmarkReport": "latency",
-    "OperatingPointRunner": "operating_points",
-    "ParityReport": "comparison",
-    "ReplayReport": "golden_replay",
-    "Runner": "run",
+    "BenchmarkReport": "run.latency",
+    "OperatingPointRunner": "run.operating_points",
+    "ParityReport": "verification.parity",
+    "ReplayReport": "verification.replay",
+    "Runner": "run.runner",
     "VerificationError": "file_graph",
-    "benchmark": "latency",
-    "convert": "writer",
-    "parity": "comparison",
-    "replay": "golden_replay",
-    "verify": "verification",
+    "benchmark": "run.latency",
+    "convert": "write.convert",
+    "parity": "verification.parity",
+    "replay": "verification.replay",
+    "verify": "verification.verify",
 }
 
 __all__ = [

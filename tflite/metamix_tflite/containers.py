@@ -1,13 +1,35 @@
-"""Weight containers, and what `verify` holds each operator of a file to, without Keras.
+"""How a file holds a layer's weights, and which operator computes it: decided here alone.
 
-`keras_metamix.cost.containers` decides which operator and type a layer takes.
+`convert` writes it, `verify` holds a file to it, `explain` says it, and the prices of `Size` count
+it. This module imports nothing, so that all of them can ask it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
+
 CONTAINERS = ("fast", "smallest", "edgetpu")
 INT4_BITS = 4
+# Fewer weights than these save less by INT4 than the operators of their patches take in a file.
+LEAST_FOR_PATCHES = 8192
 PATCHES = "/patches"  # behind a layer's name: where the names of its patches' tensors begin
+
+
+@dataclasses.dataclass(frozen=True)
+class MacForm:
+    """A MAC layer in a file.
+
+    Attributes:
+      operator: LiteRT's.
+      container: type that holds the weights, "INT4" or "INT8".
+      patches: whether the operator reads patches of the layer's input, which others lay out.
+    """
+
+    operator: str
+    container: str
+    patches: bool = False
 
 
 def check_container(container: str) -> None:
@@ -26,10 +48,10 @@ def takes_fully_connected(container: str) -> bool:
 
 
 def weight_type(container: str, matrix: bool, weight_bits: int, taps: int) -> str:
-    """ "INT4" or "INT8".
+    """The type of an operator's weights, "INT4" or "INT8".
 
     "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED (`matrix`) with an even number of weights
-    to an output (two share a byte). "smallest" takes it wherever the weights fit, "edgetpu"
+    to an output, `taps` (two share a byte). "smallest" takes it wherever the weights fit, "edgetpu"
     nowhere.
     """
     if weight_bits > INT4_BITS or container == "edgetpu":
@@ -37,3 +59,41 @@ def weight_type(container: str, matrix: bool, weight_bits: int, taps: int) -> st
     if container == "smallest":
         return "INT4"
     return "INT4" if matrix and taps % 2 == 0 else "INT8"
+
+
+def mac_form(
+    kind: str,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    channels: int,
+    weight_bits: int,
+    weight_container: str = "fast",
+) -> MacForm:
+    """What a container's files have for a MAC layer.
+
+    Args:
+      kind: "conv", "depthwise" or "dense".
+      kernel_shape: as Keras has it.
+      strides: of a convolution.
+      channels: of the layer's input.
+      weight_bits: of the layer.
+      weight_container: "fast", "smallest" or "edgetpu".
+    """
+    taps = math.prod(kernel_shape[:-1])
+    as_matrix, as_convolution = (
+        weight_type(weight_container, matrix, weight_bits, taps) for matrix in (True, False)
+    )
+    if kind == "depthwise":
+        return MacForm("DEPTHWISE_CONV_2D", as_convolution)
+    if kind == "dense":
+        matrix = takes_fully_connected(weight_container)
+        return MacForm("FULLY_CONNECTED" if matrix else "CONV_2D", as_matrix)
+    grouped = kernel_shape[-2] != channels
+    pointwise = tuple(kernel_shape[:2]) == tuple(strides) == (1, 1)
+    gains = as_matrix == "INT4"
+    if not grouped and pointwise:
+        return MacForm("FULLY_CONNECTED" if gains else "CONV_2D", as_matrix)
+    large = math.prod(kernel_shape) >= LEAST_FOR_PATCHES
+    if weight_container == "fast" and gains and large and not grouped:
+        return MacForm("FULLY_CONNECTED", "INT4", patches=True)
+    return MacForm("CONV_2D", as_convolution)

@@ -1,19 +1,24 @@
-"""The families of operators, a file each: how to add one is in CONTRIBUTING.md."""
+"""The families of operators, a file each: one that lies in this folder is registered.
 
-from keras_metamix.graph.operators.add import Add
-from keras_metamix.graph.operators.average_pool import AveragePool
+How to add one is in CONTRIBUTING.md; `metamix_tflite/operators/` has the file of the same name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
 from keras_metamix.graph.operators.base import Operator
-from keras_metamix.graph.operators.concatenate import Concatenate
-from keras_metamix.graph.operators.lookup import Sigmoid, Tanh
-from keras_metamix.graph.operators.mean import Mean
-from keras_metamix.graph.operators.multiply import Multiply
 
-OPERATORS: tuple[Operator, ...] = (
-    Add(),
-    AveragePool(),
-    Concatenate(),
-    Mean(),
-    Multiply(),
-    Sigmoid(),
-    Tanh(),
-)
+
+def _operators() -> Iterator[Operator]:
+    for found in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        for cls in vars(module).values():
+            own = isinstance(cls, type) and cls.__module__ == module.__name__
+            if own and issubclass(cls, Operator) and cls is not Operator:
+                yield cls()
+
+
+OPERATORS: tuple[Operator, ...] = tuple(_operators())

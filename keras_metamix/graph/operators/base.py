@@ -15,7 +15,8 @@ class Operator:
     """A family of operations that begin a group of their own, and its integers.
 
     A family is one file here: how its operations are recognised, what is known of their result,
-    and the integer layer that computes it. `metamix_tflite` writes that layer by its class.
+    and the integer layer that computes it. `metamix_tflite/operators` has a file of the same name,
+    which writes that layer.
 
     Attributes:
       title: in messages.

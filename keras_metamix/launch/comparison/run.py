@@ -24,16 +24,16 @@ from keras_metamix.launch.datasets import Data, load_data
 from keras_metamix.launch.export import load_float_model, load_model
 from keras_metamix.launch.messages import check_output, command_line
 from keras_metamix.launch.results import run_facts
-from keras_metamix.report.comparison import (
+from keras_metamix.report.side_by_side import (
     BASELINE,
     comparison_figure,
     comparison_markdown,
     comparison_table,
 )
 from metamix_tflite import convert, parity
-from metamix_tflite.latency import BenchmarkReport, benchmark_all
-from metamix_tflite.read import read_file
-from metamix_tflite.run import Runner, require_count
+from metamix_tflite.read.files import read_file
+from metamix_tflite.run.latency import BenchmarkReport, benchmark_all
+from metamix_tflite.run.runner import Runner, require_count
 
 OURS: dict[str, Literal["fast", "smallest"]] = {
     "ours, fast": "fast",

@@ -10,7 +10,7 @@ from metamix_tflite.devices import edgetpu
 from metamix_tflite.devices.edgetpu_compiler import CompilationError, compile_file, read_log
 from metamix_tflite.devices.edgetpu_operators import refusal
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
 
 LOG = """Edge TPU Compiler version 16.0.384591198
 Started a compilation timeout timer of 180 seconds.

@@ -93,7 +93,7 @@ def test_strided_pointwise_convolutions(swiftshader):
 def test_integer_ends_a_point_and_a_stranger_s_file(resnet):
     import tensorflow as tf
 
-    from metamix_tflite.read import only_signature
+    from metamix_tflite.read.files import only_signature
 
     model, _, _, bits = resnet
     float_network = keras.Sequential([keras.Input((4, 4, 2)), layers.Conv2D(3, 3)])

@@ -12,7 +12,7 @@ import metamix_tflite as mt
 from keras_metamix.zoo.small import small_mobilenet
 from metamix_tflite import devices
 from metamix_tflite.devices import micro
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("tflite_micro") is None,

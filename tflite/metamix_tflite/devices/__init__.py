@@ -2,7 +2,7 @@
 
 A device's module has a frozen dataclass `Options`, whose fields are the launcher's flags of the
 same names, and a function `measure(files, options) -> DeviceReport`. It imports neither TensorFlow
-nor Keras. The machine that this runs on, "local", is `metamix_tflite.latency`.
+nor Keras. The machine that this runs on, "local", is `metamix_tflite.run.latency`.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from metamix_tflite.devices.edgetpu_compiler import (
     compile_file,
 )
 from metamix_tflite.devices.edgetpu_operators import refusal
-from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
+from metamix_tflite.run.latency import random_inputs
 
 RUNTIME = "libedgetpu.so.1"
 _ALL = "all"

@@ -18,9 +18,9 @@ from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 from ai_edge_litert.options import GpuOptions, Options
 
 from metamix_tflite.file_graph import VerificationError
-from metamix_tflite.golden_replay import Golden, compare, golden_of
-from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_file
+from metamix_tflite.read.files import read_file
+from metamix_tflite.run.latency import random_inputs
+from metamix_tflite.verification.replay import Golden, compare, golden_of
 
 
 class GpuRunner:

@@ -20,9 +20,9 @@ import numpy as np
 from metamix_tflite.devices import Cell, DeviceReport, DeviceUnavailable, require_at_least
 from metamix_tflite.devices.processes import ending, run_program
 from metamix_tflite.file_graph import FileGraph
-from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_file
-from metamix_tflite.run import Runner
+from metamix_tflite.read.files import read_file
+from metamix_tflite.run.latency import random_inputs
+from metamix_tflite.run.runner import Runner
 
 _PROCESS = Path(__file__).with_name("micro_process.py")
 _ARENA = re.compile(r"Arena allocation (total|head) (\d+) bytes")

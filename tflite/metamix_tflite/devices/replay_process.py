@@ -11,7 +11,7 @@ import platform
 import sys
 from pathlib import Path
 
-from metamix_tflite.golden_replay import replay
+from metamix_tflite.verification.replay import replay
 
 
 def main(arguments: list[str]) -> None:

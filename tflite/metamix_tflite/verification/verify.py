@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol, overload
 
 import numpy as np
 
-from metamix_tflite.containers import takes_fully_connected, weight_type
 from metamix_tflite.file_graph import (
     FileGraph,
     FileOperator,
-    FileTensor,
     VerificationError,
     named_signature,
 )
-from metamix_tflite.levels import LevelRange, level_ranges
-from metamix_tflite.metadata import checksum
-from metamix_tflite.read import read_signatures, require_unchanged
-
-_CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
-_WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}
-# Numbers of inputs of each operator that `convert` writes.
-_INPUTS: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(_CHANNEL_AXIS, (3,)),
-    "STRIDED_SLICE": (4,),
-    **dict.fromkeys(("ADD", "MUL", "MEAN", "PAD", "RESHAPE"), (2,)),
-    **dict.fromkeys(("MAX_POOL_2D", "QUANTIZE", "DEQUANTIZE", "LOGISTIC", "TANH"), (1,)),
-    "CONCATENATION": (1, 2, 3, 4, 5),
-}
+from metamix_tflite.operators import FAMILY, LITERT
+from metamix_tflite.operators.base import Call, LevelRange
+from metamix_tflite.operators.mac import Mac
+from metamix_tflite.read.files import read_signatures, require_unchanged
+from metamix_tflite.verification.levels import level_ranges
 
 __all__ = ["VerificationError", "verify"]
 
@@ -112,7 +100,8 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     ranges = level_ranges(graph)
     names, layers, bops = set(), set(), 0
     for operator in graph.operators:
-        if operator.op not in _CHANNEL_AXIS:
+        family, call = FAMILY[operator.op], Call(graph, operator)
+        if not isinstance(family, Mac):
             continue
         name = _name(graph, operator)
         names.add(name)
@@ -124,10 +113,10 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
             _check_bits(layer, entry, found, bits)
         if layer and not found.holds(entry["activation_bits"]):
             _fail(layer, "activation bits", entry["activation_bits"], found)
-        _check_mac(name, graph, operator, declared)
+        family.check_declared(call, entry, declared["weight_container"])
         if layer:  # constants have no bit-width
             layers.add(layer)
-            bops += _macs(graph, operator) * (found.bits or 0) * entry["weight_bits"]
+            bops += family.macs(call) * (found.bits or 0) * entry["weight_bits"]
     missing = set(declared["layers"]) - names
     if bits is not None:
         missing |= set(bits.weight_bits) - layers
@@ -135,13 +124,6 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
         raise VerificationError(f"Layers {sorted(missing)} are declared and not in the file.")
     if declared["bops"] != bops:
         raise VerificationError(f"BOPs: declared {declared['bops']}, found {bops}.")
-
-
-def _macs(graph: FileGraph, operator: FileOperator) -> int:
-    """Multiply-accumulates: each output value takes as many as its channel has weights."""
-    weights, output = graph.tensors[operator.inputs[1]], graph.tensors[operator.outputs[0]]
-    channels = weights.shape[_CHANNEL_AXIS[operator.op]]
-    return math.prod(output.shape) * math.prod(weights.shape) // channels
 
 
 def _name(graph: FileGraph, operator: FileOperator) -> str:
@@ -163,29 +145,16 @@ def _check_operators(graph: FileGraph) -> None:
         for index in (*operator.inputs, *operator.outputs):
             if graph.tensors[index].type not in ("INT8", "INT4", "INT32") and index not in ends:
                 _fail(name, "arithmetic", "integers", f"{operator.op} in float")
-        if operator.op not in _INPUTS:
-            _fail(name, "operator", f"one of {[*_INPUTS]}", operator.op)
-        counts = len(operator.inputs), len(operator.outputs)
-        if counts[0] not in _INPUTS[operator.op] or counts[1] != 1:
-            _fail(name, f"{operator.op}'s inputs and outputs", (_INPUTS[operator.op], 1), counts)
-        if operator.op == "QUANTIZE":
-            _check_quantize(graph, operator)
+        if operator.op not in LITERT:
+            _fail(name, "operator", f"one of {[*LITERT]}", operator.op)
+        inputs, counts = LITERT[operator.op].inputs, (len(operator.inputs), len(operator.outputs))
+        if counts[0] not in inputs or counts[1] != 1:
+            _fail(name, f"{operator.op}'s inputs and outputs", (inputs, 1), counts)
+        FAMILY[operator.op].check(Call(graph, operator))
         held = {i for i in operator.inputs if graph.tensors[i].data is not None}
         if held & constants:
             _fail(name, "constants", "its own", "another operator's")
         constants |= held
-
-
-def _check_quantize(graph: FileGraph, operator: FileOperator) -> None:
-    """An input of bytes holds the levels of the INT8 tensor behind it, 128 above its codes."""
-    source, target = (graph.tensors[t[0]] for t in (operator.inputs, operator.outputs))
-    if source.type not in ("FLOAT32", "UINT8"):
-        _fail(target.name, "type of its input", "FLOAT32 or UINT8", source.type)
-    if source.type == "UINT8":
-        expected = target.scales.tolist(), (target.zero_points + 128).tolist()
-        found = source.scales.tolist(), source.zero_points.tolist()
-        if found != expected:
-            _fail(target.name, "scale and zero-point of its input", expected, found)
 
 
 def _check_tensors(graph: FileGraph, declared: dict[str, Any]) -> None:
@@ -215,53 +184,3 @@ def _check_bits(name: str, entry: dict[str, Any], found: LevelRange, bits: Any) 
         _fail(name, "weight bits", bits.weight_bits[name], entry["weight_bits"])
     if not found.holds(bits.activation_bits[name]):
         _fail(name, "activation bits", bits.activation_bits[name], found)
-
-
-def _check_mac(
-    name: str, graph: FileGraph, operator: FileOperator, declared: dict[str, Any]
-) -> None:
-    entry = declared["layers"][name]
-    source, weights, bias = (graph.tensors[i] for i in operator.inputs)
-    _check_weights(name, operator.op, weights, entry, declared["weight_container"])
-    if bias.type != "INT32" or bias.data is None or bias.shape != weights.scales.shape:
-        _fail(name, "bias", f"{weights.scales.size} INT32", f"{bias.shape} {bias.type}")
-    elif checksum(bias.data) != entry["bias"]:
-        _fail(name, "bias", f"checksum {entry['bias']}", "other integers")
-    if not np.array_equal(bias.scales, source.scales * weights.scales):
-        _fail(name, "bias scale", "input scale x weight scales", bias.scales[:3])
-    if np.any(bias.zero_points != 0):
-        _fail(name, "bias zero-points", 0, bias.zero_points[:3])
-
-
-def _check_weights(
-    name: str, op: str, weights: FileTensor, entry: dict[str, Any], container: str
-) -> None:
-    weight_bits, axis = entry["weight_bits"], _CHANNEL_AXIS[op]
-    if weights.type != entry["container"]:
-        _fail(name, "container", entry["container"], weights.type)
-    if weights.data is None:
-        _fail(name, "weights", "a constant", "none")
-        return
-    if not 2 <= weight_bits <= 8:
-        _fail(name, "weight bits", weight_bits, "no such bit-width")
-    high = 2 ** (weight_bits - 1) - 1
-    largest = int(np.abs(weights.data.astype(np.int32)).max(initial=0))
-    if largest > high:
-        _fail(name, "weight range", f"+-{high} ({weight_bits} bits)", largest)
-    if checksum(weights.data) != entry["weights"]:
-        _fail(name, "weights", f"checksum {entry['weights']}", "other integers")
-    if len(weights.shape) != _WEIGHT_RANK[op]:
-        _fail(name, "weight shape", f"{_WEIGHT_RANK[op]} dimensions", weights.shape)
-    channels = (axis, weights.shape[axis])
-    if (weights.quantized_dimension, weights.scales.size) != channels:
-        found = (weights.quantized_dimension, weights.scales.size)
-        _fail(name, "axis and number of weight scales", channels, found)
-    if np.any(weights.zero_points != 0):
-        _fail(name, "weight zero-points", 0, weights.zero_points[:3])
-    if checksum(weights.scales) != entry["weight_scales"]:
-        _fail(name, "weight scales", f"checksum {entry['weight_scales']}", weights.scales[:3])
-    if op == "FULLY_CONNECTED" and not takes_fully_connected(container):
-        _fail(name, f"operator of {container!r}", "CONV_2D", op)
-    rule = weight_type(container, op == "FULLY_CONNECTED", weight_bits, weights.shape[-1])
-    if weights.type != rule:
-        _fail(name, f"container of {container!r}", rule, weights.type)

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from keras_metamix.report.comparison import (
+from keras_metamix.report.side_by_side import (
     comparison_cells,
     comparison_figure,
     comparison_markdown,

@@ -1,4 +1,4 @@
-"""The entry point of `metamix-verify`, which `verify_command` describes."""
+"""The entry point of `metamix-verify`, which `command` describes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def run() -> None:
     """Ends the process; what is wrong, with the environment too, is told in one line."""
     try:
         require_litert()
-        from metamix_tflite import verify_command
+        from metamix_tflite.verification import command
     except ImportError as error:
         least = ".".join(map(str, LEAST))
         _end(f"expected ai-edge-litert {least} or newer and a NumPy that it runs with: {error}")
     try:
-        sys.exit(verify_command.main(verify_command.parse_flags(sys.argv[1:])))
+        sys.exit(command.main(command.parse_flags(sys.argv[1:])))
     except (OSError, TypeError, ValueError) as error:
         _end(str(error))
 

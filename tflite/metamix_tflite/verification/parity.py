@@ -16,8 +16,8 @@ from keras_metamix.graph.ends import named_inputs, named_outputs
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.network_model import require_quantized_model
 from metamix_tflite.file_graph import FileGraph
-from metamix_tflite.read import read_ends, read_file, read_signatures
-from metamix_tflite.run import Runner
+from metamix_tflite.read.files import read_ends, read_file, read_signatures
+from metamix_tflite.run.runner import Runner
 
 _BATCH = 50
 

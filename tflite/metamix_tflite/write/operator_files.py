@@ -14,14 +14,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.containers import PATCHES
-from metamix_tflite.flatbuffer import (
-    ModelBuilder,
-    Op,
-    Signature,
-    TensorType,
-    pack_model,
-)
-from metamix_tflite.read import read_file
+from metamix_tflite.encoding import Op, TensorType
+from metamix_tflite.operators import LITERT
+from metamix_tflite.read.files import read_file
+from metamix_tflite.write.flatbuffer import ModelBuilder, Signature, pack_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +73,6 @@ def empty_file() -> bytes:
     return file.finish()
 
 
-_GEOMETRY = ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor")
-_GEOMETRY += ("filterHeight", "filterWidth", "depthMultiplier", "axis", "keepDims")
 _NAMES = {
     enum: {value: name for name, value in vars(enum).items() if isinstance(value, int)}
     for enum in (schema.BuiltinOperator, schema.TensorType)
@@ -97,7 +91,7 @@ def _kernel(model: Any, tensors: Sequence[Any], operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     name = _NAMES[schema.BuiltinOperator][max(code.builtinCode, code.deprecatedBuiltinCode)]
     found = vars(operator.builtinOptions) if operator.builtinOptions is not None else {}
-    options = "".join(f", {key} {found[key]}" for key in _GEOMETRY if key in found)
+    options = "".join(f", {key} {found[key]}" for key in LITERT[name].geometry)
     read = ", ".join(described(i) for i in operator.inputs)
     return f"{name} {read} -> {described(operator.outputs[0])}{options}"
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_metamix.graph.topology import Topology
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import Dequantize, QuantizeInput
-from metamix_tflite.golden_inputs import GENERATOR, as_bytes, dequantized, golden_codes
+from metamix_tflite.read.golden_inputs import GENERATOR, as_bytes, dequantized, golden_codes
 
 _LARGEST_OUTPUT = 4096  # values of one input that are kept; of more every second, third, ...
 

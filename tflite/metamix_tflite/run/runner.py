@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from metamix_tflite.read import only_signature, read_ends
+from metamix_tflite.read.files import only_signature, read_ends
 
 # XNNPACK with the builtin kernels for what it does not take; these alone; the plain reference ones.
 KERNELS = {

@@ -8,11 +8,9 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from metamix_tflite.containers import check_container
-from metamix_tflite.ends import check_structure, leaves
-from metamix_tflite.golden_inputs import GENERATOR
+from metamix_tflite.read.ends import check_structure, leaves
+from metamix_tflite.read.golden_inputs import GENERATOR
 
 METADATA_NAME = "keras_metamix"
 FORMAT, POINTS_FORMAT = 3, 4  # of one network, and of several by their signatures' names
@@ -30,11 +28,6 @@ _FIELDS = {
     },
     "tensors": {"scale": float, "zero_point": int, "activation": str},
 }
-
-
-def checksum(array: np.ndarray) -> int:
-    """CRC-32 of an array's bytes."""
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
 def encode(declared: dict[str, Any]) -> bytes:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from metamix_tflite.file_graph import FileGraph, VerificationError, named_signature
-from metamix_tflite.golden_inputs import as_bytes, dequantized, golden_codes
-from metamix_tflite.read import read_signatures
-from metamix_tflite.run import Runner
+from metamix_tflite.read.files import read_signatures
+from metamix_tflite.read.golden_inputs import as_bytes, dequantized, golden_codes
+from metamix_tflite.run.runner import Runner
 
 # From arrays of one image, one for each input, to an array for each output.
 Invoke = Callable[..., list[np.ndarray]]

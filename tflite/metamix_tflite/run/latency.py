@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from metamix_tflite.run import Runner, require_count
+from metamix_tflite.run.runner import Runner, require_count
 
 DEVICES = ("local",)
 _Name = TypeVar("_Name", bound=Hashable)
@@ -66,7 +66,7 @@ def benchmark(
       device, threads: where.
       runs, warmup: inferences that are timed, and that are not.
       signature: which of the file's, where there are several.
-      kernels: LiteRT's kernel set, see `metamix_tflite.run.KERNELS`.
+      kernels: LiteRT's kernel set, see `metamix_tflite.run.runner.KERNELS`.
 
     Raises:
       ValueError: an unknown device, signature or kernel set, or counts below 1.

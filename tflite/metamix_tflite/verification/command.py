@@ -23,10 +23,10 @@ import ai_edge_litert
 import numpy as np
 
 from metamix_tflite.file_graph import FileGraph, named_signature
-from metamix_tflite.golden_replay import ReplayReport, golden_of, replay
-from metamix_tflite.read import read_signatures
-from metamix_tflite.run import KERNELS, check_kernels
-from metamix_tflite.verification import verify
+from metamix_tflite.read.files import read_signatures
+from metamix_tflite.run.runner import KERNELS, check_kernels
+from metamix_tflite.verification.replay import ReplayReport, golden_of, replay
+from metamix_tflite.verification.verify import verify
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:

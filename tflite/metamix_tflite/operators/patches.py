@@ -8,11 +8,12 @@ for each row. A stride of s is a RESHAPE, which puts s columns (rows) side by si
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-from keras_metamix.layers import integer
 from metamix_tflite.containers import PATCHES
-from metamix_tflite.emission import FileTensor, SignatureWriter
-from metamix_tflite.moves import joined, padded, reshaped, sliced
+from metamix_tflite.operators.base import Signature, WrittenTensor
+from metamix_tflite.operators.concatenate import joined
+from metamix_tflite.operators.moves import padded, reshaped, sliced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +44,18 @@ class _Axis:
 
 
 def patches(
-    file: SignatureWriter,
+    file: Signature,
     name: str,
-    source: FileTensor,
-    layer: integer.IntegerMac,
+    source: WrittenTensor,
+    layer: Any,
     result: tuple[int, ...],
-) -> FileTensor:
+) -> WrittenTensor:
     """What each output pixel reads, shape (1, height, width, taps x channels).
 
     Args:
       file, name: the names of all tensors begin with "NAME/patches".
       source: shape (1, height, width, channels).
-      layer: the convolution, of one group.
+      layer: the convolution, an IntegerMac of one group.
       result: shape of its output.
     """
     name += PATCHES
@@ -84,9 +85,7 @@ def patches(
     return joined(file, f"{name}/joined", parts)
 
 
-def _axis(
-    layer: integer.IntegerMac, source: FileTensor, result: tuple[int, ...], axis: int
-) -> _Axis:
+def _axis(layer: Any, source: WrittenTensor, result: tuple[int, ...], axis: int) -> _Axis:
     size, count = source.shape[1 + axis], result[1 + axis]
     taps, stride = layer.kernel_shape[axis], layer.strides[axis]
     dilation = layer.dilation_rate[axis]

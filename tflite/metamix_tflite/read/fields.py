@@ -9,22 +9,14 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.ends import Ends, check_structure, default_structure
+from metamix_tflite.encoding import DEFAULT_SIGNATURE, unpack_int4
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
-from metamix_tflite.file_hash import HASH_NAME, HASH_SIZE
-from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, unpack_int4
-from metamix_tflite.metadata import METADATA_NAME, decode, of_signatures
+from metamix_tflite.operators import LITERT
+from metamix_tflite.read.ends import Ends, check_structure, default_structure
+from metamix_tflite.read.file_hash import HASH_NAME, HASH_SIZE
+from metamix_tflite.read.metadata import METADATA_NAME, decode, of_signatures
 
 _NUMPY = {"FLOAT32": np.float32, "INT32": np.int32, "INT8": np.int8, "INT64": np.int64}
-# The options that hold an operator's fused activation. LiteRT ignores options of another type.
-_FUSED_OPTIONS = {
-    "CONV_2D": schema.Conv2DOptions,
-    "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptions,
-    "FULLY_CONNECTED": schema.FullyConnectedOptions,
-    "ADD": schema.AddOptions,
-    "MUL": schema.MulOptions,
-    "MAX_POOL_2D": schema.Pool2DOptions,
-}
 _SUBGRAPHS, _SIGNATURES = 8, 18  # of Model's vectors, in its table by the schema
 _DATA = 4  # of Buffer's
 _LARGEST_RANK = 8
@@ -239,8 +231,8 @@ class FileReader:
             raise ValueError(f"an operator has code number {operator.OpcodeIndex()}")
         op = codes[operator.OpcodeIndex()]
         activation = 0
-        if op in _FUSED_OPTIONS:
-            options = _FUSED_OPTIONS[op]()
+        if op in LITERT and LITERT[op].fused is not None:
+            options = LITERT[op].fused()  # LiteRT ignores options of another type
             expected = getattr(schema.BuiltinOptions, type(options).__name__)
             table = operator.BuiltinOptions()
             if operator.BuiltinOptionsType() != expected or table is None:

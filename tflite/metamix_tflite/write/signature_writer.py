@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import keras
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from keras import tree
 
 from keras_metamix.graph.ends import named_inputs
 from keras_metamix.graph.topology import Node, Topology
-from keras_metamix.layers.grid import Grid
+from keras_metamix.layers.grid import Grid, clip_level
 from keras_metamix.layers.integer import Dequantize
-from metamix_tflite.flatbuffer import ModelBuilder, Signature, TensorType
-
-PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
-
-
-@dataclasses.dataclass(frozen=True)
-class FileTensor:
-    """A tensor of the file, by index; `grid` is None for one of floats."""
-
-    index: int
-    shape: tuple[int, ...]
-    grid: Grid | None
+from metamix_tflite.encoding import TensorType
+from metamix_tflite.operators.base import WrittenTensor, batch_one
+from metamix_tflite.write.flatbuffer import ModelBuilder, Signature
 
 
 class SignatureWriter:
@@ -51,7 +40,7 @@ class SignatureWriter:
         self.folded, self.topology = folded, Topology(folded)
         self.container, self.io = container, io
         self.graph = model.subgraph(name)
-        self.values: dict[int, FileTensor] = {}
+        self.values: dict[int, WrittenTensor] = {}
         self.inputs: dict[str, int] = {}
         self.declared: dict[str, Any] = {"bops": 0, "layers": {}, "tensors": {}}
         for tensor in self.topology.inputs:
@@ -59,7 +48,7 @@ class SignatureWriter:
             if io == "float32":
                 index = self._input(tensor, shape)
                 self.inputs[tensor.name] = index
-            self.values[id(tensor)] = FileTensor(index, shape, None)
+            self.values[id(tensor)] = WrittenTensor(index, shape, None)
 
     def finish(self) -> None:
         """Adds the signature to the file, once every node has its operators."""
@@ -83,7 +72,7 @@ class SignatureWriter:
             raise ValueError(f"Output {tensor.name!r} is no layer's dequantized result.")
         return node.operation.output_name
 
-    def read(self, node: Node) -> list[FileTensor]:
+    def read(self, node: Node) -> list[WrittenTensor]:
         """The tensors that a node reads."""
         return [self.values[id(t)] for t in node.inputs]
 
@@ -95,7 +84,7 @@ class SignatureWriter:
 
     def tensor(
         self, name: str, shape: tuple[int, ...], grid: Grid | None, activation: str = "NONE"
-    ) -> FileTensor:
+    ) -> WrittenTensor:
         """An INT8 tensor, declared."""
         if grid is None:
             raise TypeError(f"Layer {name!r}: its output has no integer grid.")
@@ -105,7 +94,31 @@ class SignatureWriter:
             "zero_point": grid.zero_point,
             "activation": activation,
         }
-        return FileTensor(index, shape, grid)
+        return WrittenTensor(index, shape, grid)
+
+    def fused_activation(self, node: Node) -> str:
+        """The activation that, with INT8's saturation, clips as a node's layer does.
+
+        Raises:
+          ValueError: there is none; names the layer.
+        """
+        layer: Any = node.operation
+        grid, ends = layer.output_grid, (layer.low, layer.high)
+        least, most = -128 - grid.zero_point, 127 - grid.zero_point
+        unit = int(np.rint(np.float32(1.0) / np.float32(grid.scale)))
+        ranges = {
+            "NONE": (least, most),
+            "RELU": (max(least, 0), most),
+            "RELU6": (max(least, 0), min(most, clip_level(grid, 6.0))),
+            "RELU_N1_TO_1": (max(least, -unit), min(most, unit)),
+        }
+        for activation, found in ranges.items():
+            if found == ends:
+                return activation
+        raise ValueError(
+            f"Layer {node.name!r}: no LiteRT activation clips to levels [{layer.low}, "
+            f"{layer.high}] at scale {grid.scale} and zero-point {grid.zero_point}."
+        )
 
     def vector(self, name: str, values: list[Any]) -> int:
         """Index of an INT32 constant."""
@@ -119,14 +132,3 @@ def _structure(model: keras.Model) -> Any:
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
         return structure[0]
     return structure
-
-
-def batch_one(tensor: Any) -> tuple[int, ...]:
-    """A tensor's shape with one image.
-
-    Raises:
-      ValueError: another dimension is not known; names the tensor.
-    """
-    if None in tensor.shape[1:]:
-        raise ValueError(f"Tensor {tensor.name!r}: expected a known shape, found {tensor.shape}.")
-    return (1, *tensor.shape[1:])

@@ -12,45 +12,21 @@ import keras
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.checks import found_model
 from keras_metamix.graph.fold_bn import fold_batch_norm
-from keras_metamix.graph.operators.add import IntegerAdd
-from keras_metamix.graph.operators.lookup import IntegerTable
-from keras_metamix.graph.operators.mean import IntegerMean
-from keras_metamix.graph.operators.multiply import IntegerMultiply
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.network_model import require_quantized_model
 from keras_metamix.quantized_model import QuantizedModel
-from metamix_tflite import arithmetic, moves
 from metamix_tflite.containers import check_container
-from metamix_tflite.emission import SignatureWriter
-from metamix_tflite.file_hash import HASH_NAME, PLACEHOLDER
-from metamix_tflite.flatbuffer import DEFAULT_SIGNATURE, ModelBuilder
-from metamix_tflite.golden_outputs import golden_outputs
-from metamix_tflite.metadata import METADATA_NAME, MOST_GOLDEN, encode
-from metamix_tflite.read import hashed
+from metamix_tflite.encoding import DEFAULT_SIGNATURE
+from metamix_tflite.operators import writer_of
+from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
+from metamix_tflite.read.files import hashed
+from metamix_tflite.read.metadata import METADATA_NAME, MOST_GOLDEN, encode
+from metamix_tflite.write.flatbuffer import ModelBuilder
+from metamix_tflite.write.golden_outputs import golden_outputs
+from metamix_tflite.write.signature_writer import SignatureWriter
 
 _VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
-_EMITTERS: dict[type, Callable[[SignatureWriter, Node], None]] = {
-    integer.QuantizeInput: arithmetic.quantize_input,
-    integer.Dequantize: arithmetic.dequantize,
-    integer.IntegerMac: arithmetic.mac,
-    IntegerAdd: arithmetic.add,
-    IntegerMultiply: arithmetic.multiply,
-    integer.Rescale: arithmetic.rescale,
-    IntegerMean: arithmetic.mean,
-    IntegerTable: arithmetic.table,
-    keras.layers.Concatenate: moves.concatenate,
-    keras.layers.MaxPooling2D: moves.max_pool,
-    keras.layers.GlobalMaxPooling2D: moves.global_max_pool,
-    keras.layers.ZeroPadding2D: moves.pad,
-    keras.layers.Cropping2D: moves.crop,
-    keras.layers.Flatten: moves.reshape,
-    keras.layers.Reshape: moves.reshape,
-    keras.layers.Dropout: moves.same,
-    keras.layers.SpatialDropout2D: moves.same,
-    keras.layers.Identity: moves.same,
-    keras.layers.Activation: moves.same,  # linear: the fold leaves no other
-}
 
 
 def convert(
@@ -102,7 +78,7 @@ def convert(
         signature = SignatureWriter(file, name, folded, weight_container, io)
         # XNNPACK leaves the QUANTIZE of bytes to LiteRT, and runs as one what is behind all of it.
         for node in sorted(signature.topology.nodes, key=_reads_bytes, reverse=True):
-            _emitter(node)(signature, node)
+            _write(signature, node)
         signature.finish()
         if golden:
             signature.declared["golden"] = golden_outputs(folded, golden)
@@ -194,10 +170,10 @@ def _reads_bytes(node: Node) -> bool:
     return isinstance(node.operation, integer.QuantizeInput) and node.inputs[0].dtype == "uint8"
 
 
-def _emitter(node: Node) -> Callable[[SignatureWriter, Node], None]:
-    for cls, emitter in _EMITTERS.items():
-        if isinstance(node.operation, cls):
-            return emitter
-    raise ValueError(
-        f"Layer {node.name!r} ({type(node.operation).__name__}) has no exact LiteRT operator."
-    )
+def _write(file: SignatureWriter, node: Node) -> None:
+    family = writer_of(node.operation)
+    if family is None:
+        raise ValueError(
+            f"Layer {node.name!r} ({type(node.operation).__name__}) has no exact LiteRT operator."
+        )
+    family.write(file, node)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from metamix_tflite.latency import random_inputs
-from metamix_tflite.read import read_ends, read_operating_points
-from metamix_tflite.run import accepted_by_litert, require_count
+from metamix_tflite.read.files import read_ends, read_operating_points
+from metamix_tflite.run.latency import random_inputs
+from metamix_tflite.run.runner import accepted_by_litert, require_count
 
 
 @dataclasses.dataclass(frozen=True)
-class OperatingPoint:
+class FilePoint:
     """One signature of a file.
 
     Attributes:
@@ -65,19 +65,19 @@ class OperatingPointRunner:
         self._ends = {name: read_ends(flat, name) for name in points}
         priced = {} if prices is None else _checked(prices, points)
         self._points = {
-            name: OperatingPoint(name, points[name]["bops"], priced.get(name))
+            name: FilePoint(name, points[name]["bops"], priced.get(name))
             for name in sorted(points, key=lambda name: points[name]["bops"], reverse=True)
         }
         self._selected = next(iter(self._points))
         self._shapes = [tuple(d["shape"][1:].tolist()) for d in self.input_details]
 
     @property
-    def points(self) -> tuple[OperatingPoint, ...]:
+    def points(self) -> tuple[FilePoint, ...]:
         """All operating points, the best first."""
         return tuple(self._points.values())
 
     @property
-    def selected(self) -> OperatingPoint:
+    def selected(self) -> FilePoint:
         """The one that runs."""
         return self._points[self._selected]
 
@@ -117,7 +117,7 @@ class OperatingPointRunner:
         latency_us: float | None = None,
         budget: float | None = None,
         prices: Mapping[str, float] | None = None,
-    ) -> OperatingPoint:
+    ) -> FilePoint:
         """Selects the best point that fits, or one by name, for the inferences that follow.
 
         Args:

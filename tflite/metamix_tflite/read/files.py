@@ -8,16 +8,16 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from metamix_tflite.ends import Ends
+from metamix_tflite.encoding import FILE_IDENTIFIER
 from metamix_tflite.file_graph import (
     FileGraph,
     VerificationError,
     check_order,
     named_signature,
 )
-from metamix_tflite.file_hash import HASH_SIZE, file_hash, with_hash
-from metamix_tflite.flatbuffer import FILE_IDENTIFIER
-from metamix_tflite.reader import FileReader
+from metamix_tflite.read.ends import Ends
+from metamix_tflite.read.fields import FileReader
+from metamix_tflite.read.file_hash import HASH_SIZE, file_hash, with_hash
 
 
 def require_tflite(flat: bytes) -> None:

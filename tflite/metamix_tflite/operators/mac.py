@@ -1,0 +1,212 @@
+"""Layers of weights: what multiplies and accumulates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from metamix_tflite.containers import MacForm, mac_form, takes_fully_connected, weight_type
+from metamix_tflite.encoding import PADDING, Fused, Op, TensorType, checksum
+from metamix_tflite.operators.base import (
+    Call,
+    Litert,
+    Operator,
+    Signature,
+    batch_one,
+    check_multiplier,
+)
+from metamix_tflite.operators.moves import reshaped
+from metamix_tflite.operators.patches import patches
+
+_LARGEST_INT4_SUM = 2**27  # XNNPACK's kernels for ARM hold 16 times as much in an int32
+_WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
+_CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+_WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}
+_GEOMETRY = ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor")
+_DEPTHWISE = (*_GEOMETRY, "depthMultiplier")
+_CONTAINER = 'convert with weight_container="edgetpu"'
+
+
+class Mac(Operator):
+    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED, for some convolutions one of patches."""
+
+    layers = ("IntegerMac",)
+    litert = (
+        Litert("CONV_2D", (3,), schema.Conv2DOptions, _GEOMETRY),
+        Litert("DEPTHWISE_CONV_2D", (3,), schema.DepthwiseConv2DOptions, _DEPTHWISE),
+        Litert("FULLY_CONNECTED", (3,), schema.FullyConnectedOptions),
+    )
+
+    def write(self, file: Signature, node: Any) -> None:
+        """A dense layer in a container without FULLY_CONNECTED is a CONV_2D between RESHAPEs."""
+        layer = node.operation
+        (source,) = file.read(node)
+        result = batch_one(node.output)
+        form = mac_form(
+            layer.kind,
+            layer.kernel_shape,
+            layer.strides,
+            source.shape[-1],
+            layer.weight_bits,
+            file.container,
+        )
+        spread = layer.kind == "dense" and form.operator == "CONV_2D"
+        if spread and len(result) != 4:
+            width = math.prod(result[1:-1])
+            source = reshaped(file, f"{node.name}/image", source, (1, 1, width, source.shape[-1]))
+            result = (1, 1, width, result[-1])
+        activation = file.fused_activation(node)
+        check_multiplier(node, np.asarray(layer.multiplier))
+        if form.patches:
+            source = patches(file, node.name, source, layer, result)
+        if form.container == "INT4":
+            _check_reach(node)
+        constants = _write_constants(file, node, form)
+        target = file.tensor(node.name, result, layer.output_grid, activation)
+        file.values[id(node.output)] = target
+        if layer.layer:  # constants have no bit-width
+            macs = math.prod(result) * math.prod(layer.kernel_shape) // layer.channels
+            file.declared["bops"] += macs * layer.input_grid.bits * layer.weight_bits
+        op, options, version = _mac_operator(layer, form, activation)
+        file.graph.operator(op, [source.index, *constants], [target.index], options, version)
+        if result != batch_one(node.output):
+            flat = reshaped(file, f"{node.name}/flat", target, batch_one(node.output))
+            file.values[id(node.output)] = flat
+
+    def check_declared(self, call: Call, entry: dict[str, Any], container: str) -> None:
+        """Holds weights and bias to what the file declares of them.
+
+        Args:
+          call: the operator.
+          entry: what is declared of its layer.
+          container: the weight container of the file.
+
+        Raises:
+          VerificationError: names the layer, what was declared and what was found.
+        """
+        source, weights, bias = call.inputs
+        _check_weights(call, entry, container)
+        if bias.type != "INT32" or bias.data is None or bias.shape != weights.scales.shape:
+            call.fail("bias", f"{weights.scales.size} INT32", f"{bias.shape} {bias.type}")
+        elif checksum(bias.data) != entry["bias"]:
+            call.fail("bias", f"checksum {entry['bias']}", "other integers")
+        if not np.array_equal(bias.scales, source.scales * weights.scales):
+            call.fail("bias scale", "input scale x weight scales", bias.scales[:3])
+        if np.any(bias.zero_points != 0):
+            call.fail("bias zero-points", 0, bias.zero_points[:3])
+
+    def macs(self, call: Call) -> int:
+        """Multiply-accumulates: each output value takes as many as its channel has weights."""
+        shape = call.inputs[1].shape
+        channels = shape[_CHANNEL_AXIS[call.operator.op]]
+        return math.prod(call.output.shape) * math.prod(shape) // channels
+
+    def edge_tpu_refusal(self, call: Call) -> str:
+        source, weights = call.inputs[:2]
+        if weights.data is None:
+            return "its weights are no constant"
+        if call.operator.op == "FULLY_CONNECTED":
+            if weights.scales.size > 1:
+                return f"has a scale for each channel, newer than the compiler: {_CONTAINER}"
+            if sum(size > 1 for size in call.output.shape) > 1:
+                return f"its output has more than one dimension: {_CONTAINER}"
+        if call.operator.op == "CONV_2D" and weights.shape[-1] != source.shape[-1]:
+            return "grouped, which is not on Coral's list: use a depthwise or a full one"
+        return ""
+
+
+def _write_constants(file: Signature, node: Any, form: MacForm) -> list[int]:
+    """Weights and bias, declared."""
+    layer = node.operation
+    kernel, scale = np.asarray(layer.kernel), np.asarray(layer.weight_scale)
+    bias = np.asarray(layer.bias)
+    data, dimension = _layout(kernel, layer.kind, form.operator == "FULLY_CONNECTED")
+    name, held = f"{node.name}/weights", _WEIGHT_TYPES[form.container]
+    weights = file.graph.tensor(name, data.shape, held, scale, 0, data, dimension)
+    bias_scale = np.float32(layer.input_grid.scale) * scale
+    biases = file.graph.tensor(
+        f"{node.name}/bias", bias.shape, TensorType.INT32, bias_scale, 0, bias
+    )
+    file.declared["layers"][node.name] = {
+        "layer": layer.layer or "",  # constants have no trained layer
+        "activation_bits": layer.input_grid.bits,
+        "weight_bits": layer.weight_bits,
+        "container": form.container,
+        "weights": checksum(data.astype(np.int8)),
+        "weight_scales": checksum(scale),
+        "bias": checksum(bias.astype(np.int32)),
+    }
+    return [weights, biases]
+
+
+def _layout(kernel: np.ndarray, kind: str, matrix: bool) -> tuple[np.ndarray, int]:
+    """A kernel as LiteRT's operator has it, and the axis of its output channels."""
+    if kind == "depthwise":
+        return kernel.reshape(1, *kernel.shape[:2], -1), 3
+    if matrix:
+        return kernel.reshape(-1, kernel.shape[-1]).T, 0
+    return kernel.reshape(*(1, 1)[: 4 - kernel.ndim], *kernel.shape).transpose(3, 0, 1, 2), 0
+
+
+def _mac_operator(layer: Any, form: MacForm, activation: str) -> tuple[int, Any, int]:
+    """Operator, options and the lowest version that has the types."""
+    op, version = getattr(Op, form.operator), 6 if form.container == "INT4" else 3
+    if form.operator == "FULLY_CONNECTED":
+        version, options = 12, schema.FullyConnectedOptionsT()
+        options.keepNumDims = True
+    elif form.operator == "CONV_2D":
+        options = schema.Conv2DOptionsT()
+    else:
+        options = schema.DepthwiseConv2DOptionsT()
+        options.depthMultiplier = layer.kernel_shape[-1]
+    if form.operator != "FULLY_CONNECTED":
+        options.padding = PADDING[layer.padding]
+        options.strideH, options.strideW = layer.strides
+        options.dilationHFactor, options.dilationWFactor = layer.dilation_rate
+    options.fusedActivationFunction = getattr(Fused, activation)
+    return op, options, version
+
+
+def _check_reach(node: Any) -> None:
+    """Raises unless the largest sum that INT4 weights can give fits XNNPACK's kernels for ARM."""
+    largest = node.operation.largest_sum()
+    if largest >= _LARGEST_INT4_SUM:
+        raise ValueError(
+            f"Layer {node.name!r}: sums may reach {largest:,}, and INT4 weights take less than "
+            f"{_LARGEST_INT4_SUM:,} on ARM: give it more than 4 bits."
+        )
+
+
+def _check_weights(call: Call, entry: dict[str, Any], container: str) -> None:
+    op, weights, weight_bits = call.operator.op, call.inputs[1], entry["weight_bits"]
+    if weights.type != entry["container"]:
+        call.fail("container", entry["container"], weights.type)
+    if weights.data is None:
+        call.fail("weights", "a constant", "none")
+    if not 2 <= weight_bits <= 8:
+        call.fail("weight bits", weight_bits, "no such bit-width")
+    high = 2 ** (weight_bits - 1) - 1
+    largest = int(np.abs(weights.data.astype(np.int32)).max(initial=0))
+    if largest > high:
+        call.fail("weight range", f"+-{high} ({weight_bits} bits)", largest)
+    if checksum(weights.data) != entry["weights"]:
+        call.fail("weights", f"checksum {entry['weights']}", "other integers")
+    if len(weights.shape) != _WEIGHT_RANK[op]:
+        call.fail("weight shape", f"{_WEIGHT_RANK[op]} dimensions", weights.shape)
+    channels = (_CHANNEL_AXIS[op], weights.shape[_CHANNEL_AXIS[op]])
+    if (weights.quantized_dimension, weights.scales.size) != channels:
+        found = (weights.quantized_dimension, weights.scales.size)
+        call.fail("axis and number of weight scales", channels, found)
+    if np.any(weights.zero_points != 0):
+        call.fail("weight zero-points", 0, weights.zero_points[:3])
+    if checksum(weights.scales) != entry["weight_scales"]:
+        call.fail("weight scales", f"checksum {entry['weight_scales']}", weights.scales[:3])
+    matrix = op == "FULLY_CONNECTED"
+    if matrix and not takes_fully_connected(container):
+        call.fail(f"operator of {container!r}", "CONV_2D", op)
+    rule = weight_type(container, matrix, weight_bits, weights.shape[-1])
+    if weights.type != rule:
+        call.fail(f"container of {container!r}", rule, weights.type)

@@ -1,0 +1,52 @@
+"""Largest values of windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from metamix_tflite.encoding import PADDING, Op
+from metamix_tflite.operators.base import Litert, Signature, WrittenTensor, batch_one
+from metamix_tflite.operators.moves import Move, reshaped
+
+_GEOMETRY = ("padding", "strideH", "strideW", "filterHeight", "filterWidth")
+
+
+class MaxPool(Move):
+    """MAX_POOL_2D of windows."""
+
+    layers = ("MaxPooling2D",)
+    litert = (Litert("MAX_POOL_2D", (1,), schema.Pool2DOptions, _GEOMETRY),)
+
+    def write(self, file: Signature, node: Any) -> None:
+        layer, (source,) = node.operation, file.read(node)
+        target = file.output(node, source.grid)
+        _pool(file, source, target, layer.pool_size, layer.strides, layer.padding)
+
+
+class GlobalMaxPool(Move):
+    """MAX_POOL_2D over all of height and width."""
+
+    layers = ("GlobalMaxPooling2D",)
+
+    def write(self, file: Signature, node: Any) -> None:
+        (source,) = file.read(node)
+        if node.operation.keepdims:
+            target = file.output(node, source.grid)
+            _pool(file, source, target, source.shape[1:3], (1, 1), "valid")
+            return
+        pooled = file.tensor(f"{node.name}/pooled", (1, 1, 1, source.shape[3]), source.grid)
+        _pool(file, source, pooled.index, source.shape[1:3], (1, 1), "valid")
+        flat = reshaped(file, node.name, pooled, batch_one(node.output))
+        file.values[id(node.output)] = flat
+
+
+def _pool(
+    file: Signature, source: WrittenTensor, target: int, size: Any, strides: Any, padding: str
+) -> None:
+    options = schema.Pool2DOptionsT()
+    options.padding = PADDING[padding]
+    options.filterHeight, options.filterWidth = size
+    options.strideH, options.strideW = strides
+    file.graph.operator(Op.MAX_POOL_2D, [source.index], [target], options, version=2)

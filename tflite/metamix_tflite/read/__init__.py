@@ -1,0 +1,1 @@
+"""Reading a .tflite, which nothing vouches for, into Python."""

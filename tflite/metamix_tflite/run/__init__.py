@@ -1,0 +1,1 @@
+"""Running and timing a .tflite with LiteRT."""

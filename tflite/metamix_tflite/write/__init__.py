@@ -1,0 +1,1 @@
+"""Writing a folded network as a .tflite."""
