@@ -49,9 +49,14 @@ def test_files_have_the_operator_that_a_family_names(operator):
     assert operator.litert in written.LITERT
 
 
-@pytest.mark.parametrize("name", modules(trained))
-def test_a_file_of_the_same_name_writes_the_integer_layers(name):
-    layers = classes(modules(trained)[name], integer.IntegerLayer)
-    for layer in layers:
-        family = written.writer_of(layer.__new__(layer))
-        assert type(family).__module__ == f"metamix_tflite.operators.{name}", layer
+LAYERS = [
+    (name, layer)
+    for name, module in modules(trained).items()
+    for layer in classes(module, integer.IntegerLayer)
+]
+
+
+@pytest.mark.parametrize(("name", "layer"), LAYERS)
+def test_the_file_of_the_same_name_writes_an_integer_layer(name, layer):
+    family = written.writer_of(layer.__new__(layer))
+    assert type(family).__module__ == f"metamix_tflite.operators.{name}"
