@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_metamix.graph.operators import OPERATORS
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
 from keras_metamix.graph.training_only import CALL_ERRORS
 
@@ -119,9 +120,10 @@ _REASONS: dict[str, str] = {
         "ZeroPadding2D where the size has to stay"
     ),
 }
+_EXPORTED = sorted(cls.__name__ for operator in OPERATORS for cls in operator.layers)
 _OTHERWISE = (
-    "not exported yet; Conv2D, Dense, BatchNormalization, Add, Multiply, Concatenate, relu, "
-    "hard_sigmoid, sigmoid, tanh, pooling, Reshape, padding and cropping are"
+    f"not exported yet; Conv2D, Dense, BatchNormalization, {', '.join(_EXPORTED)}, relu, "
+    "hard_sigmoid, sigmoid, tanh, max pooling, Reshape, padding and cropping are"
 )
 # What raw operations are in plain words; the others go by their name in keras.ops.
 _WORDS = {

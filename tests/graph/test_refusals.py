@@ -351,10 +351,8 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "UnitNormalization": (lambda: model_of(layers.UnitNormalization(name="norm")), {
         "norm": "cosine"}),
     "Maximum": (lambda: model_of(two(layers.Maximum(name="most"))), {"most": NOT_YET}),
-    "Subtract": (lambda: model_of(two(layers.Subtract(name="less"))), {
-        "less": r"use Rescaling\(-1.0\) and Add"}),
-    "a raw difference": (lambda: model_of(two(lambda x: x[0] - x[1])), {
-        "subtract": "A difference behind layer '"}),
+    "a raw quotient": (lambda: model_of(two(lambda x: x[0] / x[1])), {
+        "true_divide": "A quotient behind layer '"}),
     "UpSampling2D": (lambda: model_of(layers.UpSampling2D(name="up")), {"up": "Concatenate"}),
     "Conv2DTranspose": (lambda: model_of(layers.Conv2DTranspose(4, 2, name="up")), {
         "up": NOT_YET}),
@@ -507,9 +505,6 @@ def test_concatenate_and_reshape_enlarge_exactly(calibrated):
 
 
 REMEDIES = {
-    "Subtract": lambda: model_of(
-        lambda x: layers.Add()([x, layers.Rescaling(-1.0)(conv(name="other")(x))])
-    ),
     "Conv1D": lambda: sequence(
         layers.Reshape((1, 8, 4)), conv(5, (1, 3)), layers.MaxPooling2D((1, 2)), layers.ReLU(6.0)
     ),

@@ -135,6 +135,10 @@ def average_of_two(x):
     return conv(5, name="after")(layers.Average(name="average")([x, conv(6, name="a")(x)]))
 
 
+def of_two(join):
+    return lambda x: conv(5, name="after")(join(x, conv(6, name="a")(x)))
+
+
 def raw_sum_and_product(x):
     y = conv(6, name="a")(x)
     return conv(5, name="after")((x + y) * ops.relu(y))
@@ -344,6 +348,7 @@ MODELS = {
         "sigmoid": act("sigmoid", "gate"), "hard-sigmoid": act("hard_sigmoid", "gate"),
         "relu6": relu6_spelling}.items()},
     **{name: lambda f=f: model_of(f) for name, f in STRIDED.items()},
+    "difference": lambda: model_of(of_two(lambda x, y: layers.Subtract()([x, ops.relu(y - x)]))),
     "global max": lambda: model_of(global_max(False), "features"),
     "global max with height and width": lambda: model_of(global_max(True), "features"),
     "norm of a pool": lambda: model_of(norm_of_a_pool, "features"),
@@ -357,15 +362,23 @@ MODELS = {
 
 @pytest.fixture
 def check(quantized, differing):
-    """check(name, seed, space): the file of one of MODELS at random bits is exact."""
+    """check(name, seed, space): the file of one of MODELS at random bits is exact, and as said."""
 
     def exact(name, seed, space):
         keras.utils.set_random_seed(seed)
-        model, images = quantized(MODELS[name](), seed, images=16, space=space)
+        source = MODELS[name]()
+        model, images = quantized(source, seed, images=16, space=space)
         folded = kmm.fold_batch_norm(model)
         flat = mt.convert(folded)
-        mt.verify(flat, model.bit_assignment)
+        graph = mt.verify(flat, model.bit_assignment)
         assert differing(flat, folded, images) == (0, True), seed
+        written = [(graph.tensors[o.outputs[0]].name, o.op) for o in graph.operators]
+        met = 0
+        for row in kmm.explain(source, space).rows:
+            found = {op for name, op in written if f"{name}/".startswith(f"{row.name}/")}
+            assert not found or found & {*row.operator.split(" or ")}, row
+            met += bool(found)
+        assert met > 2
 
     return exact
 

@@ -1,8 +1,9 @@
 """What LiteRT with XNNPACK computes for each operator that files of ours hold, to the bit.
 
-The formulas are written out here in NumPy and are those of keras_metamix's integer layers. They
-were read off XNNPACK's scalar and AVX512 kernels by running ai-edge-litert 2.3.0: a failure means
-that the runtime rounds in another way now, and that exported files no longer match training.
+The formulas are written out in NumPy, here and in the operators' families, and are those of
+keras_metamix's integer layers. They were read off XNNPACK's scalar and AVX512 kernels by running
+ai-edge-litert 2.3.0: a failure means that the runtime rounds in another way now, and that exported
+files no longer match training.
 """
 
 import numpy as np
@@ -12,6 +13,9 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.layers.grid import Grid, clip_level
 from metamix_tflite.encoding import Fused, Op, TensorType
+from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor
+from metamix_tflite.operators import FAMILY, LITERT
+from metamix_tflite.operators.base import Call, Family
 
 f32 = np.float32
 CODES = np.arange(-128, 128)
@@ -21,36 +25,54 @@ PAIRS = [
 ]
 
 
-def fixed_point_sum(a, b, scales, zero_points, low):
-    """XNNPACK's vadd: ratios as integers of 21 bits, half added before the shift right."""
-    ratios = [f32(scales[0]) / f32(scales[2]), f32(scales[1]) / f32(scales[2])]
-    shift = 20 - (int(np.frexp(max(ratios))[1]) - 1)
-    first, second = (int(np.rint(np.ldexp(np.float64(r), shift))) for r in ratios)
-    total = (a.astype(np.int64) - zero_points[0]) * first
-    total += (b.astype(np.int64) - zero_points[1]) * second
-    shifted = (total + (1 << (shift - 1))) >> shift
-    return np.clip(shifted + zero_points[2], low, 127)
+def computed(op, inputs, output, activation="NONE"):
+    """The codes that a family says an operator computes.
+
+    `inputs` are (codes, scale, zero-point), `output` is (shape, scale, zero-point).
+    """
+
+    def tensor(name, shape, scale, zero_point):
+        scales, zeros = np.array([scale], f32), np.array([zero_point])
+        return FileTensor(name, shape, "INT8", scales, zeros, 0, None)
+
+    read = [tensor(f"i{n}", codes.shape, s, z) for n, (codes, s, z) in enumerate(inputs)]
+    indices = tuple(range(len(read)))
+    operator = FileOperator(op, indices, (len(read),), activation)
+    graph = FileGraph([*read, tensor("o", *output)], [operator], indices, (len(read),), (), (), {})
+    levels = [codes.astype(np.int64) - zero_point for codes, _, zero_point in inputs]
+    return FAMILY[op].computed(Call(graph, operator), levels) + output[2]
 
 
-def test_add_is_fixed_point_for_all_pairs_of_codes(run_operator, int8):
+OF_TWO_TENSORS = [
+    name
+    for name, operator in LITERT.items()
+    if operator.inputs == (2,) and type(FAMILY[name]).computed is not Family.computed
+    if operator.fused is not None
+]
+
+
+@pytest.mark.parametrize("fused", ["NONE", "RELU", "RELU6", "RELU_N1_TO_1"])
+@pytest.mark.parametrize("op", OF_TWO_TENSORS)
+def test_all_pairs_of_codes_are_computed_as_the_family_says(op, fused, run_operator, int8):
     rng = np.random.default_rng(0)
-    shape = (1, 256, 256, 1)
-    for trial in range(60):
+    options = LITERT[op].fused.__name__, {"fusedActivationFunction": getattr(Fused, fused)}
+    for trial in range(20):
         first, second, output = (f32(v) for v in np.exp(rng.uniform(-4, 0, 3)))
-        if trial % 4 == 0:
+        if op == "MUL":
+            output = f32(first * second * np.exp(rng.uniform(0, 5)))
+        elif trial % 4 == 0:
             output = f32(first * (2, 4)[trial // 4 % 2])
         zero_points = [int(z) for z in rng.integers(-128, 127, 3)]
-        fused = int(rng.choice([Fused.NONE, Fused.RELU]))
+        inputs = list(zip(PAIRS, (first, second), zero_points[:2], strict=True))
         found, delegated = run_operator(
-            Op.ADD,
-            [int8(shape, first, zero_points[0]), int8(shape, second, zero_points[1])],
-            int8(shape, output, zero_points[2])[:4],
-            ("AddOptions", {"fusedActivationFunction": fused}),
+            getattr(Op, op),
+            [int8(codes.shape, scale, zero_point) for codes, scale, zero_point in inputs],
+            int8(PAIRS[0].shape, output, zero_points[2])[:4],
+            options,
             2,
             PAIRS,
         )
-        low = zero_points[2] if fused == Fused.RELU else -128
-        expected = fixed_point_sum(*PAIRS, (first, second, output), zero_points, low)
+        expected = computed(op, inputs, (PAIRS[0].shape, output, zero_points[2]), fused)
         assert delegated
         assert np.sum(found != expected) == 0, (trial, first, second, output, zero_points)
 
@@ -104,30 +126,6 @@ def test_product_with_one_rescales(fused, bits, run_operator, int8, half_even):
         expected = half_even(codes.astype(np.int64) - zero_in, multiplier, zero_out, low, high)
         assert delegated
         np.testing.assert_array_equal(found, expected)
-
-
-def test_product_of_two_tensors(run_operator, int8, half_even):
-    rng = np.random.default_rng(1)
-    shape = (1, 256, 256, 1)
-    for _ in range(20):
-        first, second = (f32(v) for v in np.exp(rng.uniform(-4, 0, 2)))
-        output = f32(first * second * np.exp(rng.uniform(0, 5)))
-        zero_points = [int(z) for z in rng.choice([-128, 0, 112], 3)]
-        found, _ = run_operator(
-            Op.MUL,
-            [int8(shape, first, zero_points[0]), int8(shape, second, zero_points[1])],
-            int8(shape, output, zero_points[2])[:4],
-            ("MulOptions", {"fusedActivationFunction": Fused.NONE}),
-            2,
-            PAIRS,
-        )
-        product = (PAIRS[0].astype(np.int64) - zero_points[0]) * (
-            PAIRS[1].astype(np.int64) - zero_points[1]
-        )
-        multiplier = f32(f32(first * second) / output)
-        np.testing.assert_array_equal(
-            found, half_even(product, multiplier, zero_points[2], -128, 127)
-        )
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -193,6 +191,10 @@ def test_mean_rounds_half_to_even(size, equal_scales, run_operator, int8):
         sums = codes.astype(np.int64).sum((0, 1, 2))
         ties += np.sum(np.abs(sums / count % 1.0) == 0.5)
         np.testing.assert_array_equal(found, mean_codes(sums, count, (source, output), zero_points))
+        said = computed(
+            "MEAN", [(codes, source, zero_points[0])], ((1, 64), output, zero_points[1])
+        )
+        np.testing.assert_array_equal(found, said[0])
     if size in ((2, 2), (2, 3), (14, 14)):
         assert ties > 0  # the case that tells half-to-even from half-away
 

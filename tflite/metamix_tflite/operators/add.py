@@ -11,9 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from metamix_tflite.encoding import Fused, Op
 from metamix_tflite.operators.base import (
     Call,
+    Family,
+    FileWriter,
     Litert,
-    Operator,
-    Signature,
     check_multiplier,
     clipped,
 )
@@ -21,13 +21,13 @@ from metamix_tflite.operators.base import (
 _LEAST = 2.0**-10  # XNNPACK leaves sums of smaller scale ratios to others
 
 
-class Add(Operator):
+class Add(Family):
     """ADD of two tensors."""
 
     layers = ("IntegerAdd",)
     litert = (Litert("ADD", (2,), schema.AddOptions),)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         write_sum(file, node, Op.ADD, schema.AddOptionsT())
 
     def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
@@ -44,7 +44,7 @@ def fixed_point_sum(call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
     return clipped(call, (total + (1 << (shift - 1))) >> shift)
 
 
-def write_sum(file: Signature, node: Any, op: int, options: Any) -> None:
+def write_sum(file: FileWriter, node: Any, op: int, options: Any) -> None:
     """An operator that adds, or subtracts, in XNNPACK's fixed point."""
     layer = node.operation
     scales = np.array([grid.scale for grid in layer.input_grids], np.float32)
@@ -52,7 +52,9 @@ def write_sum(file: Signature, node: Any, op: int, options: Any) -> None:
     write_combination(file, node, op, options, [t.index for t in file.read(node)])
 
 
-def write_combination(file: Signature, node: Any, op: int, options: Any, inputs: list[int]) -> None:
+def write_combination(
+    file: FileWriter, node: Any, op: int, options: Any, inputs: list[int]
+) -> None:
     """An operator of several tensors, with its layer's clip as fused activation."""
     activation = file.fused_activation(node)
     options.fusedActivationFunction = getattr(Fused, activation)

@@ -107,7 +107,7 @@ class WrittenTensor:
     grid: Any
 
 
-class Signature(Protocol):
+class FileWriter(Protocol):
     """What an operator is written to: `write.signature_writer.SignatureWriter`."""
 
     container: str
@@ -126,7 +126,7 @@ class Signature(Protocol):
     def fused_activation(self, node: Any) -> str: ...
 
 
-class Operator:
+class Family:
     """A family of operators: written, verified and offered to delegates by one file.
 
     Attributes:
@@ -139,7 +139,7 @@ class Operator:
     litert: tuple[Litert, ...] = ()
     constants: tuple[int, ...] = ()
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         """Adds the operators of a layer of a folded network to a signature.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import Op
-from metamix_tflite.operators.base import Litert, Signature, WrittenTensor
+from metamix_tflite.operators.base import FileWriter, Litert, WrittenTensor
 from metamix_tflite.operators.moves import Move
 
 _MOST = 5  # inputs that XNNPACK joins at once
@@ -19,7 +19,7 @@ class Concatenate(Move):
     layers = ("Concatenate",)
     litert = (Litert("CONCATENATION", (*range(1, _MOST + 1),), geometry=("axis",)),)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         axis = node.operation.axis % len(node.output.shape)
         file.values[id(node.output)] = joined(file, node.name, file.read(node), axis)
 
@@ -27,7 +27,7 @@ class Concatenate(Move):
         return inputs
 
 
-def joined(file: Signature, name: str, parts: list[WrittenTensor], axis: int = 3) -> WrittenTensor:
+def joined(file: FileWriter, name: str, parts: list[WrittenTensor], axis: int = 3) -> WrittenTensor:
     """CONCATENATION, or a chain of them, each of as many tensors as XNNPACK joins.
 
     One tensor is what it is, without an operator.

@@ -8,10 +8,10 @@ from typing import Any
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import (
     Call,
+    Family,
+    FileWriter,
     LevelRange,
     Litert,
-    Operator,
-    Signature,
     require_unclipped,
 )
 
@@ -20,13 +20,13 @@ _OPERATORS = {"sigmoid": Op.LOGISTIC, "tanh": Op.TANH}
 _FIXED = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}
 
 
-class Lookup(Operator):
+class Lookup(Family):
     """LOGISTIC and TANH."""
 
     layers = ("IntegerTable",)
     litert = (Litert("LOGISTIC", (1,)), Litert("TANH", (1,), gpu=False))
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
         require_unclipped(node)
         target = file.output(node, layer.output_grid)

@@ -12,9 +12,9 @@ from metamix_tflite.containers import MacForm, mac_form, takes_fully_connected, 
 from metamix_tflite.encoding import PADDING, Fused, Op, TensorType, checksum
 from metamix_tflite.operators.base import (
     Call,
+    Family,
+    FileWriter,
     Litert,
-    Operator,
-    Signature,
     batch_one,
     check_multiplier,
 )
@@ -30,7 +30,7 @@ _DEPTHWISE = (*_GEOMETRY, "depthMultiplier")
 _CONTAINER = 'convert with weight_container="edgetpu"'
 
 
-class Mac(Operator):
+class Mac(Family):
     """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED, for some convolutions one of patches."""
 
     layers = ("IntegerMac",)
@@ -40,7 +40,7 @@ class Mac(Operator):
         Litert("FULLY_CONNECTED", (3,), schema.FullyConnectedOptions),
     )
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         """A dense layer in a container without FULLY_CONNECTED is a CONV_2D between RESHAPEs."""
         layer = node.operation
         (source,) = file.read(node)
@@ -118,7 +118,7 @@ class Mac(Operator):
         return ""
 
 
-def _write_constants(file: Signature, node: Any, form: MacForm) -> list[int]:
+def _write_constants(file: FileWriter, node: Any, form: MacForm) -> list[int]:
     """Weights and bias, declared."""
     layer = node.operation
     kernel, scale = np.asarray(layer.kernel), np.asarray(layer.weight_scale)
@@ -152,7 +152,7 @@ def _layout(kernel: np.ndarray, kind: str, matrix: bool) -> tuple[np.ndarray, in
 
 
 def _mac_operator(layer: Any, form: MacForm, activation: str) -> tuple[int, Any, int]:
-    """Operator, options and the lowest version that has the types."""
+    """LiteRT's operator, its options and the lowest version that has the types."""
     op, version = getattr(Op, form.operator), 6 if form.container == "INT4" else 3
     if form.operator == "FULLY_CONNECTED":
         version, options = 12, schema.FullyConnectedOptionsT()

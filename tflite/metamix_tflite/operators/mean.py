@@ -11,23 +11,23 @@ from ai_edge_litert import schema_py_generated as schema
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import (
     Call,
+    Family,
+    FileWriter,
     LevelRange,
     Litert,
-    Operator,
-    Signature,
     clipped,
     require_unclipped,
 )
 
 
-class Mean(Operator):
+class Mean(Family):
     """MEAN over height and width, which has no fused activation."""
 
     layers = ("IntegerMean",)
     litert = (Litert("MEAN", (2,), geometry=("keepDims",), gpu=False),)
     constants = (2,)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
         # A mean of levels >= 0 is >= 0.
         require_unclipped(node, positive=layer.input_grid.low >= 0)

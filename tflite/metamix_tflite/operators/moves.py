@@ -11,17 +11,17 @@ from ai_edge_litert import schema_py_generated as schema
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import (
     Call,
+    Family,
+    FileWriter,
     LevelRange,
     Litert,
-    Operator,
-    Signature,
     WrittenTensor,
     batch_one,
     saturation,
 )
 
 
-class Move(Operator):
+class Move(Family):
     """What writes the levels that it reads."""
 
     def moved(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ class Pad(Move):
     litert = (Litert("PAD", (2,)),)
     constants = (8,)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         (source,) = file.read(node)
         file.values[id(node.output)] = padded(file, node.name, source, node.operation.padding)
 
@@ -61,7 +61,7 @@ class Crop(Move):
     litert = (Litert("STRIDED_SLICE", (4,)),)
     constants = (4, 4, 4)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         (source,), (top, left) = file.read(node), (pair[0] for pair in node.operation.cropping)
         shape = batch_one(node.output)
         file.values[id(node.output)] = sliced(file, node.name, source, (top, left, 0), shape)
@@ -78,22 +78,22 @@ class Reshape(Move):
     litert = (Litert("RESHAPE", (2,)),)
     constants = (4,)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         (source,), shape = file.read(node), batch_one(node.output)
         file.values[id(node.output)] = reshaped(file, node.name, source, shape)
 
 
-class Same(Operator):
+class Same(Family):
     """No operator: the input tensor. Of activations the fold leaves the linear one."""
 
     layers = ("Dropout", "SpatialDropout2D", "Identity", "Activation")
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         file.values[id(node.output)] = file.read(node)[0]
 
 
 def padded(
-    file: Signature, name: str, source: WrittenTensor, borders: Sequence[Sequence[int]]
+    file: FileWriter, name: str, source: WrittenTensor, borders: Sequence[Sequence[int]]
 ) -> WrittenTensor:
     """PAD of a tensor's height and width, each by (before, after)."""
     sizes = (sum(ends) + size for ends, size in zip(borders, source.shape[1:3], strict=True))
@@ -106,7 +106,7 @@ def padded(
 
 
 def sliced(
-    file: Signature,
+    file: FileWriter,
     name: str,
     source: WrittenTensor,
     begin: tuple[int, int, int],
@@ -135,7 +135,7 @@ def sliced(
 
 
 def reshaped(
-    file: Signature, name: str, source: WrittenTensor, shape: tuple[int, ...]
+    file: FileWriter, name: str, source: WrittenTensor, shape: tuple[int, ...]
 ) -> WrittenTensor:
     """RESHAPE of a tensor, the batch size left open."""
     options = schema.ReshapeOptionsT()

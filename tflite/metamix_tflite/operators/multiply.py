@@ -12,10 +12,10 @@ from metamix_tflite.encoding import Op, TensorType
 from metamix_tflite.operators.add import write_combination
 from metamix_tflite.operators.base import (
     Call,
+    Family,
+    FileWriter,
     LevelRange,
     Litert,
-    Operator,
-    Signature,
     check_multiplier,
     requantized,
     saturation,
@@ -24,13 +24,13 @@ from metamix_tflite.operators.base import (
 _LEAST = 2.0**-16  # XNNPACK leaves products of smaller scale ratios to others
 
 
-class Multiply(Operator):
+class Multiply(Family):
     """MUL of two tensors, and MUL by the constant 1 of another scale."""
 
     layers = ("IntegerMultiply", "Rescale")
     litert = (Litert("MUL", (2,), schema.MulOptions),)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         layer, inputs = node.operation, [t.index for t in file.read(node)]
         if len(inputs) == 1:  # Rescale
             product = np.float32(layer.input_grid.scale) * layer.factor
@@ -53,7 +53,7 @@ class Multiply(Operator):
         return requantized(call, levels[0] * levels[1], first * second / output)
 
 
-def _one(file: Signature, node: Any) -> int:
+def _one(file: FileWriter, node: Any) -> int:
     name, factor = f"{node.name}/one", float(node.operation.factor)
     return file.graph.tensor(name, (1,), TensorType.INT8, factor, 0, np.ones(1, np.int8))
 

@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from metamix_tflite.containers import PATCHES
-from metamix_tflite.operators.base import Signature, WrittenTensor
+from metamix_tflite.operators.base import FileWriter, WrittenTensor
 from metamix_tflite.operators.concatenate import joined
 from metamix_tflite.operators.moves import padded, reshaped, sliced
 
@@ -44,7 +44,7 @@ class _Axis:
 
 
 def patches(
-    file: Signature,
+    file: FileWriter,
     name: str,
     source: WrittenTensor,
     layer: Any,

@@ -7,7 +7,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import PADDING, Op
-from metamix_tflite.operators.base import Litert, Signature, WrittenTensor, batch_one
+from metamix_tflite.operators.base import FileWriter, Litert, WrittenTensor, batch_one
 from metamix_tflite.operators.moves import Move, reshaped
 
 _GEOMETRY = ("padding", "strideH", "strideW", "filterHeight", "filterWidth")
@@ -19,7 +19,7 @@ class MaxPool(Move):
     layers = ("MaxPooling2D",)
     litert = (Litert("MAX_POOL_2D", (1,), schema.Pool2DOptions, _GEOMETRY),)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
         target = file.output(node, source.grid)
         _pool(file, source, target, layer.pool_size, layer.strides, layer.padding)
@@ -30,7 +30,7 @@ class GlobalMaxPool(Move):
 
     layers = ("GlobalMaxPooling2D",)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         (source,) = file.read(node)
         if node.operation.keepdims:
             target = file.output(node, source.grid)
@@ -43,7 +43,7 @@ class GlobalMaxPool(Move):
 
 
 def _pool(
-    file: Signature, source: WrittenTensor, target: int, size: Any, strides: Any, padding: str
+    file: FileWriter, source: WrittenTensor, target: int, size: Any, strides: Any, padding: str
 ) -> None:
     options = schema.Pool2DOptionsT()
     options.padding = PADDING[padding]

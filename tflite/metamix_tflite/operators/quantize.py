@@ -7,21 +7,21 @@ from typing import Any
 from metamix_tflite.encoding import Op, TensorType
 from metamix_tflite.operators.base import (
     Call,
+    Family,
+    FileWriter,
     Litert,
-    Operator,
-    Signature,
     WrittenTensor,
     require_unclipped,
 )
 
 
-class Quantize(Operator):
+class Quantize(Family):
     """QUANTIZE of an input of floats or bytes; with io="int8" the input itself."""
 
     layers = ("QuantizeInput",)
     litert = (Litert("QUANTIZE", (1,), gpu=False),)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
         require_unclipped(node)
         target = file.output(node, layer.output_grid)
@@ -45,13 +45,13 @@ class Quantize(Operator):
                 call.fail("scale and zero-point of its input", expected, found)
 
 
-class Dequantize(Operator):
+class Dequantize(Family):
     """DEQUANTIZE of an output; with io="int8" the output itself."""
 
     layers = ("Dequantize",)
     litert = (Litert("DEQUANTIZE", (1,), gpu=False, edge_tpu=False),)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         (source,) = file.read(node)
         if file.io == "int8":
             file.values[id(node.output)] = source

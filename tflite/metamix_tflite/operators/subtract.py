@@ -10,16 +10,16 @@ from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.add import fixed_point_sum, write_sum
-from metamix_tflite.operators.base import Call, Litert, Operator, Signature
+from metamix_tflite.operators.base import Call, Family, FileWriter, Litert
 
 
-class Subtract(Operator):
+class Subtract(Family):
     """SUB of two tensors."""
 
     layers = ("IntegerSubtract",)
     litert = (Litert("SUB", (2,), schema.SubOptions),)
 
-    def write(self, file: Signature, node: Any) -> None:
+    def write(self, file: FileWriter, node: Any) -> None:
         write_sum(file, node, Op.SUB, schema.SubOptionsT())
 
     def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:

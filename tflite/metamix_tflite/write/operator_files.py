@@ -91,7 +91,7 @@ def _kernel(model: Any, tensors: Sequence[Any], operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     name = _NAMES[schema.BuiltinOperator][max(code.builtinCode, code.deprecatedBuiltinCode)]
     found = vars(operator.builtinOptions) if operator.builtinOptions is not None else {}
-    options = "".join(f", {key} {found[key]}" for key in LITERT[name].geometry)
+    options = "".join(f", {key} {found[key]}" for key in LITERT[name].geometry if key in found)
     read = ", ".join(described(i) for i in operator.inputs)
     return f"{name} {read} -> {described(operator.outputs[0])}{options}"
 
