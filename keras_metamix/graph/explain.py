@@ -10,7 +10,7 @@ import keras
 
 from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
-from keras_metamix.cost.containers import MacForm, mac_form
+from keras_metamix.cost.containers import MacForm, mac_form, xnnpack_takes_pool
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import Kind
@@ -161,14 +161,15 @@ class _Reader:
             operator = _OPERATORS.get(found) or _move(node.operation)
         if not operator:
             return LayerExplanation(*named, "left out", note="does nothing on the device")
+        outside = _outside_xnnpack(node.operation, operator)
         return LayerExplanation(
             *named,
             "integer",
             operator,
-            xnnpack=True,
+            xnnpack=not outside,
             gpu=operator in _GPU,
             edge_tpu=operator in _EDGE_TPU,
-            note="requantizes" if found in RELUS else "",
+            note="requantizes" if found in RELUS else outside,
         )
 
     def _root(self, node: Node) -> str:
@@ -219,6 +220,15 @@ def _move(operation: Any) -> str:
     if not isinstance(operation, keras.layers.Layer):
         return "RESHAPE"
     return next((MOVES[cls] for cls in MOVES if isinstance(operation, cls)), "")
+
+
+def _outside_xnnpack(operation: Any, operator: str) -> str:
+    """Why XNNPACK leaves an operator to LiteRT's own kernels, "" if it does not."""
+    if operator != "MAX_POOL_2D" or not isinstance(operation, keras.layers.MaxPooling2D):
+        return ""
+    if xnnpack_takes_pool(operation.pool_size, operation.strides):
+        return ""
+    return "its strides are larger than its window: exact, but not run by XNNPACK"
 
 
 def _cells(row: LayerExplanation) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_metamix.cost.containers import xnnpack_takes_pool
 from keras_metamix.graph.topology import Node
 from metamix_tflite.emission import PADDING, FileTensor, SignatureWriter, batch_one
 from metamix_tflite.flatbuffer import Op
@@ -43,6 +45,13 @@ def max_pool(file: SignatureWriter, node: Node) -> None:
     """MAX_POOL_2D."""
     layer, (source,) = node.operation, file.read(node)
     target = file.output(node, source.grid)
+    if file.container == "fast" and not xnnpack_takes_pool(layer.pool_size, layer.strides):
+        warnings.warn(
+            f"Layer {node.name!r}: XNNPACK has no max pool of window {tuple(layer.pool_size)} and "
+            f"strides {tuple(layer.strides)}; LiteRT's own kernel runs it, as exactly. "
+            "Strides of at most the window keep the whole file in XNNPACK.",
+            stacklevel=4,
+        )
     _pool(file, source, target, layer.pool_size, layer.strides, layer.padding)
 
 
