@@ -117,7 +117,8 @@ CASES = [
             f"{call.__name__} {type(value).__name__}",
             lambda g, f, call=call, v=value: call(v),
             TypeError,
-            rf"Expected the bytes of a \.tflite, found {type(value).__name__}",
+            r"Expected the bytes of a \.tflite, found "
+            + ("the path" if isinstance(value, str) else type(value).__name__),
         )
         for call in (mt.verify, mt.benchmark, mt.Runner, mt.OperatingPointRunner)
         for value in (None, "model.tflite", 7, memoryview(b"x"))
