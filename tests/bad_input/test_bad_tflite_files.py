@@ -172,7 +172,7 @@ CASES = [
         "parity of another size",
         lambda g, f: parity(g, f["other size"]),
         ValueError,
-        "9, 9, 1.*8, 8",
+        r"shapes of the inputs are \[\(8, 8, 1\)\], found one .*\[\(9, 9, 1\)\]",
     ),
     (
         "parity of points",
@@ -259,8 +259,8 @@ CASES = [
             ("none", lambda x: None, TypeError, "images: expected an array, found NoneType"),
             ("lists", lambda x: x.tolist(), TypeError, "images: expected an array, found list"),
             ("no image", lambda x: x[:0], ValueError, "images: expected at least one, found none"),
-            ("another size", lambda x: x[:, 1:], ValueError, r"found \[\(7, 8, 1\)|Got 7 but"),
-            ("one image", lambda x: x[0], ValueError, r"found \[\(8, 1\)|Got 3 but expected 4"),
+            ("another size", lambda x: x[:, 1:], ValueError, r"8, 8, 1\) for input .*8, 7, 8, 1\)"),
+            ("one image", lambda x: x[0], ValueError, r"found \(8, 8, 1\): .*image\[None\]"),
             ("float64", lambda x: x.astype(float), ValueError, "FLOAT64 but expected type FLOAT32"),
             ("text", lambda x: x.astype(str), ValueError, "but expected type FLOAT32|STRING"),
         ]
