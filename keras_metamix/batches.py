@@ -57,6 +57,11 @@ class Replay:
             yield batch
 
 
+def readable(data: Any) -> Any:
+    """A generator or another iterator as a Replay, which can be read twice; all else as it is."""
+    return Replay(data) if isinstance(data, Iterator) else data
+
+
 def is_arrays(data: Any) -> bool:
     """Whether data are arrays, or a structure of them, and no data set."""
     leaves = keras.tree.flatten(data)

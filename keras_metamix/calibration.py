@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -12,13 +12,13 @@ import numpy as np
 from keras import ops
 
 from keras_metamix.batches import (
-    Replay,
     count_images,
     image_batches,
     informative,
     is_arrays,
     is_data_set,
     merged,
+    readable,
 )
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.layers.mac import QuantizedMac
@@ -47,9 +47,9 @@ def calibrate(
     Args:
       model: a QuantizedModel, MetaMixModel or BitMixerModel; it runs in float.
       images: one batch as the model takes it, or several: a list of batches, a tf.data.Dataset, a
-        keras.utils.PyDataset, a generator; labels are left out. A network whose batch norms have
-        never trained runs on the batch's own statistics, since it has no others. Batches of one
-        colour are passed over, as long as there are others.
+        keras.utils.PyDataset, a generator or iterator; labels are left out. A network whose batch
+        norms have never trained runs on the batch's own statistics, since it has no others. Batches
+        of one colour are passed over, as long as there are others.
       rule: "lsq" (2 * mean|v| / sqrt(Qp)) for weights and the searched candidates and squared
         error for the streams and the 8-bit ends, or "mse" (squared error) for all. Weight steps
         that are set anew later, by `set_bits` or before weight training, follow it too.
@@ -142,7 +142,10 @@ def _observe(
             if more > _MORE or not observer.has_dead:
                 break
     if not images:
-        raise ValueError("Step sizes are set from images: expected at least one batch, found none.")
+        raise ValueError(
+            "Step sizes are set from images: expected at least one batch, found none. Data that "
+            "were read before may have none left: make the generator or data set anew."
+        )
     observer.finish()
 
 
@@ -159,10 +162,8 @@ def _calibration_batches(
     if several and all(is_arrays(batch) for batch in images):
         for batch in images[:count]:
             yield batch[0] if isinstance(batch, tuple) and not _is_batch(batch, network) else batch
-    elif isinstance(images, Generator):
-        yield from image_batches(Replay(images), count or _BATCHES)
-    elif is_data_set(images):
-        yield from image_batches(images, count or _BATCHES)
+    elif is_data_set(source := readable(images)):
+        yield from image_batches(source, count or _BATCHES)
     elif batch_size is None:
         yield images
     else:

@@ -12,8 +12,21 @@ import numpy as np
 import tensorflow as tf
 
 from keras_metamix.assignment import SearchSpace
-from keras_metamix.batches import first_batches, image_batches, informative, is_arrays
-from keras_metamix.calibration import ENOUGH, SEARCHED, calibrate_batches, check_finite
+from keras_metamix.batches import (
+    Replay,
+    first_batches,
+    image_batches,
+    informative,
+    is_arrays,
+    is_data_set,
+)
+from keras_metamix.calibration import (
+    ENOUGH,
+    SEARCHED,
+    calibrate_batches,
+    check_finite,
+    check_shapes,
+)
 from keras_metamix.checks import one_of, require_fields
 from keras_metamix.keras_internals import (
     averages_of,
@@ -236,12 +249,53 @@ def restart_averages(model: Any) -> None:
 def training_batches(
     model: Any, data: Any, count: int, batch_size: int | None = None
 ) -> Iterator[Any]:
-    """Inputs of up to `count` batches of `data`, or, of None, of what `fit` is training on."""
+    """Inputs of up to `count` batches of `data`, or, of None, of what `fit` is training on.
+
+    Args:
+      model: with a `network`.
+      data: what `fit` takes as `x`, or arrays `(images, labels)`.
+      count: at most so many.
+      batch_size: of arrays; default 32.
+
+    Raises:
+      TypeError: data that cannot be read twice.
+    """
     if data is not None:
-        return image_batches(data, count, batch_size)
+        return image_batches(_images_of(data, model.network), count, batch_size)
     if model.training_data is None:
         raise RuntimeError("training_batches: only inside fit.")
     return image_batches(model.training_data.x, count, model.training_data.batch_size)
+
+
+def check_statistics_data(model: Any, data: Any) -> None:
+    """Checks the first batch of a callback's `statistics_data`, which is read epochs later.
+
+    That of a data set is not read: it may draw from a random generator that training needs.
+
+    Args:
+      model: with a `network`.
+      data: as `training_batches` takes them; None is fine.
+
+    Raises:
+      TypeError, ValueError: something else, or none; NaN or Inf; images of another shape.
+    """
+    repeats = isinstance(data, (Replay, keras.utils.PyDataset))
+    if data is None or (is_data_set(data) and not repeats):
+        return
+    try:
+        batch = next(iter(training_batches(model, data, 1)), None)
+        if batch is None:
+            raise ValueError("expected at least one batch, found none.")
+        check_finite(batch, "images")
+        check_shapes(batch, model.network)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"statistics_data: {error}") from error
+
+
+def _images_of(data: Any, network: keras.Model) -> Any:
+    """The images of `(images, labels)`; a network of as many inputs takes both as images."""
+    pair = isinstance(data, tuple) and is_arrays(data)
+    return data[0] if pair and len(keras.tree.flatten(data)) != len(network.inputs) else data
 
 
 def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:

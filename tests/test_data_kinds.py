@@ -1,5 +1,7 @@
 """Data of every kind that `fit` takes, and step sizes from several batches."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -309,6 +311,105 @@ def test_several_passes_are_put_together(make, parts):
     assert_close(log_steps(model), log_steps(whole), tolerance=0.2)
 
 
+# --- what statistics are taken from ---------------------------------------------------------------
+
+# What gives the 32 images in batches of 8 again: the same statistics and steps.
+STATISTICS = {
+    "images and labels": lambda p: (p.x, p.y),
+    "images, labels and weights": lambda p: (p.x, p.y, np.ones(len(p.y))),
+    "generator": endless,
+    "generator that ends": lambda p: (batch for batch in [(p.x, p.y)]),
+    "iterator": lambda p: iter([(p.x, p.y)]),
+    "iterator of a data set": lambda p: iter(dataset(p)),
+    "PyDataset": lambda p: p,
+    "dataset": dataset,
+}
+
+
+def callback_of(kind, **arguments):
+    if kind is kmm.MetaMixModel:
+        return kmm.MetaMixCallback(kmm.Bops(share=0.5), verbose=0, **arguments)
+    return kmm.BitMixerCallback((1, 1, 1), verbose=0, **arguments)
+
+
+@pytest.fixture(scope="module")
+def on_the_training_data(make, parts):
+    """on_the_training_data(kind) -> the weights after a fit whose statistics are of its images."""
+
+    def train(kind):
+        model = make(kind)
+        ours = callback_of(kind)
+        model.fit(parts.x, parts.y, epochs=3, verbose=0, callbacks=[ours], shuffle=False)
+        return [np.asarray(v) for v in model.network.variables]
+
+    return functools.cache(train)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kmm.MetaMixModel, "images and labels"),
+        (kmm.MetaMixModel, "iterator"),
+        (kmm.BitMixerModel, "generator that ends"),
+    ],
+)
+def test_statistics_are_those_of_the_images_given(kind, name, make, parts, on_the_training_data):
+    model, ours = make(kind), callback_of(kind, statistics_data=STATISTICS[name](parts))
+    model.fit(parts.x, parts.y, epochs=3, verbose=0, callbacks=[ours], shuffle=False)
+    for found, expected in zip(model.network.variables, on_the_training_data(kind), strict=True):
+        np.testing.assert_array_equal(np.asarray(found), expected, err_msg=found.path)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_weight_training_is_prepared_on_data_of_every_kind(name, make, parts):
+    def prepared(data, batches):
+        model = make()
+        kmm.calibrate(model, parts.x)
+        model.set_bits(kmm.uniform_assignment(model, 4, 4))
+        kmm.prepare_weight_training(model, data, batches, batch_size=8)
+        return model
+
+    whole = name in ("generator that ends", "iterator")
+    model = prepared(STATISTICS[name](parts), 1 if whole else 4)
+    expected = prepared(dataset(parts).unbatch().batch(32) if whole else parts.x, 1 if whole else 4)
+    for found, other in zip(model.network.variables, expected.network.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(other), err_msg=found.path)
+
+
+BAD_STATISTICS = {
+    "of another size": (lambda p: p.x[:, :5], ValueError, r"expected the shape of the model's"),
+    "pair of another size": (lambda p: (p.x[:, :5], p.y), ValueError, r"expected the shape of the"),
+    "generator of another size": (lambda p: (b[:, :5] for b in [p.x]), ValueError, "the shape of"),
+    "labels alone": (lambda p: p.y, ValueError, r"expected the shape of the model's input"),
+    "NaN": (lambda p: p.x * np.nan, ValueError, "images hold 2048 NaN or Inf"),
+    "no image": (lambda p: p.x[:0], ValueError, "at least one batch, found none"),
+    "empty generator": (lambda p: (b for b in ()), ValueError, "at least one batch, found none"),
+    "path": (lambda p: "images.npy", TypeError, "found str"),
+    "number": (lambda p: 7, TypeError, "found int"),
+}
+
+
+@pytest.mark.parametrize("kind", [kmm.MetaMixModel, kmm.BitMixerModel])
+@pytest.mark.parametrize("name", BAD_STATISTICS)
+def test_bad_statistics_data_are_refused_before_training(name, kind, make, parts):
+    data, error, message = BAD_STATISTICS[name]
+    model = make(kind)
+    with pytest.raises(error, match=f"statistics_data: .*{message}"):
+        model.fit(
+            parts.x, parts.y, epochs=3, callbacks=[callback_of(kind, statistics_data=data(parts))]
+        )
+    assert model.progress.epochs == 0
+
+
+EMPTY = {"iterator": lambda: iter(()), "generator": lambda: (b for b in ())}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_no_batch_calibrates_nothing(name, make):
+    with pytest.raises(ValueError, match="at least one batch, found none.*make the generator or"):
+        kmm.calibrate(make(), EMPTY[name]())
+
+
 # --- models that are not ready, or have nothing to search -----------------------------------------
 
 UNREADY = {
@@ -352,17 +453,21 @@ def of_two_layers():
 
 @pytest.mark.parametrize("source", ["two layers", "one candidate"])
 @pytest.mark.parametrize("kind", [kmm.MetaMixModel, kmm.BitMixerModel])
-def test_nothing_to_search_is_said_and_trained(kind, source, make, tiny_model, parts, capsys):
+def test_nothing_to_search_is_said_and_trained(kind, source, make, tiny_model, parts):
     model = (
         make(kind, of_two_layers())
         if source == "two layers"
         else make(kind, tiny_model(), kmm.SearchSpace((4,), 4))
     )
     if kind is kmm.MetaMixModel:
-        ours, finished = kmm.MetaMixCallback(kmm.Bops(1e9)), lambda: model.phase
+        ours = kmm.MetaMixCallback(kmm.Bops(share=1.0), verbose=0)
+        progress, last = "phase", "weight_training"
     else:
-        ours, finished = kmm.BitMixerCallback((1, 1, 1)), lambda: model.stage
-    model.fit(parts.x, parts.y, epochs=3, verbose=0, callbacks=[ours])
-    assert capsys.readouterr().out.count("has bits to choose: there is nothing to") == 1
-    assert finished() in ("weight_training", "layer_wise")
+        ours = kmm.BitMixerCallback((1, 1, 1), verbose=0)
+        progress, last = "stage", "layer_wise"
+    with pytest.warns(UserWarning) as warned:
+        model.fit(parts.x, parts.y, epochs=3, verbose=0, callbacks=[ours])
+    said = [str(w.message) for w in warned if "nothing to" in str(w.message)]
+    assert len(said) == 1 and "has bits to choose" in said[0]
+    assert getattr(model, progress) == last
     model.require_quantized()

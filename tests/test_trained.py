@@ -136,7 +136,8 @@ def test_the_rule_of_weight_steps_is_kept(make, data):
 # --- callbacks that restore -----------------------------------------------------------------------
 
 
-def test_a_restored_epoch_of_an_earlier_phase_is_said(make, callback, data):
+@pytest.mark.parametrize(("verbose", "anew"), [(0, False), (2, True)])
+def test_a_restored_epoch_of_an_earlier_phase_is_said(verbose, anew, make, callback, data):
     class Scores(keras.callbacks.Callback):  # the first epoch is the best one
         def on_epoch_end(self, epoch, logs=None):
             logs["score"] = -epoch
@@ -149,11 +150,13 @@ def test_a_restored_epoch_of_an_earlier_phase_is_said(make, callback, data):
     model, ours = make(), callback()
     message = r"phase 'bit_meta', from before 'weight_training' began: .*start_from_epoch=2"
     with pytest.warns(UserWarning, match=message):
-        model.fit(*data, epochs=4, verbose=0, callbacks=[ours, Scores(), stopping()])
+        model.fit(*data, epochs=4, verbose=verbose, callbacks=[ours, Scores(), stopping()])
     assert (model.phase, ours.phases[-1]) == ("bit_meta", "weight_training")
     again = callback()  # the model is that of the first epoch, and goes on from there
+    model = make() if anew else model
     model.fit(*data, epochs=4, verbose=0, callbacks=[again, Scores(), stopping(start_from_epoch=2)])
-    assert again.phases == ["bit_search"] + 3 * ["weight_training"]
+    rest = ["bit_search", "weight_training", "weight_training"]
+    assert again.phases == (["bit_meta", *rest] if anew else [*rest, "weight_training"])
     assert model.phase == "weight_training"
     assert again.assignment == model.bit_assignment
 

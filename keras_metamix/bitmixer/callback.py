@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from keras_metamix.batches import readable
 from keras_metamix.bitmixer.model import STAGES, BitMixerModel, Stage
 from keras_metamix.calibration import (
     SEARCHED,
@@ -17,7 +19,12 @@ from keras_metamix.calibration import (
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
 from keras_metamix.layers.mode import quantization_mode
-from keras_metamix.training import epoch_steps, restart_averages, training_batches
+from keras_metamix.training import (
+    check_statistics_data,
+    epoch_steps,
+    restart_averages,
+    training_batches,
+)
 
 
 class BitMixerCallback(keras.callbacks.Callback):
@@ -28,7 +35,8 @@ class BitMixerCallback(keras.callbacks.Callback):
         The paper has 160 in total and publishes no split.
       statistics_batches: training batches that re-estimate the batch norms of every bit-width when
         weights and streams begin to be quantized; 0 leaves them to training.
-      statistics_data: what these are taken from; default: what `fit` trains on.
+      statistics_data: what these are taken from: images, `(images, labels)`, or batches as `fit`
+        takes them; of a generator the first batches are kept. Default: what `fit` trains on.
       verbose: 1 prints a line at each stage.
 
     Attributes:
@@ -51,7 +59,8 @@ class BitMixerCallback(keras.callbacks.Callback):
             )
         require_whole("statistics_batches", statistics_batches)
         self.stage_epochs = tuple(stage_epochs)
-        self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
+        self.statistics_batches = statistics_batches
+        self.statistics_data = readable(statistics_data)
         self.verbose = verbose
         self.stages: list[Stage] = []
         self._epoch = self._batch = 0
@@ -64,9 +73,13 @@ class BitMixerCallback(keras.callbacks.Callback):
                 f"found {type(self.model).__name__}."
             )
         model: Any = self.model
-        if self.verbose and not any(x.input_quantizer.choice.searched for x in model.mac_layers):
-            line = f"no layer of {model.name!r} has bits to choose: there is nothing to switch"
-            print(f"[Bit-Mixer] {line}", flush=True)
+        check_statistics_data(model, self.statistics_data)
+        if not any(layer.input_quantizer.choice.searched for layer in model.mac_layers):
+            warnings.warn(
+                f"no layer of {model.name!r} has bits to choose: there is nothing to switch. The "
+                "first and the last layer keep edge_bits.",
+                stacklevel=2,
+            )
         found = (self.params or {}).get("epochs")
         if not model.progress.epochs and found != sum(self.stage_epochs):
             raise ValueError(

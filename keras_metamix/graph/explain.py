@@ -19,7 +19,7 @@ from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.refusals import Refused, by_name
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
-from metamix_tflite.containers import MacForm, mac_form
+from metamix_tflite.containers import MacForm, mac_form, xnnpack_takes_pool
 from metamix_tflite.operators import LITERT
 
 _OPERATORS = {
@@ -157,14 +157,15 @@ class _Reader:
             operator = _OPERATORS.get(found) or _move(node.operation)
         if not operator:
             return LayerExplanation(*named, "left out", note="does nothing on the device")
+        outside = _outside_xnnpack(node.operation, operator)
         return LayerExplanation(
             *named,
             "integer",
             operator,
-            xnnpack=True,
+            xnnpack=not outside,
             gpu=LITERT[operator].gpu,
             edge_tpu=LITERT[operator].edge_tpu,
-            note="requantizes" if found in RELU_ENDS else "",
+            note="requantizes" if found in RELU_ENDS else outside,
         )
 
     def _mac(self, node: Node, named: tuple[str, str]) -> LayerExplanation:
@@ -206,6 +207,15 @@ def _move(operation: Any) -> str:
     if not isinstance(operation, keras.layers.Layer):
         return "RESHAPE"
     return next((MOVES[cls] for cls in MOVES if isinstance(operation, cls)), "")
+
+
+def _outside_xnnpack(operation: Any, operator: str) -> str:
+    """Why XNNPACK leaves an operator to LiteRT's own kernels, "" if it does not."""
+    if operator != "MAX_POOL_2D" or not isinstance(operation, keras.layers.MaxPooling2D):
+        return ""
+    if xnnpack_takes_pool(operation.pool_size, operation.strides):
+        return ""
+    return "its strides are larger than its window: exact, but not run by XNNPACK"
 
 
 def _cells(row: LayerExplanation) -> list[str]:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
+from keras_metamix.batches import readable
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.cost import (
     Budget,
@@ -27,7 +28,7 @@ from keras_metamix.metamix.search import (
     candidate_scores,
     prepare_weight_training,
 )
-from keras_metamix.training import epoch_steps, training_batches
+from keras_metamix.training import check_statistics_data, epoch_steps, training_batches
 
 
 class MetaMixCallback(keras.callbacks.Callback):
@@ -50,7 +51,8 @@ class MetaMixCallback(keras.callbacks.Callback):
         the "paper"'s, in 1e9 BOPs.
       cost_strength: lambda of Eq. 3; default 8 for "relative", 1 for "paper".
       statistics_batches: training batches that re-estimate batch norm after the selection.
-      statistics_data: what these are taken from; default: what `fit` trains on.
+      statistics_data: what these are taken from: images, `(images, labels)`, or batches as `fit`
+        takes them; of a generator the first batches are kept. Default: what `fit` trains on.
       record_every: steps of bit-search between two records of the probabilities.
       verbose: 1 prints a line at each phase.
       target_bops: short for `budget=Bops(target_bops)`.
@@ -90,7 +92,8 @@ class MetaMixCallback(keras.callbacks.Callback):
         self.cost_form: CostForm = cost_form
         self.meta_epochs, self.search_epochs = meta_epochs, search_epochs
         self.cost_strength = cost_strength
-        self.statistics_batches, self.statistics_data = statistics_batches, statistics_data
+        self.statistics_batches = statistics_batches
+        self.statistics_data = readable(statistics_data)
         self.record_every = record_every
         self.verbose = verbose
         self.argmax_assignment: BitAssignment | None = None
@@ -114,8 +117,13 @@ class MetaMixCallback(keras.callbacks.Callback):
         for line in filter(None, (budget.beyond() for budget in self._priced)):
             warnings.warn(line, stacklevel=2)
         self._selected = False
+        check_statistics_data(model, self.statistics_data)
         if not model.architecture_variables:
-            self._say(f"no layer of {model.name!r} has bits to choose: there is nothing to search")
+            warnings.warn(
+                f"no layer of {model.name!r} has bits to choose: there is nothing to search, and "
+                "all epochs are weight training. The first and the last layer keep edge_bits.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         model: Any = self.model

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_metamix.batches import readable
 from keras_metamix.calibration import (
     SEARCHED,
     calibrate_streams,
@@ -63,7 +64,8 @@ def prepare_weight_training(
 
     Args:
       model: a MetaMixModel at the bits that `set_bits` assigned.
-      data: images, or what `fit` takes as `x`; None, within a `fit`, is what that trains on.
+      data: images, `(images, labels)`, or what `fit` takes as `x`; None, within a `fit`, is what
+        that trains on.
       batches: number of its batches that estimate batch norm's statistics; 0 leaves these alone.
       batch_size: images in a batch where `data` is arrays; default 32.
 
@@ -72,6 +74,7 @@ def prepare_weight_training(
     """
     require_metamix(model)
     require_whole("batches", batches)
+    data = readable(data)
     calibrate_weights(model.network, model.weight_rule)
     calibrate_streams(model.network, training_batches(model, data, SEARCHED, batch_size))
     model.phase = "weight_training"

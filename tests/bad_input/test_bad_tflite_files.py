@@ -117,7 +117,8 @@ CASES = [
             f"{call.__name__} {type(value).__name__}",
             lambda g, f, call=call, v=value: call(v),
             TypeError,
-            rf"Expected the bytes of a \.tflite, found {type(value).__name__}",
+            r"Expected the bytes of a \.tflite, found "
+            + ("the path" if isinstance(value, str) else type(value).__name__),
         )
         for call in (mt.verify, mt.benchmark, mt.Runner, mt.OperatingPointRunner)
         for value in (None, "model.tflite", 7, memoryview(b"x"))
@@ -171,7 +172,7 @@ CASES = [
         "parity of another size",
         lambda g, f: parity(g, f["other size"]),
         ValueError,
-        "9, 9, 1.*8, 8",
+        r"shapes of the inputs are \[\(8, 8, 1\)\], found one .*\[\(9, 9, 1\)\]",
     ),
     (
         "parity of points",
@@ -258,8 +259,8 @@ CASES = [
             ("none", lambda x: None, TypeError, "images: expected an array, found NoneType"),
             ("lists", lambda x: x.tolist(), TypeError, "images: expected an array, found list"),
             ("no image", lambda x: x[:0], ValueError, "images: expected at least one, found none"),
-            ("another size", lambda x: x[:, 1:], ValueError, r"found \[\(7, 8, 1\)|Got 7 but"),
-            ("one image", lambda x: x[0], ValueError, r"found \[\(8, 1\)|Got 3 but expected 4"),
+            ("another size", lambda x: x[:, 1:], ValueError, r"8, 8, 1\) for input .*8, 7, 8, 1\)"),
+            ("one image", lambda x: x[0], ValueError, r"found \(8, 8, 1\): .*image\[None\]"),
             ("float64", lambda x: x.astype(float), ValueError, "FLOAT64 but expected type FLOAT32"),
             ("text", lambda x: x.astype(str), ValueError, "but expected type FLOAT32|STRING"),
         ]

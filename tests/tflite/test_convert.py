@@ -45,6 +45,36 @@ def test_metadata_declares_the_layers(resnet):
     assert {n: e["weight_bits"] for n, e in declared["layers"].items()} == bits.weight_bits
 
 
+@pytest.mark.parametrize(
+    ("window", "strides", "whole"),
+    [
+        (2, 2, True),
+        (3, 2, True),
+        ((3, 2), (1, 2), True),
+        (1, 2, True),  # a convolution of one pixel
+        (2, 3, False),
+        ((2, 1), 2, False),
+        ((1, 3), (2, 1), False),
+    ],
+)
+def test_a_max_pool_that_xnnpack_lacks_is_said(window, strides, whole):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((9, 9, 2), name="image")
+    x = layers.MaxPooling2D(window, strides, name="pool")(layers.Conv2D(4, 3)(image))
+    source = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    model, images = kmm.QuantizedModel.from_float(source), np.random.normal(size=(9, 9, 9, 2))
+    kmm.calibrate(model, images)
+    said = pytest.warns(UserWarning, match="'pool': XNNPACK has no max pool.*Strides of at most")
+    with nullcontext() if whole else said:
+        flat = mt.convert(model)
+    mt.verify(flat, model.bit_assignment)
+    report = mt.parity(flat, model, images)
+    assert (report.differing, report.delegated) == (0, whole)
+    (row,) = [row for row in kmm.explain(source).rows if row.name == "pool"]
+    assert (row.xnnpack, "not run by XNNPACK" in row.note) == (whole, not whole)
+    mt.convert(model, "edgetpu", golden=0)  # not for XNNPACK: no word
+
+
 def test_two_outputs(quantized, differing):
     keras.utils.set_random_seed(0)
     x = image = keras.Input((6, 6, 2), name="image")

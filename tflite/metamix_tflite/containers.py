@@ -97,3 +97,10 @@ def mac_form(
     if weight_container == "fast" and gains and large and not grouped:
         return MacForm("FULLY_CONNECTED", "INT4", patches=True)
     return MacForm("CONV_2D", as_convolution)
+
+
+def xnnpack_takes_pool(size: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether XNNPACK runs a MAX_POOL_2D; else LiteRT's own kernel does, which is as exact."""
+    return tuple(size) != (1, 1) and all(
+        stride <= window for stride, window in zip(strides, size, strict=True)
+    )
