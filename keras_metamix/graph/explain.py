@@ -17,7 +17,7 @@ from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import costs_of
 from keras_metamix.graph.operations import MOVES, RELUS
 from keras_metamix.graph.operators import Operator
-from keras_metamix.graph.refusals import Refused, by_name
+from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
 
@@ -138,11 +138,9 @@ class _Reader:
 
     def row(self, node: Node) -> LayerExplanation:
         """Of one call."""
-        operation = node.operation
-        standing_for = operation.operation if isinstance(operation, Refused) else operation
-        named = node.name, type(standing_for).__name__
+        named = node.name, type(standing_for(node.operation)).__name__
         if refusals := self.found.refused.get(node.name):
-            why = dict.fromkeys(refusal.reason for refusal in refusals)
+            why = dict.fromkeys(refusal.said for refusal in refusals)
             return LayerExplanation(*named, "refused", note="; ".join(why))
         if node.name in self.found.kept:
             streams = self.space.stream_bits is None

@@ -8,7 +8,7 @@ import itertools
 import keras
 
 from keras_metamix.assignment import SearchSpace
-from keras_metamix.graph.expand import expansion, layer_before
+from keras_metamix.graph.expand import expansion
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.operations import CONSTANTS, kind, problem
@@ -16,8 +16,14 @@ from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.precision import require_float32
-from keras_metamix.graph.reasons import reason_or_default
-from keras_metamix.graph.refusals import Refusal, UnsupportedLayerError
+from keras_metamix.graph.refusals import (
+    Refusal,
+    UnsupportedLayerError,
+    not_finite,
+    place_behind,
+    standing_for,
+    why_none,
+)
 from keras_metamix.graph.topology import Node, Topology, as_functional
 
 
@@ -59,12 +65,17 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     refused = {name: [refusal] for name, refusal in expanded.refused.items()}
     kept = set(expanded.kept)
 
-    def refuse(node: Node, why: str) -> None:
-        origin, before = expanded.origins[node.name], layer_before(list(node.inputs))
-        refused.setdefault(node.name, []).append(origin.refusal(node.operation, why, before))
+    def refuse(node: Node, why: str, may_stay: bool = True) -> None:
+        place = place_behind(node.inputs, expanded.origins)
+        refusal = expanded.origins[node.name].refusal(
+            standing_for(node.operation), why, place, may_stay
+        )
+        refused.setdefault(node.name, []).append(refusal)
 
     for node in topology.nodes:
-        if node.name not in {*kept, *refused}:
+        if not node.occurrence and (why := not_finite(node.operation)):
+            refuse(node, why, may_stay=False)
+        elif node.name not in {*kept, *refused}:
             found = kind(node.operation, node)
             if found is Kind.FLOAT and space.stream_bits is None:
                 kept.add(node.name)
@@ -115,12 +126,31 @@ def _why_not(
 ) -> str:
     """Why a call cannot be quantized or exported, "" if it can."""
     if found is None or found is Kind.FLOAT:
-        return reason_or_default(node.operation)
+        return why_none(node.operation, node.inputs)
     if why := problem(node, found):
         return why
     inside = found is Kind.SOFTMAX and not topology.is_output(node.output)
+    if inside and space.stream_bits and (last := _moved_to_the_end(node, topology)):
+        return (
+            f"a softmax is left out of the file where it is the last layer, found {last!r} behind "
+            "it; put that before the softmax"
+        )
     formless = isinstance(found, Operator) and not found.has_form(node)
-    return reason_or_default(node.operation) if space.stream_bits and (inside or formless) else ""
+    return (
+        why_none(node.operation, node.inputs) if space.stream_bits and (inside or formless) else ""
+    )
+
+
+def _moved_to_the_end(node: Node, topology: Topology) -> str:
+    """The operation that gives an output, where all behind a node only move values; else ""."""
+    while (after := topology.only_consumer(node.output)) is not None:
+        moves = ("Permute", "Transpose", "Reshape", "Squeeze", "ExpandDims", "Flatten", "Identity")
+        if type(standing_for(after.operation)).__name__ not in moves:
+            return ""
+        node = after
+        if topology.is_output(node.output):
+            return node.name
+    return ""
 
 
 def _rank(node: Node) -> str:

@@ -163,7 +163,9 @@ def _graph_of(model: Any) -> keras.Model:
     if not hasattr(model, "_nodes_by_depth"):
         raise TypeError(
             "Expected a functional or Sequential Keras model, found "
-            f"{type(model).__name__} {getattr(model, 'name', '')!r}, which has no graph to read."
+            f"{type(model).__name__} {getattr(model, 'name', '')!r}, which has no graph to read: "
+            "give keras.Model(x, model.call(x)) of x = keras.Input(...), which has the same layers "
+            "and weights."
         )
     return model
 
