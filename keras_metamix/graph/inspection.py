@@ -19,6 +19,7 @@ from keras_metamix.graph.precision import require_float32
 from keras_metamix.graph.refusals import (
     Refusal,
     UnsupportedLayerError,
+    has_weights,
     not_finite,
     place_behind,
     standing_for,
@@ -90,7 +91,11 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     for node in topology.nodes if space.stream_bits else ():
         if plan.kind(node) in CONSTANTS and not plan.joins(node) and (why := _rank(node)):
             refuse(node, why)
-    refused = {n.name: refused[n.name] for n in topology.nodes if n.name in refused}
+    refused = {
+        node.name: [_said_of_outputs(found, node, topology) for found in refused[node.name]]
+        for node in topology.nodes
+        if node.name in refused
+    }
     return Inspection(expanded.model, topology, macs, plan, frozenset(kept), refused)
 
 
@@ -159,5 +164,20 @@ def _rank(node: Node) -> str:
         return ""
     return (
         f"not exported yet over {rank - 1} axes, found {tuple(node.output.shape[1:])}; put it "
-        "before the Reshape, or behind the layer that it can be folded into"
+        "behind the layer that it can be folded into, or on Reshape((height, width, channels))"
     )
+
+
+def _said_of_outputs(refusal: Refusal, node: Node, topology: Topology) -> Refusal:
+    """A refusal with the remedy that what stands at the model's end can be left to the app."""
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        if has_weights(here.operation):
+            return refusal
+        waiting += [after for tensor in here.outputs for after in topology.consumers(tensor)]
+    tabled = refusal.reason.startswith(("not exported", "no exact integer form"))
+    if not tabled or " app" in refusal.reason:
+        return refusal
+    reason = f"{refusal.reason}; at the end of the model, as here, the app can compute it, too"
+    return dataclasses.replace(refusal, reason=reason)

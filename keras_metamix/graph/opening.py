@@ -152,8 +152,9 @@ def _obstacle(frames: list[Any]) -> str:
         return "which updates a metric; give metrics to compile(metrics=...)"
     if _draws(frames):
         return (
-            "which draws random numbers in evaluation too; draw them in training alone, in a layer "
-            "such as GaussianNoise, which returns its input in evaluation"
+            "which draws random numbers in evaluation too; draw them in training alone, as "
+            "GaussianNoise does, which returns its input in evaluation, or give the model without "
+            "the layer"
         )
     held = first.f_locals.get("self")
     if isinstance(held, layers.Layer) and first.f_code.co_name == "call":

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
 from keras_metamix.graph.training_only import CALL_ERRORS
@@ -43,7 +43,7 @@ _CURVE = "no exact integer form; put a ReLU, hard_sigmoid, sigmoid or tanh in it
 _GATE = "not exported yet; gate by Multiply and sigmoid, or by ReLU"
 _RESHAPE = "not exported as this operation; use the layer Reshape"
 _CHOICE = f"not exported; {_APP}"
-_CHANNELS = "over channels Conv2D(1, 1), which learns their weights"
+_CHANNELS = "over channels Conv2D(1, 1), or Dense(1), which learn their weights"
 _TIME = "GlobalAveragePooling2D on Reshape((1, time, channels))"
 _MOST = f"not exported yet; over height and width use GlobalMaxPooling2D, {_CHANNELS}"
 # Raw operations that have no form themselves, and the layer that has.
@@ -52,7 +52,7 @@ _LAYERS = {
     "averagepool": "AveragePooling2D",
     "adaptiveaveragepool": "GlobalAveragePooling2D or AveragePooling2D",
     "adaptivemaxpool": "GlobalMaxPooling2D or MaxPooling2D",
-    "pad": "ZeroPadding2D",
+    "pad": "ZeroPadding2D, whose border is of zeros",
     "padimages": "ZeroPadding2D",
     "cropimages": "Cropping2D",
     "conv": "Conv2D",
@@ -133,7 +133,7 @@ _REASONS: dict[str, str] = {
         "not exported yet; Concatenate()(n * [x]) and Reshape((n, features)) are the same"
     ),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "moveaxis"), _ORDER),
-    **dict.fromkeys(("flip", "rot90", "roll"), f"not exported yet; {_PIPELINE}"),
+    "roll": "not exported yet; Cropping2D of both parts and Concatenate(axis=1 or 2) do the same",
     **dict.fromkeys(("getitem", "slice", "split", "take", "unstack"), _PARTS),
     **dict.fromkeys(
         ("spacetodepth", "extractpatches"),
@@ -261,8 +261,7 @@ def described(operation: Any) -> str:
     """An operation for a message: its class, or what it does in plain words."""
     cls = type(operation)
     if not isinstance(operation, layers.Layer):
-        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        return _WORDS.get(cls.__name__, f"keras.ops.{snake}")
+        return _WORDS.get(cls.__name__) or _function(cls.__name__)
     if isinstance(operation, layers.Activation):
         function = operation.activation
         known = activation_name(function) or str(function.__module__).startswith("tensorflow.")
@@ -271,6 +270,13 @@ def described(operation: Any) -> str:
     if isinstance(operation, layers.ReLU) and keras_class(operation) is layers.ReLU:
         return _relu(operation)
     return cls.__name__
+
+
+def _function(cls: str) -> str:
+    """The function of keras.ops that makes a raw operation of a class."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls).lower()
+    module = "image." if not hasattr(ops, name) and hasattr(ops.image, name) else ""
+    return f"keras.ops.{module}{name}"
 
 
 def _relu(layer: Any) -> str:

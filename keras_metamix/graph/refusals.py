@@ -59,10 +59,10 @@ class UnsupportedLayerError(ValueError):
 
 def by_name(refusals: Iterable[Refusal]) -> dict[str, str]:
     """What is said of each, by the name that `float_layers` takes."""
-    said: dict[str, dict[str, None]] = {}
+    groups: dict[str, list[Refusal]] = {}
     for refusal in refusals:
-        said.setdefault(refusal.name, {})[str(refusal)] = None
-    return {name: " ".join(lines) for name, lines in said.items()}
+        groups.setdefault(refusal.name, []).append(refusal)
+    return {name: " ".join(_lines(found)) for name, found in groups.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Origin:
             what, cls = f"Layer {self.label(operation)}{inside}", what
             return Refusal(self.name, what, why, may_stay and not stuck, stuck, cls)
         if self.composite:
-            what, stays = f"Layer {self.around} computes {what}", may_stay and not self.stuck
-            return Refusal(self.composite, what, why, stays, self.stuck)
+            cls, stays = f"Layer {self.around} computes", may_stay and not self.stuck
+            return Refusal(self.composite, f"{cls} {what}", why, stays, self.stuck, cls)
         what = what if what[:5] == "keras" else what[0].upper() + what[1:]
         cls = f"{what} behind {place}" if place else what
         return Refusal(self.name, f"{cls} ({self.name!r})", why, may_stay, cls=cls)
@@ -160,14 +160,14 @@ def why_none(operation: Any, tensors: Sequence[Any]) -> str:
 
 def _reads_the_input(operation: Any, tensors: Sequence[Any]) -> bool:
     """Whether an operation, and all before it, has no weights: a data pipeline can compute it."""
-    if _has_weights(operation):
+    if has_weights(operation):
         return False
     waiting, seen = list(tensors), set()
     while waiting:
         before = waiting.pop()._keras_history.operation
         if id(before) in seen or isinstance(before, layers.InputLayer):
             continue
-        if _has_weights(before):
+        if has_weights(before):
             return False
         seen.add(id(before))
         waiting += before._inbound_nodes[0].input_tensors
@@ -193,7 +193,8 @@ def standing_for(operation: Any) -> Any:
     return operation.operation if isinstance(operation, Refused) else operation
 
 
-def _has_weights(operation: Any) -> bool:
+def has_weights(operation: Any) -> bool:
+    """Whether an operation computes with weights, rather than constants."""
     operation = standing_for(operation)
     constant = isinstance(operation, layers.Normalization)
     return bool(getattr(operation, "weights", ())) and not constant
@@ -216,21 +217,24 @@ def _message(model: str, refusals: list[Refusal]) -> str:
 
 
 def _lines(refusals: list[Refusal]) -> list[str]:
-    """One for each reason; layers of one class share theirs, and operations behind one layer."""
+    """One for each reason; what has the same `cls` shares its line."""
     groups: dict[Any, dict[str, Refusal]] = {}
     for refusal in refusals:
-        key = (refusal.cls or refusal.what, refusal.said)
-        groups.setdefault(key, {})[refusal.what] = refusal
-    lines = []
-    for found in map(list, map(dict.values, groups.values())):
-        first = found[0]
-        if len(found) == 1:
-            lines.append(str(first))
-        elif first.what.startswith(first.cls):
-            names = ", ".join(repr(r.name) for r in found)
-            lines.append(f"{first.cls} ({names}): {first.said}.")
-        else:
-            labels = (r.what.removeprefix("Layer ") for r in found)
-            listed = ", ".join(label.replace(f" ({first.cls})", "", 1) for label in labels)
-            lines.append(f"Layers {listed} ({first.cls}): {first.said}.")
-    return lines
+        groups.setdefault((refusal.cls, refusal.said), {})[refusal.what] = refusal
+    return [_line(list(found.values())) for found in groups.values()]
+
+
+def _line(refusals: list[Refusal]) -> str:
+    first = refusals[0]
+    if len(refusals) == 1:
+        return str(first)
+    cls = first.cls
+    if cls.endswith(" computes"):
+        *most, last = [refusal.what.removeprefix(f"{cls} ") for refusal in refusals]
+        return f"{cls} {', '.join(most)} and {last}: {first.said}."
+    if first.what.startswith(cls):
+        names = ", ".join(repr(refusal.name) for refusal in refusals)
+        return f"{cls} ({names}): {first.said}."
+    labels = (refusal.what.removeprefix("Layer ") for refusal in refusals)
+    listed = ", ".join(label.replace(f" ({cls})", "", 1) for label in labels)
+    return f"Layers {listed} ({cls}): {first.said}."
