@@ -151,7 +151,7 @@ class _Expansion(Pieces):
             return self._in_float(operation, args, kwargs)
         if changed := changed_by_keras(operation):
             return self._refuse(operation, args, kwargs, changed, may_stay=False)
-        if _trains_always(operation, args, kwargs):
+        if _trains_always(operation, kwargs.get("training")):
             return self._refuse(operation, args, kwargs, _TRAINS_ALWAYS)
         if isinstance(operation, keras.Model):
             return self._regularized(operation, self._open_model(operation, args, kwargs))
@@ -295,14 +295,11 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     return [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
 
 
-def _trains_always(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _trains_always(operation: Any, flag: Any) -> bool:
     """Whether the user hands training=True to something that acts in training."""
-    if not getattr(operation, "_call_has_training_arg", False):
+    if flag is not True or not isinstance(operation, layers.Layer):
         return False
-    signature = inspect.signature(operation.call)
-    if signature.bind_partial(*args, **kwargs).arguments.get("training") is not True:
-        return False
-    if signature.parameters["training"].default is True:
+    if inspect.signature(operation.call).parameters["training"].default is True:
         return False  # Keras notes down the default of a `call`, too
     parts = operation._flatten_layers(include_self=not isinstance(operation, keras.Model))
     return any(p._call_has_training_arg and not isinstance(p, keras.Model) for p in parts)

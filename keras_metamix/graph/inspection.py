@@ -11,11 +11,11 @@ from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.expand import expansion
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.layer_costs import mac_nodes
-from keras_metamix.graph.operations import CONSTANTS, kind, problem
+from keras_metamix.graph.operations import CONSTANTS, cannot_run, kind, problem
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32
+from keras_metamix.graph.precision import in_other_types, require_float32
 from keras_metamix.graph.refusals import (
     Refusal,
     UnsupportedLayerError,
@@ -54,13 +54,15 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
 
     Raises:
       TypeError: the model has no graph.
-      ValueError: the model's class overrides methods, a dtype is not float32, a size is open, no
-        layer has a name in float_layers, or there is nothing to quantize; says which.
+      ValueError: the model's class overrides methods, no layer has a name in float_layers, or there
+        is nothing to quantize; says which.
+      UnsupportedLayerError: a layer is not in float32, or a size is open; names it, and all else
+        that stands in the way.
     """
     functional = as_functional(model)
     require_no_overrides(model)
     require_float32(functional)
-    _require_sizes(functional)
+    faults = [*_open_sizes(functional), *in_other_types(functional)]
     expanded = expansion(functional, float_layers)
     topology = Topology(expanded.model)
     refused = {name: [refusal] for name, refusal in expanded.refused.items()}
@@ -74,7 +76,8 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
         refused.setdefault(node.name, []).append(refusal)
 
     for node in topology.nodes:
-        if not node.occurrence and (why := not_finite(node.operation)):
+        nan = "" if node.occurrence else not_finite(node.operation)
+        if why := nan or cannot_run(node):
             refuse(node, why, may_stay=False)
         elif node.name not in {*kept, *refused}:
             found = kind(node.operation, node)
@@ -96,6 +99,8 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
         for node in topology.nodes
         if node.name in refused
     }
+    if faults:
+        raise UnsupportedLayerError(model.name, [*faults, *itertools.chain(*refused.values())])
     return Inspection(expanded.model, topology, macs, plan, frozenset(kept), refused)
 
 
@@ -114,16 +119,19 @@ def accepted(
     return found.model, found.kept
 
 
-def _require_sizes(model: keras.Model) -> None:
-    """Raises ValueError for an input with an open size other than the batch's; names it."""
+def _open_sizes(model: keras.Model) -> list[Refusal]:
+    """The inputs with an open size other than the batch's."""
+    found = []
     for tensor in model.inputs:
         if None in tensor.shape[1:]:
             size = tuple(tensor.shape[1:])
             example = tuple(224 if n is None else n for n in size)
-            raise ValueError(
-                f"Input {tensor.name!r} has the open size {size}, which a file's tensors cannot "
-                f"have: build the model with a fixed one, such as keras.Input({example})."
+            reason = (
+                f"expected fixed sizes, as a file's tensors have, found {size}; build the model "
+                f"with some, such as keras.Input({example})"
             )
+            found.append(Refusal(tensor.name, f"Input {tensor.name!r}", reason, may_stay=False))
+    return found
 
 
 def _why_not(

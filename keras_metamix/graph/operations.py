@@ -97,12 +97,18 @@ def problem(node: Node, found: Kind | Operator) -> str:
         return f"expected the channel axis -1, found {operation.axis}"
     if found is Kind.AFFINE and affine_terms(node) is None:
         return _not_affine(node)
+    return ""
+
+
+def cannot_run(node: Node) -> str:
+    """Why Keras builds a call, but does not run it, "" where it does."""
+    operation, found = node.operation, kind(node.operation, node)
     if type(operation).__name__ == "Reshape" and None in getattr(operation, "newshape", ()):
         return (
-            f"expected a shape without None, found {tuple(operation.newshape)}, with which Keras "
-            "cannot run it either; use the layer Reshape, or -1 for the size of the batch"
+            f"expected a shape without None, found {tuple(operation.newshape)}, which Keras does "
+            "not run either; use the layer Reshape, or -1 for the size of the batch"
         )
-    if any(map(_is_of_bytes, node.inputs)) and not _reads_bytes(operation, found):
+    if found and any(map(_is_of_bytes, node.inputs)) and not _reads_bytes(operation, found):
         return (
             "reads the bytes of an input as they are; put Rescaling(1 / 255), or "
             "ops.cast(x, 'float32'), behind the input"

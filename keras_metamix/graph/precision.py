@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import keras
 
+from keras_metamix.graph.refusals import Refusal, listed
 from keras_metamix.graph.topology import Topology
 
 _INPUT_TYPES = ("float32", "uint8")
 
 
 def require_float32(model: keras.Model) -> None:
-    """Checks that a model, and the layers that will be put into it, compute in float32.
+    """Checks that what will be put into a model computes in float32, and what it is given.
 
     Args:
       model: functional. Its inputs are float32, or uint8 for bytes, and layers read all of them.
 
     Raises:
-      ValueError: another dtype policy; names the layer, or that the policy is Keras' default.
-        Another input; names it.
+      ValueError: another policy is Keras' default. Another input; names it.
     """
     default = keras.config.dtype_policy()
     if default.compute_dtype != "float32":
@@ -25,13 +25,25 @@ def require_float32(model: keras.Model) -> None:
             "keras.config.dtype_policy: quantizers compute in float32, expected that policy, found "
             f"{default.name!r}."
         )
+    _require_inputs(model)
+
+
+def in_other_types(model: keras.Model) -> list[Refusal]:
+    """The layers that do not compute in float32, one refusal for each policy."""
+    names: dict[str, list[str]] = {}
     for layer in model._flatten_layers(include_self=False):
         if layer.compute_dtype != "float32" and not isinstance(layer, keras.layers.InputLayer):
-            raise ValueError(
-                f"Layer {layer.name!r}: expected the dtype policy 'float32', found "
-                f"{layer.dtype_policy.name!r}: build the model under 'float32'."
-            )
-    _require_inputs(model)
+            names.setdefault(layer.dtype_policy.name, []).append(layer.name)
+    return [
+        Refusal(
+            found[0],
+            f"Layer{'s' if len(found) > 1 else ''} {listed(found)}",
+            f"expected the dtype policy 'float32', found {policy!r}; build the model under "
+            "'float32'",
+            may_stay=False,
+        )
+        for policy, found in names.items()
+    ]
 
 
 def _require_inputs(model: keras.Model) -> None:

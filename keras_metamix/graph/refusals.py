@@ -123,6 +123,13 @@ class Refused(keras.Operation):
         return self.operation.compute_output_spec(*args, **kwargs)
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, the first of many."""
+    first = ", ".join(map(repr, names[:_MOST_NAMES]))
+    more = len(names) - _MOST_NAMES
+    return f"{first} and {more} more" if more > 0 else first
+
+
 def place_behind(tensors: Sequence[Any], origins: dict[str, Origin]) -> str:
     """The last layer or input before some tensors of the flat model, in the user's words.
 
@@ -178,7 +185,7 @@ def not_finite(operation: Any) -> str:
     """What is said of a layer whose weights are NaN, Inf or too large to be quantized."""
     for variable in getattr(standing_for(operation), "variables", ()):
         if "float" in variable.dtype:
-            values = np.asarray(keras.ops.convert_to_numpy(variable))
+            values = np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
             if count := int(np.sum(~(np.abs(values) < LARGEST))):
                 return (
                     f"expected weights that are finite and below {LARGEST:g}, found {count} of "
@@ -205,9 +212,9 @@ def _message(model: str, refusals: list[Refusal]) -> str:
     rest = []
     if names:
         them = "it" if len(names) == 1 else "them"
-        listed = names if len(names) <= _MOST_NAMES else "keras_metamix.explain(model).refused"
+        named = names if len(names) <= _MOST_NAMES else "keras_metamix.explain(model).refused"
         first = "" if all(r.may_stay for r in refusals) else ", once the rest is changed"
-        text = f"float_layers={listed} leaves {them} in float{first}"
+        text = f"float_layers={named} leaves {them} in float{first}"
         rest = [f"{text}: the model trains, without a file."]
     lines = _lines(refusals)
     if len(lines) == 1:
@@ -220,7 +227,7 @@ def _lines(refusals: list[Refusal]) -> list[str]:
     """One for each reason; what has the same `cls` shares its line."""
     groups: dict[Any, dict[str, Refusal]] = {}
     for refusal in refusals:
-        groups.setdefault((refusal.cls, refusal.said), {})[refusal.what] = refusal
+        groups.setdefault((refusal.cls or refusal.what, refusal.said), {})[refusal.what] = refusal
     return [_line(list(found.values())) for found in groups.values()]
 
 
@@ -236,5 +243,5 @@ def _line(refusals: list[Refusal]) -> str:
         names = ", ".join(repr(refusal.name) for refusal in refusals)
         return f"{cls} ({names}): {first.said}."
     labels = (refusal.what.removeprefix("Layer ") for refusal in refusals)
-    listed = ", ".join(label.replace(f" ({cls})", "", 1) for label in labels)
-    return f"Layers {listed} ({cls}): {first.said}."
+    short = ", ".join(label.replace(f" ({cls})", "", 1) for label in labels)
+    return f"Layers {short} ({cls}): {first.said}."

@@ -14,6 +14,7 @@ from keras_metamix.graph.ownership import config_of, is_keras_own
 # What code of a user's raises on tensors that it was not written for.
 CALL_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError)
 _MAGNITUDES = (1e-3, 1.0, 300.0, 1e6)
+_SIZE = 16  # where the model leaves one open
 _found: weakref.WeakKeyDictionary[Any, dict[tuple[int | None, ...], bool]] = (
     weakref.WeakKeyDictionary()
 )
@@ -32,8 +33,10 @@ def acts_in_training_alone(layer: Any, inputs: Sequence[Any]) -> bool:
     if len(inputs) != 1 or not isinstance(layer, keras.layers.Layer):
         return False
     (tensor,), module = inputs, type(layer).__module__
-    if module.startswith("keras_metamix.") or None in tensor.shape[1:]:
+    if module.startswith("keras_metamix."):
         return False
+    sizes = (_SIZE if size is None else size for size in tensor.shape[1:])
+    tensor = keras.KerasTensor((tensor.shape[0], *sizes), tensor.dtype)
     known = _found.setdefault(layer, {})
     key = (*tensor.shape, tensor.dtype)
     if key not in known:
