@@ -837,6 +837,33 @@ REMEDIES = {
 }
 
 
+def written_otherwise(a, b):
+    """What messages advise instead of operations that are refused, and these."""
+    add, relu, minus = layers.Add(), layers.ReLU(), layers.Rescaling(-1.0)
+    row = layers.Cropping2D(((0, 1), (0, 0))), layers.Cropping2D(((7, 0), (0, 0)))
+    return [
+        (layers.Add()([b, relu(add([a, minus(b)]))]), ops.maximum(a, b)),
+        (layers.Add()([a, layers.Rescaling(-1.0)(layers.ReLU()(layers.Add()([a, minus(b)])))]),
+         ops.minimum(a, b)),
+        (layers.Add()([layers.ReLU()(a), layers.ReLU()(minus(a))]), ops.abs(a)),
+        (layers.Multiply()([a, a]), a**2),
+        (layers.Concatenate(axis=1)([row[1](a), row[0](a)]), ops.roll(a, 1, 1)),
+        (a * ops.sigmoid(1.702 * a), ops.gelu(a)),
+    ]  # fmt: skip
+
+
+def test_what_is_written_otherwise_is_the_same_and_exact(calibrated):
+    image = keras.Input(SHAPE, name="image")
+    pairs = written_otherwise(conv(name="stem")(image), conv(name="other")(image))
+    pictures = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)
+    found, real = (keras.Model(image, list(side))(pictures) for side in zip(*pairs, strict=True))
+    for number, (ours, theirs) in enumerate(zip(found, real, strict=True)):
+        close = 1e-6 if number < len(pairs) - 1 else 0.021  # the last: GELU
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=close)
+    model, images = calibrated(ended(image, layers.Concatenate()([ours for ours, _ in pairs])))
+    assert mt.parity(mt.convert(model), model, images).differing == 0
+
+
 @pytest.mark.parametrize("name", REMEDIES)
 def test_what_a_message_advises_is_exported_exactly(name, calibrated):
     model, images = calibrated(REMEDIES[name]())
