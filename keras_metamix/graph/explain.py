@@ -109,8 +109,9 @@ def explain(
 
     Raises:
       TypeError: the model has no graph, or `space` or `float_layers` is of another type.
-      ValueError: the model has no MAC layer, an open input size, or a layer that is not in
-        float32; names it.
+      ValueError: the model has no MAC layer, or no layer of a name in float_layers.
+      UnsupportedLayerError: an open input size, or a layer or an input of another type; names it,
+        and all else that stands in the way.
     """
     space = space or SearchSpace()
     require_space(space)

@@ -112,7 +112,8 @@ def _unreadable(layer: Any, error: BaseException) -> str:
     """What in a call cannot be read: the line of the user's own that stops it, and why."""
     function = getattr(layer, "activation", None)
     if str(getattr(function, "__module__", "")).startswith("tensorflow."):
-        return "a function of TensorFlow's; give the Keras activation by its name"
+        why = reason_of(getattr(function, "__name__", ""))
+        return f"a function of TensorFlow's; {why or 'give the Keras activation by its name'}"
     frames = _frames(error)
     users = [n for n, (frame, _) in enumerate(frames) if not _module(frame).startswith(_LIBRARIES)]
     if not users:

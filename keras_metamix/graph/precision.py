@@ -11,13 +11,13 @@ _INPUT_TYPES = ("float32", "uint8")
 
 
 def require_float32(model: keras.Model) -> None:
-    """Checks that what will be put into a model computes in float32, and what it is given.
+    """Checks that what will be put into a model computes in float32, and that it reads its inputs.
 
     Args:
-      model: functional. Its inputs are float32, or uint8 for bytes, and layers read all of them.
+      model: functional.
 
     Raises:
-      ValueError: another policy is Keras' default. Another input; names it.
+      ValueError: another policy is Keras' default, or no layer reads an input; names it.
     """
     default = keras.config.dtype_policy()
     if default.compute_dtype != "float32":
@@ -29,12 +29,24 @@ def require_float32(model: keras.Model) -> None:
 
 
 def in_other_types(model: keras.Model) -> list[Refusal]:
-    """The layers that do not compute in float32, one refusal for each policy."""
+    """The inputs of other types, and the layers that do not compute in float32, by policy."""
     names: dict[str, list[str]] = {}
     for layer in model._flatten_layers(include_self=False):
         if layer.compute_dtype != "float32" and not isinstance(layer, keras.layers.InputLayer):
             names.setdefault(layer.dtype_policy.name, []).append(layer.name)
-    return [
+    inputs = [(tensor._keras_history.operation.name, tensor.dtype) for tensor in model.inputs]
+    refusals = [
+        Refusal(
+            name,
+            f"Input {name!r}",
+            f"expected dtype 'float32', or 'uint8' for bytes such as a camera's, found {dtype!r}; "
+            "build the model on an input of one of them, and cast its data before",
+            may_stay=False,
+        )
+        for name, dtype in inputs
+        if dtype not in _INPUT_TYPES
+    ]
+    return refusals + [
         Refusal(
             found[0],
             f"Layer{'s' if len(found) > 1 else ''} {listed(found)}",
@@ -47,7 +59,7 @@ def in_other_types(model: keras.Model) -> list[Refusal]:
 
 
 def _require_inputs(model: keras.Model) -> None:
-    """Checks that a model reads what it is given: floats or bytes, for which files have inputs."""
+    """Checks that layers read all that a model is given."""
     topology = Topology(model)
     for tensor in model.inputs:
         name = tensor._keras_history.operation.name
@@ -55,10 +67,4 @@ def _require_inputs(model: keras.Model) -> None:
             raise ValueError(
                 f"Input {name!r}: expected a layer that reads it, found none: leave it out of "
                 "keras.Model(inputs, outputs)."
-            )
-        if tensor.dtype not in _INPUT_TYPES:
-            raise ValueError(
-                f"Input {name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
-                f"camera's, found {tensor.dtype!r}: build the model on an input of one of them, "
-                "and cast its data before."
             )

@@ -30,6 +30,7 @@ _PARTS = (
     "not exported yet; give each part a Conv2D or Dense of its own, or use Cropping2D for height "
     "and width"
 )
+_NEW_AXES = "not exported as a slice; use the layer Reshape, or keepdims=True of what stands before"
 _ORDER = "not exported yet; keep the order of the axes"
 _ATTENTION = (
     "no exact integer form that holds on every CPU, for its softmax; gate by Multiply and sigmoid"
@@ -127,7 +128,7 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(("argmax", "argmin", "topk", "argsort", "sort", "intopk"), _CHOICE),
     **dict.fromkeys(("where", "greater", "greaterequal", "less", "lessequal", "equal"), _GATE),
     **dict.fromkeys(("notequal", "logicaland", "logicalor", "logicalnot", "select"), _GATE),
-    "upsampling2d": _NEAREST,
+    "upsampling2d": f"{_NEAREST}, which is interpolation='nearest'",
     **dict.fromkeys(("repeat", "tile", "broadcastto"), _NEAREST),
     "repeatvector": (
         "not exported yet; Concatenate()(n * [x]) and Reshape((n, features)) are the same"
@@ -242,12 +243,20 @@ RELU_ARGUMENTS = ("max_value", "negative_slope", "threshold")
 
 def reason(operation: Any) -> str | None:
     """What the table says of an operation of Keras' own, None where it says nothing."""
-    return _REASONS.get(_key(operation))
+    return _NEW_AXES if _adds_axes(operation) else _REASONS.get(_key(operation))
+
+
+def _adds_axes(operation: Any) -> bool:
+    """Whether an operation is a slice such as x[:, None, None]."""
+    if type(operation).__name__ != "GetItem" or not operation._inbound_nodes:
+        return False
+    _, key = operation._inbound_nodes[0].arguments.args
+    return None in (key if isinstance(key, tuple) else (key,))
 
 
 def reason_of(name: str) -> str | None:
-    """What the table says of a Keras class of this name, None where it says nothing."""
-    return _REASONS.get(name.lower())
+    """What the table says of a Keras class or function of this name, None where it says nothing."""
+    return _REASONS.get(name.replace("_", "").lower())
 
 
 def on_input(operation: Any) -> str:

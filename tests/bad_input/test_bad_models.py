@@ -158,7 +158,10 @@ CASES = [
                 lambda: through(layers.Embedding(5, 3, name="embedding"), (4,)),
             ),
             "own": ("computes with weights", lambda: through(OwnWeights(name="own"))),
-            "sin": ("no exact integer form", lambda: through(named_sin())),
+            "sin": (
+                "not exported; it acts on the model's input alone",
+                lambda: through(named_sin()),
+            ),
         }.items()
     ),
     (

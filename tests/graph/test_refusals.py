@@ -311,6 +311,16 @@ def half():
     return ended(image, x)
 
 
+def numbered():
+    image, number = (
+        keras.Input(SHAPE, name="image"),
+        keras.Input((3,), name="number", dtype="int32"),
+    )
+    parts = conv(name="stem")(image), layers.Embedding(5, 2, name="lookup")(number)
+    x = layers.Concatenate()([layers.Flatten()(part) for part in parts])
+    return keras.Model([image, number], layers.Dense(3)(x))
+
+
 def any_size():
     image = keras.Input((None, None, 3), name="image")
     x = layers.RandomFlip()(conv(name="stem")(image))
@@ -482,6 +492,7 @@ RAW = {  # function, name for float_layers, and what the message says
     "mean over channels": (lambda x: ops.mean(x, -1), "mean", r"over channels Conv2D\(1, 1\)"),
     "max over channels": (lambda x: ops.max(x, -1), "max", r"over channels Conv2D\(1, 1\)"),
     "exp": (ops.exp, "exp", "no exact integer form; put a ReLU"),
+    "x[:, None]": (lambda x: x[:, None], "get_item", "use the layer Reshape, or keepdims=True"),
     "stack": (lambda x: ops.stack([x, x], 1), "stack", "use Reshape and Concatenate"),
     "roll": (lambda x: ops.roll(x, 1, 1), "roll", "Cropping2D of both parts"),
     "gelu": (ops.gelu, "gelu", r"x \* ops.sigmoid\(1.702 \* x\)"),
@@ -512,7 +523,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
             conv(activation=functools.partial(keras.activations.relu, negative_slope=0.1), name="a")
         ), {"a_activation": "'a' .activation 'partial' of your own. computes a relu with"}),
     "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
-        "next_activation": r"'next' \(activation 'elu'\): a function of TensorFlow's; give"}),
+        "next_activation": r"'next' \(activation 'elu'\): a function of TensorFlow's; not exp"}),
     "a ReLU subclass": (lambda: model_of(Clipped(name="act")), {
         "act": r"'act' \(Clipped\) computes a clip"}),
     "a Conv2D subclass": (lambda: model_of(Standardized(4, 3, name="std")), {
@@ -755,6 +766,11 @@ def test_preprocessing_is_sent_to_the_data_pipeline(name, refused):
     ("build", "first", "also"),
     [
         (lambda: half(), "- Layer 'half': expected the dtype policy 'float32'", "elu"),
+        (
+            lambda: numbered(),
+            "- Input 'number': expected dtype 'float32', .* found 'int32'",
+            "lookup",
+        ),
         (lambda: any_size(), r"- Input 'image': expected fixed sizes, .* \(None, None, 3\)", "elu"),
     ],
 )
