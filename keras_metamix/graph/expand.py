@@ -15,6 +15,7 @@ regularizer of a layer that is split acts on the same values as before, on the l
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,15 +38,26 @@ from keras_metamix.graph.reasons import (
     changed_by_keras,
     not_copied,
     reason,
-    reason_or_default,
 )
-from keras_metamix.graph.refusals import Origin, Refusal, Refused, UnsupportedLayerError
+from keras_metamix.graph.refusals import (
+    Origin,
+    Refusal,
+    Refused,
+    UnsupportedLayerError,
+    place_behind,
+    why_none,
+)
 from keras_metamix.graph.topology import as_functional, inputs_like
-from keras_metamix.graph.training_only import acts_in_training_alone
-from keras_metamix.keras_internals import calls_of, layers_inside, operation_of
+from keras_metamix.graph.training_only import acts_in_training_alone, returns_what_it_is_given
+from keras_metamix.keras_internals import layers_inside, takes_training
 
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
 _CHAINS = (layers.Add, layers.Multiply)
+_TRAINS_ALWAYS = (
+    "called with training=True, which a plain call of the model obeys, and neither predict nor a "
+    "file does; leave the argument out: fit hands it on. For Monte Carlo dropout call the "
+    "quantized model with training=True"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +152,8 @@ class _Expansion(Pieces):
             return self._in_float(operation, args, kwargs)
         if changed := changed_by_keras(operation):
             return self._refuse(operation, args, kwargs, changed, may_stay=False)
+        if _trains_always(operation, kwargs.get("training")):
+            return self._refuse(operation, args, kwargs, _TRAINS_ALWAYS)
         if isinstance(operation, keras.Model):
             return self._regularized(operation, self._open_model(operation, args, kwargs))
         return self._replaced(operation, keras_class(operation), args, kwargs)
@@ -210,10 +224,10 @@ class _Expansion(Pieces):
         may_stay: bool = True,
     ) -> Any:
         """Says why an operation cannot be taken, and goes on behind it."""
-        may_stay = may_stay and not not_copied(operation)
         if id(operation) not in self.stand_ins:
+            stuck = not_copied(operation) if may_stay else ""
             refusal = dataclasses.replace(self.place, name=operation.name).refusal(
-                operation, why, layer_before(_tensors(args, kwargs)), may_stay
+                operation, why, place_behind(_tensors(args, kwargs), self.origins), may_stay, stuck
             )
             name = self._own_name(operation)
             self.refused[name] = refusal
@@ -229,7 +243,10 @@ class _Expansion(Pieces):
 
     def _open_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "call" in overrides(model):
-            why = "a subclassed model, whose call has no graph; build it with the functional API"
+            why = (
+                "a subclassed model, whose call has no graph; put keras.Model(x, model.call(x)) of "
+                "x = keras.Input(...) in its place, which has the same layers and weights"
+            )
             return self._refuse(model, args, kwargs, why)
         functional = self.opened.setdefault(id(model), as_functional(model))
         place = dataclasses.replace(self.place, around=repr(model.name))
@@ -245,20 +262,21 @@ class _Expansion(Pieces):
 
     def _open_layer(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Replays what a composite layer calls."""
-        own = is_keras_own(type(layer)) and not isinstance(layer, layers.Activation)
+        users = layers.Activation, layers.Lambda  # Keras' own classes, of functions that are not
+        own = is_keras_own(type(layer)) and not isinstance(layer, users)
         if not isinstance(layer, layers.Layer) or (own and reason(layer)):
-            return self._refuse(layer, args, kwargs, reason_or_default(layer))
+            return self._refuse(layer, args, kwargs, why_none(layer, _tensors(args, kwargs)))
         try:
             functional, tensors = opened(layer, args, kwargs)
         except NotOpenedError as error:
-            why = reason_or_default(layer) if own else str(error)
-            if not layer.weights and not isinstance(layer, layers.Activation):
+            tensors = _tensors(args, kwargs)
+            why = why_none(layer, tensors) if own else str(error)
+            if own or returns_what_it_is_given(layer, tensors):
                 why = not_copied(layer) or why
             return self._refuse(layer, args, kwargs, why)
         self.opened[id(functional)] = functional
         label = dataclasses.replace(self.place, name=layer.name).label(layer)
-        final = bool(not_copied(layer))
-        place = Origin("", composite=layer.name, around=label, final=final)
+        place = Origin("", composite=layer.name, around=label, stuck=not_copied(layer))
         return self._inside(layer.name, place, functional, tensors)
 
 
@@ -279,14 +297,15 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     return [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
 
 
-def layer_before(tensors: list[Any]) -> str:
-    """The name of the last layer before some tensors, "" for none."""
-    while tensors and operation_of(tensors[0]) is not None:
-        operation = operation_of(tensors[0])
-        if isinstance(operation, layers.Layer):
-            return operation.name
-        tensors = tree.flatten(calls_of(operation)[0].input_tensors)
-    return ""
+def _trains_always(operation: Any, flag: Any) -> bool:
+    """Whether the user hands training=True to something that acts in training."""
+    if flag is not True or not isinstance(operation, layers.Layer):
+        return False
+    if inspect.signature(operation.call).parameters["training"].default is True:
+        return False  # Keras notes down the default of a `call`, too
+    own = [] if isinstance(operation, keras.Model) else [operation]
+    parts = [*own, *layers_inside(operation)]
+    return any(takes_training(p) and not isinstance(p, keras.Model) for p in parts)
 
 
 def _cropped(crop: Any, tensor: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:

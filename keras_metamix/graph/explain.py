@@ -16,7 +16,7 @@ from keras_metamix.graph.kinds import RELU_ENDS, Kind
 from keras_metamix.graph.layer_costs import costs_of
 from keras_metamix.graph.operations import MOVES
 from keras_metamix.graph.operators import Operator
-from keras_metamix.graph.refusals import Refused, by_name
+from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
 from metamix_tflite.containers import MacForm, mac_form, xnnpack_takes_pool
@@ -104,8 +104,9 @@ def explain(
 
     Raises:
       TypeError: the model has no graph, or `space` or `float_layers` is of another type.
-      ValueError: the model has no MAC layer, an open input size, or a layer that is not in
-        float32; names it.
+      ValueError: the model has no MAC layer, or no layer of a name in float_layers.
+      UnsupportedLayerError: an open input size, or a layer or an input of another type; names it,
+        and all else that stands in the way.
     """
     space = space or SearchSpace()
     require_space(space)
@@ -133,11 +134,9 @@ class _Reader:
 
     def row(self, node: Node) -> LayerExplanation:
         """Of one call."""
-        operation = node.operation
-        standing_for = operation.operation if isinstance(operation, Refused) else operation
-        named = node.name, type(standing_for).__name__
+        named = node.name, type(standing_for(node.operation)).__name__
         if refusals := self.found.refused.get(node.name):
-            why = dict.fromkeys(refusal.reason for refusal in refusals)
+            why = dict.fromkeys(refusal.said for refusal in refusals)
             return LayerExplanation(*named, "refused", note="; ".join(why))
         if node.name in self.found.kept:
             streams = self.space.stream_bits is None

@@ -8,16 +8,23 @@ import itertools
 import keras
 
 from keras_metamix.assignment import SearchSpace
-from keras_metamix.graph.expand import expansion, layer_before
+from keras_metamix.graph.expand import expansion
 from keras_metamix.graph.kinds import CONSTANTS, Kind
 from keras_metamix.graph.layer_costs import edge_names, mac_nodes
-from keras_metamix.graph.operations import kind, problem
+from keras_metamix.graph.operations import cannot_run, kind, problem
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
-from keras_metamix.graph.precision import require_float32
-from keras_metamix.graph.reasons import reason_or_default
-from keras_metamix.graph.refusals import Refusal, UnsupportedLayerError
+from keras_metamix.graph.precision import in_other_types, require_float32
+from keras_metamix.graph.refusals import (
+    Refusal,
+    UnsupportedLayerError,
+    has_weights,
+    not_finite,
+    place_behind,
+    standing_for,
+    why_none,
+)
 from keras_metamix.graph.topology import Node, Topology, as_functional
 
 
@@ -49,24 +56,32 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
 
     Raises:
       TypeError: the model has no graph.
-      ValueError: the model's class overrides methods, a dtype is not float32, a size is open, no
-        layer has a name in float_layers, or there is nothing to quantize; says which.
+      ValueError: the model's class overrides methods, no layer has a name in float_layers, or there
+        is nothing to quantize; says which.
+      UnsupportedLayerError: a layer is not in float32, or a size is open; names it, and all else
+        that stands in the way.
     """
     functional = as_functional(model)
     require_no_overrides(model)
     require_float32(functional)
-    _require_sizes(functional)
+    faults = [*_open_sizes(functional), *in_other_types(functional)]
     expanded = expansion(functional, float_layers)
     topology = Topology(expanded.model)
     refused = {name: [refusal] for name, refusal in expanded.refused.items()}
     kept = set(expanded.kept)
 
-    def refuse(node: Node, why: str) -> None:
-        origin, before = expanded.origins[node.name], layer_before(list(node.inputs))
-        refused.setdefault(node.name, []).append(origin.refusal(node.operation, why, before))
+    def refuse(node: Node, why: str, may_stay: bool = True) -> None:
+        place = place_behind(node.inputs, expanded.origins)
+        refusal = expanded.origins[node.name].refusal(
+            standing_for(node.operation), why, place, may_stay
+        )
+        refused.setdefault(node.name, []).append(refusal)
 
     for node in topology.nodes:
-        if node.name not in {*kept, *refused}:
+        nan = "" if node.occurrence else not_finite(node.operation)
+        if why := nan or cannot_run(node):
+            refuse(node, why, may_stay=False)
+        elif node.name not in {*kept, *refused}:
             found = kind(node.operation, node)
             if found is Kind.FLOAT and space.stream_bits is None:
                 kept.add(node.name)
@@ -81,7 +96,13 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     for node in topology.nodes if space.stream_bits else ():
         if plan.kind(node) in CONSTANTS and not plan.joins(node) and (why := _rank(node)):
             refuse(node, why)
-    refused = {n.name: refused[n.name] for n in topology.nodes if n.name in refused}
+    refused = {
+        node.name: [_said_of_outputs(found, node, topology) for found in refused[node.name]]
+        for node in topology.nodes
+        if node.name in refused
+    }
+    if faults:
+        raise UnsupportedLayerError(model.name, [*faults, *itertools.chain(*refused.values())])
     return Inspection(expanded.model, topology, macs, edges, plan, frozenset(kept), refused)
 
 
@@ -98,16 +119,19 @@ def accepted(model: keras.Model, space: SearchSpace, float_layers: frozenset[str
     return found
 
 
-def _require_sizes(model: keras.Model) -> None:
-    """Raises ValueError for an input with an open size other than the batch's; names it."""
+def _open_sizes(model: keras.Model) -> list[Refusal]:
+    """The inputs with an open size other than the batch's."""
+    found = []
     for tensor in model.inputs:
         if None in tensor.shape[1:]:
             size = tuple(tensor.shape[1:])
             example = tuple(224 if n is None else n for n in size)
-            raise ValueError(
-                f"Input {tensor.name!r} has the open size {size}, which a file's tensors cannot "
-                f"have: build the model with a fixed one, such as keras.Input({example})."
+            reason = (
+                f"expected fixed sizes, as a file's tensors have, found {size}; build the model "
+                f"with some, such as keras.Input({example})"
             )
+            found.append(Refusal(tensor.name, f"Input {tensor.name!r}", reason, may_stay=False))
+    return found
 
 
 def _why_not(
@@ -115,12 +139,31 @@ def _why_not(
 ) -> str:
     """Why a call cannot be quantized or exported, "" if it can."""
     if found is None or found is Kind.FLOAT:
-        return reason_or_default(node.operation)
+        return why_none(node.operation, node.inputs)
     if why := problem(node, found):
         return why
     inside = found is Kind.SOFTMAX and not topology.is_output(node.output)
+    if inside and space.stream_bits and (last := _moved_to_the_end(node, topology)):
+        return (
+            f"a softmax is left out of the file where it is the last layer, found {last!r} behind "
+            "it; put that before the softmax"
+        )
     formless = isinstance(found, Operator) and not found.has_form(node)
-    return reason_or_default(node.operation) if space.stream_bits and (inside or formless) else ""
+    return (
+        why_none(node.operation, node.inputs) if space.stream_bits and (inside or formless) else ""
+    )
+
+
+def _moved_to_the_end(node: Node, topology: Topology) -> str:
+    """The operation that gives an output, where all behind a node only move values; else ""."""
+    while (after := topology.only_consumer(node.output)) is not None:
+        moves = ("Permute", "Transpose", "Reshape", "Squeeze", "ExpandDims", "Flatten", "Identity")
+        if type(standing_for(after.operation)).__name__ not in moves:
+            return ""
+        node = after
+        if topology.is_output(node.output):
+            return node.name
+    return ""
 
 
 def _rank(node: Node) -> str:
@@ -129,5 +172,20 @@ def _rank(node: Node) -> str:
         return ""
     return (
         f"not exported yet over {rank - 1} axes, found {tuple(node.output.shape[1:])}; put it "
-        "before the Reshape, or behind the layer that it can be folded into"
+        "behind the layer that it can be folded into, or on Reshape((height, width, channels))"
     )
+
+
+def _said_of_outputs(refusal: Refusal, node: Node, topology: Topology) -> Refusal:
+    """A refusal with the remedy that what stands at the model's end can be left to the app."""
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        if has_weights(here.operation):
+            return refusal
+        waiting += [after for tensor in here.outputs for after in topology.consumers(tensor)]
+    tabled = refusal.reason.startswith(("not exported", "no exact integer form"))
+    if not tabled or " app" in refusal.reason:
+        return refusal
+    reason = f"{refusal.reason}; at the end of the model, as here, the app can compute it, too"
+    return dataclasses.replace(refusal, reason=reason)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
+import pathlib
+import traceback
 from typing import Any
 
 import keras
@@ -9,15 +12,22 @@ import numpy as np
 from keras import layers, tree
 
 from keras_metamix.checks import shown
-from keras_metamix.graph.ownership import activation_name, is_keras_own, overrides
+from keras_metamix.graph.ownership import is_keras_own, overrides
+from keras_metamix.graph.reasons import reason_of
 from keras_metamix.graph.topology import Topology
 from keras_metamix.graph.training_only import CALL_ERRORS
 from keras_metamix.keras_internals import layers_inside, takes_training
 
-_UNREADABLE = (
-    "could not be opened; its call has to consist of Keras layers and keras.ops, without "
-    "TensorFlow, NumPy or values"
-)
+_LIBRARIES = ("keras.", "tensorflow.", "numpy", "keras_metamix.")
+_RANDOM = ("keras.src.random.", "keras.src.backend.tensorflow.random")
+# By the method of a symbolic tensor that a call ends in.
+_LONGEST = 80  # characters of a line that a message repeats
+_VALUES = "which depends on the values of a tensor; a file's graph is the same for all of them"
+_CONVERSIONS = {
+    **dict.fromkeys(("__bool__", "__iter__", "__float__", "__int__", "__index__"), _VALUES),
+    "__array__": "which calls NumPy; use the function of keras.ops",
+    "__tf_tensor__": "which calls TensorFlow; use the function of keras.ops",
+}
 
 
 class NotOpenedError(Exception):
@@ -50,7 +60,9 @@ def opened(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
         graph = _trace(layer, args, kwargs, {"training": False})
         try:
             training = _trace(layer, args, kwargs, {"training": True})
-        except NotOpenedError:
+        except NotOpenedError as error:
+            if not _draws(_frames(error.__cause__)):
+                raise
             training = None
         if training is None or _signature(training) != _signature(graph):
             raise NotOpenedError(
@@ -59,6 +71,7 @@ def opened(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
                 "returns its input in evaluation"
             )
         _require_handed_on(graph, training)
+    _require_held(layer, graph)
     return graph, [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
 
 
@@ -73,7 +86,7 @@ def _of_own_weights(layer: Any, names: list[str]) -> str:
     if changed and base is not layers.Layer:
         return (
             f"a {base.__name__} with {', '.join(changed)} of its own, which may compute anything; "
-            f"use {base.__name__} itself"
+            f"use {base.__name__} itself, and layers for what is added to it"
         )
     return (
         f"computes with weights of its own, {shown(names)}; put them into layers that it calls, "
@@ -92,16 +105,78 @@ def _trace(
     try:
         return keras.Model(fresh, layer.call(*args, **kwargs, **flag))
     except CALL_ERRORS as error:
-        raise NotOpenedError(_unreadable(layer)) from error
+        raise NotOpenedError(_unreadable(layer, error)) from error
 
 
-def _unreadable(layer: Any) -> str:
+def _unreadable(layer: Any, error: BaseException) -> str:
+    """What in a call cannot be read: the line of the user's own that stops it, and why."""
     function = getattr(layer, "activation", None)
     if str(getattr(function, "__module__", "")).startswith("tensorflow."):
-        return "a function of TensorFlow's; give the Keras activation by its name"
-    if isinstance(layer, layers.Activation) and activation_name(function) is None:
-        return "a function that could not be opened; write it with keras.ops alone"
-    return _UNREADABLE
+        why = reason_of(getattr(function, "__name__", ""))
+        return f"a function of TensorFlow's; {why or 'give the Keras activation by its name'}"
+    frames = _frames(error)
+    users = [n for n, (frame, _) in enumerate(frames) if not _module(frame).startswith(_LIBRARIES)]
+    if not users:
+        return "could not be opened; use layers and keras.ops for what it computes"
+    frame, line = frames[users[-1]]
+    path = frame.f_code.co_filename
+    text = linecache.getline(path, line).strip()
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    where = f"{text!r} ({pathlib.Path(path).name}, line {line})" if text else f"line {line}"
+    return f"could not be opened at {where}, {_obstacle(frames[users[-1] + 1 :])}"
+
+
+def _frames(error: BaseException | None) -> list[Any]:
+    return list(traceback.walk_tb(error.__traceback__)) if error else []
+
+
+def _module(frame: Any) -> str:
+    return frame.f_globals.get("__name__", "")
+
+
+def _draws(frames: list[Any]) -> bool:
+    """Whether a call ended where Keras draws random numbers."""
+    return any(_module(frame).startswith(_RANDOM) for frame, _ in frames)
+
+
+def _obstacle(frames: list[Any]) -> str:
+    """Why a call ended, by what the user's last line called."""
+    if not frames:
+        return "which does not run on a symbolic tensor; use the functions of keras.ops"
+    first, last = frames[0][0], frames[-1][0]
+    if first.f_code.co_name == "add_loss":
+        return (
+            "which adds a loss; give a layer an activity_regularizer for it, or put it into "
+            "compile(loss=...)"
+        )
+    if _module(first).startswith("keras.src.metrics."):
+        return "which updates a metric; give metrics to compile(metrics=...)"
+    if _draws(frames):
+        return (
+            "which draws random numbers in evaluation too; draw them in training alone, as "
+            "GaussianNoise does, which returns its input in evaluation, or give the model without "
+            "the layer"
+        )
+    held = first.f_locals.get("self")
+    if isinstance(held, layers.Layer) and first.f_code.co_name == "call":
+        base = next(cls for cls in type(held).__mro__ if is_keras_own(cls)).__name__
+        why = reason_of(base) or f"make a {base} in __init__, and call that"
+        return f"which runs Keras' own call of {base}; {why}"
+    conversion = _CONVERSIONS.get(last.f_code.co_name)
+    if conversion is None and _module(first).startswith("tensorflow."):
+        conversion = _CONVERSIONS["__tf_tensor__"]
+    return conversion or "which does not run on a symbolic tensor; use the functions of keras.ops"
+
+
+def _require_held(layer: Any, graph: keras.Model) -> None:
+    """Raises NotOpenedError where a call makes new layers, with other weights each time."""
+    held = {id(inner) for inner in layer._flatten_layers()}
+    for inner in graph._flatten_layers(include_self=False):
+        if id(inner) not in held and inner.weights:
+            raise NotOpenedError(
+                f"makes a {type(inner).__name__} in its call, with new weights each time; make it "
+                "in __init__, and call it"
+            )
 
 
 def _signature(graph: keras.Model) -> list[Any]:

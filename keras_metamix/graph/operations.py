@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import layers
+import keras
+from keras import layers, tree
 
 from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.kinds import Kind
@@ -92,8 +93,60 @@ def problem(node: Node, found: Kind | Operator) -> str:
     if found is Kind.BATCH_NORM and operation.axis not in (-1, len(node.output.shape) - 1):
         return f"expected the channel axis -1, found {operation.axis}"
     if found is Kind.AFFINE and affine_terms(node) is None:
-        return "expected one constant for all values, or one for each channel"
+        return _not_affine(node)
     return ""
+
+
+def cannot_run(node: Node) -> str:
+    """Why Keras builds a call, but does not run it, "" where it does."""
+    operation, found = node.operation, kind(node.operation, node)
+    if type(operation).__name__ == "Reshape" and None in getattr(operation, "newshape", ()):
+        return (
+            f"expected a shape without None, found {tuple(operation.newshape)}, which Keras does "
+            "not run either; use the layer Reshape, or -1 for the size of the batch"
+        )
+    if found and any(map(_is_of_bytes, node.inputs)) and not _reads_bytes(operation, found):
+        return (
+            "reads the bytes of an input as they are; put Rescaling(1 / 255), or "
+            "ops.cast(x, 'float32'), behind the input"
+        )
+    return ""
+
+
+def _not_affine(node: Node) -> str:
+    """What keeps an operation with constants from being one scale and one shift per channel."""
+    constants = [v for v in tree.flatten(node.arguments) if not keras.utils.is_keras_tensor(v)]
+    if any(isinstance(value, keras.Variable) for value in constants):
+        return (
+            "reads a variable that belongs to no layer; use BatchNormalization or "
+            "DepthwiseConv2D(1), whose weights train"
+        )
+    if "Divide" in type(node.operation).__name__:
+        return "no exact integer form with the tensor as divisor; gate by Multiply and sigmoid"
+    shapes = [tuple(v.shape) for v in constants if getattr(v, "shape", ())]
+    found = f", found {shapes[0]}" if shapes else ""
+    return (
+        f"expected one constant for all values, or one for each channel{found}; give others to the "
+        "model as an input of their own, and use Add or Multiply"
+    )
+
+
+def _is_of_bytes(tensor: Any) -> bool:
+    """Whether a tensor is a model's input of bytes, or its values in another place.
+
+    KerasTensors do not tell: layers promise float32, and return what they are given.
+    """
+    operation = tensor._keras_history.operation
+    if isinstance(operation, layers.InputLayer):
+        return tensor.dtype == "uint8"
+    moved = isinstance(operation, tuple(MOVES)) or type(operation).__name__ == "Reshape"
+    return moved and _is_of_bytes(operation._inbound_nodes[0].input_tensors[0])
+
+
+def _reads_bytes(operation: Any, found: Kind | Operator) -> bool:
+    """Whether Keras runs an operation on bytes, and gives floats."""
+    dense = isinstance(operation, layers.Dense)
+    return found in (Kind.PASS, Kind.AFFINE, Kind.BATCH_NORM) or dense
 
 
 def _layer_kind(layer: Any) -> Kind | Operator | None:

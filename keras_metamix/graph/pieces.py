@@ -43,10 +43,10 @@ class Pieces:
         """What stands for one call of one operation."""
         raise NotImplementedError
 
-    def _name(self, name: str) -> str:
-        """A name that no layer of the flat model has yet."""
+    def _name(self, name: str, user: str = "") -> str:
+        """A name that no layer of the flat model has yet; `user` is what the user calls it."""
         found = f"{self.prefix}_{name}" if name in self.names and self.prefix else name
-        return self._recorded(self.names.new(found), name)
+        return self._recorded(self.names.new(found), user or name)
 
     def _own_name(self, operation: Any) -> str:
         """The name of what stands for an operation: its own, wherever that is to be had."""
@@ -65,8 +65,9 @@ class Pieces:
         self.origins[found] = dataclasses.replace(self.place, name=name)
         return found
 
-    def _new(self, cls: Callable[..., Any], name: str, **arguments: Any) -> Any:
-        return cls(name=self._name(name), **arguments)
+    def _part(self, cls: Callable[..., Any], layer: Any, suffix: str, **arguments: Any) -> Any:
+        """One of the layers that a layer splits into."""
+        return cls(name=self._name(f"{layer.name}_{suffix}", layer.name), **arguments)
 
     def _last(self, cls: Callable[..., Any], operation: Any, **arguments: Any) -> Any:
         """The layer that gives the result of an operation of several steps."""
@@ -111,27 +112,28 @@ class Pieces:
         """Applies the activity regularizer of a layer that is not there any more."""
         if _activity(layer) is None:
             return outputs
-        name = f"{layer.name}_activity"
-        new = self._new(layers.Activation, name, activation="linear")
+        new = self._part(layers.Activation, layer, "activity", activation="linear")
         new.activity_regularizer = _activity(layer)
         return tree.map_structure(new, outputs)
 
     def _gated(self, operation: Any, function: str, inputs: Any) -> Any:
         """The product of a tensor and its gate, which swish and hard-swish are."""
         name = self._own_name(operation)
-        gate = self._new(layers.Activation, f"{name}_gate", activation=GATES[function])(inputs)
+        gate = layers.Activation(GATES[function], name=self._name(f"{name}_gate", operation.name))(
+            inputs
+        )
         activity = _activity(operation)
         return layers.Multiply(name=name, activity_regularizer=activity)([inputs, gate])
 
     def _chain(self, layer: Any, cls: type, tensors: list[Any]) -> Any:
         total = tensors[0]
         for number, tensor in enumerate(tensors[1:-1], 2):
-            total = self._new(cls, f"{layer.name}_{number}")([total, tensor])
+            total = self._part(cls, layer, str(number))([total, tensor])
         return self._last(cls, layer)([total, tensors[-1]])
 
     def _halved_sum(self, layer: Any, tensors: list[Any]) -> Any:
         """The average of two tensors."""
-        total = self._new(layers.Add, f"{layer.name}_sum")(tensors)
+        total = self._part(layers.Add, layer, "sum")(tensors)
         return self._last(layers.Rescaling, layer, scale=0.5)(total)
 
     def _separable(self, layer: Any, inputs: Any) -> Any:
@@ -139,7 +141,7 @@ class Pieces:
         if id(layer) not in self.clones:
             parts = _separated(layer, linear)
             self.clones[id(layer)] = tuple(
-                self._new(cls, f"{layer.name}_{name}", **arguments)
+                self._part(cls, layer, name, **arguments)
                 for name, (cls, arguments) in parts.items()
             )
             self._separate_weights(layer, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from keras_metamix.graph.refusals import Refusal, listed
 from keras_metamix.graph.topology import Topology
 from keras_metamix.keras_internals import layers_inside, operation_of
 
@@ -11,14 +12,13 @@ _INPUT_TYPES = ("float32", "uint8")
 
 
 def require_float32(model: keras.Model) -> None:
-    """Checks that a model, and the layers that will be put into it, compute in float32.
+    """Checks that what will be put into a model computes in float32, and that it reads its inputs.
 
     Args:
-      model: functional. Its inputs are float32, or uint8 for bytes, and layers read all of them.
+      model: functional.
 
     Raises:
-      ValueError: another dtype policy; names the layer, or that the policy is Keras' default.
-        Another input; names it.
+      ValueError: another policy is Keras' default, or no layer reads an input; names it.
     """
     default = keras.config.dtype_policy()
     if default.compute_dtype != "float32":
@@ -26,17 +26,41 @@ def require_float32(model: keras.Model) -> None:
             "keras.config.dtype_policy: quantizers compute in float32, expected that policy, found "
             f"{default.name!r}."
         )
-    for layer in layers_inside(model):
-        if layer.compute_dtype != "float32" and not isinstance(layer, keras.layers.InputLayer):
-            raise ValueError(
-                f"Layer {layer.name!r}: expected the dtype policy 'float32', found "
-                f"{layer.dtype_policy.name!r}: build the model under 'float32'."
-            )
     _require_inputs(model)
 
 
+def in_other_types(model: keras.Model) -> list[Refusal]:
+    """The inputs of other types, and the layers that do not compute in float32, by policy."""
+    names: dict[str, list[str]] = {}
+    for layer in layers_inside(model):
+        if layer.compute_dtype != "float32" and not isinstance(layer, keras.layers.InputLayer):
+            names.setdefault(layer.dtype_policy.name, []).append(layer.name)
+    inputs = [(operation_of(tensor).name, tensor.dtype) for tensor in model.inputs]
+    refusals = [
+        Refusal(
+            name,
+            f"Input {name!r}",
+            f"expected dtype 'float32', or 'uint8' for bytes such as a camera's, found {dtype!r}; "
+            "build the model on an input of one of them, and cast its data before",
+            may_stay=False,
+        )
+        for name, dtype in inputs
+        if dtype not in _INPUT_TYPES
+    ]
+    return refusals + [
+        Refusal(
+            found[0],
+            f"Layer{'s' if len(found) > 1 else ''} {listed(found)}",
+            f"expected the dtype policy 'float32', found {policy!r}; build the model under "
+            "'float32'",
+            may_stay=False,
+        )
+        for policy, found in names.items()
+    ]
+
+
 def _require_inputs(model: keras.Model) -> None:
-    """Checks that a model reads what it is given: floats or bytes, for which files have inputs."""
+    """Checks that layers read all that a model is given."""
     topology = Topology(model)
     for tensor in model.inputs:
         name = operation_of(tensor).name
@@ -44,10 +68,4 @@ def _require_inputs(model: keras.Model) -> None:
             raise ValueError(
                 f"Input {name!r}: expected a layer that reads it, found none: leave it out of "
                 "keras.Model(inputs, outputs)."
-            )
-        if tensor.dtype not in _INPUT_TYPES:
-            raise ValueError(
-                f"Input {name!r}: expected dtype 'float32', or 'uint8' for bytes such as a "
-                f"camera's, found {tensor.dtype!r}: build the model on an input of one of them, "
-                "and cast its data before."
             )

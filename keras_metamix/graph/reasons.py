@@ -7,65 +7,139 @@ import re
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
-from keras_metamix.graph.operators import OPERATORS
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
 from keras_metamix.graph.training_only import CALL_ERRORS
 
-_PIPELINE = "; put it into the data pipeline, and into the app that runs the file"
+_PIPELINE = "put it into the data pipeline, and into the app that runs the file"
+_APP = "leave it to the app that reads the outputs"
 _RELU = "not exported yet; use ReLU() or ReLU(max_value=6)"
-_SWISH = "not exported yet; use hard_silu or silu"
 _NORM = "no exact integer form; use BatchNormalization"
+_UNIT = (
+    "no exact integer form; at the end of the model leave it to the app (cosine similarity is "
+    "the same without), inside it use BatchNormalization"
+)
 _IN_2D = "not exported yet; use the 2-D layer on Reshape((1, time, channels))"
 _NEAREST = (
     "not exported yet; Concatenate()([x, x]) and Reshape((height, 2 * width, channels)) repeat "
     "each column, and each row alike"
 )
 _TRANSPOSED = "not exported yet; enlarge by Concatenate and Reshape, and use Conv2D"
+_PARTS = (
+    "not exported yet; give each part a Conv2D or Dense of its own, or use Cropping2D for height "
+    "and width"
+)
+_NEW_AXES = "not exported as a slice; use the layer Reshape, or keepdims=True of what stands before"
+_ORDER = "not exported yet; keep the order of the axes"
 _ATTENTION = (
     "no exact integer form that holds on every CPU, for its softmax; gate by Multiply and sigmoid"
 )
 _RECURRENT = "not exported yet; use dilated Conv2D over time"
 _3D = "no exact integer form; use the 2-D layer on each slice"
-_ONE_TENSOR = "not exported yet; use Add, Multiply or Concatenate, and ReLU for max(x, 0)"
+_MATRIX = "not exported yet; use Dense or a 1x1 Conv2D where the second factor is a weight"
 _LOOKUP = "no exact integer form; look values up outside the model"
+_DIFFERENCE = "Add()([a, Rescaling(-1.0)(b)])"
+_CURVE = "no exact integer form; put a ReLU, hard_sigmoid, sigmoid or tanh in its place"
+_GATE = "not exported yet; gate by Multiply and sigmoid, or by ReLU"
+_RESHAPE = "not exported as this operation; use the layer Reshape"
+_CHOICE = f"not exported; {_APP}"
+_CHANNELS = "over channels Conv2D(1, 1), or Dense(1), which learn their weights"
+_TIME = "GlobalAveragePooling2D on Reshape((1, time, channels))"
+_MOST = f"not exported yet; over height and width use GlobalMaxPooling2D, {_CHANNELS}"
+# Raw operations that have no form themselves, and the layer that has.
+_LAYERS = {
+    "maxpool": "MaxPooling2D",
+    "averagepool": "AveragePooling2D",
+    "adaptiveaveragepool": "GlobalAveragePooling2D or AveragePooling2D",
+    "adaptivemaxpool": "GlobalMaxPooling2D or MaxPooling2D",
+    "pad": "ZeroPadding2D, whose border is of zeros",
+    "padimages": "ZeroPadding2D",
+    "cropimages": "Cropping2D",
+    "conv": "Conv2D",
+    "depthwiseconv": "DepthwiseConv2D",
+    "separableconv": "SeparableConv2D",
+    "batchnorm": "BatchNormalization",
+}
 # What is said of an operation, by its name in lower case without underscores: of a layer's class,
 # of a raw operation's class, and of an activation function.
 _REASONS: dict[str, str] = {
+    **{
+        name: f"not exported as a function; use the layer {layer}"
+        for name, layer in _LAYERS.items()
+    },
     **dict.fromkeys(("relu", "leakyrelu", "prelu", "elu", "selu", "celu", "clip"), _RELU),
-    **dict.fromkeys(("gelu", "glu", "softplus", "squareplus"), _SWISH),
-    "mish": "no exact integer form; use hard_silu or silu",
+    "threshold": _RELU,
+    "gelu": (
+        "not exported yet; use silu or hard_silu, or x * ops.sigmoid(1.702 * x), which is GELU to "
+        "within 0.021"
+    ),
+    "glu": "not exported yet; give each half a Conv2D or Dense of its own, and use Multiply",
+    **dict.fromkeys(("softplus", "squareplus"), "no exact integer form; use ReLU()"),
+    "mish": "no exact integer form; use silu or hard_silu",
+    **dict.fromkeys(
+        ("exponential", "exp", "expm1", "exp2", "log", "log1p", "log2", "log10", "softsign"),
+        _CURVE,
+    ),
+    **dict.fromkeys(("sqrt", "rsqrt", "reciprocal", "sin", "cos", "erf", "logsigmoid"), _CURVE),
+    **dict.fromkeys(("hardtanh", "hardshrink", "softshrink", "tanhshrink"), _CURVE),
+    **dict.fromkeys(("sparsesigmoid", "sparseplus", "round", "floor", "sign"), _CURVE),
     "softmax": (
         "no exact integer form that holds on every CPU; a softmax at the end of the model is left "
         "out of the file, inside it use sigmoid"
     ),
     **dict.fromkeys(
-        (
-            "layernormalization",
-            "groupnormalization",
-            "rmsnormalization",
-            "spectralnormalization",
-            "layernorm",
-            "rmsnorm",
-        ),
-        _NORM,
+        ("logsoftmax", "logsumexp", "sparsemax"),
+        "no exact integer form; at the end of the model leave it to the app, and train the logits "
+        "with from_logits=True, inside it use sigmoid",
     ),
+    **dict.fromkeys(("layernormalization", "groupnormalization", "rmsnormalization"), _NORM),
+    **dict.fromkeys(("layernorm", "rmsnorm", "var", "std", "moments"), _NORM),
+    "spectralnormalization": (
+        "not exported yet; build the model with the layer that it wraps, and copy the weights of "
+        "that, whose kernel is normalized already"
+    ),
+    **dict.fromkeys(("unitnormalization", "normalize", "norm"), _UNIT),
+    "maximum": f"not exported yet; Add()([b, ReLU()({_DIFFERENCE})]) is the maximum of a and b",
+    "minimum": (
+        f"not exported yet; Add()([a, Rescaling(-1.0)(ReLU()({_DIFFERENCE}))]) is the minimum of "
+        "a and b"
+    ),
+    "average": "not exported yet; use Add and Rescaling",
     **dict.fromkeys(
-        ("unitnormalization", "normalize"),
-        "no exact integer form; at the end of the model leave it to the app (cosine similarity is "
-        "the same without), inside it use BatchNormalization",
+        ("divide", "truedivide"),
+        "no exact integer form; use Multiply, with a sigmoid or another gate of the divisor",
     ),
-    **dict.fromkeys(("maximum", "minimum", "dot", "divide", "truedivide"), _ONE_TENSOR),
-    "upsampling2d": _NEAREST,
-    **dict.fromkeys(("repeat", "tile"), _NEAREST),
-    **dict.fromkeys(("permute", "transpose"), "not exported yet; keep the order of the axes"),
+    "negative": "not exported as this operation; use Rescaling(-1.0)",
     **dict.fromkeys(
-        ("getitem", "slice", "split", "take", "unstack"),
-        "not exported yet; give each part a Conv2D or Dense of its own, or use Cropping2D for "
-        "height and width",
+        ("power", "square"), "not exported as this operation; Multiply()([x, x]) is the square"
     ),
-    **dict.fromkeys(("conv2dtranspose", "convtranspose"), _TRANSPOSED),
+    "absolute": "not exported yet; Add()([ReLU()(x), ReLU()(Rescaling(-1.0)(x))]) is |x|",
+    **dict.fromkeys(("expanddims", "squeeze", "ravel"), _RESHAPE),
+    "stack": "not exported as this operation; use Reshape and Concatenate",
+    **dict.fromkeys(("hstack", "vstack", "dstack", "append"), "not exported; use Concatenate"),
+    "mean": f"not exported yet; over time use {_TIME}, {_CHANNELS}",
+    "sum": f"not exported yet; over time use {_TIME} and Rescaling, {_CHANNELS}",
+    **dict.fromkeys(("max", "amax"), _MOST),
+    **dict.fromkeys(
+        ("min", "amin"), "not exported yet; use GlobalMaxPooling2D between two Rescaling(-1.0)"
+    ),
+    **dict.fromkeys(("argmax", "argmin", "topk", "argsort", "sort", "intopk"), _CHOICE),
+    **dict.fromkeys(("where", "greater", "greaterequal", "less", "lessequal", "equal"), _GATE),
+    **dict.fromkeys(("notequal", "logicaland", "logicalor", "logicalnot", "select"), _GATE),
+    "upsampling2d": f"{_NEAREST}, which is interpolation='nearest'",
+    **dict.fromkeys(("repeat", "tile", "broadcastto"), _NEAREST),
+    "repeatvector": (
+        "not exported yet; Concatenate()(n * [x]) and Reshape((n, features)) are the same"
+    ),
+    **dict.fromkeys(("permute", "transpose", "swapaxes", "moveaxis"), _ORDER),
+    "roll": "not exported yet; Cropping2D of both parts and Concatenate(axis=1 or 2) do the same",
+    **dict.fromkeys(("getitem", "slice", "split", "take", "unstack"), _PARTS),
+    **dict.fromkeys(
+        ("spacetodepth", "extractpatches"),
+        "not exported yet; use a Conv2D with the block as kernel_size and strides",
+    ),
+    **dict.fromkeys(("conv2dtranspose", "convtranspose", "depthtospace"), _TRANSPOSED),
     **dict.fromkeys(
         (
             "conv1d",
@@ -91,26 +165,32 @@ _REASONS: dict[str, str] = {
             "globalaveragepooling3d",
             "globalmaxpooling3d",
             "upsampling3d",
+            "zeropadding3d",
+            "cropping3d",
         ),
         _3D,
     ),
     **dict.fromkeys(("multiheadattention", "groupedqueryattention"), _ATTENTION),
-    **dict.fromkeys(("attention", "additiveattention"), _ATTENTION),
-    **dict.fromkeys(
-        ("einsumdense", "einsum", "matmul", "tensordot"),
-        "not exported yet; use Dense or a 1x1 Conv2D where the second factor is a weight",
-    ),
+    **dict.fromkeys(("attention", "additiveattention", "dotproductattention"), _ATTENTION),
+    **dict.fromkeys(("einsumdense", "einsum", "matmul", "tensordot", "dot", "inner"), _MATRIX),
     **dict.fromkeys(
         ("lstm", "gru", "simplernn", "rnn", "convlstm1d", "convlstm2d", "convlstm3d"), _RECURRENT
     ),
     "bidirectional": _RECURRENT,
-    "timedistributed": "not exported yet; Dense acts on each step without it",
+    "timedistributed": (
+        "not exported yet; Dense acts on each step without it; of other layers build the model of "
+        "one step, and run its file for each"
+    ),
     **dict.fromkeys(("embedding", "stringlookup", "integerlookup", "onehot"), _LOOKUP),
     **dict.fromkeys(
         ("hashing", "discretization", "categoryencoding", "textvectorization"), _LOOKUP
     ),
-    **dict.fromkeys(("resizing", "centercrop", "resize"), "not exported yet" + _PIPELINE),
-    **dict.fromkeys(("autocontrast", "equalization"), "no exact integer form" + _PIPELINE),
+    **dict.fromkeys(("resizing", "centercrop", "resize"), f"not exported yet; {_PIPELINE}"),
+    **dict.fromkeys(("autocontrast", "equalization"), f"no exact integer form; {_PIPELINE}"),
+    **dict.fromkeys(
+        ("rfft", "stft", "melspectrogram", "stftspectrogram", "fft"),
+        (f"no exact integer form; {_PIPELINE}"),
+    ),
     "randomcrop": (
         "changes the size in training alone; put it into the data pipeline, and train on images of "
         "the size of the crop"
@@ -119,11 +199,12 @@ _REASONS: dict[str, str] = {
         "not exported yet where windows reach over the border; use padding='valid', behind "
         "ZeroPadding2D where the size has to stay"
     ),
+    "cast": "not exported yet; cast the data before the model, to float32 or uint8",
+    "stopgradient": "not exported yet; freeze what stands before it by trainable=False",
 }
-_EXPORTED = sorted(cls.__name__ for operator in OPERATORS for cls in operator.layers)
-_OTHERWISE = (
-    f"not exported yet; Conv2D, Dense, BatchNormalization, {', '.join(_EXPORTED)}, relu, "
-    "hard_sigmoid, sigmoid, tanh, max pooling, Reshape, padding and cropping are"
+OTHERWISE = (
+    "no exact integer form here; at the start of the model put it into the data pipeline, at its "
+    "end into the app, and build what stands between of other layers"
 )
 # What raw operations are in plain words; the others go by their name in keras.ops.
 _WORDS = {
@@ -131,6 +212,7 @@ _WORDS = {
     "Add": "a sum",
     "Multiply": "a product",
     "Subtract": "a difference",
+    "Negative": "a minus sign",
     "Divide": "a quotient",
     "TrueDivide": "a quotient",
     "Maximum": "a maximum",
@@ -145,6 +227,13 @@ _WORDS = {
     "ReLU": "a relu with a slope, a threshold or a maximum",
     "Power": "a power",
     "Resize": "a resize",
+    "Cast": "a cast",
+    # Those whose class is not called as the function of keras.ops.
+    "BatchNorm": "keras.ops.batch_normalization",
+    "LayerNorm": "keras.ops.layer_normalization",
+    "RMSNorm": "keras.ops.rms_normalization",
+    "RFFT": "keras.ops.rfft",
+    "STFT": "keras.ops.stft",
 }
 
 
@@ -153,20 +242,34 @@ RELU_ARGUMENTS = ("max_value", "negative_slope", "threshold")
 
 def reason(operation: Any) -> str | None:
     """What the table says of an operation of Keras' own, None where it says nothing."""
-    return _REASONS.get(_key(operation))
+    return _NEW_AXES if _adds_axes(operation) else _REASONS.get(_key(operation))
 
 
-def reason_or_default(operation: Any) -> str:
-    """What is said of an operation that cannot be opened."""
-    return reason(operation) or _OTHERWISE
+def _adds_axes(operation: Any) -> bool:
+    """Whether an operation is a slice such as x[:, None, None]."""
+    if type(operation).__name__ != "GetItem" or not operation._inbound_nodes:
+        return False
+    _, key = operation._inbound_nodes[0].arguments.args
+    return None in (key if isinstance(key, tuple) else (key,))
+
+
+def reason_of(name: str) -> str | None:
+    """What the table says of a Keras class or function of this name, None where it says nothing."""
+    return _REASONS.get(name.replace("_", "").lower())
+
+
+def on_input(operation: Any) -> str:
+    """What is said of an operation that acts on the model's input before all weights."""
+    part = type(operation).__name__ in ("GetItem", "Stack", "Flip", "Take", "Transpose")
+    whole = ", with all of preprocess_input if it is of that" if part else ""
+    return f"not exported; it acts on the model's input alone: {_PIPELINE}{whole}"
 
 
 def described(operation: Any) -> str:
     """An operation for a message: its class, or what it does in plain words."""
     cls = type(operation)
     if not isinstance(operation, layers.Layer):
-        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        return _WORDS.get(cls.__name__, f"keras.ops.{snake}")
+        return _WORDS.get(cls.__name__) or _function(cls.__name__)
     if isinstance(operation, layers.Activation):
         function = operation.activation
         known = activation_name(function) or str(function.__module__).startswith("tensorflow.")
@@ -175,6 +278,13 @@ def described(operation: Any) -> str:
     if isinstance(operation, layers.ReLU) and keras_class(operation) is layers.ReLU:
         return _relu(operation)
     return cls.__name__
+
+
+def _function(cls: str) -> str:
+    """The function of keras.ops that makes a raw operation of a class."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls).lower()
+    module = "image." if not hasattr(ops, name) and hasattr(ops.image, name) else ""
+    return f"keras.ops.{module}{name}"
 
 
 def _relu(layer: Any) -> str:
@@ -208,25 +318,29 @@ def changed_by_keras(operation: Any) -> str:
 
 def not_copied(operation: Any) -> str:
     """Why Keras neither copies nor loads a layer, "" where it does."""
-    function = getattr(operation, "function", getattr(operation, "activation", None))
-    if getattr(function, "__name__", "") == "<lambda>":
-        return (
-            "holds a Python lambda, which Keras neither copies nor loads; use a layer class, or a "
-            "named function"
-        )
-    if isinstance(operation, layers.Layer) and not isinstance(operation, keras.Model):
-        try:
-            copy = (keras_class(operation) or type(operation)).from_config(config_of(operation))
-        except CALL_ERRORS:
+    if not isinstance(operation, layers.Layer) or isinstance(operation, keras.Model):
+        return ""
+    names = [name for name in vars(operation) if name.endswith(("activation", "function"))]
+    held = {name: function for name in names if callable(function := getattr(operation, name))}
+    if any(getattr(function, "__name__", "") == "<lambda>" for function in held.values()):
+        return f"holds a Python lambda, which Keras neither copies nor loads; use {_NAMED}"
+    copy = None
+    try:
+        copy = (keras_class(operation) or type(operation)).from_config(config_of(operation))
+    except CALL_ERRORS:
+        if not any(map(inspect.isfunction, held.values())):
             return (
                 "cannot be copied; from_config(get_config()) has to make the layer again, so give "
                 "it a get_config with what its constructor takes"
             )
-        names = [name for name in vars(operation) if name.endswith(("activation", "function"))]
-        pairs = ((getattr(operation, name), getattr(copy, name, None)) for name in names)
-        if any(inspect.isfunction(first) and first is not second for first, second in pairs):
-            return (
-                "cannot be copied, since Keras does not find its function by name; decorate that "
-                "with keras.saving.register_keras_serializable()"
-            )
+    if any(
+        inspect.isfunction(f) and f is not getattr(copy, name, None) for name, f in held.items()
+    ):
+        return (
+            "holds a function that Keras does not find by name when it copies or loads; use "
+            f"{_NAMED}"
+        )
     return ""
+
+
+_NAMED = "a function with a name, decorated with @keras.saving.register_keras_serializable()"

@@ -161,7 +161,12 @@ def _graph_of(model: Any) -> keras.Model:
             )
         return keras.Model(graph.input, graph.output, name=model.name)
     if not has_graph(model):
-        why = ", which has no graph to read" if hasattr(model, "layers") else ""
+        why = (
+            ", which has no graph to read: give keras.Model(x, model.call(x)) of "
+            "x = keras.Input(...), which has the same layers and weights"
+            if isinstance(model, keras.Model)
+            else ""
+        )
         raise TypeError(
             f"Expected a functional or Sequential Keras model, found {found_model(model)}{why}."
         )

@@ -15,6 +15,7 @@ from keras_metamix.keras_internals import takes_training
 # What code of a user's raises on tensors that it was not written for.
 CALL_ERRORS = (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError)
 _MAGNITUDES = (1e-3, 1.0, 300.0, 1e6)
+_SIZE = 16  # where the model leaves one open
 _found: weakref.WeakKeyDictionary[Any, dict[tuple[int | None, ...], bool]] = (
     weakref.WeakKeyDictionary()
 )
@@ -33,8 +34,10 @@ def acts_in_training_alone(layer: Any, inputs: Sequence[Any]) -> bool:
     if len(inputs) != 1 or not isinstance(layer, keras.layers.Layer):
         return False
     (tensor,), module = inputs, type(layer).__module__
-    if module.startswith("keras_metamix.") or None in tensor.shape[1:]:
+    if module.startswith("keras_metamix."):
         return False
+    sizes = (_SIZE if size is None else size for size in tensor.shape[1:])
+    tensor = keras.KerasTensor((tensor.shape[0], *sizes), tensor.dtype)
     known = _found.setdefault(layer, {})
     key = (*tensor.shape, tensor.dtype)
     if key not in known:
@@ -42,13 +45,23 @@ def acts_in_training_alone(layer: Any, inputs: Sequence[Any]) -> bool:
     return known[key]
 
 
+def returns_what_it_is_given(layer: Any, inputs: Sequence[Any]) -> bool:
+    """Whether the call of a user's layer returns, in evaluation, the very tensor of its input."""
+    if is_keras_own(type(layer)) or len(inputs) != 1:
+        return False
+    flag = {"training": False} if layer._call_has_training_arg else {}
+    try:
+        return layer.call(inputs[0], **flag) is inputs[0]
+    except CALL_ERRORS:
+        return False
+
+
 def _returns_its_input(layer: Any, tensor: Any) -> bool:
     flag = {"training": False} if takes_training(layer) else {}
     fresh = keras.KerasTensor(tensor.shape, tensor.dtype)
     try:
         if layer.weights:
-            own = is_keras_own(type(layer))
-            return not own and bool(flag) and layer.call(fresh, **flag) is fresh
+            return bool(flag) and returns_what_it_is_given(layer, [fresh])
         if tuple(layer.compute_output_spec(fresh, **flag).shape) != tuple(tensor.shape):
             return False
         values = _values(tensor)

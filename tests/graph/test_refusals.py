@@ -193,6 +193,154 @@ def with_lora():
     return model
 
 
+@keras.saving.register_keras_serializable("test_refusals")
+class Composite(layers.Layer):
+    """A block whose call is the function `what` here, of it and of what its convolution gives."""
+
+    def __init__(self, what, **kwargs):
+        super().__init__(**kwargs)
+        self.what, self.conv = what, conv(name="inner")
+        self.mean = keras.metrics.Mean()
+
+    def call(self, x):
+        return globals()[self.what](self, self.conv(x))
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape)
+
+    def build(self, shape):
+        self.conv.build(shape)
+
+    def get_config(self):
+        return super().get_config() | {"what": self.what}
+
+
+def of_call(what):
+    return lambda: model_of(Composite(what.__name__, name="block"))
+
+
+def with_loss(block, x):
+    block.add_loss(0.1 * ops.mean(x))
+    return x
+
+
+def with_metric(block, x):
+    block.mean.update_state(ops.mean(x))
+    return x
+
+
+def with_noise(block, x):
+    return x + keras.random.normal(ops.shape(x))
+
+
+def with_tensorflow(block, x):
+    return tf.math.sin(x)
+
+
+def with_numpy(block, x):
+    return np.abs(x)
+
+
+def with_values(block, x):
+    return x if ops.mean(x) > 0 else -x
+
+
+def with_new_layers(block, x):
+    return conv()(x)
+
+
+def of_curves(block, x):
+    return ops.exp(ops.sin(x))
+
+
+class Enlarged(layers.Resizing):
+    def call(self, x):
+        return 2.0 * super().call(x)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv, self.norm = conv(name="inner"), layers.BatchNormalization()
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, x, training=None):
+        return self.drop(self.norm(self.conv(x), training=training), training=training)
+
+
+def unregistered(x):
+    return ops.sin(x)
+
+
+def unregistered_tensorflow(x):
+    return tf.math.l2_normalize(x, axis=-1)
+
+
+def trained(layer, shape=SHAPE, training=True):
+    """A model that calls a layer with training=True."""
+    image = keras.Input(shape, name="image")
+    x = layer(image, training=training)
+    return ended(image, conv(name="stem")(x))
+
+
+def base():
+    return keras.Sequential(
+        [keras.Input(SHAPE), conv(name="inner"), layers.BatchNormalization(), layers.Dropout(0.5)],
+        name="base",
+    )
+
+
+def with_nan(layer="stem", index=0, value=np.nan):
+    model = model_of(layers.BatchNormalization(name="norm"))
+    variable = model.get_layer(layer).variables[index]
+    variable.assign(np.full(variable.shape, value))
+    return model
+
+
+def of_bytes(*middle):
+    image = keras.Input(SHAPE, name="image", dtype="uint8")
+    x = image
+    for function in middle:
+        x = function(x)
+    return ended(image, conv(name="stem")(x))
+
+
+def half():
+    image = keras.Input(SHAPE, name="image")
+    x = layers.ELU(name="elu")(conv(name="half", dtype="mixed_float16")(image))
+    return ended(image, x)
+
+
+def numbered():
+    image, number = (
+        keras.Input(SHAPE, name="image"),
+        keras.Input((3,), name="number", dtype="int32"),
+    )
+    parts = conv(name="stem")(image), layers.Embedding(5, 2, name="lookup")(number)
+    x = layers.Concatenate()([layers.Flatten()(part) for part in parts])
+    return keras.Model([image, number], layers.Dense(3)(x))
+
+
+def any_size():
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.RandomFlip()(conv(name="stem")(image))
+    x = layers.GlobalAveragePooling2D()(layers.ELU(name="elu")(x))
+    return keras.Model(image, layers.Dense(3)(x))
+
+
+def behind_logits(*ends):
+    model = model_of()
+    x = model.output
+    for function in ends:
+        x = function(x)
+    return keras.Model(model.input, x)
+
+
+def behind_a_relu(function):
+    """A raw operation behind a layer whose activation is a part of it."""
+    return lambda: model_of(conv(activation="relu", name="next"), function)
+
+
 # --- what is taken ------------------------------------------------------------------------------
 
 AUGMENTATION = [
@@ -257,7 +405,16 @@ TAKEN = {
         layers.Flatten(), layers.ReLU(), layers.BatchNormalization(), layers.Dense(4)
     ),
     "two outputs": lambda: several_outputs(),
+    "called with training=False": lambda: trained(base(), training=False),
+    "moved bytes": lambda: of_bytes(layers.ZeroPadding2D(), layers.Rescaling(1 / 255)),
+    "the call of a subclassed model": lambda: called(Subclassed()),
 }  # fmt: skip
+
+
+def called(model):
+    """The remedy for a subclassed model."""
+    image = keras.Input(SHAPE)
+    return ended(image, keras.Model(image, model.call(image))(image))
 
 
 def augmented(layer):
@@ -286,7 +443,10 @@ def calibrated():
     def make(source, space=None, float_layers=()):
         model = kmm.MetaMixModel.from_float(source, space, float_layers)
         shape = source.inputs[0].shape[1:]
-        images = np.random.default_rng(0).normal(0, 2, (4, *shape)).astype(np.float32)
+        images = np.random.default_rng(0).normal(0, 2, (4, *shape))
+        if source.inputs[0].dtype == "uint8":
+            images = np.abs(50 * images) % 256
+        images = images.astype(source.inputs[0].dtype)
         kmm.calibrate(model, images)
         model.set_bits(kmm.uniform_assignment(model, 4, 4))
         return model, images
@@ -318,6 +478,32 @@ def test_where_explain_says_that_all_is_well_there_is_an_exact_file(name, calibr
 
 # --- what is not --------------------------------------------------------------------------------
 
+RAW = {  # function, name for float_layers, and what the message says
+    "max_pool": (lambda x: ops.max_pool(x, 2), "max_pool", "use the layer MaxPooling2D"),
+    "average_pool": (lambda x: ops.average_pool(x, 2), "average_pool", "layer AveragePooling2D"),
+    "pad": (lambda x: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), "pad", "layer ZeroPadding2D"),
+    "conv": (lambda x: ops.conv(x, np.ones((3, 3, 4, 4), "float32")), "conv", "layer Conv2D"),
+    "argmax": (lambda x: ops.argmax(x, -1), "argmax", "leave it to the app"),
+    "log_softmax": (ops.log_softmax, "log_softmax", "from_logits=True"),
+    "minus": (lambda x: -x, "negative", r"use Rescaling\(-1.0\)"),
+    "expand_dims": (lambda x: ops.expand_dims(x, 1), "expand_dims", "use the layer Reshape"),
+    "x ** 2": (lambda x: x**2, "power", r"Multiply\(\)\(\[x, x\]\) is the square"),
+    "abs": (abs, "absolute", r"Add\(\)\(\[ReLU\(\)\(x\), ReLU\(\)\(Rescaling\(-1.0\)\(x\)\)"),
+    "mean over channels": (lambda x: ops.mean(x, -1), "mean", r"over channels Conv2D\(1, 1\)"),
+    "max over channels": (lambda x: ops.max(x, -1), "max", r"over channels Conv2D\(1, 1\)"),
+    "exp": (ops.exp, "exp", "no exact integer form; put a ReLU"),
+    "x[:, None]": (lambda x: x[:, None], "get_item", "use the layer Reshape, or keepdims=True"),
+    "stack": (lambda x: ops.stack([x, x], 1), "stack", "use Reshape and Concatenate"),
+    "roll": (lambda x: ops.roll(x, 1, 1), "roll", "Cropping2D of both parts"),
+    "gelu": (ops.gelu, "gelu", r"x \* ops.sigmoid\(1.702 \* x\)"),
+    "a plane of constants": (
+        lambda x: x + np.ones((8, 8, 4), "float32"), "add",
+        r"for each channel, found \(8, 8, 4\); give others to the model as an input"),
+    "1 / x": (lambda x: 1.0 / (x + 1.0), "true_divide", "with the tensor as divisor"),
+    "None in a shape": (
+        lambda x: ops.reshape(x, (ops.shape(x)[0], 256)), "reshape",
+        r"expected a shape without None, found \(None, 256\)"),
+}  # fmt: skip
 NOT_YET, NO_FORM = "not exported yet", "no exact integer form"
 REFUSED = {  # model, and what the message says of each, by the name that float_layers takes
     "LeakyReLU": (lambda: model_of(layers.LeakyReLU(name="act")), {
@@ -337,7 +523,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
             conv(activation=functools.partial(keras.activations.relu, negative_slope=0.1), name="a")
         ), {"a_activation": "'a' .activation 'partial' of your own. computes a relu with"}),
     "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
-        "next_activation": r"'next' \(activation 'elu'\): a function of TensorFlow's; give"}),
+        "next_activation": r"'next' \(activation 'elu'\): a function of TensorFlow's; not exp"}),
     "a ReLU subclass": (lambda: model_of(Clipped(name="act")), {
         "act": r"'act' \(Clipped\) computes a clip"}),
     "a Conv2D subclass": (lambda: model_of(Standardized(4, 3, name="std")), {
@@ -403,6 +589,76 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
                                  layers.Permute((2, 1, 3), name="c"), lambda x: x[:, :4]), {
         "a": "ELU", "b_activation": "gelu", "c": "Permute", "get_item": "A slice"}),
 }  # fmt: skip
+REASONS = {  # the same, where only what is said is of interest
+    **{
+        f"{name} behind a fused relu": (
+            behind_a_relu(function), {key: rf"behind layer 'next' .*{said}"})
+        for name, (function, key, said) in RAW.items()
+    },
+    "a loss in a block": (of_call(with_loss), {
+        "block": r"'block.add_loss\(.*' \(test_refusals.py, line \d+\), which adds a loss; give"}),
+    "a metric in a block": (of_call(with_metric), {
+        "block": r"opened at 'block.mean.update_state.*which updates a metric"}),
+    "noise in evaluation": (of_call(with_noise), {
+        "block": "draws random numbers in evaluation too"}),
+    "TensorFlow in a block": (of_call(with_tensorflow), {
+        "block": r"opened at 'return tf.math.sin\(x\)' .*calls TensorFlow"}),
+    "NumPy in a block": (of_call(with_numpy), {"block": "calls NumPy"}),
+    "values in a block": (of_call(with_values), {"block": "depends on the values of a tensor"}),
+    "layers made in a call": (of_call(with_new_layers), {"block": "makes a Conv2D in its call"}),
+    "super().call": (lambda: model_of(Enlarged(8, 8, name="size")), {
+        "size": "runs Keras' own call of Resizing; not exported yet; put it into the data"}),
+    "a subclassed model inside": (lambda: model_of(Subclassed(name="inner")), {
+        "inner": r"put keras.Model\(x, model.call\(x\)\)"}),
+    "a Lambda of a lambda": (lambda: model_of(layers.Lambda(lambda x: ops.sin(x), name="f")), {
+        "f": r"computes keras.ops.sin: .* in its place. It cannot stay .*lambda.*register_keras"}),
+    "a Lambda of TensorFlow": (
+        lambda: model_of(layers.Lambda(unregistered_tensorflow, name="f")), {
+        "f": r"calls TensorFlow; .* It cannot stay in float .*register_keras_serializable\(\)"}),
+    "an unregistered activation": (lambda: model_of(conv(activation=unregistered, name="next")), {
+        "next_activation": r"keras.ops.sin: .* It cannot stay in .*register_keras_serializable"}),
+    "a cosine of the input": (lambda: augmented(lambda x: ops.cos(x + 1.0)), {
+        "cos": r"behind input 'image' .*acts on the model's input alone: put it into the data"}),
+    **{
+        f"{type(layer).__name__} with training=True": (lambda layer=layer: trained(layer), {
+            layer.name: rf"'{layer.name}' .*called with training=True, .* leave the argument out"})
+        for layer in (layers.Dropout(0.5, name="drop"), layers.GaussianNoise(0.5, name="noise"),
+                      layers.BatchNormalization(name="norm"), base(), block(None))
+    },
+    "TimeDistributed": (
+        lambda: model_of(layers.Reshape((2, 4, 8, 4)), layers.TimeDistributed(conv(), name="time")),
+        {"time": "build the model of one step"}),
+    "SpectralNormalization": (
+        lambda: model_of(layers.SpectralNormalization(conv(), name="norm")), {
+        "norm": "build the model with the layer that it wraps"}),
+    "RepeatVector": (
+        lambda: model_of(layers.Flatten(), layers.RepeatVector(3, name="time")), {
+        "time": r"\(RepeatVector\): not exported yet; Concatenate"}),
+    **{
+        name: (lambda name=name: model_of(layers.Activation(name, name="act")), {"act": said})
+        for name, said in {
+            "softplus": rf"{NO_FORM}; use ReLU\(\)", "mish": f"{NO_FORM}; use silu",
+            "exponential": f"{NO_FORM}; put a ReLU", "log_softmax": "from_logits=True",
+            "softsign": f"{NO_FORM}; put a ReLU"}.items()
+    },
+    "a softmax before a reshape": (
+        lambda: behind_logits(layers.Softmax(name="act"), layers.Reshape((1, 3), name="row")),
+        {"act": "where it is the last layer, found 'row' behind it; put that before"}),
+    "boxes at the end": (lambda: behind_logits(lambda x: x[:, :2]), {
+        "get_item": "at the end of the model, as here, the app can compute it, too"}),
+    "batch norm over time": (lambda: sequence(layers.Conv1D(4, 3, name="time"),
+                                              layers.BatchNormalization(name="norm")), {
+        "time": NOT_YET, "norm": r"on Reshape\(\(height, width, channels\)\)"}),
+    "NaN": (with_nan, {"stem": r"'stem' \(Conv2D\): .* found 144 of 144 in kernel that are not"}),
+    "an infinite variance": (lambda: with_nan("norm", 3, np.inf), {
+        "norm": "found 4 of 4 in moving_variance"}),
+    "weights beyond float32's squares": (lambda: with_nan(value=1e30), {"stem": "below 1e"}),
+    "bytes into a convolution": (of_bytes, {
+        "stem": r"reads the bytes of an input .* put Rescaling\(1 / 255\)"}),
+    "moved bytes into a convolution": (lambda: of_bytes(layers.ZeroPadding2D(1)), {
+        "stem": "reads the bytes"}),
+}  # fmt: skip
+
 FINAL = {
     "quantized by Keras",
     "LoRA",
@@ -410,6 +666,15 @@ FINAL = {
     "Keras 2's hard_sigmoid",
     "a partial relu",
     "tf.nn.elu",
+    "None in a shape behind a fused relu",
+    "a Lambda of a lambda",
+    "a Lambda of TensorFlow",
+    "an unregistered activation",
+    "NaN",
+    "an infinite variance",
+    "weights beyond float32's squares",
+    "bytes into a convolution",
+    "moved bytes into a convolution",
 }
 # Keras computes something else at each call, or nothing on numbers that are no words.
 NOT_COMPARED = {"Monte Carlo dropout", "RandomCrop", "Embedding"}
@@ -430,22 +695,40 @@ def refused():
     return message
 
 
+@pytest.fixture
+def agreed(refused):
+    """agreed(name, build, expected) -> the model and what explain says of it.
+
+    What explain says, from_float says in one message, and both what is expected.
+    """
+
+    def check(name, build, expected):
+        keras.utils.clear_session()
+        source = build()
+        explanation = kmm.explain(source)
+        assert set(explanation.refused) == set(explanation.not_exported) == set(expected)
+        text = refused(source)
+        for layer, pattern in expected.items():
+            assert re.search(pattern, explanation.refused[layer]), explanation.refused[layer]
+            assert explanation.refused[layer] in text
+        assert not INTERNALS.search(text), text
+        assert text == refused(source)
+        assert len(text.splitlines()) == (1 if len(expected) == 1 else len(expected) + 2)
+        assert ("float_layers" in text) == (name not in FINAL)
+        return source, explanation
+
+    return check
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_refusal_names_the_obstacle_and_a_remedy(name, agreed):
+    agreed(name, *REASONS[name])
+
+
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, calibrated):
-    keras.utils.clear_session()
-    build, expected = REFUSED[name]
-    source = build()
-    explanation = kmm.explain(source)
-    assert set(explanation.refused) == set(expected)
-    assert set(explanation.not_exported) == set(expected)
-    text = refused(source)
-    for layer, pattern in expected.items():
-        assert re.search(pattern, explanation.refused[layer]), explanation.refused[layer]
-        assert explanation.refused[layer] in text
-    assert not INTERNALS.search(text), text
-    assert text == refused(source)
-    assert len(text.splitlines()) == (1 if len(expected) == 1 else len(expected) + 2)
-    assert ("float_layers" in text) == (name not in FINAL)
+def test_what_explain_refuses_from_float_refuses_in_one_message(name, agreed, calibrated):
+    source, explanation = agreed(name, *REFUSED[name])
+    expected = explanation.refused
     rows = [row for row in explanation.rows if row.outcome == "refused"]
     assert rows
     for row in rows:
@@ -461,6 +744,56 @@ def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, c
         with pytest.raises(ValueError, match="left in float"):
             mt.convert(model)
         assert kmm.explain(source, None, list(expected)).refused == {}
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
+def test_preprocessing_is_sent_to_the_data_pipeline(name, refused):
+    keras.utils.clear_session()
+    image = keras.Input((8, 8, 3), name="image")
+    preprocess = getattr(keras.applications, name).preprocess_input
+    text = refused(ended(image, conv(name="stem")(preprocess(image))))
+    slices, stack = text.splitlines()[1:3]
+    assert slices.startswith("- A slice behind input 'image' ('get_item', 'get_item_1', 'get_item")
+    assert stack.startswith("- keras.ops.stack behind input 'image' ('stack'): ")
+    for line in (slices, stack):
+        assert "put it into the data pipeline, and into the app that runs the file, with" in line
+        assert "all of preprocess_input" in line
+
+
+@pytest.mark.parametrize(
+    ("build", "first", "also"),
+    [
+        (lambda: half(), "- Layer 'half': expected the dtype policy 'float32'", "elu"),
+        (
+            lambda: numbered(),
+            "- Input 'number': expected dtype 'float32', .* found 'int32'",
+            "lookup",
+        ),
+        (lambda: any_size(), r"- Input 'image': expected fixed sizes, .* \(None, None, 3\)", "elu"),
+    ],
+)
+def test_what_is_wrong_with_the_whole_model_hides_nothing_else(build, first, also, refused):
+    lines = refused(build()).splitlines()
+    assert re.match(first, lines[1])
+    assert re.match(f"- Layer '{also}' ", lines[2])
+    assert lines[3].startswith(f"float_layers=['{also}'] leaves it in float, once the rest is chan")
+    assert len(lines) == 4
+
+
+def test_a_subclassed_model_is_told_its_functional_form(refused):
+    with pytest.raises(TypeError, match=r"'inner'.* give keras.Model\(x, model.call\(x\)\)"):
+        kmm.explain(Subclassed(name="inner"))
+
+
+def test_training_that_nothing_hears_is_no_obstacle():
+    source = trained(keras.Sequential([keras.Input(SHAPE), conv()]))
+    assert kmm.explain(source).refused == {}
+
+
+def test_what_one_block_computes_shares_a_line(refused):
+    text = refused(model_of(Composite("of_curves", name="block")))
+    assert text.startswith("Layer 'block' (Composite) computes keras.ops.sin and keras.ops.exp: no")
+    assert len(text.splitlines()) == 1
 
 
 def test_layers_of_one_class_share_a_line_in_network_order(refused):
@@ -513,6 +846,33 @@ REMEDIES = {
         layers.ZeroPadding2D(1), layers.AveragePooling2D(3, 1)
     ),
 }
+
+
+def written_otherwise(a, b):
+    """What messages advise instead of operations that are refused, and these."""
+    add, relu, minus = layers.Add(), layers.ReLU(), layers.Rescaling(-1.0)
+    row = layers.Cropping2D(((0, 1), (0, 0))), layers.Cropping2D(((7, 0), (0, 0)))
+    return [
+        (layers.Add()([b, relu(add([a, minus(b)]))]), ops.maximum(a, b)),
+        (layers.Add()([a, layers.Rescaling(-1.0)(layers.ReLU()(layers.Add()([a, minus(b)])))]),
+         ops.minimum(a, b)),
+        (layers.Add()([layers.ReLU()(a), layers.ReLU()(minus(a))]), ops.abs(a)),
+        (layers.Multiply()([a, a]), a**2),
+        (layers.Concatenate(axis=1)([row[1](a), row[0](a)]), ops.roll(a, 1, 1)),
+        (a * ops.sigmoid(1.702 * a), ops.gelu(a)),
+    ]  # fmt: skip
+
+
+def test_what_is_written_otherwise_is_the_same_and_exact(calibrated):
+    image = keras.Input(SHAPE, name="image")
+    pairs = written_otherwise(conv(name="stem")(image), conv(name="other")(image))
+    pictures = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)
+    found, real = (keras.Model(image, list(side))(pictures) for side in zip(*pairs, strict=True))
+    for number, (ours, theirs) in enumerate(zip(found, real, strict=True)):
+        close = 1e-6 if number < len(pairs) - 1 else 0.021  # the last: GELU
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=close)
+    model, images = calibrated(ended(image, layers.Concatenate()([ours for ours, _ in pairs])))
+    assert mt.parity(mt.convert(model), model, images).differing == 0
 
 
 @pytest.mark.parametrize("name", REMEDIES)
