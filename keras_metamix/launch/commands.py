@@ -38,13 +38,13 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def parse(schema: type[Options], argv: Sequence[str], description: str) -> Options:
-    """What a command line says, the program's name first.
+def parse(schema: type[Options], argv: Sequence[str]) -> Options:
+    """What a command line says, the program's name first; the class's docstring describes it.
 
     Raises:
       SystemExit: the arguments are wrong; the usage is on stderr.
     """
-    parser = argparse_flags.ArgumentParser(prog=Path(argv[0]).name, description=description)
+    parser = argparse_flags.ArgumentParser(prog=Path(argv[0]).name, description=schema.__doc__)
     for field, kind in fields_of(schema):
         name = field.name if field.metadata["positional"] else f"--{field.name}"
         parser.add_argument(name, **_settings(field, kind))

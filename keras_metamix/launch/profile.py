@@ -10,11 +10,12 @@ from each and counted once for the network. An interrupted measurement goes on w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ Files = dict[tuple[int, int], list[OperatorFile]]
 
 @dataclasses.dataclass(kw_only=True)
 class Options:
-    """The command line."""
+    """Times each layer of a model at each bit-width."""
 
     model: Path = option(
         "a float model, Functional or Sequential", metavar="MODEL.keras", positional=True
@@ -64,11 +65,6 @@ class Options:
     runs: int = option("timed inferences of each operator", 100)
     warmup: int = option("inferences before these", 10)
     overwrite: bool = option("begin anew where the output is there", False)
-
-
-def parse_flags(argv: Sequence[str]) -> Options:
-    """Parses the command line; see `commands.parse`."""
-    return parse(Options, argv, "Times each layer of a model at each bit-width.")
 
 
 def main(options: Options) -> None:
@@ -200,10 +196,8 @@ def _write(table: dict[str, Any], output: Path) -> None:
         temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def run() -> None:
-    """The entry point of the `metamix-profile` command."""
-    run_main(main, parse_flags)
-
+parse_flags = functools.partial(parse, Options)
+run = functools.partial(run_main, main, parse_flags)  # the entry point of the command
 
 if __name__ == "__main__":
     run()

@@ -206,10 +206,15 @@ class Results:
     mixer: Mixer | None = None
 
     def __post_init__(self) -> None:
-        for budget in self.search.budgets if self.search else ():
+        for budget in self.budgets:
             for number, epoch in enumerate(self.epochs):
                 if budget.cost not in epoch.costs:
                     raise ValueError(f"epochs[{number}].costs: missing key '{budget.cost}'")
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """Those of the search, if there was one."""
+        return self.search.budgets if self.search else []
 
     def to_json(self) -> str:
         """The text of `metrics.json`."""

@@ -30,11 +30,12 @@ def result_headers(results: Results) -> list[str]:
 def result_cells(results: Results) -> list[list[str]]:
     """One list of formatted cells for each row of `results.rows`, not escaped."""
     show_threads = _shared_threads(results) is None
+    target = next((budget.limit for budget in results.budgets if budget.cost == "bops"), None)
     return [
         [
             row.name,
             numbers.percent(row.test_accuracy),
-            bops_cell(row.bops, _target(results)),
+            bops_cell(row.bops, target),
             "/".join(numbers.bits(average) for average in row.average_bits),
             numbers.size(row.file_bytes),
             latency_cell(row) + (f", {threads_text(row.threads)}" if show_threads else ""),
@@ -137,12 +138,6 @@ def markdown(
 def threads_text(number: int) -> str:
     """`1 thread`, `2 threads`."""
     return f"{number} thread" if number == 1 else f"{number} threads"
-
-
-def _target(results: Results) -> float | None:
-    """The budget of BOPs, if there is one."""
-    budgets = results.search.budgets if results.search else []
-    return next((budget.limit for budget in budgets if budget.cost == "bops"), None)
 
 
 def _shared_threads(results: Results) -> int | None:
