@@ -40,13 +40,14 @@ TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
 TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
 TRAINING |= {"keras_metamix.quantized_model"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
-APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
+APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.schema", "keras_metamix.zoo"}
 
 # Unit -> the units of ours that it may import, besides itself. A unit is a top-level module or
 # folder of keras_metamix, its `__init__` ("keras_metamix"), or the whole of metamix_tflite.
 MAY_IMPORT = {
     "keras_metamix.files": set(),
     "keras_metamix.checks": set(),
+    "keras_metamix.schema": {"keras_metamix.checks"},
     "keras_metamix.assignment": {"keras_metamix.files", "keras_metamix.checks"},
     "keras_metamix.ops": set(),
     "keras_metamix.batches": {"keras_metamix.checks"},
@@ -68,6 +69,7 @@ MAY_IMPORT = {
     "keras_metamix.report": {
         "keras_metamix.files",
         "keras_metamix.checks",
+        "keras_metamix.schema",
         "keras_metamix.assignment",
     },
     "keras_metamix": METHODS | APART,
@@ -81,6 +83,7 @@ MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
     "keras_metamix.assignment": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.cost": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.report": KERAS_2 | {"keras", "tensorflow"},
+    "keras_metamix.schema": KERAS_2 | {"keras", "tensorflow"},
 }
 
 # Run in a process of its own.

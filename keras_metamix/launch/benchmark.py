@@ -30,6 +30,7 @@ from metamix_tflite.run import Runner
 
 LOCAL = "local"
 DEVICES = (LOCAL, *devices.MODULES)
+Names = tuple[str, ...] | None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,13 +46,11 @@ class Options:
     )
     warmup: int | None = option("inferences before these; local, edgetpu: 20, android: 5", None)
     timeout: int | None = option("all but local: seconds for one file; 600", None)
-    serial: list[str] | None = option(
-        "android: a phone of `adb devices`; once for each", None, repeated=True
-    )
-    delegates: list[str] | None = option("android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all", None)
+    serial: list[str] | None = option("android: a phone of `adb devices`; once for each", None)
+    delegates: Names = option("android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all", None)
     precision: str | None = option("gpu: float32 or float16; default: float32", None)
-    kernels: list[str] | None = option("local, arm64: of xnnpack,builtin,reference; xnnpack", None)
-    cpus: list[str] | None = option("arm64: of cortex-a53,neoverse-n1,armv8.6; default: all", None)
+    kernels: Names = option("local, arm64: of xnnpack,builtin,reference; xnnpack", None)
+    cpus: Names = option("arm64: of cortex-a53,neoverse-n1,armv8.6; default: all", None)
     arm64_root: Path | None = option("arm64: folder of the emulated system", None, "DIR")
     vulkan_icd: Path | None = option("gpu: the .json of a Vulkan driver", None, "FILE")
     binary: Path | None = option("android: TensorFlow's benchmark_model", None, "FILE")
@@ -131,12 +130,21 @@ def _compare(run: Path, options: Options, given: dict[str, Any]) -> None:
 
 
 def _read_files(paths: list[Path]) -> dict[str, tuple[bytes, str | None]]:
-    """File and signature by a label; of a file with operating points a label for each."""
+    """File and signature by a label; of a file with operating points a label for each.
+
+    Raises:
+      OSError, ValueError: no such file, or none that LiteRT can run; names it.
+    """
     files = {}
     for path in paths:
-        flat, names = read_model(path)
-        for name in names or [None]:
-            files[str(path) if name is None else f"{path}:{name}"] = flat, name
+        flat = path.read_bytes()
+        try:
+            for name in list(read_operating_points(flat)) or [None]:
+                Runner(flat, signature=name)
+                files[str(path) if name is None else f"{path}:{name}"] = flat, name
+        except ValueError as error:
+            found = f"{len(flat)} bytes that LiteRT refuses: {error.__cause__ or error}"
+            raise ValueError(f"{path}: expected a .tflite, found {found}") from error
     return files
 
 
@@ -167,23 +175,6 @@ def _measure_local(
     title = f"{LOCAL}, threads {shared.threads}, runs {shared.runs}"
     content = [{"file": label, **dataclasses.asdict(r)} for (label, _), r in reports.items()]
     return devices.DeviceReport(title, rows), content
-
-
-def read_model(path: Path) -> tuple[bytes, list[str]]:
-    """The bytes of a .tflite that LiteRT can run, and the names of its operating points, if any.
-
-    Raises:
-      OSError, ValueError: no such file, or another kind of file; names it.
-    """
-    flat = path.read_bytes()
-    try:
-        points = list(read_operating_points(flat))
-        for signature in points or [None]:
-            Runner(flat, signature=signature)
-    except ValueError as error:
-        found = f"{len(flat)} bytes that LiteRT refuses: {error.__cause__ or error}"
-        raise ValueError(f"{path}: expected a .tflite, found {found}") from error
-    return flat, points
 
 
 def _run_by(report: BenchmarkReport) -> str:

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from keras_metamix.bitmixer.operating_points import Method
 from keras_metamix.checks import one_of, require_number, require_whole, shown
 from keras_metamix.graph.transitions import Reading
-from keras_metamix.launch.settings import config_dict, read, setting
+from keras_metamix.launch.settings import config_dict
 from keras_metamix.metamix.loss import CostForm
+from keras_metamix.schema import read, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,13 +83,11 @@ class Search:
 
     def __post_init__(self) -> None:
         if self.target_latency is not None and not self.latency_table:
-            raise ValueError(
-                f"config.search.target_latency={self.target_latency!r}: expected latency_table "
-                "beside it, found none."
-            )
+            found = f"target_latency={self.target_latency!r}"
+            raise ValueError(f"{found}: expected latency_table beside it, found none.")
         target = "target_latency" if self.latency_table else "target_bops"
         if getattr(self, target) is None and self.target_ratio is None:
-            raise ValueError(f"config.search: expected {target} or target_ratio, found neither.")
+            raise ValueError(f"expected {target} or target_ratio, found neither.")
 
 
 def _stages(name: str, value: Any) -> None:
@@ -137,10 +136,8 @@ class Mixer:
 
     def __post_init__(self) -> None:
         if self.latency_table and self.cost != "bops":
-            raise ValueError(
-                "config.mixer.cost: expected no other cost beside "
-                f"latency_table={self.latency_table!r}, found {shown(self.cost)}."
-            )
+            table = f"latency_table={self.latency_table!r}"
+            raise ValueError(f"cost: expected no other beside {table}, found {shown(self.cost)}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,10 +260,6 @@ def complete(config: ConfigDict) -> MetaMix | BitMixer:
     given = config.to_dict()
     method = one_of("config.method", given.get("method", "metamix"), [*SCHEMAS])
     experiment = read(SCHEMAS[method], given, "config")
-    if not isinstance(experiment.model, Mapping):
-        raise ValueError(
-            f"config.model: expected a section of fields, found {shown(experiment.model)}."
-        )
     if "name" not in experiment.model:
         raise ValueError("config.model.name is missing.")
     return experiment

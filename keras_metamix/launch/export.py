@@ -69,7 +69,6 @@ class Options:
         "an operating point of a BitMixerModel: a signature of that name; once for each",
         [],
         "NAME=BITS.json",
-        repeated=True,
     )
     nobits_json: bool = option("write no bits.json beside the output", False)
 
@@ -81,12 +80,11 @@ def main(options: Options) -> None:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found.
     """
     output: Path = options.output
-    if output.suffix != ".tflite":
-        raise ValueError(f"--output: expected a name that ends in .tflite, found {str(output)!r}.")
+    check_output("--output", output, ".tflite")
     points = _read_points(options.point)
-    files = [output] if points or options.nobits_json else [output, output.with_name("bits.json")]
-    for path in files:
-        check_output("--output", path)
+    bits_json = None if points or options.nobits_json else output.with_name("bits.json")
+    if bits_json:
+        check_output("--output", bits_json)
     model = load_model(options.model)
     _fix_bits(model, options)
     images = parity_images(model.network, options.images)
@@ -108,8 +106,8 @@ def main(options: Options) -> None:
         reports = {"": parity(compared, model, images)}
     with written_whole(output) as temporary:
         temporary.write_bytes(flat)
-    for path in files[1:]:
-        bits[""].save(path)
+    if bits_json:
+        bits[""].save(bits_json)
     for name, chosen in bits.items():
         rows = layer_rows(graphs[name], model, chosen)
         Console().print(_table(rows))

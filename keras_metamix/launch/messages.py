@@ -62,12 +62,14 @@ def command_line() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def check_output(flag: str, path: Path) -> None:
+def check_output(flag: str, path: Path, suffix: str = "") -> None:
     """Finds out before the work, not after it, that a file cannot be written.
 
     Raises:
-      OSError: names the flag, what was expected and what was found.
+      OSError, ValueError: names the flag, what was expected and what was found.
     """
+    if suffix and path.suffix != suffix:
+        raise ValueError(f"{flag}: expected a name that ends in {suffix}, found {str(path)!r}.")
     if path.is_dir():
         raise IsADirectoryError(f"{flag}: expected the name of a file, found the folder {path}.")
     if not path.parent.is_dir():

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_metamix.cost import Budget, LatencyTable
 from keras_metamix.files import written_whole
+from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
 from keras_metamix.launch.config import Experiment
@@ -129,8 +130,11 @@ class Session(Generic[E]):
             else:
                 model.optimizer.build(model.trainable_variables)
                 build_metrics(model, train)
-        lines = EpochLines(title, phases, budget, self.chief)
-        callbacks, start, done = [*callbacks, lines], 0, False
+        lines, callbacks = EpochLines(title, phases, budget, self.chief), [*callbacks]
+        if model.optimizer.use_ema:
+            callbacks.append(AveragedWeights(self.statistics_batches, train))
+        callbacks.append(lines)
+        start, done = 0, False
         if self.workdir is not None:
             callbacks.append(Monitor(self.workdir, name, writes=self.chief))
             checkpoints = self._checkpoints(name, model, callbacks)

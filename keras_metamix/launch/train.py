@@ -30,9 +30,9 @@ from keras_metamix.launch.messages import command_line, run_main
 from keras_metamix.launch.optimization import make_optimizer
 from keras_metamix.launch.results import Candidate, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
-from keras_metamix.launch.settings import reference
 from keras_metamix.launch.training import float_network, train_float
 from keras_metamix.report import Results, render_page, results_table
+from keras_metamix.schema import reference
 from metamix_tflite.containers import check_container
 
 

@@ -18,7 +18,6 @@ from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import calibrate
 from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.graph.layer_costs import uniform_assignment
-from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.budget import search_budget
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data
@@ -101,8 +100,7 @@ def train_metamix(
     )
     phases = (meta, search, config.train.epochs - meta - search)
     session.say(f"MetaMix: budget {told(budget, budget.limit)}")
-    callbacks = [callback, *_averaging(session, model)]
-    return *session.fit("metamix", model, "MetaMix", phases, callbacks, budget), callback
+    return *session.fit("metamix", model, "MetaMix", phases, [callback], budget), callback
 
 
 def train_uniform(
@@ -129,7 +127,7 @@ def train_uniform(
             calibrate(model, images)
         model.set_bits(uniform_assignment(float_model, bits, bits, edge))
         ready(model)
-    callbacks = [StopOnNonFinite(session.data.train), *_averaging(session, model)]
+    callbacks = [StopOnNonFinite(session.data.train)]
     title = f"uniform A{bits}W{bits}"
     return session.fit(f"uniform_{bits}", model, title, [epochs], callbacks)[0]
 
@@ -150,9 +148,3 @@ def train_mixer(
     callback = BitMixerCallback(stages, session.statistics_batches, data.train, verbose=0)
     title = f"Bit-Mixer ({mixer.batch_norm})"
     return session.fit("bitmixer", model, title, stages, [callback])
-
-
-def _averaging(session: Session[Any], model: MetaMixModel) -> list[AveragedWeights]:
-    if not model.optimizer.use_ema:
-        return []
-    return [AveragedWeights(session.statistics_batches, session.data.train)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Self
 
-from keras_metamix.report.json_values import from_json, signed
+from keras_metamix.schema import read, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,9 +79,9 @@ class Epoch:
 
     epoch: int
     phase: str
-    loss: float = signed()
+    loss: float = setting(least=-math.inf)
     accuracy: float
-    validation_loss: float | None = signed()
+    validation_loss: float | None = setting(least=-math.inf)
     validation_accuracy: float | None
     seconds: float
     costs: dict[str, float]
@@ -234,7 +235,7 @@ class Results:
             raise ValueError(
                 f"{source}: expected a JSON object, found invalid JSON: {error}"
             ) from error
-        return from_json(cls, value, source)
+        return read(cls, value, source, joint=": ", others=True)
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:

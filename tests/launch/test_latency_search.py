@@ -194,7 +194,7 @@ def test_a_share_of_bits_that_were_not_measured_is_refused(config, content, writ
 
 def test_a_table_is_the_only_cost_of_operating_points(mixer, tmp_path):
     mixer.mixer.cost = "size"
-    with pytest.raises(ValueError, match=r"config.mixer.cost: .*latency_table='.*found 'size'"):
+    with pytest.raises(ValueError, match=r"config.mixer: cost: .*latency_table='.*found 'size'"):
         train.run_experiment(mixer, tmp_path / "run")
 
 

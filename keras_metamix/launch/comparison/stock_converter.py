@@ -27,21 +27,21 @@ def int8_file(model: keras.Model, images: np.ndarray) -> bytes:
     """
     import tensorflow as tf
 
-    def settings(converter: Any) -> None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return _convert(
+        model,
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: ([image[None]] for image in images),
+        target_spec=tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]),
+    )
 
-    return _convert(model, settings)
 
-
-def _convert(model: keras.Model, settings: Any = None) -> bytes:
+def _convert(model: keras.Model, **settings: Any) -> bytes:
     import tensorflow as tf
 
     with silent():
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        if settings is not None:
-            settings(converter)
+        for name, value in settings.items():
+            setattr(converter, name, value)
         return converter.convert()
 
 
