@@ -1,7 +1,7 @@
 """Dataclasses as schemas: what a field may hold, and one way to read them from mappings.
 
 Configs (`launch.config`) and results (`report.results`) are such classes. A field that says nothing
-of its range holds numbers from 0 on.
+of its range holds numbers from 0 on. What a `__post_init__` raises begins with a field's name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from keras_metamix.checks import naming, one_of, require_number, require_whole, shown
+from keras_metamix.checks import one_of, require_number, require_whole, shown
 
 Schema = TypeVar("Schema")
 REQUIRED: Any = dataclasses.MISSING
@@ -97,8 +97,10 @@ def read(
         elif not others:
             known = sorted(fields)
             raise ValueError(f"{where}{joint}{name}: no such field; expected some of {known}.")
-    with naming(where):
+    try:
         return schema(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}{joint}{error}") from error
 
 
 def _read(kind: Any, value: Any, where: str, bounds: Mapping[str, Any], others: bool) -> Any:

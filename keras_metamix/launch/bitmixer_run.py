@@ -80,7 +80,7 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     graphs = verify(flat, bits)
     *_, last = bits
     alone = [convert(model, container, operating_points={name: bits[name]}) for name in bits]
-    separate, whole = sum(map(len, alone)), _budget(session, 1.0)
+    whole = _budget(session, 1.0)
     found = Mixer(
         unit=cost_axis(whole),
         points=[
@@ -96,23 +96,13 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
             UniformPoint(bits=number, cost=point.cost, test_accuracy=point.metrics["accuracy"])
             for number, point in uniform_points(model, data.test, whole).items()
         ],
-        separate_bytes=separate,
+        separate_bytes=sum(map(len, alone)),
     )
     notes = [
-        f"One file of {len(flat):,} bytes holds {len(bits)} signatures; as files of their own "
-        f"they take {separate:,}.",
-        f"The layers are those of operating point {last!r}.",
+        f"Operating point {name!r}: {chosen[name].cost:,.1f} us predicted by "
+        f"{mixer.latency_table}, of a budget of {limits[name]:,.1f} us."
+        for name in (budgets if session.table else ())
     ]
-    notes += [
-        f"Uniform {point.bits} bits: {point.test_accuracy:.2%} of the test images, training graph."
-        for point in found.uniform
-    ]
-    if session.table is not None:
-        notes += [
-            f"Operating point {name!r}: {chosen[name].cost:,.1f} us predicted by "
-            f"{mixer.latency_table}, of a budget of {limits[name]:,.1f} us."
-            for name in budgets
-        ]
     return Outcome(
         model,
         [Candidate(name, "model.tflite", flat, model, name, bits[name]) for name in bits],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
 from keras_metamix.bitmixer.operating_points import Method
-from keras_metamix.checks import one_of, require_number, require_whole, shown
+from keras_metamix.checks import one_of, require_number, shown
 from keras_metamix.graph.transitions import Reading
 from keras_metamix.launch.settings import config_dict
 from keras_metamix.metamix.loss import CostForm
@@ -35,7 +35,7 @@ class Data:
     )
     randaugment: int = setting("of ImageNet: operations of RandAugment on each image", 0)
     magnitude: float = setting("of RandAugment: its strength", 0.5, most=1)
-    sample: tuple = setting("of imagenet2012_sample: training and test images", (16, 16))
+    sample: tuple[int, int] = setting("of imagenet2012_sample: training and test images", (16, 16))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,16 +87,7 @@ class Search:
             raise ValueError(f"{found}: expected latency_table beside it, found none.")
         target = "target_latency" if self.latency_table else "target_bops"
         if getattr(self, target) is None and self.target_ratio is None:
-            raise ValueError(f"expected {target} or target_ratio, found neither.")
-
-
-def _stages(name: str, value: Any) -> None:
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
-        raise ValueError(f"{name}: expected three numbers of epochs, found {shown(value)}.")
-    for epochs in value:
-        require_whole(name, epochs)
-    if not sum(value):
-        raise ValueError(f"{name}: expected at least one epoch, found {shown(value)}.")
+            raise ValueError(f"{target}: expected it, or target_ratio; found neither.")
 
 
 def _points(name: str, value: Any) -> None:
@@ -120,7 +111,7 @@ class Mixer:
     """Bit-Mixer's stages and operating points."""
 
     batch_norm: Reading = setting("which transitions have parameters, see docs/bitmixer.md")
-    stage_epochs: tuple = setting("of the three stages", check=_stages)
+    stage_epochs: tuple[int, int, int] = setting("of the three stages")
     in_place_distillation: float = setting("weight of the highest bits' logits", most=1)
     operating_points: dict[str, float] = setting(
         "signatures of the file and their budgets, from 0, the fewest bits, to 1, the most",
@@ -135,6 +126,8 @@ class Mixer:
     front: int = setting("budgets of the Pareto front", 8)
 
     def __post_init__(self) -> None:
+        if not sum(self.stage_epochs):
+            raise ValueError("stage_epochs: expected at least one epoch, found none.")
         if self.latency_table and self.cost != "bops":
             table = f"latency_table={self.latency_table!r}"
             raise ValueError(f"cost: expected no other beside {table}, found {shown(self.cost)}.")

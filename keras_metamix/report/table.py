@@ -13,6 +13,7 @@ LAYER_HEADERS = (
     "chosen by",
 )  # fmt: skip
 NO_LAYERS = "No layers were recorded."
+_RIGHT = range(1, 5)  # columns of numbers, of the results
 
 _MARKDOWN_ESCAPES = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "}
@@ -106,7 +107,7 @@ def results_table(results: Results) -> Table:
     """
     table = Table(title=Text(results.title), title_justify="left")
     for index, header in enumerate(result_headers(results)):
-        table.add_column(Text(header), justify="right" if 0 < index < 5 else "left")
+        table.add_column(Text(header), justify="right" if index in _RIGHT else "left")
     for cells in result_cells(results):
         table.add_row(*map(Text, cells))
     return table
@@ -114,23 +115,19 @@ def results_table(results: Results) -> Table:
 
 def results_markdown(results: Results) -> str:
     """The results as a Markdown table that ends in a newline."""
-    alignment = ["left", *["right"] * 4, "left", "left"]
-    return markdown(result_headers(results), result_cells(results), alignment)
+    return markdown(result_headers(results), result_cells(results), _RIGHT)
 
 
 def layers_markdown(results: Results) -> str:
     """The layers as a Markdown table that ends in a newline, or a sentence if there are none."""
     if not results.layers:
         return f"{NO_LAYERS}\n"
-    alignment = ["left", "left", *["right"] * 5, "left", "left"]
-    return markdown(LAYER_HEADERS, layer_cells(results), alignment)
+    return markdown(LAYER_HEADERS, layer_cells(results), range(2, 7))
 
 
-def markdown(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], alignment: Sequence[str]
-) -> str:
-    """A GitHub-flavoured table with escaped cells."""
-    rule = ["---:" if side == "right" else "---" for side in alignment]
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], right: range) -> str:
+    """A GitHub-flavoured table with escaped cells; `right`: the columns of numbers."""
+    rule = ["---:" if index in right else "---" for index in range(len(headers))]
     escaped = [[cell.translate(_MARKDOWN_ESCAPES) for cell in row] for row in rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [headers, rule, *escaped])
 

@@ -194,14 +194,16 @@ def test_a_share_of_bits_that_were_not_measured_is_refused(config, content, writ
 
 def test_a_table_is_the_only_cost_of_operating_points(mixer, tmp_path):
     mixer.mixer.cost = "size"
-    with pytest.raises(ValueError, match=r"config.mixer: cost: .*latency_table='.*found 'size'"):
+    with pytest.raises(ValueError, match=r"config.mixer.cost: .*latency_table='.*found 'size'"):
         train.run_experiment(mixer, tmp_path / "run")
 
 
 def test_a_table_without_a_target_is_refused(config, tmp_path):
     with config.ignore_type():
         config.search.target_bops, config.search.target_ratio = 1e9, None
-    with pytest.raises(ValueError, match="config.search: expected target_latency or target_ratio"):
+    with pytest.raises(
+        ValueError, match="config.search.target_latency: expected it, or target_ratio"
+    ):
         train.run_experiment(config, tmp_path / "run")
 
 

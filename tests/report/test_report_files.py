@@ -38,7 +38,7 @@ def made(metrics):
         ),
         (
             lambda m: m["search"]["alphas"]["history"].update(head=[[1.0]]),
-            r"metrics\.json: search\.alphas: history\['head'\]: expected 400 records .* of 3 "
+            r"metrics\.json: search\.alphas\.history\['head'\]: expected 400 records .* of 3 "
             "probabilities, found 1 records of",
         ),
         (lambda m: m["notes"].append(3), r"notes\[1\]: expected text, found 3"),

@@ -87,10 +87,11 @@ def run_comparison(
       ValueError, OSError: no such run, or no place to write to; says what was expected.
     """
     started = time.perf_counter()
-    least = {"threads": 1, "runs": 1, "warmup": 0, "calibration_images": 1, "qat_epochs": 1}
-    counts = (threads, runs, warmup, calibration_images, 1 if qat_epochs is None else qat_epochs)
-    for (name, smallest), count in zip(least.items(), counts, strict=True):
-        require_count(name, smallest, count)
+    require_count("threads", 1, threads)
+    require_count("runs", 1, runs)
+    require_count("warmup", 0, warmup)
+    require_count("calibration_images", 1, calibration_images)
+    require_count("qat_epochs", 1, 1 if qat_epochs is None else qat_epochs)
     config, float_model, model = _read_run(run)
     output = output or run / "comparison"
     for suffix in (".md", ".json", ".png"):
@@ -99,7 +100,8 @@ def run_comparison(
     ours = config.train.epochs if isinstance(config, MetaMix) else sum(config.mixer.stage_epochs)
     epochs = qat_epochs or ours
     data = load_data(config)
-    known = _calibration_images(data, calibration_images)
+    known = data.train.unbatch().take(calibration_images)  # what training sees first
+    known = np.stack([image for image, _ in known.as_numpy_iterator()])
 
     def qat() -> tuple[bytes, np.ndarray]:
         return qat_file(config.to_dict(), run / "float.keras", epochs)
@@ -178,17 +180,6 @@ def _make(
         else:
             entries.append(Entry(name, made, expected))
     return entries, missing
-
-
-def _calibration_images(data: Data, count: int) -> np.ndarray:
-    """The first `count` images that training sees, shape (count, height, width, channels)."""
-    batches, found = [], 0
-    for images, _ in data.train.as_numpy_iterator():
-        batches.append(images)
-        found += len(images)
-        if found >= count:
-            break
-    return np.concatenate(batches)[:count]
 
 
 def _outputs(model: Any, images: np.ndarray) -> np.ndarray:
