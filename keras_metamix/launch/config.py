@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from keras_metamix.bitmixer.operating_points import Method
 from keras_metamix.checks import one_of, require_number, shown
 from keras_metamix.graph.transitions import Reading
-from keras_metamix.launch.settings import config_dict
 from keras_metamix.metamix.loss import CostForm
-from keras_metamix.schema import read, setting
+from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting, without_none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,7 +237,30 @@ def new_config(method: str) -> ConfigDict:
     Raises:
       ValueError: there is no such method.
     """
-    return config_dict(SCHEMAS[one_of("method", method, [*SCHEMAS])])
+    return _config_dict(SCHEMAS[one_of("method", method, [*SCHEMAS])])
+
+
+def _config_dict(schema: type) -> ConfigDict:
+    """Every field at its default, None where it has none."""
+    config = ConfigDict()
+    for field, kind in fields_of(schema):
+        if dataclasses.is_dataclass(kind):
+            config[field.name] = _config_dict(typing.cast(type, kind))
+            continue
+        default = default_of(field)
+        value = None if default is REQUIRED else default
+        if typing.get_origin(kind) is dict:
+            value = ConfigDict(value or {})
+        elif value is None or kind is Any or without_none(kind) is not kind:
+            config[field.name] = placeholder(_flag_type(kind))
+        config[field.name] = value
+    return config
+
+
+def _flag_type(kind: Any) -> type:
+    """The type that a flag's text becomes: `object` where there are several."""
+    bare = object if kind is Any else without_none(kind)
+    return str if typing.get_origin(bare) is typing.Literal else typing.get_origin(bare) or bare
 
 
 def complete(config: ConfigDict) -> MetaMix | BitMixer:

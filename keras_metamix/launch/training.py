@@ -32,10 +32,7 @@ from keras_metamix.workers import adapt_to_workers
 
 def search_space(config: Experiment) -> SearchSpace:
     """`config.space` as a SearchSpace."""
-    space = dataclasses.asdict(config.space)
-    return SearchSpace.from_dict(
-        {k: list(v) if isinstance(v, tuple) else v for k, v in space.items()}
-    )
+    return SearchSpace(**dataclasses.asdict(config.space))
 
 
 def float_network(config: Experiment, data: Data) -> keras.Model:

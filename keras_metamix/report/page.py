@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from keras_metamix.files import written_whole
 from keras_metamix.report import numbers, style, table
 from keras_metamix.report.results import Results
-from keras_metamix.report.sections import Drawing, sections
+from keras_metamix.report.sections import sections
 
 _LARGEST_SVG = 300_000  # bytes; a figure of more lines is smaller as pixels
 _MOST_PANELS = 40  # a figure of more is larger than that
@@ -67,7 +67,11 @@ def render_page(results: Results) -> str:
         run=results.run,
         duration=numbers.wall_time(results.run.seconds),
         parts=parts,
-        figures=_figures(results, parts.drawings),
+        figures={
+            drawing.key: _figure_markup(drawing.draw(results), drawing.key, drawing.caption)
+            for drawing in parts.drawings
+            if drawing.has_data
+        },
         result_headers=table.result_headers(results),
         result_cells=table.result_cells(results),
         files=list(dict.fromkeys(row.file for row in results.rows)),
@@ -78,18 +82,6 @@ def render_page(results: Results) -> str:
         config=_flatten(results.run.config),
         notes=results.notes,
     )
-
-
-def _figures(results: Results, drawings: Sequence[Drawing]) -> dict[str, list[dict[str, Any]]]:
-    """By section the figures that have data, as markup, and a sentence for each that has none."""
-    figures: dict[str, list[dict[str, Any]]] = {}
-    for drawing in drawings:
-        markup = None
-        if drawing.has_data:
-            markup = _figure_markup(drawing.draw(results), drawing.key, drawing.caption)
-        entry = {"markup": markup, "caption": drawing.caption, "empty": drawing.empty}
-        figures.setdefault(drawing.section, []).append(entry)
-    return figures
 
 
 def _figure_markup(figure: Figure, key: str, caption: str) -> Markup:

@@ -41,8 +41,8 @@ class Row:
     test_accuracy: float
     bops: float | None
     average_bits: tuple[float, float]
-    file_bytes: int
-    latency_us: float
+    file_bytes: int = setting(least=1)
+    latency_us: float = setting(above=True)
     latency_spread_us: tuple[float, float]
     threads: int
     parity: Parity | None
@@ -110,7 +110,7 @@ class Budget:
     """
 
     cost: str
-    limit: float
+    limit: float = setting(above=True)
     found: float
     source: str = ""
     origin: dict = dataclasses.field(default_factory=dict)

@@ -128,14 +128,13 @@ def _search_facts(rows: dict[str, Row], budgets: list[Budget]) -> list[tuple[str
         size += _against(reference.file_bytes, ours.file_bytes, "smaller", "larger")
         latency += _against(reference.latency_us, ours.latency_us, "faster", "slower")
     for budget in budgets:
-        share = f"{numbers.ratio(budget.found / budget.limit)} the budget" if budget.limit else ""
-        found = numbers.cost(budget.cost, budget.found)
+        share = f"{numbers.ratio(budget.found / budget.limit)} the budget"
         if budget.cost == "bops":
-            bops += f", {share}" if share else ""
+            bops += f", {share}"
         elif budget.cost == "latency_us":
-            latency += f"; {found} predicted" + (f", {share}" if share else "")
+            latency += f"; {numbers.cost(budget.cost, budget.found)} predicted, {share}"
         elif budget.cost == "size_bytes":
-            size += f"; {share}" if share else ""
+            size += f"; {share}"
     return [
         (numbers.percent(ours.test_accuracy), accuracy),
         (numbers.count(ours.bops), bops),
@@ -169,8 +168,6 @@ def _mixer_facts(rows: dict[str, Row], mixer: Mixer, names: list[str]) -> list[t
 
 def _against(reference: float, ours: float, better: str, worse: str) -> str:
     """`, 3.90x smaller than float`; a loss is called one: `, 1.20x slower than float`."""
-    if not ours or not reference:
-        return ""
     ratio, word = (reference / ours, better) if ours <= reference else (ours / reference, worse)
     return f", {numbers.ratio(ratio)} {word} than float"
 

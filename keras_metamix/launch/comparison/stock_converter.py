@@ -15,7 +15,7 @@ import numpy as np
 
 def float_file(model: keras.Model) -> bytes:
     """The float .tflite."""
-    return _convert(model)
+    return converted(model)
 
 
 def int8_file(model: keras.Model, images: np.ndarray) -> bytes:
@@ -27,7 +27,7 @@ def int8_file(model: keras.Model, images: np.ndarray) -> bytes:
     """
     import tensorflow as tf
 
-    return _convert(
+    return converted(
         model,
         optimizations=[tf.lite.Optimize.DEFAULT],
         representative_dataset=lambda: ([image[None]] for image in images),
@@ -35,7 +35,8 @@ def int8_file(model: keras.Model, images: np.ndarray) -> bytes:
     )
 
 
-def _convert(model: keras.Model, **settings: Any) -> bytes:
+def converted(model: Any, **settings: Any) -> bytes:
+    """What TFLiteConverter makes of a model of either Keras, with these of its settings."""
     import tensorflow as tf
 
     with silent():
