@@ -126,7 +126,7 @@ def train_uniform(
         ready(model)
     callbacks = [StopOnNonFinite(session.data.train)]
     title = f"uniform A{bits}W{bits}"
-    return session.fit(f"uniform_{bits}", model, title, [epochs], callbacks)[0]
+    return session.fit("uniform", model, title, [epochs], callbacks)[0]
 
 
 def train_mixer(
