@@ -21,8 +21,6 @@ from typing import Any, Literal
 
 import keras
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
@@ -34,7 +32,7 @@ from keras_metamix.launch.parity_images import RANDOM_IMAGES, parity_images
 from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.quantized_model import QuantizedModel
-from keras_metamix.report.results import Layer
+from keras_metamix.report.table import terminal
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
 
@@ -110,7 +108,10 @@ def main(options: Options) -> None:
         bits[""].save(bits_json)
     for name, chosen in bits.items():
         rows = layer_rows(graphs[name], model, chosen)
-        Console().print(_table(rows))
+        cells = [
+            [row.name, f"{row.activation_bits}/{row.weight_bits}", row.container] for row in rows
+        ]
+        Console().print(terminal("", ("layer", "bits A/W", "container"), cells))
         told = f"{len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs"
         print(f"{f'{output}:{name}' if name else output}: {told}; on {source}: {reports[name]}")
 
@@ -196,15 +197,6 @@ def _class_of(path: Path) -> str:
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         raise ValueError(f"config.json: expected the config of a model, found {shown(config)}")
     return config["class_name"]
-
-
-def _table(rows: list[Layer]) -> Table:
-    """The layers in network order; names verbatim, never as markup."""
-    table = Table("layer", "bits A/W", "container")
-    for row in rows:
-        bits = f"{row.activation_bits}/{row.weight_bits}"
-        table.add_row(Text(row.name), bits, row.container)
-    return table
 
 
 parse_flags = functools.partial(parse, Options)

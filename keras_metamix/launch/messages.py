@@ -45,16 +45,15 @@ def exit_status(main: Callable[[Any], None], arguments: Any) -> int:
     """Runs a main; an error of the input becomes one line on stderr and status 1."""
     try:
         main(arguments)
+        return 0
     except tf.errors.OpError as error:
         if "CoordinationServiceError" not in str(error) and "aborted by" not in str(error):
             raise
-        print(f"{Path(sys.argv[0]).name}: {_LOST}", file=sys.stderr)
-        return 1
+        reason = _LOST
     except USER_ERRORS as error:
         reason = one_line(str(error), _LONGEST)
-        print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
-        return 1
-    return 0
+    print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
+    return 1
 
 
 def command_line() -> str:

@@ -1,6 +1,6 @@
 """The results as a terminal table and as Markdown; every rendering shows the same cells."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -105,10 +105,22 @@ def results_table(results: Results) -> Table:
     Returns:
         A `rich` table with one row for each model. Names are shown verbatim, never as markup.
     """
-    table = Table(title=Text(results.title), title_justify="left")
-    for index, header in enumerate(result_headers(results)):
-        table.add_column(Text(header), justify="right" if index in _RIGHT else "left")
-    for cells in result_cells(results):
+    return terminal(results.title, result_headers(results), result_cells(results), _RIGHT)
+
+
+def terminal(
+    title: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Container[int] = (),
+) -> Table:
+    """A `rich` table; texts verbatim, never as markup; `right`: the columns of numbers."""
+    table = Table(title=Text(title) if title else None, title_justify="left")
+    for index, header in enumerate(headers):
+        table.add_column(
+            Text(header), justify="right" if index in right else "left", overflow="fold"
+        )
+    for cells in rows:
         table.add_row(*map(Text, cells))
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -55,11 +56,6 @@ class Entry:
     name: str
     flat: bytes
     expected: np.ndarray
-
-    @property
-    def file(self) -> str:
-        """The file's name."""
-        return "_".join(self.name.lower().replace(",", "").split()) + ".tflite"
 
 
 def run_comparison(
@@ -224,20 +220,19 @@ def _output_step(flat: bytes) -> float | None:
 def _facts(config: Experiment, seconds: float) -> dict[str, Any]:
     facts = dataclasses.asdict(run_facts(config, command_line(), seconds))
     for tool in _TOOLS:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts["versions"][tool] = importlib.metadata.version(tool)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return facts
 
 
 def _write(comparison: dict[str, Any], entries: list[Entry], run: Path, output: Path) -> list[Path]:
     """Writes page, numbers, picture and files; returns their paths."""
     page, numbers, picture = (output.with_name(output.name + e) for e in (".md", ".json", ".png"))
+    names = {e.name: "_".join(e.name.lower().replace(",", "").split()) for e in entries}
     contents = {
         page: comparison_markdown(comparison, picture.name).encode(),
         numbers: (json.dumps(comparison, indent=2) + "\n").encode(),
-        **{run / FILES / entry.file: entry.flat for entry in entries},
+        **{run / FILES / f"{names[entry.name]}.tflite": entry.flat for entry in entries},
     }
     (run / FILES).mkdir(exist_ok=True)
     for path, content in contents.items():
