@@ -34,13 +34,14 @@ import keras_metamix as kmm
 from keras_metamix.files import written_whole
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
+from keras_metamix.launch.optimization import compile_model, cosine
 from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import (
     float_network,
     search_space,
-    train_alone,
     train_float,
     train_mixer,
+    train_uniform,
 )
 from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.report import style
@@ -112,12 +113,23 @@ def _run_seed(config: Any, seed: int, study: dict[str, Any], file: Path) -> None
     if "individual" not in results:
         uniform = {}
         for bits in search_space(config).activation_bits:
-            alone = train_alone(session, model, bits, sum(config.mixer.stage_epochs))
+            alone = _alone(session, model, bits)
             found = alone.evaluate(data.test, verbose=0, return_dict=True)
             uniform[str(bits)] = float(found["accuracy"])
         results["individual"] = {"uniform": uniform}
         print(f"seed {seed}, individual: {uniform}", flush=True)
         _save(file, study)
+
+
+def _alone(session: Any, float_model: keras.Model, bits: int) -> Any:
+    """The network, trained at one bit-width for as many epochs."""
+    config, epochs = session.config, sum(session.config.mixer.stage_epochs)
+
+    def ready(model: Any) -> None:
+        rate = cosine(config.train.learning_rate, epochs * session.data.steps)
+        compile_model(model, config, rate)
+
+    return train_uniform(session, float_model, bits, epochs, ready)
 
 
 def _measure(mixer: Any, data: Any, assignments: int, name: str) -> dict[str, Any]:

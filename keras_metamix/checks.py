@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _LONGEST = 60
@@ -77,3 +78,12 @@ def require_fields(name: str, config: Any, required: Sequence[str]) -> dict[str,
             f"{name}: expected a config with {' and '.join(required)}, found {shown(config)}."
         )
     return dict(config)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Puts what is wrong, a flag, field or file, in front of what an error says of it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what}: {error}") from error

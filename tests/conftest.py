@@ -73,6 +73,17 @@ def data():
 
 
 @pytest.fixture(scope="session")
+def quarters():
+    """256 pictures whose brightest quarter is their class, and the classes."""
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 4, 256)
+    x = generator.normal(0, 0.5, (256, 8, 8, 3)).astype("float32")
+    for image, label in zip(x, y, strict=True):
+        image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 1
+    return x, y
+
+
+@pytest.fixture(scope="session")
 def loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

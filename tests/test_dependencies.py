@@ -44,7 +44,7 @@ TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
 TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
 TRAINING |= {"keras_metamix.quantized_model"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
-APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.zoo"}
+APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.schema", "keras_metamix.zoo"}
 
 # Of metamix_tflite, what imports nothing of keras_metamix, and so neither Keras nor TensorFlow.
 FILES = {"metamix_tflite.containers", "metamix_tflite.encoding", "metamix_tflite.file_graph"}
@@ -59,6 +59,7 @@ DEPLOYMENT |= {"metamix_tflite.devices", "metamix_tflite"}
 MAY_IMPORT = {
     "keras_metamix.files": set(),
     "keras_metamix.checks": set(),
+    "keras_metamix.schema": {"keras_metamix.checks"},
     "keras_metamix.assignment": {"keras_metamix.files", "keras_metamix.checks"},
     "keras_metamix.keras_internals": set(),
     "keras_metamix.network_model": {"keras_metamix.checks"},
@@ -83,6 +84,7 @@ MAY_IMPORT = {
     "keras_metamix.report": {
         "keras_metamix.files",
         "keras_metamix.checks",
+        "keras_metamix.schema",
         "keras_metamix.assignment",
     },
     "keras_metamix": METHODS | APART,
@@ -105,6 +107,7 @@ MAY_NOT_USE = dict.fromkeys(MAY_IMPORT, KERAS_2) | {
     "keras_metamix.assignment": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.cost": KERAS_2 | {"keras", "tensorflow"},
     "keras_metamix.report": KERAS_2 | {"keras", "tensorflow"},
+    "keras_metamix.schema": KERAS_2 | {"keras", "tensorflow"},
 }
 
 # Run in a process of its own.

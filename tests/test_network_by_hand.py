@@ -47,26 +47,16 @@ def in_float():
     return keras.Model(image, layers.Dense(4, name="logits")(x), name="net")
 
 
-@pytest.fixture(scope="module")
-def data():
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 128)
-    x = rng.normal(0, 0.5, (128, 8, 8, 3)).astype("float32")
-    for image, label in zip(x, y, strict=True):
-        image[4 * (label // 2) :, 4 * (label % 2) :] += 1
-    return x, y
-
-
 def compiled(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
     return model
 
 
-def test_it_gives_the_file_of_the_same_float_model(data):
+def test_it_gives_the_file_of_the_same_float_model(quarters):
     keras.utils.set_random_seed(0)
     source = in_float()
-    compiled(source).fit(*data, epochs=2, verbose=0)
+    compiled(source).fit(*quarters, epochs=2, verbose=0)
     made = kmm.QuantizedModel.from_float(source, 4, 4)
     hand = kmm.QuantizedModel(by_hand(), output_names=["logits"])
     for name in ("stem", "depthwise", "project", "logits"):
@@ -77,43 +67,43 @@ def test_it_gives_the_file_of_the_same_float_model(data):
         else:
             ours.bias.assign(theirs.bias)
     for model in (hand, made):
-        kmm.calibrate(model, data[0])
+        kmm.calibrate(model, quarters[0])
     assert hand.bit_assignment == made.bit_assignment
-    np.testing.assert_array_equal(hand(data[0]), made(data[0]))
+    np.testing.assert_array_equal(hand(quarters[0]), made(quarters[0]))
     assert mt.convert(hand) == mt.convert(made)
 
 
-def test_it_trains_saves_and_is_exact(data, tmp_path):
+def test_it_trains_saves_and_is_exact(quarters, tmp_path):
     keras.utils.set_random_seed(0)
     model = compiled(kmm.QuantizedModel(by_hand()))
-    model.fit(*data, epochs=8, verbose=0)
-    assert model.evaluate(*data, verbose=0, return_dict=True)["accuracy"] > 0.8
+    model.fit(*quarters, epochs=8, verbose=0)
+    assert model.evaluate(*quarters, verbose=0, return_dict=True)["accuracy"] > 0.8
     flat = mt.convert(model)
     mt.verify(flat, model.bit_assignment)
-    report = mt.parity(flat, model, data[0])
+    report = mt.parity(flat, model, quarters[0])
     assert (report.differing, report.max_lsb) == (0, 0)
     model.save(tmp_path / "hand.keras")
     again = keras.models.load_model(tmp_path / "hand.keras")
     assert mt.convert(again) == flat
     assert again.compiled
-    again.fit(*data, epochs=1, verbose=0)  # goes on
+    again.fit(*quarters, epochs=1, verbose=0)  # goes on
 
 
-def test_a_stream_that_is_missing_is_named(data):
+def test_a_stream_that_is_missing_is_named(quarters):
     image = keras.Input((8, 8, 3))
     x = kmm.QuantizedConv2D(4, 3, activation="relu", name="first")(image)
     y = kmm.QuantizedConv2D(4, 3, padding="same", name="second")(x)
     x = kmm.QuantizedDense(4, name="last")(layers.Flatten()(layers.Add(name="sum")([x, y])))
     model = kmm.QuantizedModel(keras.Model(image, x))
-    kmm.calibrate(model, data[0])
+    kmm.calibrate(model, quarters[0])
     with pytest.raises(ValueError, match=r"Layer 'sum' reads .* role='stream'\) before it"):
         mt.convert(model)
 
 
-def test_an_activation_without_an_integer_form_is_named(data):
+def test_an_activation_without_an_integer_form_is_named(quarters):
     image = keras.Input((8, 8, 3))
     x = layers.Flatten()(kmm.QuantizedConv2D(4, 3, activation="gelu", name="first")(image))
     model = kmm.QuantizedModel(keras.Model(image, kmm.QuantizedDense(4, name="last")(x)))
-    kmm.calibrate(model, data[0])
+    kmm.calibrate(model, quarters[0])
     with pytest.raises(ValueError, match=r"Layer 'first': expected activation=None, 'relu'"):
         mt.convert(model)

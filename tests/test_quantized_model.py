@@ -11,7 +11,7 @@ import metamix_tflite as mt
 
 @pytest.fixture
 def source():
-    """A float network of four classes, and pictures whose brightest quarter is their class."""
+    """A float network of four classes."""
     keras.utils.set_random_seed(0)
     x = inputs = keras.Input((8, 8, 3))
     for filters in (8, 12):
@@ -21,49 +21,38 @@ def source():
     return keras.Model(inputs, x, name="source")
 
 
-@pytest.fixture(scope="module")
-def data():
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 256)
-    x = rng.normal(0, 0.5, (256, 8, 8, 3)).astype("float32")
-    for image, label in zip(x, y, strict=True):
-        top, left = divmod(int(label), 2)
-        image[4 * top : 4 * top + 4, 4 * left : 4 * left + 4] += 1
-    return x, y
-
-
-def test_calibrate_alone_gives_an_exact_file(source, data):
+def test_calibrate_alone_gives_an_exact_file(source, quarters):
     model = kmm.QuantizedModel.from_float(source, activation_bits=8, weight_bits=4)
     with pytest.raises(ValueError, match="no step sizes yet"):
         mt.convert(model)
-    kmm.calibrate(model, data[0][:64])
+    kmm.calibrate(model, quarters[0][:64])
     flat = mt.convert(model)
     mt.verify(flat, kmm.uniform_assignment(source, 8, 4))
-    report = mt.parity(flat, model, data[0])
+    report = mt.parity(flat, model, quarters[0])
     assert (report.differing, report.max_lsb) == (0, 0)
 
 
-def test_fit_trains_the_quantized_network(source, data):
+def test_fit_trains_the_quantized_network(source, quarters):
     model = kmm.QuantizedModel.from_float(source, activation_bits=3, weight_bits=3, edge_bits=3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
-    kmm.calibrate(model, data[0][:32])
-    before = model.evaluate(*data, verbose=0, return_dict=True)
-    model.fit(*data, epochs=6, verbose=0)
-    after = model.evaluate(*data, verbose=0, return_dict=True)
+    kmm.calibrate(model, quarters[0][:32])
+    before = model.evaluate(*quarters, verbose=0, return_dict=True)
+    model.fit(*quarters, epochs=6, verbose=0)
+    after = model.evaluate(*quarters, verbose=0, return_dict=True)
     assert after["accuracy"] > 0.9 > 0.6 > before["accuracy"]
-    assert mt.parity(mt.convert(model), model, data[0]).differing == 0
+    assert mt.parity(mt.convert(model), model, quarters[0]).differing == 0
 
 
-def test_a_loaded_model_computes_the_same(source, data, tmp_path):
+def test_a_loaded_model_computes_the_same(source, quarters, tmp_path):
     model = kmm.QuantizedModel.from_float(source, 4, 4)
-    kmm.calibrate(model, data[0][:64])
+    kmm.calibrate(model, quarters[0][:64])
     model.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras")
     assert type(again) is kmm.QuantizedModel
     assert again.calibrated
     assert again.bit_assignment == model.bit_assignment
-    np.testing.assert_array_equal(again(data[0]), model(data[0]))
+    np.testing.assert_array_equal(again(quarters[0]), model(quarters[0]))
     assert mt.convert(again) == mt.convert(model)
 
 
@@ -73,15 +62,15 @@ def test_its_bits_are_fixed(source):
         model.set_bits(kmm.uniform_assignment(source, 8, 4))
 
 
-def test_it_trains_as_metamix_trains_weights(source, data):
+def test_it_trains_as_metamix_trains_weights(source, quarters):
     """At the same bits and from the same steps one step of both moves the weights alike."""
     plain = kmm.QuantizedModel.from_float(source, 4, 4)
     space = kmm.SearchSpace((4,), 4)
     searched = kmm.MetaMixModel.from_float(source, space)
     for model in (plain, searched):
-        kmm.calibrate(model, data[0][:64])
+        kmm.calibrate(model, quarters[0][:64])
         model.set_bits(kmm.uniform_assignment(source, 4, 4))
         model.compile(keras.optimizers.SGD(0.1), "mse")
-        model.train_on_batch(data[0][:32], np.eye(4)[data[1][:32]])
+        model.train_on_batch(quarters[0][:32], np.eye(4)[quarters[1][:32]])
     for one, other in zip(plain.network.weights, searched.network.weights, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=one.path)

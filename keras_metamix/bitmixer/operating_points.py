@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from keras_metamix.cost import (
     require_all_reachable,
     select,
 )
-from keras_metamix.files import written_whole
 
+Name = TypeVar("Name")
 Method = Literal["solver", "greedy"]
 Budgets = tuple[PricedBudget, ...]  # all of which an operating point meets
 
@@ -133,15 +133,23 @@ def uniform_points(
       model, data: see `choose_bits`.
       budget: what the points' cost is counted in, whatever its limit; default: BOPs.
     """
-    priced = (budget or Bops(share=1.0)).priced(model)
-    before, measure, points = model.bit_assignment, _Measure(model, data, verbose=0), {}
+    bits = {bits: model.uniform_bits(bits) for bits in model.space.activation_bits}
+    return measured_points(model, data, bits, budget or Bops(share=1.0))
+
+
+def measured_points(
+    model: BitMixerModel, data: Any, bits: Mapping[Name, BitAssignment], budget: Budget
+) -> dict[Name, OperatingPoint]:
+    """The operating points of given assignments, by the same names; see `uniform_points`."""
+    priced, measure = budget.priced(model), _Measure(model, data, verbose=0)
+    before = model.bit_assignment
     try:
-        for bits in model.space.activation_bits:
-            found = model.uniform_bits(bits)
-            points[bits] = OperatingPoint(found, priced.total(found), measure.metrics_of(found))
+        return {
+            name: OperatingPoint(found, priced.total(found), measure.metrics_of(found))
+            for name, found in bits.items()
+        }
     finally:
         model.set_bits(before)
-    return points
 
 
 def _plot(
@@ -155,14 +163,9 @@ def _plot(
             "plot: expected a model compiled with metrics=['accuracy'], found metrics "
             f"{[*front[0].metrics]}."
         )
-    points = [{"name": "", "cost": p.cost, "accuracy": p.metrics["accuracy"]} for p in front]
-    rows = [
-        {"bits": bits, "cost": p.cost, "accuracy": p.metrics["accuracy"]}
-        for bits, p in uniform.items()
-    ]
-    figure = report.pareto_front(points, rows, axis)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    points = [(p.cost, p.metrics["accuracy"], "") for p in front]
+    rows = [(p.cost, p.metrics["accuracy"], bits) for bits, p in uniform.items()]
+    report.save_figure(report.pareto_front(points, rows, axis), path)
 
 
 def cost_axis(budget: Budget) -> str:

@@ -19,17 +19,21 @@ _BYTES = {"b": 1, "byte": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10,
 _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
 class Budget(ABC):
     """The most that an assignment may cost: a limit, or a share of a model's range.
 
-    A share of 0 is the cost of the model's fewest bits, 1 that of its most: every network has one.
+    Attributes:
+      limit: a number in the unit of the kind of budget, or None.
+      share: in its place, of the way from the cost of the model's fewest bits (0) to that of its
+        most (1): every network has one.
     """
 
+    limit: Any = None
+    share: float | None = dataclasses.field(default=None, kw_only=True)
     unit: ClassVar[str]
     log: ClassVar[str]
     paper_unit: ClassVar[float] = 1e3
-    limit: Any
-    share: float | None
 
     def priced(self, model: Any) -> PricedBudget:
         """The budget with the prices of a model's candidates.
@@ -61,7 +65,7 @@ class Budget(ABC):
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
         """Prices of every pair of each layer's candidates, and a constant that is added to them."""
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
         """Raises ValueError unless there is a limit or a share."""
         kind = type(self).__name__
         if (self.limit is None) == (self.share is None):
@@ -80,26 +84,23 @@ class Budget(ABC):
             value = f"{self.limit}"
         return f"{type(self).__name__}({value})"
 
+    __repr__ = __str__
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfTable:
+    """Stands behind Budget among the bases, so that `table` comes before the limit."""
+
+    table: Any
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bops(Budget):
-    """Bit operations of one image, MetaMix Eq. 6: MACs x activation bits x weight bits.
+    """Bit operations of one image, MetaMix Eq. 6: MACs x activation bits x weight bits."""
 
-    Attributes:
-      limit: BOPs, or None.
-      share: in its place, of the way from the model's fewest bits (0) to its most (1).
-    """
-
-    limit: float | None = None
-    share: float | None = dataclasses.field(default=None, kw_only=True)
     unit = "BOPs"
     log = "bops"
     paper_unit = 1e9
-
-    def __post_init__(self):
-        self._check()
-
-    __repr__ = Budget.__str__
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
         return {
@@ -120,21 +121,17 @@ class Size(Budget):
     The bits of activations take no bytes.
 
     Attributes:
-      limit: bytes, as a number or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
-      share: in its place, of the way from the model's fewest bits (0) to its most (1).
+      limit: a number, or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
+      share: see `Budget`.
     """
 
-    limit: float | str | None = None
-    share: float | None = dataclasses.field(default=None, kw_only=True)
     unit = "bytes"
     log = "size_bytes"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.limit, str):
             object.__setattr__(self, "limit", _bytes(self.limit))
-        self._check()
-
-    __repr__ = Budget.__str__
+        super().__post_init__()
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
         outline = table.outline()
@@ -147,29 +144,24 @@ class Size(Budget):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Latency(Budget):
+class Latency(Budget, _OfTable):
     """Microseconds of one inference, as a table of measured times predicts them.
 
     Attributes:
       table: what `metamix-profile` measured, or such a table of any device.
-      limit: microseconds, or None.
-      share: in its place, of the way from the model's fewest bits (0) to its most (1).
+      limit, share: see `Budget`.
     """
 
     table: LatencyTable
-    limit: float | None = None
-    share: float | None = dataclasses.field(default=None, kw_only=True)
     unit = "us"
     log = "latency_us"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.table, LatencyTable):
             raise TypeError(
                 f"Latency: expected a table, LatencyTable.load(...), found {shown(self.table)}."
             )
-        self._check()
-
-    __repr__ = Budget.__str__
+        super().__post_init__()
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
         rest = self.table.rest_of(table.model, table.layers)
@@ -177,33 +169,28 @@ class Latency(Budget):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Priced(Budget):
+class Priced(Budget, _OfTable):
     """The sum of prices of your own, such as a device's measured energy.
 
     Attributes:
       table: {layer name: {bits: price}}, bits a pair of (activation bits, weight bits), or the
         activation bits alone.
-      limit: in the unit of the prices, or None.
-      share: in its place, of the way from the model's fewest bits (0) to its most (1).
+      limit, share: see `Budget`; in the unit of the prices.
       constant: what the model costs in addition to its layers.
     """
 
     table: Mapping[str, Mapping[Any, float]]
-    limit: float | None = None
-    share: float | None = dataclasses.field(default=None, kw_only=True)
     constant: float = dataclasses.field(default=0.0, kw_only=True)
     unit = "units of its table"
     log = "price"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.table, Mapping):
             raise TypeError(
                 f"Priced: expected a table {{layer: {{bits: price}}}}, found {shown(self.table)}."
             )
         require_number("Priced: constant", self.constant, 0)
-        self._check()
-
-    __repr__ = Budget.__str__
+        super().__post_init__()
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
         rows = {}

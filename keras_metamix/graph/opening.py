@@ -170,8 +170,8 @@ def _obstacle(frames: list[Any]) -> str:
 
 def _require_held(layer: Any, graph: keras.Model) -> None:
     """Raises NotOpenedError where a call makes new layers, with other weights each time."""
-    held = {id(inner) for inner in layer._flatten_layers()}
-    for inner in graph._flatten_layers(include_self=False):
+    held = {id(inner) for inner in (layer, *layers_inside(layer))}
+    for inner in layers_inside(graph):
         if id(inner) not in held and inner.weights:
             raise NotOpenedError(
                 f"makes a {type(inner).__name__} in its call, with new weights each time; make it "

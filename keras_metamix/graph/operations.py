@@ -13,6 +13,7 @@ from keras_metamix.graph.operators import OPERATORS, Operator
 from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_class
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
+from keras_metamix.keras_internals import calls_of, operation_of
 
 MAC_LAYERS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 # Layers that move or select values, and LiteRT's operator for them.
@@ -136,11 +137,11 @@ def _is_of_bytes(tensor: Any) -> bool:
 
     KerasTensors do not tell: layers promise float32, and return what they are given.
     """
-    operation = tensor._keras_history.operation
+    operation = operation_of(tensor)
     if isinstance(operation, layers.InputLayer):
         return tensor.dtype == "uint8"
     moved = isinstance(operation, tuple(MOVES)) or type(operation).__name__ == "Reshape"
-    return moved and _is_of_bytes(operation._inbound_nodes[0].input_tensors[0])
+    return moved and _is_of_bytes(calls_of(operation)[0].input_tensors[0])
 
 
 def _reads_bytes(operation: Any, found: Kind | Operator) -> bool:

@@ -11,6 +11,7 @@ from keras import layers, ops
 
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
 from keras_metamix.graph.training_only import CALL_ERRORS
+from keras_metamix.keras_internals import calls_of
 
 _PIPELINE = "put it into the data pipeline, and into the app that runs the file"
 _APP = "leave it to the app that reads the outputs"
@@ -247,9 +248,9 @@ def reason(operation: Any) -> str | None:
 
 def _adds_axes(operation: Any) -> bool:
     """Whether an operation is a slice such as x[:, None, None]."""
-    if type(operation).__name__ != "GetItem" or not operation._inbound_nodes:
+    if type(operation).__name__ != "GetItem" or not calls_of(operation):
         return False
-    _, key = operation._inbound_nodes[0].arguments.args
+    _, key = calls_of(operation)[0].arguments.args
     return None in (key if isinstance(key, tuple) else (key,))
 
 

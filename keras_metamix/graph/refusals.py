@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers
 
 from keras_metamix.graph.reasons import OTHERWISE, described, on_input, reason
+from keras_metamix.keras_internals import calls_of, operation_of
 from keras_metamix.layers.weight_quantizer import LARGEST
 
 _MOST_NAMES = 8  # that a message repeats
@@ -141,14 +142,14 @@ def place_behind(tensors: Sequence[Any], origins: dict[str, Origin]) -> str:
       "layer 'stem'", or the like; "" for none.
     """
     while tensors:
-        operation = tensors[0]._keras_history.operation
+        operation = operation_of(tensors[0])
         if isinstance(operation, layers.InputLayer):
             return f"input {operation.name!r}"
         if isinstance(standing_for(operation), layers.Layer):
             origin = origins[operation.name]
             inside = f" inside {origin.around}" if origin.around else ""
             return f"layer {(origin.owner or origin.name)!r}{inside}"
-        tensors = operation._inbound_nodes[0].input_tensors
+        tensors = calls_of(operation)[0].input_tensors
     return ""
 
 
@@ -171,13 +172,13 @@ def _reads_the_input(operation: Any, tensors: Sequence[Any]) -> bool:
         return False
     waiting, seen = list(tensors), set()
     while waiting:
-        before = waiting.pop()._keras_history.operation
+        before = operation_of(waiting.pop())
         if id(before) in seen or isinstance(before, layers.InputLayer):
             continue
         if has_weights(before):
             return False
         seen.add(id(before))
-        waiting += before._inbound_nodes[0].input_tensors
+        waiting += calls_of(before)[0].input_tensors
     return bool(tensors)
 
 

@@ -49,7 +49,7 @@ def returns_what_it_is_given(layer: Any, inputs: Sequence[Any]) -> bool:
     """Whether the call of a user's layer returns, in evaluation, the very tensor of its input."""
     if is_keras_own(type(layer)) or len(inputs) != 1:
         return False
-    flag = {"training": False} if layer._call_has_training_arg else {}
+    flag = {"training": False} if takes_training(layer) else {}
     try:
         return layer.call(inputs[0], **flag) is inputs[0]
     except CALL_ERRORS:

@@ -11,20 +11,18 @@ inference each, so that its drift falls on all of them alike; docs/devices has t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from keras_metamix.files import written_whole
 from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
-from keras_metamix.report import numbers
+from keras_metamix.report.numbers import duration
 from metamix_tflite import devices
 from metamix_tflite.read.files import only_signature, read_operating_points
 from metamix_tflite.run.latency import BenchmarkReport, benchmark_all
@@ -32,12 +30,12 @@ from metamix_tflite.run.runner import Runner
 
 LOCAL = "local"
 DEVICES = (LOCAL, *devices.MODULES)
-_NO_OPTIONS = ("files", "device", "json", "compare")
+Names = tuple[str, ...] | None
 
 
 @dataclasses.dataclass(kw_only=True)
 class Options:
-    """The command line; what is None is not given, and each device has its own default."""
+    """Measures .tflite files on a device."""
 
     files: list[Path] = option("the files", [], "MODEL.tflite", positional=True)
     device: str = option(f"one of {', '.join(DEVICES)}", LOCAL)
@@ -48,13 +46,11 @@ class Options:
     )
     warmup: int | None = option("inferences before these; local, edgetpu: 20, android: 5", None)
     timeout: int | None = option("all but local: seconds for one file; 600", None)
-    serial: list[str] | None = option(
-        "android: a phone of `adb devices`; once for each", None, repeated=True
-    )
-    delegates: list[str] | None = option("android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all", None)
+    serial: list[str] | None = option("android: a phone of `adb devices`; once for each", None)
+    delegates: Names = option("android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all", None)
     precision: str | None = option("gpu: float32 or float16; default: float32", None)
-    kernels: list[str] | None = option("local, arm64: of xnnpack,builtin,reference; xnnpack", None)
-    cpus: list[str] | None = option("arm64: of cortex-a53,neoverse-n1,armv8.6; default: all", None)
+    kernels: Names = option("local, arm64: of xnnpack,builtin,reference; xnnpack", None)
+    cpus: Names = option("arm64: of cortex-a53,neoverse-n1,armv8.6; default: all", None)
     arm64_root: Path | None = option("arm64: folder of the emulated system", None, "DIR")
     vulkan_icd: Path | None = option("gpu: the .json of a Vulkan driver", None, "FILE")
     binary: Path | None = option("android: TensorFlow's benchmark_model", None, "FILE")
@@ -76,13 +72,8 @@ class Options:
 
     def given(self) -> dict[str, Any]:
         """What a device or the comparison is told."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {k: v for k, v in values.items() if v is not None and k not in _NO_OPTIONS}
-
-
-def parse_flags(argv: Sequence[str]) -> Options:
-    """Parses the command line; see `commands.parse`."""
-    return parse(Options, argv, "Measures .tflite files on a device.")
+        values = {k: v for k, v in vars(self).items() if v is not None}
+        return {k: v for k, v in values.items() if k not in ("files", "device", "json", "compare")}
 
 
 def main(options: Options) -> None:
@@ -103,10 +94,15 @@ def main(options: Options) -> None:
         raise ValueError(f"--device: {expected}, found {options.device!r}.")
     if options.json is not None:
         check_output("--json", options.json)
-    run = _measure_local if options.device == LOCAL else _measure
-    table, notes, content = run(options.device, _read_files(options.files), given)
-    Console().print(table)
-    for note in notes:
+    files = _read_files(options.files)
+    if options.device == LOCAL:
+        report, content = _measure_local(files, given)
+    else:
+        flats = {label: only_signature(flat, name) for label, (flat, name) in files.items()}
+        report = devices.measure(options.device, flats, **given)
+        content = dataclasses.asdict(report)
+    Console().print(device_table(report))
+    for note in report.notes:
         print(note)
     if options.json is not None:
         with written_whole(options.json) as temporary:
@@ -125,38 +121,38 @@ def _compare(run: Path, options: Options, given: dict[str, Any]) -> None:
     # Here: matplotlib and data sets take time.
     from keras_metamix.launch.comparison import run as comparison
 
-    known = [field.name for field in dataclasses.fields(comparison.Options)]
+    known = ("threads", "runs", "warmup", "output", "qat_epochs", "calibration_images")
     devices.check_options("local with --compare", known, given)
-    table, written = comparison.run_comparison(run, comparison.Options(**given))
+    table, written = comparison.run_comparison(run, **given)
     Console().print(table)
     for path in written:
         print(f"wrote {path}")
 
 
 def _read_files(paths: list[Path]) -> dict[str, tuple[bytes, str | None]]:
-    """File and signature by a label; of a file with operating points a label for each."""
+    """File and signature by a label; of a file with operating points a label for each.
+
+    Raises:
+      OSError, ValueError: no such file, or none that LiteRT can run; names it.
+    """
     files = {}
     for path in paths:
-        flat, names = read_model(path)
-        for name in names or [None]:
-            files[str(path) if name is None else f"{path}:{name}"] = flat, name
+        flat = path.read_bytes()
+        try:
+            for name in list(read_operating_points(flat)) or [None]:
+                Runner(flat, signature=name)
+                files[str(path) if name is None else f"{path}:{name}"] = flat, name
+        except ValueError as error:
+            found = f"{len(flat)} bytes that LiteRT refuses: {error.__cause__ or error}"
+            raise ValueError(f"{path}: expected a .tflite, found {found}") from error
     return files
 
 
-def _measure(
-    device: str, files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
-) -> tuple[Table, list[str], Any]:
-    """Table, notes and JSON of a device."""
-    flats = {label: only_signature(flat, name) for label, (flat, name) in files.items()}
-    report = devices.measure(device, flats, **options)
-    return device_table(report), report.notes, dataclasses.asdict(report)
-
-
 def _measure_local(
-    device: str, files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
-) -> tuple[Table, list[str], Any]:
-    """`_measure` of this machine, whose files, with each kernel set, take turns."""
-    devices.check_options(device, ("threads", "runs", "warmup", "kernels"), options)
+    files: dict[str, tuple[bytes, str | None]], options: dict[str, Any]
+) -> tuple[devices.DeviceReport, list[dict[str, Any]]]:
+    """This machine's report and JSON; the files, with each kernel set, take turns."""
+    devices.check_options(LOCAL, ("threads", "runs", "warmup", "kernels"), options)
     flats, signatures, kernels = {}, {}, {}
     for chosen in options.pop("kernels", ["xnnpack"]):
         for label, (flat, name) in files.items():
@@ -164,59 +160,32 @@ def _measure_local(
             flats[row], kernels[row] = flat, chosen
             if name is not None:
                 signatures[row] = name
-    reports = benchmark_all(flats, device, signatures=signatures, kernels=kernels, **options)
-    rows = [{"file": label, **dataclasses.asdict(r)} for (label, _), r in reports.items()]
-    return _table(reports), [], rows
-
-
-def read_model(path: Path) -> tuple[bytes, list[str]]:
-    """The bytes of a .tflite that LiteRT can run, and the names of its operating points, if any.
-
-    Raises:
-      OSError, ValueError: no such file, or another kind of file; names it.
-    """
-    flat = path.read_bytes()
-    try:
-        points = list(read_operating_points(flat))
-        for signature in points or [None]:
-            Runner(flat, signature=signature)
-    except ValueError as error:
-        found = f"{len(flat)} bytes that LiteRT refuses: {error.__cause__ or error}"
-        raise ValueError(f"{path}: expected a .tflite, found {found}") from error
-    return flat, points
-
-
-def _table(reports: dict[tuple[str, str], BenchmarkReport]) -> Table:
-    """A row for each file; names verbatim, never as markup."""
+    reports = benchmark_all(flats, LOCAL, signatures=signatures, kernels=kernels, **options)
+    rows = [
+        {
+            "file": label,
+            "size_bytes": report.file_bytes,
+            "median_us": report.median_us,
+            "10 to 90 %": f"{duration(report.low_us)} to {duration(report.high_us)}",
+            "XNNPACK": _run_by(report),
+        }
+        for (label, _), report in reports.items()
+    ]
     shared = next(iter(reports.values()))
-    title = f"device {shared.device}, threads {shared.threads}, runs {shared.runs}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("file", overflow="fold")
-    for header in ("size", "median", "10 to 90 %"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("XNNPACK", no_wrap=True)
-    for (name, _), report in reports.items():
-        table.add_row(
-            Text(name),
-            numbers.size(report.file_bytes),
-            numbers.duration(report.median_us),
-            f"{numbers.duration(report.low_us)} to {numbers.duration(report.high_us)}",
-            _kernels(report),
-        )
-    return table
+    title = f"{LOCAL}, threads {shared.threads}, runs {shared.runs}"
+    content = [{"file": label, **dataclasses.asdict(r)} for (label, _), r in reports.items()]
+    return devices.DeviceReport(title, rows), content
 
 
-def _kernels(report: BenchmarkReport) -> str:
+def _run_by(report: BenchmarkReport) -> str:
     """How much XNNPACK runs, or what runs in its place."""
     if report.kernels != "xnnpack":
         return f"no: {report.kernels}"
     return "whole file" if report.delegated else f"{report.partitions} partitions"
 
 
-def run() -> None:
-    """The entry point of the `metamix-benchmark` command."""
-    run_main(main, parse_flags)
-
+parse_flags = functools.partial(parse, Options)
+run = functools.partial(run_main, main, parse_flags)  # the entry point of the command
 
 if __name__ == "__main__":
     run()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
+from keras_metamix.checks import naming
 from keras_metamix.cost import Bops, Budget, Latency, LatencyTable
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.launch.config import Experiment, MetaMix
@@ -42,17 +43,12 @@ def load_table(config: Experiment) -> LatencyTable | None:
     return table
 
 
-@contextlib.contextmanager
-def naming_table(config: Experiment) -> Iterator[None]:
+def naming_table(config: Experiment) -> contextlib.AbstractContextManager[Any]:
     """Puts the field and the file in front of what is wrong with a table, where there is one."""
     section = TABLE_SECTIONS[config.method]
     path = getattr(config, section).latency_table
-    try:
-        yield
-    except ValueError as error:
-        if not path:
-            raise
-        raise ValueError(f"config.{section}.latency_table={path!r}: {error}") from error
+    where = f"config.{section}.latency_table={path!r}"
+    return naming(where) if path else contextlib.nullcontext()
 
 
 def search_budget(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> Budget:
@@ -66,27 +62,16 @@ def search_budget(config: MetaMix, table: LatencyTable | None, model: keras.Mode
     Raises:
       ValueError: the table lacks what the share is of; names the layer.
     """
-    field = _target_field(config, table)
+    field = target_field(config)
     target = getattr(config.search, field)
     if field == "target_ratio":
         uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
         costs = layer_costs(model)
-        cost = bops(model, uniform) if table is None else table.predict(costs, uniform)
-        target *= cost
+        target *= bops(model, uniform) if table is None else table.predict(costs, uniform)
     return Bops(target) if table is None else Latency(table, target)
 
 
-@contextlib.contextmanager
-def naming_target(config: MetaMix, table: LatencyTable | None) -> Iterator[None]:
-    """Puts the field that holds the budget in front of what is wrong with it."""
-    field = _target_field(config, table)
-    try:
-        yield
-    except ValueError as error:
-        value = getattr(config.search, field)
-        raise ValueError(f"config.search.{field}={value}: {error}") from error
-
-
-def _target_field(config: MetaMix, table: LatencyTable | None) -> str:
-    field = "target_bops" if table is None else "target_latency"
+def target_field(config: MetaMix) -> str:
+    """The field of `config.search` that the budget is of."""
+    field = "target_latency" if config.search.latency_table else "target_bops"
     return "target_ratio" if getattr(config.search, field) is None else field

@@ -120,7 +120,8 @@ class Checkpoints(keras.callbacks.Callback):
           NonFiniteError: weights are NaN or Inf.
           OSError: no space, or no permission.
         """
-        if not all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in _weights(self._trained)):
+        weights = [v.value for v in self._trained.variables if v.dtype.startswith("float")]
+        if not all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in weights):
             cause = find_non_finite(self._trained, ())
             raise NonFiniteError(f"No checkpoint at step {self.step}: {cause}.")
         self._state.content = {
@@ -154,14 +155,9 @@ class Checkpoints(keras.callbacks.Callback):
     # --- callbacks -------------------------------------------------------------------------
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        skipped = self._start % self.epoch_steps
-        if skipped:
-            self._skip(skipped)
-
-    def _skip(self, count: int) -> None:
-        """Lets the epoch's first `count` steps pass: they were done before the restart."""
+        """Lets the steps pass that the epoch had before the restart."""
         model: Any = self._trained
-        function, left = model.train_function, count
+        function, left = model.train_function, self._start % self.epoch_steps
 
         def passed(iterator: Any) -> Any:
             nonlocal left
@@ -171,7 +167,8 @@ class Checkpoints(keras.callbacks.Callback):
             model.train_function = function
             return function(iterator)
 
-        model.train_function = passed
+        if left:
+            model.train_function = passed
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self._start % self.epoch_steps and epoch == self._start // self.epoch_steps:
@@ -189,9 +186,8 @@ class Checkpoints(keras.callbacks.Callback):
             self.write()
 
     def _is_due(self) -> bool:
-        if self.every and self.step % self.every == 0:
-            return True
-        return bool(self.seconds) and time.monotonic() - self._written > self.seconds
+        late = self.seconds and time.monotonic() - self._written > self.seconds
+        return bool(late or (self.every and self.step % self.every == 0))
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self.done = True
@@ -208,10 +204,6 @@ class _State(tf.train.experimental.PythonState):
 
     def deserialize(self, string_value: Any) -> None:
         self.content = json.loads(string_value)
-
-
-def _weights(model: Any) -> list[Any]:
-    return [v.value for v in model.variables if v.dtype.startswith("float")]
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 from absl.flags import argparse_flags
 
-from keras_metamix.launch.settings import REQUIRED, default_of, fields_of
+from keras_metamix.schema import REQUIRED, default_of, fields_of, without_none
 
 Options = TypeVar("Options")
 
@@ -21,7 +20,6 @@ def option(
     default: Any = REQUIRED,
     metavar: str | None = None,
     positional: bool = False,
-    repeated: bool = False,
 ) -> Any:
     """A field of an options class.
 
@@ -30,21 +28,22 @@ def option(
       default: without one it has to be given; None: as if it were absent.
       metavar: what stands for its value in the usage.
       positional: whether it has no flag; a list takes any number.
-      repeated: whether a list's flag is given once for each; else it is divided at commas.
+
+    A list's flag is given once for each element; a tuple's is divided at commas.
     """
-    metadata = {"help": help, "metavar": metavar, "positional": positional, "repeated": repeated}
+    metadata = {"help": help, "metavar": metavar, "positional": positional}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def parse(schema: type[Options], argv: Sequence[str], description: str) -> Options:
-    """What a command line says, the program's name first.
+def parse(schema: type[Options], argv: Sequence[str]) -> Options:
+    """What a command line says, the program's name first; the class's docstring describes it.
 
     Raises:
       SystemExit: the arguments are wrong; the usage is on stderr.
     """
-    parser = argparse_flags.ArgumentParser(prog=Path(argv[0]).name, description=description)
+    parser = argparse_flags.ArgumentParser(prog=Path(argv[0]).name, description=schema.__doc__)
     for field, kind in fields_of(schema):
         name = field.name if field.metadata["positional"] else f"--{field.name}"
         parser.add_argument(name, **_settings(field, kind))
@@ -70,24 +69,23 @@ def _settings(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
         settings["metavar"] = metadata["metavar"]
     if not metadata["positional"]:
         settings["required"] = default is REQUIRED
-    if isinstance(kind, types.UnionType):
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    kind = without_none(kind)
     several = typing.get_origin(kind)
     if several is typing.Literal:  # checked where it is used, in the same words
         kind, several = str, None
     settings["type"] = element = typing.get_args(kind)[0] if several else kind
     if several and metadata["positional"]:
         settings["nargs"] = "*"
-    elif several and metadata["repeated"]:
+    elif several is list:
         settings["action"] = "append"
     elif several:
-        settings["type"] = _divided(element, several)
+        settings["type"] = _divided(element)
     return settings
 
 
-def _divided(element: Any, several: Any) -> Any:
+def _divided(element: Any) -> Any:
     def convert(text: str) -> Any:
-        return several(element(part) for part in text.split(","))
+        return tuple(element(part) for part in text.split(","))
 
     convert.__name__ = "list"  # in argparse's message
     return convert

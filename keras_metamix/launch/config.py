@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from keras_metamix.bitmixer.operating_points import Method
-from keras_metamix.checks import one_of, require_number, require_whole, shown
+from keras_metamix.checks import one_of, require_number, shown
 from keras_metamix.graph.transitions import Reading
-from keras_metamix.launch.settings import config_dict, read, setting
 from keras_metamix.metamix.loss import CostForm
+from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting, without_none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Data:
     )
     randaugment: int = setting("of ImageNet: operations of RandAugment on each image", 0)
     magnitude: float = setting("of RandAugment: its strength", 0.5, most=1)
-    sample: tuple = setting("of imagenet2012_sample: training and test images", (16, 16))
+    sample: tuple[int, int] = setting("of imagenet2012_sample: training and test images", (16, 16))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,22 +84,11 @@ class Search:
 
     def __post_init__(self) -> None:
         if self.target_latency is not None and not self.latency_table:
-            raise ValueError(
-                f"config.search.target_latency={self.target_latency!r}: expected latency_table "
-                "beside it, found none."
-            )
+            found = f"target_latency={self.target_latency!r}"
+            raise ValueError(f"{found}: expected latency_table beside it, found none.")
         target = "target_latency" if self.latency_table else "target_bops"
         if getattr(self, target) is None and self.target_ratio is None:
-            raise ValueError(f"config.search: expected {target} or target_ratio, found neither.")
-
-
-def _stages(name: str, value: Any) -> None:
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
-        raise ValueError(f"{name}: expected three numbers of epochs, found {shown(value)}.")
-    for epochs in value:
-        require_whole(name, epochs)
-    if not sum(value):
-        raise ValueError(f"{name}: expected at least one epoch, found {shown(value)}.")
+            raise ValueError(f"{target}: expected it, or target_ratio; found neither.")
 
 
 def _points(name: str, value: Any) -> None:
@@ -121,7 +112,7 @@ class Mixer:
     """Bit-Mixer's stages and operating points."""
 
     batch_norm: Reading = setting("which transitions have parameters, see docs/bitmixer.md")
-    stage_epochs: tuple = setting("of the three stages", check=_stages)
+    stage_epochs: tuple[int, int, int] = setting("of the three stages")
     in_place_distillation: float = setting("weight of the highest bits' logits", most=1)
     operating_points: dict[str, float] = setting(
         "signatures of the file and their budgets, from 0, the fewest bits, to 1, the most",
@@ -136,11 +127,11 @@ class Mixer:
     front: int = setting("budgets of the Pareto front", 8)
 
     def __post_init__(self) -> None:
+        if not sum(self.stage_epochs):
+            raise ValueError("stage_epochs: expected at least one epoch, found none.")
         if self.latency_table and self.cost != "bops":
-            raise ValueError(
-                "config.mixer.cost: expected no other cost beside "
-                f"latency_table={self.latency_table!r}, found {shown(self.cost)}."
-            )
+            table = f"latency_table={self.latency_table!r}"
+            raise ValueError(f"cost: expected no other beside {table}, found {shown(self.cost)}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +237,30 @@ def new_config(method: str) -> ConfigDict:
     Raises:
       ValueError: there is no such method.
     """
-    return config_dict(SCHEMAS[one_of("method", method, [*SCHEMAS])])
+    return _config_dict(SCHEMAS[one_of("method", method, [*SCHEMAS])])
+
+
+def _config_dict(schema: type) -> ConfigDict:
+    """Every field at its default, None where it has none."""
+    config = ConfigDict()
+    for field, kind in fields_of(schema):
+        if dataclasses.is_dataclass(kind):
+            config[field.name] = _config_dict(typing.cast(type, kind))
+            continue
+        default = default_of(field)
+        value = None if default is REQUIRED else default
+        if typing.get_origin(kind) is dict:
+            value = ConfigDict(value or {})
+        elif value is None or kind is Any or without_none(kind) is not kind:
+            config[field.name] = placeholder(_flag_type(kind))
+        config[field.name] = value
+    return config
+
+
+def _flag_type(kind: Any) -> type:
+    """The type that a flag's text becomes: `object` where there are several."""
+    bare = object if kind is Any else without_none(kind)
+    return str if typing.get_origin(bare) is typing.Literal else typing.get_origin(bare) or bare
 
 
 def complete(config: ConfigDict) -> MetaMix | BitMixer:
@@ -263,10 +277,6 @@ def complete(config: ConfigDict) -> MetaMix | BitMixer:
     given = config.to_dict()
     method = one_of("config.method", given.get("method", "metamix"), [*SCHEMAS])
     experiment = read(SCHEMAS[method], given, "config")
-    if not isinstance(experiment.model, Mapping):
-        raise ValueError(
-            f"config.model: expected a section of fields, found {shown(experiment.model)}."
-        )
     if "name" not in experiment.model:
         raise ValueError("config.model.name is missing.")
     return experiment

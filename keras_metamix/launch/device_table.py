@@ -5,26 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from keras_metamix.report import numbers
+from keras_metamix.report.table import terminal
 from metamix_tflite.devices import DeviceReport
 
 _UNITS = {"_us": numbers.duration, "_bytes": numbers.size, "_fraction": numbers.percent}
 
 
 def device_table(report: DeviceReport) -> Table:
-    """A column for each key of the report's rows; cells verbatim, never as markup."""
+    """A column for each key of the report's rows; see `terminal`."""
     keys = list(dict.fromkeys(key for row in report.rows for key in row))
-    table = Table(title=f"device {report.device}", title_justify="left")
-    for key in keys:
+    right = []
+    for place, key in enumerate(keys):
         values = [row[key] for row in report.rows if row.get(key) is not None]
-        right = bool(values) and not any(isinstance(value, str | bool) for value in values)
-        heading = key.removesuffix(_suffix(key)).replace("_", " ")
-        table.add_column(heading, overflow="fold", justify="right" if right else "left")
-    for row in report.rows:
-        table.add_row(*(Text(cell(key, row.get(key))) for key in keys))
-    return table
+        if values and not any(isinstance(value, str | bool) for value in values):
+            right.append(place)
+    headers = [key.removesuffix(_suffix(key)).replace("_", " ") for key in keys]
+    rows = [[cell(key, row.get(key)) for key in keys] for row in report.rows]
+    return terminal(f"device {report.device}", headers, rows, right)
 
 
 def cell(key: str, value: Any) -> str:

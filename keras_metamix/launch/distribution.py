@@ -25,7 +25,12 @@ def make_strategy(config: Experiment) -> Any:
     elif name == "multi_worker":
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     elif name == "tpu":
-        strategy = _tpu_strategy()
+        try:
+            tpu = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        except (ValueError, tf.errors.OpError) as error:
+            expected = "config.distribute='tpu': expected a TPU, found none"
+            raise ValueError(f"{expected}: {error}.") from error
+        strategy = tf.distribute.TPUStrategy(tpu)
     else:
         strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
@@ -35,16 +40,6 @@ def make_strategy(config: Experiment) -> Any:
             f"{replicas} replicas of config.distribute={name!r}."
         )
     return strategy
-
-
-def _tpu_strategy() -> Any:
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
-    except (ValueError, tf.errors.OpError) as error:
-        raise ValueError(
-            f"config.distribute='tpu': expected a TPU, found none: {error}."
-        ) from error
-    return tf.distribute.TPUStrategy(resolver)
 
 
 def is_chief(strategy: Any) -> bool:
@@ -72,12 +67,11 @@ def distributed_training(strategy: Any, data: Data, start_step: int) -> Any:
     return strategy.distribute_datasets_from_function(read)
 
 
-def synchronize_batch_norm(model: keras.Model) -> keras.Model:
+def synchronize_batch_norm(model: keras.Model) -> None:
     """Batch norm of the statistics of all replicas' images together, as one device has them."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
-    return model
 
 
 def local_copy(model: Any, strategy: Any) -> Any:
@@ -91,12 +85,8 @@ def local_copy(model: Any, strategy: Any) -> Any:
         for name in ("optimizer", "search_optimizer"):
             ours, theirs = getattr(copy, name, None), getattr(model, name, None)
             if ours is not None and theirs is not None:
-                ours.build(_trained_by(copy, name))
+                searched = name == "search_optimizer"
+                ours.build(copy.architecture_variables if searched else copy.trainable_variables)
                 for variable, value in zip(ours.variables, theirs.variables, strict=True):
                     variable.assign(keras.ops.convert_to_numpy(value))
     return copy
-
-
-def _trained_by(model: Any, optimizer: str) -> list[Any]:
-    search = optimizer == "search_optimizer"
-    return model.architecture_variables if search else model.trainable_variables

@@ -10,6 +10,7 @@ model. The bit-widths go beside it, as `bits.json`. With points it has a signatu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import warnings
 import zipfile
@@ -19,14 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.checks import one_line, shown
+from keras_metamix.checks import naming, one_line, shown
 from keras_metamix.files import written_whole
 from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.messages import check_output, command_line, run_main
@@ -34,7 +32,7 @@ from keras_metamix.launch.parity_images import RANDOM_IMAGES, parity_images
 from keras_metamix.launch.results import layer_rows, today
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.quantized_model import QuantizedModel
-from keras_metamix.report.results import Layer
+from keras_metamix.report.table import terminal
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
 
@@ -47,7 +45,7 @@ _CLASSES = (QuantizedModel.__name__, MetaMixModel.__name__, BitMixerModel.__name
 
 @dataclasses.dataclass(kw_only=True)
 class Options:
-    """The command line."""
+    """Writes the .tflite of a trained model, checked."""
 
     model: Path = option(
         "a .keras file of a trained QuantizedModel, MetaMixModel or BitMixerModel", positional=True
@@ -69,14 +67,8 @@ class Options:
         "an operating point of a BitMixerModel: a signature of that name; once for each",
         [],
         "NAME=BITS.json",
-        repeated=True,
     )
     nobits_json: bool = option("write no bits.json beside the output", False)
-
-
-def parse_flags(argv: Sequence[str]) -> Options:
-    """Parses the command line; see `commands.parse`."""
-    return parse(Options, argv, "Writes the .tflite of a trained model, checked.")
 
 
 def main(options: Options) -> None:
@@ -86,35 +78,42 @@ def main(options: Options) -> None:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found.
     """
     output: Path = options.output
-    if output.suffix != ".tflite":
-        raise ValueError(f"--output: expected a name that ends in .tflite, found {str(output)!r}.")
-    bits_json = output.with_name("bits.json")
-    for path in (output,) if options.nobits_json else (output, bits_json):
-        check_output("--output", path)
+    check_output("--output", output, ".tflite")
     points = _read_points(options.point)
+    bits_json = None if points or options.nobits_json else output.with_name("bits.json")
+    if bits_json:
+        check_output("--output", bits_json)
     model = load_model(options.model)
-    if points:
-        _export_points(model, points, options)
-        return
-    if options.bits is not None:
-        _assign(model, options.bits)
-    try:
-        model.require_quantized()
-    except ValueError as error:
-        hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
-        raise ValueError(f"{options.model}: {error} {hint}") from error
+    _fix_bits(model, options)
     images = parity_images(model.network, options.images)
-    flat = convert(model, options.weight_container, options.io, run=_run(options))
-    bits = model.bit_assignment
-    rows = layer_rows(verify(flat, bits), model, bits)
-    agreement = _parity(flat, model, options, images)
-
+    named, container = points or None, options.weight_container
+    run = {"model": options.model.name, "date": today(), "command": command_line()}
+    flat = convert(model, container, options.io, named, run)
+    source = f"{RANDOM_IMAGES} random images (seed 0)"
+    if options.images is not None:
+        source = f"{len(next(iter(images.values())))} images of {options.images}"
+    compared = flat
+    if options.io != "float32":
+        compared = convert(model, container, operating_points=named)  # the same integers
+        source += ", with float32 ends"
+    bits = points or {"": model.bit_assignment}
+    if points:
+        graphs, reports = verify(flat, points), parity(compared, model, images, points)
+    else:
+        graphs = {"": verify(flat, bits[""])}
+        reports = {"": parity(compared, model, images)}
     with written_whole(output) as temporary:
         temporary.write_bytes(flat)
-    if not options.nobits_json:
-        bits.save(bits_json)
-    Console().print(_table(rows))
-    print(f"{output}: {len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs; {agreement}")
+    if bits_json:
+        bits[""].save(bits_json)
+    for name, chosen in bits.items():
+        rows = layer_rows(graphs[name], model, chosen)
+        cells = [
+            [row.name, f"{row.activation_bits}/{row.weight_bits}", row.container] for row in rows
+        ]
+        Console().print(terminal("", ("layer", "bits A/W", "container"), cells))
+        told = f"{len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs"
+        print(f"{f'{output}:{name}' if name else output}: {told}; on {source}: {reports[name]}")
 
 
 def _read_points(texts: list[str]) -> dict[str, BitAssignment]:
@@ -130,35 +129,29 @@ def _read_points(texts: list[str]) -> dict[str, BitAssignment]:
     return points
 
 
-def _export_points(model: Any, points: dict[str, BitAssignment], options: Options) -> None:
-    """Writes a file with a signature for each operating point."""
-    if not isinstance(model, BitMixerModel):
-        raise ValueError(
-            f"--point: {options.model}: expected a BitMixerModel, found a {type(model).__name__}."
-        )
-    if options.bits is not None:
+def _fix_bits(model: QuantizedModel, options: Options) -> None:
+    """Gives a model the bit-widths of --bits, and finds out whether it can be written.
+
+    Raises:
+      ValueError: it has no fixed bits, or is not of the kind that the flags are for.
+    """
+    if options.point and not isinstance(model, BitMixerModel):
+        found = type(model).__name__
+        raise ValueError(f"--point: {options.model}: expected a BitMixerModel, found a {found}.")
+    if options.point and options.bits is not None:
         raise ValueError("--point: expected no --bits beside it.")
-    images = parity_images(model.network, options.images)
-    flat = convert(model, options.weight_container, options.io, points, _run(options))
-    graphs = verify(flat, points)
-    agreements = {}
-    if options.io == "float32":
-        for name, bits in points.items():
-            agreements[name] = _parity(flat, model, options, images, {name: bits})
-    with written_whole(options.output) as temporary:
-        temporary.write_bytes(flat)
-    for name, bits in points.items():
-        rows = layer_rows(graphs[name], model, bits)
-        print(f"{name}: {sum(row.bops for row in rows):,} BOPs")
-        Console().print(_table(rows))
-        if name in agreements:
-            print(f"{name}: {agreements[name]}")
-    print(f"{options.output}: {len(flat):,} bytes, signatures {', '.join(points)}")
-
-
-def _run(options: Options) -> dict[str, Any]:
-    """What the file tells of its origin: the training is not known any more."""
-    return {"model": options.model.name, "date": today(), "command": command_line()}
+    if options.bits is not None:
+        bits = BitAssignment.load(options.bits)
+        trained = isinstance(model, MetaMixModel) and model.phase == "weight_training"
+        # Setting a trained model's own bits again would replace its weight steps.
+        if not (trained and bits == model.bit_assignment):
+            with naming(f"--bits={options.bits}"):
+                model.set_bits(bits)
+    try:
+        model.require_quantized()
+    except ValueError as error:
+        hint = "Or give bit-widths by --bits." if isinstance(model, MetaMixModel) else ""
+        raise ValueError(f"{options.model}: {error} {hint}") from error
 
 
 def load_model(path: Path) -> QuantizedModel:
@@ -168,43 +161,30 @@ def load_model(path: Path) -> QuantizedModel:
       OSError, ValueError: no such file, a damaged one, or one of another model.
     """
     hint = "quantize it with from_float, and train it or fix its bits by set_bits."
-    return load_archive(path, _CLASSES, "a QuantizedModel, MetaMixModel or BitMixerModel", hint)
+    return _load(path, _CLASSES, "a QuantizedModel, MetaMixModel or BitMixerModel", hint)
 
 
 def load_float_model(path: Path, hint: str) -> keras.Model:
-    """Reads a `.keras` file of a float model; see `load_model` and `load_archive`."""
-    return load_archive(path, _FLOAT_CLASSES, "a float model, Functional or Sequential", hint)
+    """Reads a `.keras` file of a float model; of another, `hint` says what to do."""
+    return _load(path, _FLOAT_CLASSES, "a float model, Functional or Sequential", hint)
 
 
-def load_archive(path: Path, classes: Sequence[str], expected: str, hint: str) -> Any:
-    """Reads a `.keras` file of one of some classes.
-
-    Args:
-      path: of the file.
-      classes: names of the classes; nothing else is built, whatever the file says.
-      expected, hint: what a message says of these, and of any other.
-
-    Raises:
-      OSError, ValueError: see `load_model`.
-    """
+def _load(path: Path, classes: Sequence[str], expected: str, hint: str) -> Any:
+    """The model of a `.keras` file, of one of some classes: nothing else is built."""
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path}: expected a .keras archive, found none, or one cut short.")
     try:
         found = _class_of(path)
         if found in classes:
-            return _load(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of weights that do not fit, before the error
+                return keras.saving.load_model(path, compile=False)
     except _DAMAGE as error:
         # Keras appends whole configurations to some of its messages.
         reason = one_line(str(error), 200)
         raise ValueError(f"{path}: Keras cannot load it: {reason}") from error
     raise ValueError(f"{path}: expected {expected}, found a {found} model: {hint}")
-
-
-def _load(path: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that do not fit, before the error
-        return keras.saving.load_model(path, compile=False)
 
 
 def _class_of(path: Path) -> str:
@@ -219,52 +199,8 @@ def _class_of(path: Path) -> str:
     return config["class_name"]
 
 
-def _assign(model: QuantizedModel, file: Path) -> None:
-    """Gives a model the bit-widths of a `bits.json`."""
-    bits = BitAssignment.load(file)
-    trained = isinstance(model, MetaMixModel) and model.phase == "weight_training"
-    if trained and bits == model.bit_assignment:
-        return  # setting them again would replace the trained weight steps
-    try:
-        model.set_bits(bits)
-    except ValueError as error:
-        raise ValueError(f"--bits={file}: {error}") from error
-
-
-def _parity(
-    flat: bytes,
-    model: QuantizedModel,
-    options: Options,
-    images: dict[str, np.ndarray],
-    point: dict[str, BitAssignment] | None = None,
-) -> str:
-    """How the file, or one point of it, compares with the model, and on which images."""
-    source = f"{RANDOM_IMAGES} random images (seed 0)"
-    if options.images is not None:
-        source = f"{len(next(iter(images.values())))} images of {options.images}"
-    if options.io != "float32":
-        flat = convert(model, options.weight_container)  # the same integers, float at its ends
-        source += ", with float32 ends"
-    if point is not None:
-        (report,) = parity(flat, model, images, point).values()
-    else:
-        report = parity(flat, model, images)
-    return f"on {source}: {report}"
-
-
-def _table(rows: list[Layer]) -> Table:
-    """The layers in network order; names verbatim, never as markup."""
-    table = Table("layer", "bits A/W", "container")
-    for row in rows:
-        bits = f"{row.activation_bits}/{row.weight_bits}"
-        table.add_row(Text(row.name), bits, row.container)
-    return table
-
-
-def run() -> None:
-    """The entry point of the `metamix-export` command."""
-    run_main(main, parse_flags)
-
+parse_flags = functools.partial(parse, Options)
+run = functools.partial(run_main, main, parse_flags)  # the entry point of the command
 
 if __name__ == "__main__":
     run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from absl import app, flags, logging
 
 from keras_metamix.checks import one_line
 from keras_metamix.cost import Budget
+from keras_metamix.quantized_model import QuantizedModel
 
 _LONGEST = 500  # characters of an error
 _LOST = (
@@ -43,16 +45,15 @@ def exit_status(main: Callable[[Any], None], arguments: Any) -> int:
     """Runs a main; an error of the input becomes one line on stderr and status 1."""
     try:
         main(arguments)
+        return 0
     except tf.errors.OpError as error:
         if "CoordinationServiceError" not in str(error) and "aborted by" not in str(error):
             raise
-        print(f"{Path(sys.argv[0]).name}: {_LOST}", file=sys.stderr)
-        return 1
+        reason = _LOST
     except USER_ERRORS as error:
         reason = one_line(str(error), _LONGEST)
-        print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
-        return 1
-    return 0
+    print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
+    return 1
 
 
 def command_line() -> str:
@@ -60,18 +61,26 @@ def command_line() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def check_output(flag: str, path: Path) -> None:
+def check_output(flag: str, path: Path, suffix: str = "") -> None:
     """Finds out before the work, not after it, that a file cannot be written.
 
     Raises:
-      OSError: names the flag, what was expected and what was found.
+      OSError, ValueError: names the flag, what was expected and what was found.
     """
+    if suffix and path.suffix != suffix:
+        raise ValueError(f"{flag}: expected a name that ends in {suffix}, found {str(path)!r}.")
     if path.is_dir():
         raise IsADirectoryError(f"{flag}: expected the name of a file, found the folder {path}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{flag}: expected a folder {path.parent}, found none.")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{flag}: expected a folder to write to, found {path.parent}.")
+
+
+def phase_of(model: Any) -> str:
+    """The phase, or stage, that a model is in."""
+    progress = model.progress if isinstance(model, QuantizedModel) else None
+    return progress.read() if progress else "float"
 
 
 class EpochLines(keras.callbacks.Callback):
@@ -95,9 +104,8 @@ class EpochLines(keras.callbacks.Callback):
         prints: bool = True,
     ):
         super().__init__()
-        self.title, self.prints = title, prints
-        self.budget = budget
-        self.phases = tuple(phases)
+        self.title, self.prints, self.budget = title, prints, budget
+        self.ends = list(itertools.accumulate(phases))
         self.records: list[dict[str, Any]] = []
         self._epoch = self._steps = 0
         self._seconds = 0.0  # of this epoch before a restart
@@ -128,58 +136,45 @@ class EpochLines(keras.callbacks.Callback):
 
     def _epochs_left(self, epoch: int) -> int:
         """Epochs of this phase that follow `epoch`."""
-        end = 0
-        for count in self.phases:
-            end += count
-            if epoch < end:
-                return end - epoch - 1
-        return 0
+        return next((end for end in self.ends if end > epoch), epoch + 1) - epoch - 1
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs = logs or {}
+        numbers = {name: float(value) for name, value in (logs or {}).items()}
         seconds = self._seconds + time.perf_counter() - self._started
-        phase = getattr(self.model, "phase", getattr(self.model, "stage", "float"))
         record = {
             "epoch": epoch,
-            "phase": phase,
-            "loss": float(logs["loss"]),
-            "accuracy": float(logs["accuracy"]),
-            "validation_loss": _number(logs.get("val_loss")),
-            "validation_accuracy": _number(logs.get("val_accuracy")),
+            "phase": phase_of(self.model),
+            "loss": numbers["loss"],
+            "accuracy": numbers["accuracy"],
+            "validation_loss": numbers.get("val_loss"),
+            "validation_accuracy": numbers.get("val_accuracy"),
             "seconds": seconds,
-            "costs": {name: float(logs[name]) for name in _COSTS if name in logs},
+            "costs": {name: numbers[name] for name in _COSTS if name in numbers},
         }
         self.records.append(record)
         self._seconds, self._started = 0.0, time.perf_counter()
-        if not self.prints:
-            return
-        total = (self.params or {}).get("epochs", 0)
-        budget = self._budget(record)
-        validated = logs.get("val_accuracy")
-        val = "" if validated is None else f"  validation {validated:.4f}"
-        left = self._epochs_left(epoch)
-        ahead = f", {_clock(left * seconds)} of this phase left" if left else ""
-        print(
-            f"  {self.title}  {phase:<15} epoch {epoch + 1}/{total}  loss {record['loss']:.4f}"
-            f"  accuracy {record['accuracy']:.4f}{val}{budget}  {seconds:.1f} s{ahead}",
-            flush=True,
-        )
+        if self.prints:
+            self._print(record)
 
-    def _budget(self, record: dict[str, Any]) -> str:
-        """What an epoch's bits cost, and what they may cost."""
-        if self.budget is None or self.budget.log not in record["costs"]:
-            return ""
-        cost, limit = record["costs"][self.budget.log], self.budget.limit
-        return f"  {told(self.budget, cost)} of {told(self.budget, limit)}"
+    def _print(self, record: dict[str, Any]) -> None:
+        epoch, total = record["epoch"], (self.params or {}).get("epochs", 0)
+        line = (
+            f"  {self.title}  {record['phase']:<15} epoch {epoch + 1}/{total}  loss "
+            f"{record['loss']:.4f}  accuracy {record['accuracy']:.4f}"
+        )
+        if record["validation_accuracy"] is not None:
+            line += f"  validation {record['validation_accuracy']:.4f}"
+        if self.budget is not None and self.budget.log in record["costs"]:
+            cost, limit = record["costs"][self.budget.log], self.budget.limit
+            line += f"  {told(self.budget, cost)} of {told(self.budget, limit)}"
+        left = self._epochs_left(epoch)
+        ahead = f", {_clock(left * record['seconds'])} of this phase left" if left else ""
+        print(f"{line}  {record['seconds']:.1f} s{ahead}", flush=True)
 
 
 def told(budget: Budget, cost: float) -> str:
     """A cost in the unit of a budget: "38.00 M BOPs", "85.0 us"."""
     return f"{cost / 1e6:.2f} M BOPs" if budget.unit == "BOPs" else f"{cost:,.1f} {budget.unit}"
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _clock(seconds: float) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import keras
 
+from keras_metamix.checks import naming
 from keras_metamix.cost import Latency, assignment_bops
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.launch.budget import naming_table, naming_target, search_budget
-from keras_metamix.launch.comparison.stock_converter import float_file
+from keras_metamix.launch.budget import UNIFORM_BITS, naming_table, search_budget, target_field
 from keras_metamix.launch.config import MetaMix
-from keras_metamix.launch.optimization import load_teacher
+from keras_metamix.launch.optimization import compile_quantized, load_teacher
 from keras_metamix.launch.results import (
     Candidate,
     Outcome,
-    bits_of,
     layer_rows,
     search_history,
     training_run,
@@ -25,18 +24,20 @@ from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_metamix, train_uniform
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
-from keras_metamix.report.results import Budget, Epoch, Search
+from keras_metamix.report.results import Budget, Search
+from keras_metamix.report.sections import METAMIX
 from metamix_tflite import convert, verify
 
 
 def check(session: Session[MetaMix], float_model: keras.Model) -> None:
     """Finds out what is wrong with the search before hours of float training."""
-    config, table = session.config, session.table
+    config = session.config
     model = MetaMixModel.from_float(float_model, search_space(config))
     with naming_table(config):
-        budget = search_budget(config, table, float_model).priced(model)
-    with naming_table(config), naming_target(config, table):
-        budget.require_reachable()
+        budget = search_budget(config, session.table, float_model).priced(model)
+        field = target_field(config)
+        with naming(f"config.search.{field}={getattr(config.search, field)}"):
+            budget.require_reachable()
     teacher = load_teacher(config, float_model)
     if teacher is not None:
         Teacher(teacher, config.train.distillation, model)
@@ -49,26 +50,30 @@ def check(session: Session[MetaMix], float_model: keras.Model) -> None:
 
 def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     """Searches, trains and exports."""
-    config = session.config
+    config, container, candidates = session.config, session.config.export.weight_container, []
     teacher = load_teacher(config, float_model)
-    model, callback, lines = train_metamix(session, float_model, teacher)
-    uniform = None
+    model, epochs, callback = train_metamix(session, float_model, teacher)
     if config.train.uniform:
         session.say("uniform bit-widths, for comparison")
-        uniform, _ = train_uniform(session, float_model, teacher)
+
+        def ready(uniform: MetaMixModel) -> None:
+            compile_quantized(uniform, config, session.data.steps, 0, teacher)
+
+        uniform = train_uniform(session, float_model, UNIFORM_BITS, config.train.epochs, ready)
+        flat = convert(uniform, weight_container=container)
+        candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
     session.say("export, verification, benchmark")
-    bits = model.bit_assignment
-    told = training_run(config, lines.records)
-    candidates = _export(config, float_model, model, uniform, told)
+    bits, argmax = model.bit_assignment, callback.argmax_assignment
+    flat = convert(model, weight_container=container, run=training_run(config, epochs))
     budget, summary = _budget(session, callback, model)
     return Outcome(
         model,
-        candidates,
-        layers=layer_rows(verify(candidates[-1].flat, bits), model, bits),
-        epochs=[Epoch(**record) for record in lines.records],
+        [*candidates, Candidate(METAMIX, "model.tflite", flat, model)],
+        layers=layer_rows(verify(flat, bits), model, bits),
+        epochs=epochs,
         search=Search(
             budgets=[budget],
-            argmax_bits=bits_of(callback.argmax_assignment),
+            argmax_bits=dict(argmax.activation_bits) if argmax else {},
             alphas=search_history(callback, model),
         ),
         files={"bits.json": bits.save},
@@ -82,23 +87,9 @@ def _budget(
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
     bits, (given,) = model.bit_assignment, callback.budgets
     priced, bops = given.priced(model), assignment_bops(layer_costs(model), bits)
-    limit, found = priced.limit, priced.total(bits)
+    budget = Budget(cost=priced.log, limit=priced.limit, found=priced.total(bits))
     if not isinstance(given, Latency):
-        told = f"BOPs {bops:,} of {limit:,.0f}; "
-        return Budget(cost=priced.log, limit=limit, found=found), told
-    told = f"BOPs {bops:,}; predicted latency {found:,.1f} us of {limit:,.1f} us; "
+        return budget, f"BOPs {bops:,} of {budget.limit:,.0f}; "
     source, origin = session.config.search.latency_table, dict(given.table.origin)
-    budget = Budget(cost=priced.log, limit=limit, found=found, source=source, origin=origin)
-    return budget, told
-
-
-def _export(
-    config: Any, float_model: Any, model: Any, uniform: Any, told: dict[str, Any]
-) -> list[Candidate]:
-    container = config.export.weight_container
-    candidates = [Candidate("float", "float.tflite", float_file(float_model), float_model)]
-    if uniform is not None:
-        flat = convert(uniform, weight_container=container)
-        candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
-    flat = convert(model, weight_container=container, run=told)
-    return [*candidates, Candidate("MetaMix", "model.tflite", flat, model)]
+    told = f"predicted latency {budget.found:,.1f} us of {budget.limit:,.1f} us; "
+    return dataclasses.replace(budget, source=source, origin=origin), f"BOPs {bops:,}; {told}"

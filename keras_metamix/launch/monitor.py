@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_metamix.files import written_whole
+from keras_metamix.launch.messages import phase_of
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.quantized_model import QuantizedModel
@@ -91,7 +92,7 @@ class Monitor(keras.callbacks.Callback):
         line = {
             "training": self.name,
             "kind": kind,
-            "phase": getattr(self.model, "phase", getattr(self.model, "stage", "float")),
+            "phase": phase_of(self.model),
             "epoch": self._epoch + 1,
             "step": self._step,
             "time": time.time(),

@@ -7,22 +7,37 @@ from typing import Any
 
 import keras
 
-from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
+from keras_metamix.launch.config import Experiment, MetaMix
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.schedule import SelectionThenCosine
 
 _FLOOR = 0.01  # where the cosine ends, as a share of the rate that it begins with
 
 
-def compile_float(model: keras.Model, config: Experiment, steps: int) -> None:
-    """Readies a float model for `steps` of training, a cosine from `config.float.learning_rate`."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config.float.learning_rate, max(steps, 1), alpha=_FLOOR
-    )
-    optimizer = make_optimizer(config, schedule)
-    _decay_kernels_alone(optimizer, model)
-    model.compile(optimizer, _loss(config), metrics=["accuracy"])
+def compile_model(
+    model: keras.Model, config: Experiment, rate: Any, ema: float = 0.0, **settings: Any
+) -> None:
+    """Readies a model for training by `config.train`.
+
+    As in the paper, biases, batch norm and step sizes do not decay.
+
+    Args:
+      model: in the phase that it begins with.
+      config: as `complete` gives it.
+      rate: a learning rate, or its schedule.
+      ema: momentum of the average of weights; 0: none.
+      settings: what else the model's `compile` takes.
+    """
+    optimizer = make_optimizer(config, rate)
+    if ema:
+        optimizer.use_ema, optimizer.ema_momentum = True, ema
+    others = [v for v in model.trainable_variables if v.name != "kernel"]
+    optimizer.exclude_from_weight_decay(var_list=others)
+    smoothing = config.train.label_smoothing
+    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if smoothing:  # the labels are one-hot then, see `load_data`
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    model.compile(optimizer, loss, metrics=["accuracy"], **settings)
 
 
 def compile_quantized(
@@ -32,39 +47,37 @@ def compile_quantized(
     selection_epochs: int,
     teacher: keras.Model | None = None,
 ) -> None:
-    """Readies a MetaMixModel for `config.train`.
+    """`compile_model` of a MetaMixModel, by the rates of MetaMix' phases.
 
     Args:
-      model: in the phase that it begins with.
-      config: as `complete` gives it.
       epoch_steps: batches of an epoch.
       selection_epochs: epochs of bit-meta and bit-search.
       teacher: what `load_teacher` gives.
+      model, config: see `compile_model`.
     """
-    optimizer = make_optimizer(config, _schedule(config, epoch_steps, selection_epochs))
-    if config.train.ema:
-        optimizer.use_ema, optimizer.ema_momentum = True, config.train.ema
-    _decay_kernels_alone(optimizer, model)
-    model.compile(
-        optimizer,
-        _loss(config),
-        metrics=["accuracy"],
-        search_optimizer=_search_optimizer(config),
+    train, search_rate = config.train, config.search.learning_rate
+    steps, selection = train.epochs * epoch_steps, train.selection_learning_rate
+    rate = cosine(train.learning_rate, steps)
+    if selection is not None:
+        chosen = selection_epochs * epoch_steps
+        rate = SelectionThenCosine(selection, chosen, train.learning_rate, steps, _FLOOR)
+    search = None  # MetaMixModel's own, whose learning rate MetaMixCallback sets
+    if search_rate is not None:
+        search = keras.optimizers.Adam(search_rate, beta_1=0.5, beta_2=0.999, weight_decay=1e-3)
+    compile_model(
+        model,
+        config,
+        rate,
+        train.ema,
+        search_optimizer=search,
         teacher=teacher,
-        distillation=config.train.distillation,
+        distillation=train.distillation,
     )
 
 
-def compile_mixer(
-    model: BitMixerModel | MetaMixModel, config: BitMixer, steps: int, **settings: Any
-) -> None:
-    """Readies a model for `steps` of training by a Bit-Mixer config: a cosine from its rate."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config.train.learning_rate, max(steps, 1), alpha=_FLOOR
-    )
-    optimizer = make_optimizer(config, schedule)
-    _decay_kernels_alone(optimizer, model)
-    model.compile(optimizer, _loss(config), metrics=["accuracy"], **settings)
+def cosine(rate: float, steps: int) -> Any:
+    """A learning rate that falls from `rate` within `steps`."""
+    return keras.optimizers.schedules.CosineDecay(rate, max(steps, 1), alpha=_FLOOR)
 
 
 def load_teacher(config: MetaMix, float_model: keras.Model) -> keras.Model | None:
@@ -98,39 +111,3 @@ def make_optimizer(config: Experiment, rate: Any) -> Any:
         "global_clipnorm": config.train.clip_norm or None,
     }
     return type(keras.optimizers.get(config.train.optimizer))(**settings)
-
-
-def _schedule(config: MetaMix, epoch_steps: int, selection_epochs: int) -> Any:
-    train, steps = config.train, config.train.epochs * epoch_steps
-    if train.selection_learning_rate is None:
-        return keras.optimizers.schedules.CosineDecay(train.learning_rate, steps, alpha=_FLOOR)
-    return SelectionThenCosine(
-        train.selection_learning_rate,
-        selection_epochs * epoch_steps,
-        train.learning_rate,
-        steps,
-        _FLOOR,
-    )
-
-
-def _search_optimizer(config: MetaMix) -> Any:
-    """None: MetaMixModel's own, whose learning rate MetaMixCallback sets."""
-    if config.search.learning_rate is None:
-        return None
-    return keras.optimizers.Adam(
-        config.search.learning_rate, beta_1=0.5, beta_2=0.999, weight_decay=1e-3
-    )
-
-
-def _decay_kernels_alone(optimizer: Any, model: keras.Model) -> None:
-    """As the paper does: no decay of biases, batch norm and step sizes."""
-    others = [v for v in model.trainable_variables if v.name != "kernel"]
-    optimizer.exclude_from_weight_decay(var_list=others)
-
-
-def _loss(config: Experiment) -> Any:
-    if config.train.label_smoothing:  # the labels are one-hot then, see `load_data`
-        return keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=config.train.label_smoothing
-        )
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -48,13 +48,11 @@ def _read(file: Path, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of a file, by name."""
     (name, tensor), *others = inputs.items()
     expected = f"an array of shape {_shape(tensor)}"
-    if others:
-        expected = f"a .npz with arrays {[*inputs]}"
-    try:
-        if not others:  # mapped, so that a header which promises terabytes allocates none
-            return {name: np.asarray(np.lib.format.open_memmap(file, mode="r"))}
-        loaded: Any = np.load(file)
-        found = dict(loaded) if isinstance(loaded, Mapping) else {"one array": loaded}
+    expected = f"a .npz with arrays {[*inputs]}" if others else expected
+    try:  # mapped, so that a header which promises terabytes allocates none
+        loaded: Any = np.load(file, mmap_mode="r")
+        alone = {"one array" if others else name: loaded}
+        found = dict(loaded) if isinstance(loaded, Mapping) else alone
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"--images={file}: expected {expected}, found no array: {error}"

@@ -10,11 +10,11 @@ from each and counted once for the network. An interrupted measurement goes on w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ Files = dict[tuple[int, int], list[OperatorFile]]
 
 @dataclasses.dataclass(kw_only=True)
 class Options:
-    """The command line."""
+    """Times each layer of a model at each bit-width."""
 
     model: Path = option(
         "a float model, Functional or Sequential", metavar="MODEL.keras", positional=True
@@ -66,18 +66,18 @@ class Options:
     overwrite: bool = option("begin anew where the output is there", False)
 
 
-def parse_flags(argv: Sequence[str]) -> Options:
-    """Parses the command line; see `commands.parse`."""
-    return parse(Options, argv, "Times each layer of a model at each bit-width.")
-
-
 def main(options: Options) -> None:
     """Measures, and writes the table.
 
     Raises:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found.
     """
-    _check(options)
+    check_output("--output", options.output, ".json")
+    if options.device not in DEVICES:
+        raise ValueError(f"--device: expected one of {DEVICES}, found {options.device!r}.")
+    check_container(options.containers)
+    for flag, least in (("threads", 1), ("runs", 1), ("warmup", 0)):
+        require_whole(f"--{flag}", getattr(options, flag), least)
     table = _begin(options)
     model = load_float_model(options.model, "give the one that from_float takes.")
     costs = layer_costs(model)  # refuses sizes that are not known
@@ -90,18 +90,6 @@ def main(options: Options) -> None:
         f"besides its MAC layers the network takes {table['rest_us']:.1f} us ({low:.1f} to "
         f"{high:.1f}, as the bits are)"
     )
-
-
-def _check(options: Options) -> None:
-    output: Path = options.output
-    if output.suffix != ".json":
-        raise ValueError(f"--output: expected a name that ends in .json, found {str(output)!r}.")
-    check_output("--output", output)
-    if options.device not in DEVICES:
-        raise ValueError(f"--device: expected one of {DEVICES}, found {options.device!r}.")
-    check_container(options.containers)
-    for flag, least in (("threads", 1), ("runs", 1), ("warmup", 0)):
-        require_whole(f"--{flag}", getattr(options, flag), least)
 
 
 def origin(threads: int, container: str) -> dict[str, Any]:
@@ -125,21 +113,20 @@ def _begin(options: Options) -> dict[str, Any]:
     table = {"format": FORMAT, "origin": here, "kernels": {}, "empty_us": {}, "operations": {}}
     if options.output.exists() and not options.overwrite:
         found = read_table(options.output)
-        if found.get("origin") != here:
-            there = found.get("origin")
-            differ = [k for k in here if not isinstance(there, dict) or there.get(k) != here[k]]
+        there = found.get("origin")
+        there = there if isinstance(there, dict) else {}
+        differ = [key for key in here if there.get(key) != here[key]]
+        if differ:
+            ours, theirs = (
+                ", ".join(f"{key} {of.get(key)!r}" for key in differ) for of in (here, there)
+            )
             raise ValueError(
-                f"--output={options.output}: expected a table of "
-                f"{_listed(here, differ)}, found one of {_listed(there or {}, differ)}: give "
-                "another name, or --overwrite to begin anew."
+                f"--output={options.output}: expected a table of {ours}, found one of {theirs}: "
+                "give another name, or --overwrite to begin anew."
             )
         table |= {key: found[key] for key in ("kernels", "empty_us", "operations") if key in found}
     told = {"date": today(), "command": command_line(), "runs": options.runs}
     return table | told | {"rest_us": None}
-
-
-def _listed(values: Mapping[str, Any], keys: Iterable[str]) -> str:
-    return ", ".join(f"{key} {values.get(key)!r}" for key in keys)
 
 
 def _files(model: keras.Model, options: Options) -> Files:
@@ -200,10 +187,8 @@ def _write(table: dict[str, Any], output: Path) -> None:
         temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def run() -> None:
-    """The entry point of the `metamix-profile` command."""
-    run_main(main, parse_flags)
-
+parse_flags = functools.partial(parse, Options)
+run = functools.partial(run_main, main, parse_flags)  # the entry point of the command
 
 if __name__ == "__main__":
     run()

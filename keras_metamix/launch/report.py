@@ -7,7 +7,7 @@ metrics, as `report.html`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 from pathlib import Path
 
 from rich.console import Console
@@ -19,16 +19,11 @@ from keras_metamix.report import read_results, results_table, write_figures, wri
 
 @dataclasses.dataclass(kw_only=True)
 class Options:
-    """The command line."""
+    """Writes the HTML report of a run, prints its results."""
 
     source: Path = option("a run directory, or its metrics.json", positional=True)
     output: Path | None = option("the page; default: report.html beside the metrics", None)
     figures: Path | None = option("a folder that takes each figure as a PNG too", None)
-
-
-def parse_flags(argv: Sequence[str]) -> Options:
-    """Parses the command line; see `commands.parse`."""
-    return parse(Options, argv, "Writes the HTML report of a run, prints its results.")
 
 
 def main(options: Options) -> None:
@@ -48,10 +43,8 @@ def main(options: Options) -> None:
         print(path)
 
 
-def run() -> None:
-    """Entry point of `metamix-report`."""
-    run_main(main, parse_flags)
-
+parse_flags = functools.partial(parse, Options)
+run = functools.partial(run_main, main, parse_flags)  # the entry point of the command
 
 if __name__ == "__main__":
     run()

@@ -65,7 +65,7 @@ class Outcome:
 
     Attributes:
       model: trained.
-      candidates: rows of the results table, the float model first.
+      candidates: rows of the results table, behind the float model's.
       layers, epochs, search, mixer: parts of the run's `Results`.
       files: further files by name, each a function that writes one to a path.
       notes: what the report has to say of them.
@@ -127,10 +127,9 @@ def _bits_and_parity(
         report = parity(candidate.flat, model, images)
     else:
         report = parity(candidate.flat, model, images, {signature: bits})[signature]
-    activation, weight = average_bits(costs, bits)
     fields = [field.name for field in dataclasses.fields(Parity)]
     agreement = Parity(**{name: getattr(report, name) for name in fields})
-    return assignment_bops(costs, bits), (activation, weight), agreement
+    return assignment_bops(costs, bits), average_bits(costs, bits), agreement
 
 
 def layer_rows(graph: FileGraph, model: Any, bits: BitAssignment) -> list[Layer]:
@@ -164,11 +163,6 @@ def search_history(callback: MetaMixCallback, model: MetaMixModel) -> Alphas:
     )
 
 
-def bits_of(assignment: BitAssignment | None) -> dict[str, int]:
-    """Activation bits by layer name."""
-    return dict(assignment.activation_bits) if assignment else {}
-
-
 def run_facts(config: Experiment, command: str, seconds: float) -> RunFacts:
     """What a reader needs to repeat the run."""
     return RunFacts(
@@ -181,15 +175,13 @@ def run_facts(config: Experiment, command: str, seconds: float) -> RunFacts:
     )
 
 
-def training_run(config: Experiment, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+def training_run(config: Experiment, epochs: list[Epoch]) -> dict[str, Any]:
     """What a file tells of its training.
 
-    Args:
-      config: the experiment's.
-      epochs: records of `EpochLines`; the accuracy is that of the last one's training graph for
-        the images held out, where there are any.
+    The accuracy is that of the last epoch's training graph for the images held out, where there
+    are any.
     """
-    validated = epochs[-1]["validation_accuracy"]
+    validated = epochs[-1].validation_accuracy
     return {
         "title": config.title,
         "date": today(),

@@ -13,8 +13,9 @@ from typing import Any, Generic, TypeVar
 import keras
 import tensorflow as tf
 
-from keras_metamix.cost import LatencyTable
+from keras_metamix.cost import Budget, LatencyTable
 from keras_metamix.files import written_whole
+from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
 from keras_metamix.launch.config import Experiment
@@ -28,6 +29,7 @@ from keras_metamix.launch.distribution import (
 from keras_metamix.launch.messages import EpochLines
 from keras_metamix.launch.monitor import LOG, Monitor
 from keras_metamix.quantized_model import QuantizedModel
+from keras_metamix.report.results import Epoch
 from keras_metamix.training import begin_fit, build_metrics
 
 CHECKPOINTS = "checkpoints"
@@ -102,48 +104,56 @@ class Session(Generic[E]):
                 temporary.write_text(json.dumps(fields, indent=2) + "\n")
 
     def fit(
-        self, name: str, model: Any, epochs: int, callbacks: Sequence[Any], lines: EpochLines
-    ) -> Any:
+        self,
+        name: str,
+        model: Any,
+        title: str,
+        phases: Sequence[int],
+        callbacks: Sequence[Any],
+        budget: Budget | None = None,
+    ) -> tuple[Any, list[Epoch]]:
         """Trains a compiled model, or goes on where an earlier run of this folder stopped.
 
         Args:
           name: of the training, unique in the experiment.
           model: made and compiled in `scope`.
-          epochs: of the whole training.
+          title, phases, budget: see `EpochLines`.
           callbacks: the method's, in their order.
-          lines: prints the epochs.
 
         Returns:
-          The trained model, as this process alone can run it.
+          The trained model, as this process alone can run it, and its epochs.
         """
-        train, steps = self.data.train, self.data.steps
+        train, steps, epochs = self.data.train, self.data.steps, sum(phases)
         with self.strategy.scope():
             if isinstance(model, QuantizedModel):
                 begin_fit(model, train, None, None)
             else:
                 model.optimizer.build(model.trainable_variables)
                 build_metrics(model, train)
-        callbacks, checkpoints = [*callbacks, lines], None
+        lines, callbacks = EpochLines(title, phases, budget, self.chief), [*callbacks]
+        if model.optimizer.use_ema:
+            callbacks.append(AveragedWeights(self.statistics_batches, train))
+        callbacks.append(lines)
+        start, done = 0, False
         if self.workdir is not None:
             callbacks.append(Monitor(self.workdir, name, writes=self.chief))
             checkpoints = self._checkpoints(name, model, callbacks)
             callbacks.append(checkpoints)
-        start = checkpoints.restore() if checkpoints else 0
-        if checkpoints and checkpoints.done:
-            return local_copy(model, self.strategy)
+            start, done = checkpoints.restore(), checkpoints.done
         every = self.config.train.validate_every
-        model.fit(
-            distributed_training(self.strategy, self.data, start),
-            initial_epoch=start // steps,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            validation_data=self.data.validation,
-            validation_freq=[e for e in range(1, epochs + 1) if e % every == 0 or e == epochs],
-            callbacks=callbacks,
-            shuffle=False,  # the data set shuffles
-            verbose=0,
-        )
-        return local_copy(model, self.strategy)
+        if not done:
+            model.fit(
+                distributed_training(self.strategy, self.data, start),
+                initial_epoch=start // steps,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                validation_data=self.data.validation,
+                validation_freq=[e for e in range(1, epochs + 1) if e % every == 0 or e == epochs],
+                callbacks=callbacks,
+                shuffle=False,  # the data set shuffles
+                verbose=0,
+            )
+        return local_copy(model, self.strategy), [Epoch(**record) for record in lines.records]
 
     def _checkpoints(self, name: str, model: Any, callbacks: list[Any]) -> Checkpoints:
         config, steps = self.config.checkpoint, self.data.steps

@@ -10,7 +10,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -20,16 +22,17 @@ from rich.console import Console
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.budget import load_table
+from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.config import SCHEMAS, complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
 from keras_metamix.launch.messages import command_line, run_main
 from keras_metamix.launch.optimization import make_optimizer
-from keras_metamix.launch.results import Outcome, measure, run_facts
+from keras_metamix.launch.results import Candidate, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
-from keras_metamix.launch.settings import reference
 from keras_metamix.launch.training import float_network, train_float
-from keras_metamix.report import Results, results_table, write_report
+from keras_metamix.report import Results, render_page, results_table
+from keras_metamix.schema import reference
 from metamix_tflite.containers import check_container
 
 
@@ -97,7 +100,9 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     if not session.chief:
         return
     data = session.data
-    rows = measure(outcome.candidates, data.test_images, data.test_labels, experiment)
+    float_row = Candidate("float", "float.tflite", float_file(float_model), float_model)
+    candidates = [float_row, *outcome.candidates]
+    rows = measure(candidates, data.test_images, data.test_labels, experiment)
     results = Results(
         title=experiment.title,
         run=run_facts(experiment, command_line(), time.perf_counter() - started),
@@ -108,27 +113,27 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
         search=outcome.search,
         mixer=outcome.mixer,
     )
-    _write(workdir, outcome, results)
+    files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in candidates}
+    files |= outcome.files
+    files |= {
+        "float.keras": float_model.save,
+        "model.keras": outcome.model.save,
+        "metrics.json": lambda path: path.write_text(results.to_json()),
+        "report.html": lambda path: path.write_text(render_page(results), encoding="utf-8"),
+    }
+    _write(workdir, files)
+    Console().print(results_table(results))
+    print(f"{outcome.summary}{results.run.seconds:.0f} s")
+    for name in files:
+        print(f"wrote {workdir / name}")
     shutil.rmtree(workdir / CHECKPOINTS)
 
 
-def _write(workdir: Path, outcome: Outcome, results: Results) -> None:
-    """Writes every file, and prints the table and the names."""
-    files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in outcome.candidates}
-    files |= outcome.files
-    files |= {
-        "float.keras": outcome.candidates[0].model.save,
-        "model.keras": outcome.model.save,
-        "metrics.json": lambda path: path.write_text(results.to_json()),
-    }
+def _write(folder: Path, files: dict[str, Callable[[Path], Any]]) -> None:
+    """Writes each file, by its name."""
     for name, write in files.items():
-        with written_whole(workdir / name) as temporary:
+        with written_whole(folder / name) as temporary:
             write(temporary)
-    write_report(results, workdir / "report.html")
-    Console().print(results_table(results))
-    print(f"{outcome.summary}{results.run.seconds:.0f} s")
-    for name in (*files, "report.html"):
-        print(f"wrote {workdir / name}")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,21 @@ from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import calibrate
 from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.graph.layer_costs import uniform_assignment
-from keras_metamix.launch.averaging import AveragedWeights
-from keras_metamix.launch.budget import UNIFORM_BITS, search_budget
+from keras_metamix.launch.budget import search_budget
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data
-from keras_metamix.launch.messages import EpochLines, told
-from keras_metamix.launch.optimization import compile_float, compile_mixer, compile_quantized
+from keras_metamix.launch.messages import told
+from keras_metamix.launch.optimization import compile_model, compile_quantized, cosine
 from keras_metamix.launch.session import Session
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.report.results import Epoch
 from keras_metamix.workers import adapt_to_workers
 
 
 def search_space(config: Experiment) -> SearchSpace:
     """`config.space` as a SearchSpace."""
-    space = dataclasses.asdict(config.space)
-    return SearchSpace.from_dict(
-        {k: list(v) if isinstance(v, tuple) else v for k, v in space.items()}
-    )
+    return SearchSpace(**dataclasses.asdict(config.space))
 
 
 def float_network(config: Experiment, data: Data) -> keras.Model:
@@ -68,16 +66,18 @@ def train_float(session: Session[Any], model: keras.Model) -> keras.Model:
     """Trains the float model, made in the scope of the session's strategy."""
     config = session.config
     epochs = config.float.epochs
-    lines = EpochLines("float", [epochs], prints=session.chief)
     with session.strategy.scope():
-        compile_float(model, config, epochs * session.data.steps)
+        compile_model(
+            model, config, cosine(config.float.learning_rate, epochs * session.data.steps)
+        )
     adapt_to_workers(model)
-    return session.fit("float", model, epochs, [StopOnNonFinite(session.data.train)], lines)
+    callbacks = [StopOnNonFinite(session.data.train)]
+    return session.fit("float", model, "float", [epochs], callbacks)[0]
 
 
 def train_metamix(
     session: Session[MetaMix], float_model: keras.Model, teacher: keras.Model | None = None
-) -> tuple[MetaMixModel, MetaMixCallback, EpochLines]:
+) -> tuple[MetaMixModel, list[Epoch], MetaMixCallback]:
     """Searches and trains a MetaMixModel from a float model's weights."""
     config, data = session.config, session.data
     meta, search = config.search.meta_epochs, config.search.search_epochs
@@ -95,75 +95,53 @@ def train_metamix(
         statistics_data=data.train,
         verbose=0,
     )
-    epochs = config.train.epochs
-    phases = (meta, search, epochs - meta - search)
-    lines = EpochLines("MetaMix", phases, budget, prints=session.chief)
+    phases = (meta, search, config.train.epochs - meta - search)
     session.say(f"MetaMix: budget {told(budget, budget.limit)}")
-    model = session.fit("metamix", model, epochs, [callback, *_averaging(session)], lines)
-    return model, callback, lines
+    return *session.fit("metamix", model, "MetaMix", phases, [callback], budget), callback
 
 
 def train_uniform(
-    session: Session[MetaMix], float_model: keras.Model, teacher: keras.Model | None = None
-) -> tuple[MetaMixModel, EpochLines]:
-    """Trains the same network at 4 bits everywhere, from the same float weights."""
-    config, epochs = session.config, session.config.train.epochs
-    with session.scope():
-        model = _fixed(session, float_model, UNIFORM_BITS)
-        compile_quantized(model, config, session.data.steps, 0, teacher)
-    title = f"uniform A{UNIFORM_BITS}W{UNIFORM_BITS}"
-    lines = EpochLines(title, [epochs], prints=session.chief)
-    callbacks = [StopOnNonFinite(session.data.train), *_averaging(session)]
-    model = session.fit("uniform", model, epochs, callbacks, lines)
-    return model, lines
-
-
-def train_alone(
-    session: Session[BitMixer], float_model: keras.Model, bits: int, epochs: int
+    session: Session[Any],
+    float_model: keras.Model,
+    bits: int,
+    epochs: int,
+    ready: Callable[[MetaMixModel], None],
 ) -> MetaMixModel:
-    """Trains the network of a Bit-Mixer config at one bit-width everywhere, for comparison."""
-    with session.scope():
-        model = _fixed(session, float_model, bits)
-        compile_mixer(model, session.config, epochs * session.data.steps)
-    lines = EpochLines(f"uniform A{bits}W{bits}", [epochs], prints=session.chief)
-    callbacks = [StopOnNonFinite(session.data.train)]
-    return session.fit(f"alone_{bits}", model, epochs, callbacks, lines)
+    """Trains the network at one bit-width everywhere but at its ends, from the same float weights.
 
-
-def _fixed(session: Session[Any], float_model: keras.Model, bits: int) -> MetaMixModel:
-    """A MetaMixModel at one bit-width everywhere but at its ends, in weight training."""
+    Args:
+      session, float_model: as of the method that it is compared with.
+      bits: the bit-width.
+      epochs: of training.
+      ready: compiles it.
+    """
     config = session.config
     edge = config.space.edge_bits
-    space = SearchSpace((bits,), bits, edge, config.space.stream_bits)
-    model = MetaMixModel.from_float(float_model, space)
-    for images in image_batches(session.data.train, 1):
-        calibrate(model, images)
-    model.set_bits(uniform_assignment(float_model, bits, bits, edge))
-    return model
+    with session.scope():
+        space = SearchSpace((bits,), bits, edge, config.space.stream_bits)
+        model = MetaMixModel.from_float(float_model, space)
+        for images in image_batches(session.data.train, 1):
+            calibrate(model, images)
+        model.set_bits(uniform_assignment(float_model, bits, bits, edge))
+        ready(model)
+    callbacks = [StopOnNonFinite(session.data.train)]
+    title = f"uniform A{bits}W{bits}"
+    return session.fit("uniform", model, title, [epochs], callbacks)[0]
 
 
 def train_mixer(
     session: Session[BitMixer], float_model: keras.Model
-) -> tuple[BitMixerModel, EpochLines]:
+) -> tuple[BitMixerModel, list[Epoch]]:
     """Trains a BitMixerModel through its stages, from a float model's weights."""
     config, data = session.config, session.data
-    mixer = config.mixer
-    epochs = sum(mixer.stage_epochs)
+    mixer, stages = config.mixer, tuple(config.mixer.stage_epochs)
     with session.scope():
         model = BitMixerModel.from_float(
             float_model, search_space(config), mixer.batch_norm, seed=config.seed
         )
+        rate = cosine(config.train.learning_rate, sum(stages) * data.steps)
         share = mixer.in_place_distillation
-        compile_mixer(model, config, epochs * data.steps, in_place_distillation=share)
-    callback = BitMixerCallback(
-        tuple(mixer.stage_epochs), session.statistics_batches, data.train, verbose=0
-    )
-    lines = EpochLines(f"Bit-Mixer ({mixer.batch_norm})", mixer.stage_epochs, prints=session.chief)
-    model = session.fit("bitmixer", model, epochs, [callback], lines)
-    return model, lines
-
-
-def _averaging(session: Session[MetaMix]) -> list[AveragedWeights]:
-    if not session.config.train.ema:
-        return []
-    return [AveragedWeights(session.statistics_batches, session.data.train)]
+        compile_model(model, config, rate, in_place_distillation=share)
+    callback = BitMixerCallback(stages, session.statistics_batches, data.train, verbose=0)
+    title = f"Bit-Mixer ({mixer.batch_norm})"
+    return session.fit("bitmixer", model, title, stages, [callback])

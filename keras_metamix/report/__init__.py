@@ -12,6 +12,7 @@ from keras_metamix.report.plots import (
     training_curves,
 )
 from keras_metamix.report.results import Results, read_results
+from keras_metamix.report.style import save_figure
 from keras_metamix.report.table import layers_markdown, results_markdown, results_table
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "render_page",
     "results_markdown",
     "results_table",
+    "save_figure",
     "training_curves",
     "write_figures",
     "write_report",

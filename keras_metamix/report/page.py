@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from keras_metamix.files import written_whole
-from keras_metamix.report import bitmixer_page, metamix_page, numbers, style, table
+from keras_metamix.report import numbers, style, table
 from keras_metamix.report.results import Results
-from keras_metamix.report.sections import Drawing, Sections
+from keras_metamix.report.sections import sections
 
 _LARGEST_SVG = 300_000  # bytes; a figure of more lines is smaller as pixels
 _MOST_PANELS = 40  # a figure of more is larger than that
-
-
-def _sections(results: Results) -> Sections:
-    if results.mixer is not None:
-        return bitmixer_page.sections(results, results.mixer)
-    return metamix_page.sections(results)
 
 
 def write_report(results: Results, path: str | os.PathLike[str]) -> Path:
@@ -42,13 +36,10 @@ def write_report(results: Results, path: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target}: expected a folder {target.parent}, found none")
     page = render_page(results)
-    with written_whole(target) as temporary:
+    with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return target
+    return Path(path)
 
 
 def write_figures(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
@@ -57,15 +48,11 @@ def write_figures(results: Results, folder: str | os.PathLike[str]) -> list[Path
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    written = []
-    for drawing in _sections(results).drawings:
-        if not drawing.has_data(results):
-            continue
-        path = Path(folder) / f"{drawing.key}.png"
-        with written_whole(path) as temporary:
-            drawing.draw(results).savefig(temporary, format="png", dpi=110, facecolor="white")
-        written.append(path)
-    return written
+    drawings = [drawing for drawing in sections(results).drawings if drawing.has_data]
+    paths = [Path(folder) / f"{drawing.key}.png" for drawing in drawings]
+    for drawing, path in zip(drawings, paths, strict=True):
+        style.save_figure(drawing.draw(results), path, dpi=110)
+    return paths
 
 
 def render_page(results: Results) -> str:
@@ -74,15 +61,17 @@ def render_page(results: Results) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    sections = _sections(results)
+    parts = sections(results)
     return environment.from_string(source).render(
         title=results.title,
         run=results.run,
         duration=numbers.wall_time(results.run.seconds),
-        budget=sections.budget,
-        facts=sections.facts,
-        ours=sections.ours,
-        figures=_figures(results, sections.drawings),
+        parts=parts,
+        figures={
+            drawing.key: _figure_markup(drawing.draw(results), drawing.key, drawing.caption)
+            for drawing in parts.drawings
+            if drawing.has_data
+        },
         result_headers=table.result_headers(results),
         result_cells=table.result_cells(results),
         files=list(dict.fromkeys(row.file for row in results.rows)),
@@ -93,18 +82,6 @@ def render_page(results: Results) -> str:
         config=_flatten(results.run.config),
         notes=results.notes,
     )
-
-
-def _figures(results: Results, drawings: Sequence[Drawing]) -> dict[str, list[dict[str, Any]]]:
-    """By section the figures that have data, as markup, and a sentence for each that has none."""
-    figures: dict[str, list[dict[str, Any]]] = {}
-    for drawing in drawings:
-        markup = None
-        if drawing.has_data(results):
-            markup = _figure_markup(drawing.draw(results), drawing.key, drawing.caption)
-        entry = {"markup": markup, "caption": drawing.caption, "empty": drawing.empty}
-        figures.setdefault(drawing.section, []).append(entry)
-    return figures
 
 
 def _figure_markup(figure: Figure, key: str, caption: str) -> Markup:

@@ -4,17 +4,18 @@ Each takes the results of a run, and needs the section that it draws.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from keras_metamix.report import numbers, style
-from keras_metamix.report.results import Alphas, Epoch, Layer, Results
+from keras_metamix.report.results import Epoch, Layer, Mixer, Results
 
 _PHASES = {
     "bit_meta": ("bit-meta", "#cc79a7"),
@@ -43,8 +44,8 @@ def bits_per_layer(results: Results) -> Figure:
         if not layer.searched:
             bar.set(hatch="///", edgecolor="white", linewidth=0)
     weights = [layer.weight_bits for layer in layers]
-    ticks = {"marker": "_", "s": _bar_points(layers) ** 2, "color": style.INK, "linewidth": 2}
-    top.scatter(places, weights, **ticks)
+    width = min(30.0, 0.8 * 560 / max(1, len(layers)))  # of a bar, in points
+    top.scatter(places, weights, marker="_", s=width**2, color=style.INK, linewidth=2)
     used = sorted({layer.activation_bits for layer in layers} | set(weights))
     top.set_yticks(used)
     top.set_ylim(0, 1.08 * max(used, default=8))
@@ -65,21 +66,24 @@ def bits_per_layer(results: Results) -> Figure:
 
 def alpha_trajectories(results: Results) -> Figure:
     """The probability of each candidate bit-width over the steps, one panel a searched layer."""
-    alphas = (
-        results.search.alphas if results.search else Alphas(candidates={}, history={}, steps=[])
-    )
+    if results.search is None:
+        raise ValueError("alpha_trajectories: expected the results of a search.")
+    alphas = results.search.alphas
     names = list(alphas.history)
-    columns = min(4, max(1, len(names)))
-    rows = max(1, math.ceil(len(names) / columns))
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(style.WIDTH, 0.9 + 1.45 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    kept = _kept_records(len(alphas.steps))
+    count = len(alphas.steps)
+    kept = np.linspace(0, count - 1, min(count, _MAX_POINTS)).astype(int)  # the last among them
     steps = [alphas.steps[index] for index in kept]
+    handles: dict[int, Line2D] = {}
     for axis, name in zip(axes.flat, names, strict=False):
         for place, bits in enumerate(alphas.candidates[name]):
             curve = [alphas.history[name][index][place] for index in kept]
             width = max(1.2, 2.6 - 0.6 * place)  # equal curves stay visible beneath each other
-            axis.plot(steps, curve, color=style.bit_colour(bits), linewidth=width)
+            look = {"color": style.bit_colour(bits), "label": f"{bits} bits"}
+            (handles[bits],) = axis.plot(steps, curve, linewidth=width, **look)
         axis.set_title(style.label(name, 26), fontsize=9, color=style.INK, loc="left")
         axis.set_ylim(-0.04, 1.04)
         axis.set_yticks([0, 0.5, 1])
@@ -91,7 +95,7 @@ def alpha_trajectories(results: Results) -> Figure:
         axes.flat[index].tick_params(labelbottom=True)  # also above an unused place
     figure.supxlabel("step", fontsize=9, color=style.INK)
     figure.supylabel("probability", fontsize=9, color=style.INK)
-    style.legend_above(figure, _candidate_handles(alphas.candidates))
+    style.legend_above(figure, [handles[bits] for bits in sorted(handles, reverse=True)])
     return figure
 
 
@@ -100,25 +104,26 @@ def training_curves(results: Results) -> Figure:
 
     A budget is a dashed line; where nothing was searched there is accuracy alone.
     """
-    epochs, budgets = results.epochs, results.search.budgets if results.search else []
+    epochs, budgets = results.epochs, results.budgets
     places = [epoch.epoch for epoch in epochs]
     count = 1 + len(budgets)
     figure = Figure(figsize=(style.WIDTH, 1.4 + 1.7 * count), dpi=100, layout="constrained")
     axes = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     marker = "o" if len(epochs) <= 40 else None
     line = {"marker": marker, "markersize": 4, "linewidth": 1.8}
-    axes[0].plot(places, [epoch.accuracy for epoch in epochs], color=style.GREY, **line)
-    validation = [_or_gap(epoch.validation_accuracy) for epoch in epochs]
-    axes[0].plot(places, validation, color="#0072b2", **line)
-    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
+    curve = [epoch.accuracy for epoch in epochs]
+    handles = axes[0].plot(places, curve, color=style.GREY, label="training accuracy", **line)
+    validation = [epoch.validation_accuracy for epoch in epochs]
+    gaps = [math.nan if value is None else value for value in validation]
+    validated = axes[0].plot(places, gaps, color="#0072b2", label="validation accuracy", **line)
+    if any(value is not None for value in validation):
+        handles += validated
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, 1, " %"))
     style.finish(axes[0], ylabel="accuracy")
-    handles = [Line2D([], [], color=style.GREY, label="training accuracy", **line)]
-    if not all(map(math.isnan, validation)):
-        handles.append(Line2D([], [], color="#0072b2", label="validation accuracy", **line))
     for axis, budget in zip(axes[1:], budgets, strict=True):
         name = numbers.cost_name(budget.cost)
-        axis.plot(places, [epoch.costs[budget.cost] for epoch in epochs], color="#d55e00", **line)
-        handles.append(Line2D([], [], color="#d55e00", label=name, **line))
+        curve = [epoch.costs[budget.cost] for epoch in epochs]
+        handles += axis.plot(places, curve, color="#d55e00", label=name, **line)
         limit = axis.axhline(budget.limit, **style.BUDGET)
         axis.set_ylim(0, 1.06 * axis.get_ylim()[1])
         axis.yaxis.set_major_formatter(
@@ -130,8 +135,7 @@ def training_curves(results: Results) -> Figure:
     axes[-1].set_xlim(places[0] - 0.5, places[-1] + 0.5)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[-1].set_xlabel("epoch", color=style.INK, fontsize=9)
-    handles += _shade_phases(axes, epochs)
-    style.legend_above(figure, handles)
+    style.legend_above(figure, [*handles, *_shade_phases(axes, epochs)])
     return figure
 
 
@@ -140,86 +144,79 @@ def accuracy_against_bops(results: Results) -> Figure:
 
     A model without BOPs is a dotted line at its accuracy.
     """
-    figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _accuracies("test accuracy", "BOPs")
     colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-    handles = []
     for index, row in enumerate(results.rows):
-        colour = colours[index % len(colours)]
-        label = f"{style.label(row.name, 30)}: {numbers.percent(row.test_accuracy)}"
+        look: dict[str, Any] = {"color": colours[index % len(colours)]}
+        look["label"] = f"{style.label(row.name, 30)}: {numbers.percent(row.test_accuracy)}"
         if row.bops is None:
-            line = axis.axhline(row.test_accuracy, color=colour, linestyle=":", linewidth=2)
-            line.set_label(label)
-            handles.append(line)
+            axis.axhline(row.test_accuracy, linestyle=":", linewidth=2, **look)
         else:
+            look["label"] += f", {numbers.count(row.bops)} BOPs"
             marker = "osD^vP"[index % 6]
-            label += f", {numbers.count(row.bops)} BOPs"
-            points = {"marker": marker, "s": 90, "color": colour, "label": label, "zorder": 3}
-            handles.append(axis.scatter([row.bops], [row.test_accuracy], **points))
-    for budget in results.search.budgets if results.search else ():
+            axis.scatter([row.bops], [row.test_accuracy], marker=marker, s=90, zorder=3, **look)
+    for budget in results.budgets:
         if budget.cost == "bops":
-            handles.append(axis.axvline(budget.limit, **style.BUDGET))
+            axis.axvline(budget.limit, **style.BUDGET)
     axis.set_xscale("log")
     style.count_axis(axis.xaxis)
     axis.margins(x=0.12, y=0.2)
     low, high = axis.get_ylim()
     short = max(0.0, _LEAST_ACCURACY_SPAN - (high - low)) / 2
     axis.set_ylim(low - short, high + short)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
-    style.finish(axis, ylabel="test accuracy", xlabel="BOPs")
-    figure.legend(handles=handles, loc="outside right upper", **style.LEGEND)
+    figure.legend(loc="outside right upper", **style.LEGEND)
     return figure
 
 
+def _accuracies(measured: str, cost: str) -> tuple[Figure, Axes]:
+    """A figure of accuracy, in percent, over a cost."""
+    figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    axis.yaxis.set_major_formatter(PercentFormatter(1, 1, " %"))
+    style.finish(axis, ylabel=measured, xlabel=cost)
+    return figure, axis
+
+
+def operating_points(mixer: Mixer) -> Figure:
+    """`pareto_front` of a Bit-Mixer's run."""
+    return pareto_front(
+        [(p.cost, p.test_accuracy, p.name) for p in mixer.points],
+        [(u.cost, u.test_accuracy, u.bits) for u in mixer.uniform],
+        mixer.unit,
+        "test accuracy",
+    )
+
+
 def pareto_front(
-    points: Sequence[Mapping[str, Any]],
-    uniform: Sequence[Mapping[str, Any]],
+    points: Sequence[tuple[float, float, str]],
+    uniform: Sequence[tuple[float, float, int]],
     unit: str,
     measured: str = "accuracy",
 ) -> Figure:
     """Accuracy over cost of a Bit-Mixer's operating points, beside its uniform bit-widths.
 
     Args:
-      points: rows {"cost", "accuracy", "name"}, the named ones those of the file.
-      uniform: rows {"cost", "accuracy", "bits"}.
+      points: cost, accuracy and name of each; those of the file have one.
+      uniform: cost, accuracy and bit-width of each.
       unit: of the cost.
       measured: what the accuracy is called.
     """
-    figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
-    axis = figure.subplots()
-    line = sorted((p["cost"], p["accuracy"]) for p in points)
+    figure, axis = _accuracies(measured, unit)
+    line = sorted((cost, accuracy) for cost, accuracy, _ in points)
     axis.plot(*zip(*line, strict=True), color=style.GREY, marker="o", label="chosen by budget")
-    for point in points:
-        if point["name"]:
-            axis.annotate(style.label(point["name"], 20), (point["cost"], point["accuracy"]),
-                          xytext=(5, -12), textcoords="offset points", fontsize=9)  # fmt: skip
-    for row in uniform:
-        colour, bits = style.bit_colour(row["bits"]), row["bits"]
-        label = f"uniform, {bits} bits: {numbers.percent(row['accuracy'])}"
-        axis.scatter([row["cost"]], [row["accuracy"]], s=90, color=colour, label=label, zorder=3)
+    for cost, accuracy, name in points:
+        if name:
+            below = {"xytext": (5, -12), "textcoords": "offset points"}
+            axis.annotate(style.label(name, 20), (cost, accuracy), fontsize=9, **below)
+    for cost, accuracy, bits in uniform:
+        look = {"s": 90, "color": style.bit_colour(bits), "zorder": 3}
+        axis.scatter(
+            cost, accuracy, label=f"uniform, {bits} bits: {numbers.percent(accuracy)}", **look
+        )
     axis.xaxis.set_major_formatter(FuncFormatter(style.tick))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.1f} %"))
     axis.margins(x=0.1, y=0.15)
-    style.finish(axis, ylabel=measured, xlabel=unit)
     figure.legend(loc="outside right upper", **style.LEGEND)
     return figure
-
-
-def _bar_points(layers: Sequence[Layer]) -> float:
-    """The width of a bar in points, for the tick that lies across it."""
-    return min(30.0, 0.8 * 560 / max(1, len(layers)))
-
-
-def _or_gap(value: float | None) -> float:
-    """What was not measured leaves a gap in its curve."""
-    return math.nan if value is None else value
-
-
-def _kept_records(records: int) -> list[int]:
-    """At most about `_MAX_POINTS` evenly spaced records, the last always among them."""
-    stride = max(1, math.ceil(records / _MAX_POINTS))
-    kept = list(range(0, records, stride))
-    return kept if not kept or kept[-1] == records - 1 else [*kept, records - 1]
 
 
 def _bit_handles(layers: Sequence[Layer]) -> list[Patch | Line2D]:
@@ -234,15 +231,6 @@ def _bit_handles(layers: Sequence[Layer]) -> list[Patch | Line2D]:
             Patch(facecolor=style.GREY, edgecolor="white", hatch="///", label="not searched")
         )
     return handles
-
-
-def _candidate_handles(candidates: Mapping[str, Sequence[int]]) -> list[Line2D]:
-    """The legend of the alpha figure."""
-    used = sorted({bits for widths in candidates.values() for bits in widths}, reverse=True)
-    return [
-        Line2D([], [], color=style.bit_colour(bits), linewidth=2.5, label=f"{bits} bits")
-        for bits in used
-    ]
 
 
 def _shade_phases(axes: Sequence[Axes], epochs: Sequence[Epoch]) -> list[Patch]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Self
 
-from keras_metamix.report.json_values import from_json, signed
+from keras_metamix.schema import read, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class Row:
     test_accuracy: float
     bops: float | None
     average_bits: tuple[float, float]
-    file_bytes: int
-    latency_us: float
+    file_bytes: int = setting(least=1)
+    latency_us: float = setting(above=True)
     latency_spread_us: tuple[float, float]
     threads: int
     parity: Parity | None
@@ -78,9 +79,9 @@ class Epoch:
 
     epoch: int
     phase: str
-    loss: float = signed()
+    loss: float = setting(least=-math.inf)
     accuracy: float
-    validation_loss: float | None = signed()
+    validation_loss: float | None = setting(least=-math.inf)
     validation_accuracy: float | None
     seconds: float
     costs: dict[str, float]
@@ -109,7 +110,7 @@ class Budget:
     """
 
     cost: str
-    limit: float
+    limit: float = setting(above=True)
     found: float
     source: str = ""
     origin: dict = dataclasses.field(default_factory=dict)
@@ -206,10 +207,15 @@ class Results:
     mixer: Mixer | None = None
 
     def __post_init__(self) -> None:
-        for budget in self.search.budgets if self.search else ():
+        for budget in self.budgets:
             for number, epoch in enumerate(self.epochs):
                 if budget.cost not in epoch.costs:
                     raise ValueError(f"epochs[{number}].costs: missing key '{budget.cost}'")
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """Those of the search, if there was one."""
+        return self.search.budgets if self.search else []
 
     def to_json(self) -> str:
         """The text of `metrics.json`."""
@@ -229,7 +235,7 @@ class Results:
             raise ValueError(
                 f"{source}: expected a JSON object, found invalid JSON: {error}"
             ) from error
-        return from_json(cls, value, source)
+        return read(cls, value, source, joint=": ", others=True)
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:

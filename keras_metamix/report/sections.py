@@ -1,4 +1,4 @@
-"""What a method gives its page: head figures, drawings, a line on the budget."""
+"""What a run's page shows: head figures, drawings, a line on the budget, as its method has them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from keras_metamix.report import numbers, plots
-from keras_metamix.report.results import Results
+from keras_metamix.report.results import Budget, Mixer, Results, Row
 
-
-@dataclasses.dataclass(frozen=True)
-class Fact:
-    """A number at the head of a page, and what it is."""
-
-    value: str
-    label: str
+METAMIX = "MetaMix"  # the row of its network
+_EPOCHS_OF_METAMIX = (
+    "Accuracy and cost after each epoch; the shades are the phases of the search. Validation "
+    "accuracy is of images held out of training, at the bits whose cost stands below it; before "
+    "weight training, training accuracy is that of the fewest candidate bits in all layers."
+)
+_EPOCHS_OF_BITMIXER = (
+    "Accuracy after each epoch; the shades are the stages. Validation accuracy is of images held "
+    "out of training, at the most bits in all layers; training accuracy is of the bits that each "
+    "step drew."
+)
+_PARETO = (
+    "Test accuracy of one network over what its bits cost: the operating points of the file by "
+    "name, others chosen by budget, and uniform bit-widths."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +35,16 @@ class Drawing:
       key: its name, that of its file too.
       section: the title it stands under.
       caption: the sentence below it.
-      draw: makes it.
-      has_data: whether a run has what it draws.
-      empty: a sentence in its place where a run has not.
+      draw: makes it, where the run has what it draws.
+      has_data: whether it has.
+      empty: a sentence in its place where it has not.
     """
 
     key: str
     section: str
     caption: str
     draw: Callable[[Results], Figure]
-    has_data: Callable[[Results], bool]
+    has_data: bool
     empty: str = ""
 
 
@@ -45,59 +53,125 @@ class Sections:
     """A page's own parts.
 
     Attributes:
+      facts: numbers at its head, and what each is.
       ours: names of the rows to set off.
     """
 
     budget: str
-    facts: list[Fact]
+    facts: list[tuple[str, str]]
     drawings: list[Drawing]
     ours: list[str]
 
 
-RESULTS, LAYERS, TRAINING, SEARCH = "Results", "Bits per layer", "Training", "Search"
-
-
-def rows_drawing() -> Drawing:
-    """Test accuracy over BOPs."""
-    caption = "Test accuracy of each exported file over its bit operations."
-    return Drawing(
-        "rows", RESULTS, caption, plots.accuracy_against_bops, lambda results: bool(results.rows)
-    )
-
-
-def layers_drawing(whose: str = "") -> Drawing:
-    """Bits and MACs of each layer."""
-    caption = (
+def sections(results: Results) -> Sections:
+    """The parts of a run's page."""
+    mixer, search, rows = results.mixer, results.search, {row.name: row for row in results.rows}
+    names = [point.name for point in mixer.points if point.name] if mixer else []
+    layers = (
         "Activation bits (bars) and weight bits (ticks) of each layer in network order, above its "
-        f"multiply-accumulate operations{whose}."
+        f"multiply-accumulate operations{f', at operating point {names[-1]!r}' if names else ''}."
     )
-    return Drawing(
-        "layers", LAYERS, caption, plots.bits_per_layer, lambda results: bool(results.layers)
+    epochs = _EPOCHS_OF_BITMIXER if mixer else _EPOCHS_OF_METAMIX
+    shared = [
+        Drawing(
+            "rows",
+            "Results",
+            "Test accuracy of each exported file over its bit operations.",
+            plots.accuracy_against_bops,
+            bool(results.rows),
+        ),
+        Drawing("layers", "Bits per layer", layers, plots.bits_per_layer, bool(results.layers)),
+        Drawing(
+            "epochs",
+            "Training",
+            epochs,
+            plots.training_curves,
+            bool(results.epochs),
+            "No epochs were recorded.",
+        ),
+    ]
+    if mixer:
+        drawn = bool(mixer.points and mixer.uniform)
+        pareto = Drawing(
+            "pareto", "Results", _PARETO, lambda _: plots.operating_points(mixer), drawn
+        )
+        return Sections("", _mixer_facts(rows, mixer, names), [pareto, *shared], names)
+    alphas = Drawing(
+        "alphas",
+        "Search",
+        "Probability of each candidate bit-width, one panel for each searched layer.",
+        plots.alpha_trajectories,
+        bool(search and search.alphas.history),
+        "No search was recorded: the bits were given.",
     )
+    told = " and ".join(map(_told, results.budgets))
+    facts = _search_facts(rows, results.budgets)
+    return Sections(told, facts, [*shared, alphas], [METAMIX])
 
 
-def epochs_drawing(caption: str) -> Drawing:
-    """Accuracy and costs of each epoch."""
-    return Drawing(
-        "epochs",
-        TRAINING,
-        caption,
-        plots.training_curves,
-        lambda results: bool(results.epochs),
-        "No epochs were recorded.",
-    )
+def _told(budget: Budget) -> str:
+    """`38.0 M BOPs`, `220 µs of predicted latency (table.json)`."""
+    limit = numbers.cost(budget.cost, budget.limit)
+    name = numbers.cost_name(budget.cost)
+    text = f"{limit} {name}" if budget.cost == "bops" else f"{limit} of {name}"
+    return f"{text} ({budget.source})" if budget.source else text
 
 
-def against(reference: float, ours: float, better: str, whom: str = "float") -> str:
+def _search_facts(rows: dict[str, Row], budgets: list[Budget]) -> list[tuple[str, str]]:
+    """The result in four numbers, and how it compares with the float row."""
+    if METAMIX not in rows:
+        return []
+    ours, reference = rows[METAMIX], rows.get("float")
+    accuracy, size, latency, bops = "test accuracy", "file size", "median latency", "BOPs"
+    if reference is not None:
+        accuracy += _points_against(reference, ours)
+        size += _against(reference.file_bytes, ours.file_bytes, "smaller", "larger")
+        latency += _against(reference.latency_us, ours.latency_us, "faster", "slower")
+    for budget in budgets:
+        share = f"{numbers.ratio(budget.found / budget.limit)} the budget"
+        if budget.cost == "bops":
+            bops += f", {share}"
+        elif budget.cost == "latency_us":
+            latency += f"; {numbers.cost(budget.cost, budget.found)} predicted, {share}"
+        elif budget.cost == "size_bytes":
+            size += f"; {share}"
+    return [
+        (numbers.percent(ours.test_accuracy), accuracy),
+        (numbers.count(ours.bops), bops),
+        (numbers.size(ours.file_bytes), size),
+        (numbers.duration(ours.latency_us), latency),
+    ]
+
+
+def _mixer_facts(rows: dict[str, Row], mixer: Mixer, names: list[str]) -> list[tuple[str, str]]:
+    """The best and the cheapest operating point, the range of BOPs, and the one file."""
+    points = sorted((rows[name] for name in names if name in rows), key=lambda r: -(r.bops or 0))
+    if not points:
+        return []
+    most, fewest, reference = points[0], points[-1], rows.get("float")
+    best = f"test accuracy at {most.name!r}"
+    size = f"one file with {len(points)} operating points"
+    if reference is not None:
+        best += _points_against(reference, most)
+        size += _against(reference.file_bytes, most.file_bytes, "smaller", "larger")
+    if mixer.separate_bytes:
+        size += f"; {numbers.size(mixer.separate_bytes)} as files of their own"
+    lost = _points_against(most, fewest, repr(most.name))
+    ratio = (most.bops or 0) / fewest.bops if fewest.bops else 1
+    return [
+        (numbers.percent(most.test_accuracy), best),
+        (numbers.percent(fewest.test_accuracy), f"test accuracy at {fewest.name!r}{lost}"),
+        (numbers.count(fewest.bops), f"BOPs at {fewest.name!r}, {numbers.ratio(ratio)} fewer"),
+        (numbers.size(most.file_bytes), size),
+    ]
+
+
+def _against(reference: float, ours: float, better: str, worse: str) -> str:
     """`, 3.90x smaller than float`; a loss is called one: `, 1.20x slower than float`."""
-    if not ours or not reference:
-        return ""
-    if ours <= reference:
-        return f", {numbers.ratio(reference / ours)} {better} than {whom}"
-    worse = {"smaller": "larger", "faster": "slower"}[better]
-    return f", {numbers.ratio(ours / reference)} {worse} than {whom}"
+    ratio, word = (reference / ours, better) if ours <= reference else (ours / reference, worse)
+    return f", {numbers.ratio(ratio)} {word} than float"
 
 
-def points_against(reference: float, ours: float, whom: str = "float") -> str:
+def _points_against(reference: Row, ours: Row, whom: str = "float") -> str:
     """`, -0.69 points against float`."""
-    return f", {100 * (ours - reference):+.2f} points against {whom}"
+    return f", {100 * (ours.test_accuracy - reference.test_accuracy):+.2f} points against {whom}"

@@ -71,7 +71,6 @@ def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
       picture: the figure's file, as the page links it.
     """
     run, images = comparison["run"], comparison["images"]
-    alignment = ["right" if index in _RIGHT else "left" for index in range(len(HEADERS))]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     notes = [f"**Not measured: {m['name']}**: {m['reason']}" for m in comparison["missing"]]
     notes += [
@@ -102,7 +101,7 @@ def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
     ]
     lines = [
         f"# {comparison['title']}: side by side",
-        markdown(HEADERS, comparison_cells(comparison), alignment),
+        markdown(HEADERS, comparison_cells(comparison), _RIGHT),
         f"![Test accuracy, size and latency of each file]({picture})",
         "",
         *(f"- {note}" for note in notes),

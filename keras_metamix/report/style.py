@@ -4,6 +4,7 @@ Bit-widths have one colour everywhere, from the colour-blind-safe palette of Oka
 and lines are drawn in `INK` and `RULE`, which the page turns into the colours of its theme.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from keras_metamix.files import written_whole
 from keras_metamix.report import numbers
 
 INK, RULE = "#1f2328", "#c9cfd6"
@@ -60,3 +62,9 @@ def legend_above(figure: Figure, handles: Sequence[Any]) -> None:
     """One legend above all panels."""
     columns = min(len(handles), 5) or 1
     figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, **LEGEND)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: Any = "figure") -> None:
+    """Writes a PNG on white, as it is seen outside of a page."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, facecolor="white")

@@ -1,6 +1,6 @@
 """The results as a terminal table and as Markdown; every rendering shows the same cells."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +13,7 @@ LAYER_HEADERS = (
     "chosen by",
 )  # fmt: skip
 NO_LAYERS = "No layers were recorded."
+_RIGHT = range(1, 5)  # columns of numbers, of the results
 
 _MARKDOWN_ESCAPES = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "}
@@ -30,11 +31,12 @@ def result_headers(results: Results) -> list[str]:
 def result_cells(results: Results) -> list[list[str]]:
     """One list of formatted cells for each row of `results.rows`, not escaped."""
     show_threads = _shared_threads(results) is None
+    target = next((budget.limit for budget in results.budgets if budget.cost == "bops"), None)
     return [
         [
             row.name,
             numbers.percent(row.test_accuracy),
-            bops_cell(row.bops, _target(results)),
+            bops_cell(row.bops, target),
             "/".join(numbers.bits(average) for average in row.average_bits),
             numbers.size(row.file_bytes),
             latency_cell(row) + (f", {threads_text(row.threads)}" if show_threads else ""),
@@ -103,33 +105,41 @@ def results_table(results: Results) -> Table:
     Returns:
         A `rich` table with one row for each model. Names are shown verbatim, never as markup.
     """
-    table = Table(title=Text(results.title), title_justify="left")
-    for index, header in enumerate(result_headers(results)):
-        table.add_column(Text(header), justify="right" if 0 < index < 5 else "left")
-    for cells in result_cells(results):
+    return terminal(results.title, result_headers(results), result_cells(results), _RIGHT)
+
+
+def terminal(
+    title: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Container[int] = (),
+) -> Table:
+    """A `rich` table; texts verbatim, never as markup; `right`: the columns of numbers."""
+    table = Table(title=Text(title) if title else None, title_justify="left")
+    for index, header in enumerate(headers):
+        table.add_column(
+            Text(header), justify="right" if index in right else "left", overflow="fold"
+        )
+    for cells in rows:
         table.add_row(*map(Text, cells))
     return table
 
 
 def results_markdown(results: Results) -> str:
     """The results as a Markdown table that ends in a newline."""
-    alignment = ["left", *["right"] * 4, "left", "left"]
-    return markdown(result_headers(results), result_cells(results), alignment)
+    return markdown(result_headers(results), result_cells(results), _RIGHT)
 
 
 def layers_markdown(results: Results) -> str:
     """The layers as a Markdown table that ends in a newline, or a sentence if there are none."""
     if not results.layers:
         return f"{NO_LAYERS}\n"
-    alignment = ["left", "left", *["right"] * 5, "left", "left"]
-    return markdown(LAYER_HEADERS, layer_cells(results), alignment)
+    return markdown(LAYER_HEADERS, layer_cells(results), range(2, 7))
 
 
-def markdown(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], alignment: Sequence[str]
-) -> str:
-    """A GitHub-flavoured table with escaped cells."""
-    rule = ["---:" if side == "right" else "---" for side in alignment]
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], right: range) -> str:
+    """A GitHub-flavoured table with escaped cells; `right`: the columns of numbers."""
+    rule = ["---:" if index in right else "---" for index in range(len(headers))]
     escaped = [[cell.translate(_MARKDOWN_ESCAPES) for cell in row] for row in rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [headers, rule, *escaped])
 
@@ -137,12 +147,6 @@ def markdown(
 def threads_text(number: int) -> str:
     """`1 thread`, `2 threads`."""
     return f"{number} thread" if number == 1 else f"{number} threads"
-
-
-def _target(results: Results) -> float | None:
-    """The budget of BOPs, if there is one."""
-    budgets = results.search.budgets if results.search else []
-    return next((budget.limit for budget in budgets if budget.cost == "bops"), None)
 
 
 def _shared_threads(results: Results) -> int | None:

@@ -96,7 +96,7 @@ METAMIX = [
     ("search.target_bops", 4e-9, r"target_bops=4e-09: .*expected at least \d+ BOPs"),
     *numbers("search.target_bops", "finite number, above 0", ["x", NAN, -1]),
     *numbers("search.target_ratio", "finite number, above 0", ["x", NAN, -1]),
-    ("search.target_ratio", None, "config.search: expected target_bops or target_ratio"),
+    ("search.target_ratio", None, "config.search.target_bops: expected it, or target_ratio"),
     ("search.target_latency", 8500.0, "target_latency=8500.0: expected latency_table beside it"),
     *numbers("search.target_latency", "finite number, above 0", ["x", NAN, -1]),
     ("search.latency_table", 3, "config.search.latency_table: expected text, found 3"),

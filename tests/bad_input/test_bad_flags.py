@@ -226,12 +226,15 @@ DAMAGED = {
     "cut": (json.dumps(METRICS)[:300], FILE + "expected a JSON object, found invalid JSON"),
     "binary": (bytes(range(256)), FILE + "expected a JSON object, found invalid JSON"),
     "nested": ("[" * 200_000, FILE + "expected a JSON object, found invalid JSON"),
-    "list": ("[]", FILE + r"expected object, found array \[\]"),
-    "no rows": (edited(["rows"], KeyError), FILE + "missing key 'rows'"),
-    "a row of text": (edited(["rows"], ["x"]), FILE + r"rows\[0\]: expected object, found string"),
+    "list": ("[]", FILE + r"expected a section of fields, found \[\]"),
+    "no rows": (edited(["rows"], KeyError), FILE + "rows is missing"),
+    "a row of text": (
+        edited(["rows"], ["x"]),
+        FILE + r"rows\[0\]: expected a section of fields, found 'x'",
+    ),
     "accuracy text": (
         edited(["rows", 0, "test_accuracy"], "x"),
-        r"rows\[0\].test_accuracy: expected number",
+        r"rows\[0\].test_accuracy: expected a finite number, at least 0, found 'x'",
     ),
     "accuracy NaN": (
         edited(["rows", 0, "test_accuracy"], NAN),
@@ -239,31 +242,49 @@ DAMAGED = {
     ),
     "latency inf": (edited(["rows", 0, "latency_us"], INF), r"rows\[0\].latency_us: " + FINITE),
     "spread NaN": (edited(["rows", 0, "latency_spread_us"], [NAN, 1]), "spread_us: " + FINITE),
-    "bytes negative": (edited(["rows", 0, "file_bytes"], -3), r"file_bytes: .*found integer -3"),
+    "bytes negative": (edited(["rows", 0, "file_bytes"], -3), r"file_bytes: .*found -3"),
     "BOPs huge": (edited(["rows", 0, "bops"], 10**400), r"rows\[0\].bops: " + FINITE),
     "MACs huge": (edited(["layers", 0, "macs"], 10**400), r"layers\[0\].macs: " + FINITE),
-    "MACs negative": (edited(["layers", 0, "macs"], -1), r"layers\[0\].macs: " + FINITE),
-    "bits text": (edited(["layers", 0, "weight_bits"], "4"), "weight_bits: expected integer, fou"),
+    "MACs negative": (
+        edited(["layers", 0, "macs"], -1),
+        r"layers\[0\].macs: expected a whole number.*found -1",
+    ),
+    "bits text": (
+        edited(["layers", 0, "weight_bits"], "4"),
+        "weight_bits: expected a whole number.*found '4'",
+    ),
     "seconds inf": (edited(["run", "seconds"], INF), "run.seconds: " + FINITE),
     "loss NaN": (edited(["epochs", 0, "loss"], NAN), r"epochs\[0\].loss: " + FINITE),
-    "no version": (edited(["run"], {}), FILE + "run: missing key 'config'"),
+    "no version": (edited(["run"], {}), FILE + "run.config is missing"),
     "parity empty": (
         edited(["rows", 0, "parity"], {}),
-        r"rows\[0\].parity: missing key 'differing'",
+        r"rows\[0\].parity.differing is missing",
     ),
-    "candidates": (edited([*ALPHAS, "candidates", "conv"], 3), "candidates.'conv'.: expected arr"),
-    "history of numbers": (edited([*ALPHAS, "history", "conv"], [1]), "'conv'..0.: expected array"),
-    "history of text": (edited([*ALPHAS, "history", "conv"], ["ab"]), "'conv'..0.: expected array"),
-    "steps of text": (edited([*ALPHAS, "steps"], ["x"]), r"steps.0.: expected integer, found str"),
+    "candidates": (
+        edited([*ALPHAS, "candidates", "conv"], 3),
+        "candidates.'conv'.: expected a list",
+    ),
+    "history of numbers": (
+        edited([*ALPHAS, "history", "conv"], [1]),
+        "'conv'..0.: expected a list",
+    ),
+    "history of text": (
+        edited([*ALPHAS, "history", "conv"], ["ab"]),
+        "'conv'..0.: expected a list",
+    ),
+    "steps of text": (
+        edited([*ALPHAS, "steps"], ["x"]),
+        r"steps.0.: expected a whole number.*found 'x'",
+    ),
     "too few steps": (
         edited([*ALPHAS, "steps"], []),
         "history.'conv'.: expected 0 records",
     ),
     "no limit": (
         edited(["search", "budgets"], [{"cost": "bops"}]),
-        "missing key 'limit'",
+        "budgets.0..limit is missing",
     ),
-    "a note of numbers": (edited(["notes"], [3]), r"notes\[0\]: expected string, found integer 3"),
+    "a note of numbers": (edited(["notes"], [3]), r"notes\[0\]: expected text, found 3"),
 }
 
 

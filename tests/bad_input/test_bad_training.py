@@ -50,27 +50,34 @@ def prices(given, value):
 
 LEAST = "expected at least .* BOPs .* at the dearest bits it costs"
 NUMBER = "expected a finite number, above 0, found "
+VALUES = [
+    (NAN, ValueError, f"Bops: {NUMBER}nan"),
+    (-INF, ValueError, f"Bops: {NUMBER}-inf"),
+    (INF, ValueError, f"Bops: {NUMBER}inf"),
+    (-1, ValueError, f"Bops: {NUMBER}-1"),
+    (0, ValueError, f"Bops: {NUMBER}0"),
+    (1, ValueError, rf"Bops\(1\): {LEAST}"),
+    ("5e9", TypeError, "budget: expected Bops, Size, .* found '5e9'"),
+    (True, TypeError, "budget: .* found True"),
+    ([], ValueError, "budget: expected at least one, found none"),
+    ([1e3, 1e9], ValueError, rf"Bops\(1000\): {LEAST}"),
+    (["x"], TypeError, "budget: .* found 'x'"),
+]
 BUDGETS = (
     [
-        (f"budget {value}", lambda g, v=value: begin(g, v), error, message)
-        for value, error, message in [
-            (NAN, ValueError, f"Bops: {NUMBER}nan"),
-            (-INF, ValueError, f"Bops: {NUMBER}-inf"),
-            (INF, ValueError, f"Bops: {NUMBER}inf"),
-            (-1, ValueError, f"Bops: {NUMBER}-1"),
-            (0, ValueError, f"Bops: {NUMBER}0"),
-            (1e3, ValueError, rf"Bops\(1000\): {LEAST}"),
-            ("5e9", TypeError, "budget: expected Bops, Size, .* found '5e9'"),
-            (None, ValueError, "MetaMixCallback: expected a budget, such as .*; found none"),
-            (True, TypeError, "budget: .* found True"),
-            ([], ValueError, "budget: expected at least one, found none"),
-            ([1e3, 1e9], ValueError, rf"Bops\(1000\): {LEAST}"),
-            (["x"], TypeError, "budget: .* found 'x'"),
-        ]
+        (f"{name} {value!r}", lambda g, v=value, call=call: call(g, v), error, message)
+        for name, call in [("budget", begin), ("choose_bits", choose)]
+        for value, error, message in VALUES
     ]
     + [
         (f"{name}", lambda g, m=make: begin(g, m()), error, message)
         for name, make, error, message in [
+            (
+                "none",
+                lambda: None,
+                ValueError,
+                "MetaMixCallback: expected a budget, such as .*; found none",
+            ),
             (
                 "no limit",
                 kmm.Bops,
@@ -226,17 +233,7 @@ ARGUMENTS = [
     ),
 ]
 POINTS = [
-    *(
-        (f"choose_bits {value!r}", lambda g, v=value: choose(g, v), error, message)
-        for value, error, message in [
-            (NAN, ValueError, f"Bops: {NUMBER}nan"),
-            (-1, ValueError, f"Bops: {NUMBER}-1"),
-            (0, ValueError, f"Bops: {NUMBER}0"),
-            (1, ValueError, rf"Bops\(1\): {LEAST}"),
-            ("x", TypeError, "budget: .* found 'x'"),
-            (None, TypeError, "budget: .* found None"),
-        ]
-    ),
+    ("choose_bits None", lambda g: choose(g, None), TypeError, "budget: .* found None"),
     *(
         (
             f"choose_points {value!r}",

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from keras_metamix.launch.config import SCHEMAS, complete, new_config
-from keras_metamix.launch.settings import reference
+from keras_metamix.schema import reference
 
 TOP = Path(__file__).parents[2]
 PAGE = TOP / "docs" / "config.md"

@@ -201,7 +201,9 @@ def test_a_table_is_the_only_cost_of_operating_points(mixer, tmp_path):
 def test_a_table_without_a_target_is_refused(config, tmp_path):
     with config.ignore_type():
         config.search.target_bops, config.search.target_ratio = 1e9, None
-    with pytest.raises(ValueError, match="config.search: expected target_latency or target_ratio"):
+    with pytest.raises(
+        ValueError, match="config.search.target_latency: expected it, or target_ratio"
+    ):
         train.run_experiment(config, tmp_path / "run")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import keras_metamix.report as report
-from keras_metamix.report.bitmixer_page import draw_pareto
+from keras_metamix.report.plots import operating_points
 
 
 def made(metrics):
@@ -75,7 +75,7 @@ def test_training_without_a_search_or_validation_is_one_curve(mixer_metrics):
 
 def test_pareto_has_the_points_and_the_uniform_bits(mixer_metrics):
     results = made(mixer_metrics)
-    (axis,) = draw_pareto(results.mixer).axes
+    (axis,) = operating_points(results.mixer).axes
     assert list(axis.lines[0].get_xdata()) == [70e6, 150e6, 189e6]
     assert [len(c.get_offsets()) for c in axis.collections] == [1, 1]
     assert {text.get_text() for text in axis.texts} == {"full", "eco"}

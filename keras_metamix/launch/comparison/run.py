@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from keras_metamix.checks import one_line
+from keras_metamix.checks import naming, one_line
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch.comparison.litert_quantizer import static_file
 from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
@@ -24,6 +25,7 @@ from keras_metamix.launch.datasets import Data, load_data
 from keras_metamix.launch.export import load_float_model, load_model
 from keras_metamix.launch.messages import check_output, command_line
 from keras_metamix.launch.results import run_facts
+from keras_metamix.report import save_figure
 from keras_metamix.report.side_by_side import (
     BASELINE,
     comparison_figure,
@@ -55,45 +57,24 @@ class Entry:
     flat: bytes
     expected: np.ndarray
 
-    @property
-    def file(self) -> str:
-        """The file's name."""
-        return "_".join(self.name.lower().replace(",", "").split()) + ".tflite"
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to compare.
-
-    Attributes:
-      output: where OUTPUT.md, .json and .png go; default: RUN/comparison.
-      qat_epochs: of tfmot's training; default: as many as our own training took.
-      calibration_images: of the training images, that post-training quantization sees.
-      threads, runs, warmup: see `benchmark_all`.
-    """
-
-    output: Path | None = None
-    qat_epochs: int | None = None
-    calibration_images: int = 200
-    threads: int = 1
-    runs: int = 200
-    warmup: int = 20
-
-    def __post_init__(self) -> None:
-        require_count("threads", 1, self.threads)
-        require_count("runs", 1, self.runs)
-        require_count("warmup", 0, self.warmup)
-        require_count("calibration_images", 1, self.calibration_images)
-        if self.qat_epochs is not None:
-            require_count("qat_epochs", 1, self.qat_epochs)
-
-
-def run_comparison(run: Path, options: Options) -> tuple[Any, list[Path]]:
+def run_comparison(
+    run: Path,
+    output: Path | None = None,
+    qat_epochs: int | None = None,
+    calibration_images: int = 200,
+    threads: int = 1,
+    runs: int = 200,
+    warmup: int = 20,
+) -> tuple[Any, list[Path]]:
     """Makes the files, measures them in turn, and writes what was found.
 
     Args:
       run: the folder of a finished `metamix-train`. The files go into RUN/comparison/.
-      options: see above.
+      output: where OUTPUT.md, .json and .png go; default: RUN/comparison.
+      qat_epochs: of tfmot's training; default: as many as our own training took.
+      calibration_images: of the training images, that post-training quantization sees.
+      threads, runs, warmup: see `benchmark_all`.
 
     Returns:
       A `rich` table, and the paths that were written.
@@ -102,63 +83,62 @@ def run_comparison(run: Path, options: Options) -> tuple[Any, list[Path]]:
       ValueError, OSError: no such run, or no place to write to; says what was expected.
     """
     started = time.perf_counter()
-    _require_run(run)
-    output = options.output or run / "comparison"
+    require_count("threads", 1, threads)
+    require_count("runs", 1, runs)
+    require_count("warmup", 0, warmup)
+    require_count("calibration_images", 1, calibration_images)
+    require_count("qat_epochs", 1, 1 if qat_epochs is None else qat_epochs)
+    config, float_model, model = _read_run(run)
+    output = output or run / "comparison"
     for suffix in (".md", ".json", ".png"):
         check_output("--output", output.with_name(output.name + suffix))
     require_folder("--compare", run / FILES)
-    config, float_model, model = _read_run(run)
-    epochs = config.train.epochs if isinstance(config, MetaMix) else sum(config.mixer.stage_epochs)
+    ours = config.train.epochs if isinstance(config, MetaMix) else sum(config.mixer.stage_epochs)
+    epochs = qat_epochs or ours
     data = load_data(config)
-    known = _calibration_images(data, options.calibration_images)
+    known = data.train.unbatch().take(calibration_images)  # what training sees first
+    known = np.stack([image for image, _ in known.as_numpy_iterator()])
 
     def qat() -> tuple[bytes, np.ndarray]:
-        return qat_file(config.to_dict(), run / "float.keras", options.qat_epochs or epochs)
+        return qat_file(config.to_dict(), run / "float.keras", epochs)
 
     entries, missing = _make(float_model, model, data.test_images, known, qat)
     print("measuring", flush=True)
     flats = {entry.name: entry.flat for entry in entries}
-    reports = benchmark_all(flats, "local", options.threads, options.runs, options.warmup)
+    reports = benchmark_all(flats, "local", threads, runs, warmup)
+    base = reports[BASELINE]
     comparison = {
         "title": config.title,
-        "rows": _with_ratios([_row(entry, reports[entry.name], data) for entry in entries]),
+        "rows": [_row(entry, reports[entry.name], base, data) for entry in entries],
         "missing": missing,
         "parity": [
             {"name": name, **dataclasses.asdict(parity(flats[name], model, data.test_images))}
             for name in OURS
         ],
-        "images": {"test": len(data.test_labels), "calibration": options.calibration_images},
-        "qat_epochs": options.qat_epochs or epochs,
-        "our_epochs": epochs,
-        "threads": options.threads,
-        "runs": options.runs,
+        "images": {"test": len(data.test_labels), "calibration": calibration_images},
+        "qat_epochs": epochs,
+        "our_epochs": ours,
+        "threads": threads,
+        "runs": runs,
         "notes": [*data.notes],
         "run": _facts(config, time.perf_counter() - started),
     }
     return comparison_table(comparison), _write(comparison, entries, run, output)
 
 
-def _require_run(run: Path) -> None:
-    """Raises FileNotFoundError unless `run` is the folder of a finished run."""
+def _read_run(run: Path) -> tuple[MetaMix | BitMixer, keras.Model, Any]:
+    """Config, float model and trained model of a finished run."""
     for name in ("config.json", "float.keras", "model.keras"):
         if not (run / name).is_file():
             raise FileNotFoundError(
                 f"--compare={run}: expected what metamix-train leaves there, found no {name}."
             )
-
-
-def _read_run(run: Path) -> tuple[MetaMix | BitMixer, keras.Model, Any]:
-    """Config, float model and trained model of a finished run."""
-    try:
+    with naming(f"{run / 'config.json'}"):
         config = complete(ConfigDict(json.loads((run / "config.json").read_text())))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{run / 'config.json'}: {error}") from error
     float_model = load_float_model(run / "float.keras", "metamix-train writes it.")
     model = load_model(run / "model.keras")
-    try:
+    with naming(f"{run / 'model.keras'}"):
         model.require_quantized()
-    except ValueError as error:
-        raise ValueError(f"{run / 'model.keras'}: {error}") from error
     return config, float_model, model
 
 
@@ -198,22 +178,14 @@ def _make(
     return entries, missing
 
 
-def _calibration_images(data: Data, count: int) -> np.ndarray:
-    """The first `count` images that training sees, shape (count, height, width, channels)."""
-    batches, found = [], 0
-    for images, _ in data.train.as_numpy_iterator():
-        batches.append(images)
-        found += len(images)
-        if found >= count:
-            break
-    return np.concatenate(batches)[:count]
-
-
 def _outputs(model: Any, images: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict(images, batch_size=_BATCH, verbose=0))
 
 
-def _row(entry: Entry, report: BenchmarkReport, data: Data) -> dict[str, Any]:
+def _row(
+    entry: Entry, report: BenchmarkReport, base: BenchmarkReport, data: Data
+) -> dict[str, Any]:
+    """What was measured of a file; size and latency also over those of the stock int8 file."""
     batch = min(_BATCH, len(data.test_images))
     found = Runner(entry.flat, batch_size=batch).predict(data.test_images)
     step = _output_step(entry.flat)
@@ -231,6 +203,8 @@ def _row(entry: Entry, report: BenchmarkReport, data: Data) -> dict[str, Any]:
         "differing": None if steps is None else int(np.count_nonzero(steps)),
         "max_steps": None if steps is None else int(steps.max()),
         "top1_agreement": float(np.mean(classes == entry.expected.argmax(-1))),
+        "size_ratio": report.file_bytes / base.file_bytes,
+        "latency_ratio": report.median_us / base.median_us,
     }
 
 
@@ -243,45 +217,26 @@ def _output_step(flat: bytes) -> float | None:
     return float(graph.tensors[producer.inputs[0]].scales[0])
 
 
-def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with size and latency over those of the stock int8 file."""
-    base = next(row for row in rows if row["name"] == BASELINE)
-    return [
-        row
-        | {
-            "size_ratio": row["file_bytes"] / base["file_bytes"],
-            "latency_ratio": row["latency_us"] / base["latency_us"],
-        }
-        for row in rows
-    ]
-
-
 def _facts(config: Experiment, seconds: float) -> dict[str, Any]:
     facts = dataclasses.asdict(run_facts(config, command_line(), seconds))
     for tool in _TOOLS:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts["versions"][tool] = importlib.metadata.version(tool)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return facts
 
 
 def _write(comparison: dict[str, Any], entries: list[Entry], run: Path, output: Path) -> list[Path]:
     """Writes page, numbers, picture and files; returns their paths."""
-    picture = output.with_name(f"{output.name}.png")
-    page = comparison_markdown(comparison, picture.name)
-    figure = comparison_figure(comparison)
-    writers: dict[Path, Callable[[Path], Any]] = {
-        output.with_name(f"{output.name}.md"): lambda path: path.write_text(page),
-        output.with_name(f"{output.name}.json"): lambda path: path.write_text(
-            json.dumps(comparison, indent=2) + "\n"
-        ),
-        picture: lambda path: figure.savefig(path, format="png", facecolor="white"),
+    page, numbers, picture = (output.with_name(output.name + e) for e in (".md", ".json", ".png"))
+    names = {e.name: "_".join(e.name.lower().replace(",", "").split()) for e in entries}
+    contents = {
+        page: comparison_markdown(comparison, picture.name).encode(),
+        numbers: (json.dumps(comparison, indent=2) + "\n").encode(),
+        **{run / FILES / f"{names[entry.name]}.tflite": entry.flat for entry in entries},
     }
     (run / FILES).mkdir(exist_ok=True)
-    for entry in entries:
-        writers[run / FILES / entry.file] = lambda path, flat=entry.flat: path.write_bytes(flat)
-    for path, write in writers.items():
+    for path, content in contents.items():
         with written_whole(path) as temporary:
-            write(temporary)
-    return [*writers]
+            temporary.write_bytes(content)
+    save_figure(comparison_figure(comparison), picture)
+    return [*contents, picture]

@@ -15,7 +15,7 @@ import numpy as np
 
 def float_file(model: keras.Model) -> bytes:
     """The float .tflite."""
-    return _convert(model)
+    return converted(model)
 
 
 def int8_file(model: keras.Model, images: np.ndarray) -> bytes:
@@ -27,21 +27,22 @@ def int8_file(model: keras.Model, images: np.ndarray) -> bytes:
     """
     import tensorflow as tf
 
-    def settings(converter: Any) -> None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converted(
+        model,
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: ([image[None]] for image in images),
+        target_spec=tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]),
+    )
 
-    return _convert(model, settings)
 
-
-def _convert(model: keras.Model, settings: Any = None) -> bytes:
+def converted(model: Any, **settings: Any) -> bytes:
+    """What TFLiteConverter makes of a model of either Keras, with these of its settings."""
     import tensorflow as tf
 
     with silent():
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        if settings is not None:
-            settings(converter)
+        for name, value in settings.items():
+            setattr(converter, name, value)
         return converter.convert()
 
 

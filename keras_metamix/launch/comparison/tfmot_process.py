@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from keras_metamix.launch.comparison.stock_converter import silent
+from keras_metamix.launch.comparison.stock_converter import converted
 from keras_metamix.launch.config import Experiment, complete
 from keras_metamix.launch.datasets import Data, load_data
 
@@ -42,10 +42,7 @@ def main(folder: Path) -> None:
     model = tfmot.quantization.keras.quantize_model(float_model)
     _train(model, config, data, job["epochs"])
     np.save(folder / "outputs.npy", model.predict(data.test_images, batch_size=50, verbose=0))
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    with silent():
-        flat = converter.convert()
+    flat = converted(model, optimizations=[tf.lite.Optimize.DEFAULT])
     (folder / "qat.tflite").write_bytes(flat)
 
 
