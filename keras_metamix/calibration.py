@@ -239,7 +239,8 @@ def calibrate_weights(network: keras.Model, rule: Rule) -> None:
     """Sets the weight steps of every MAC layer from its present kernel."""
     for layer in network.layers:
         if isinstance(layer, QuantizedMac):
-            layer.weight_quantizer.initialize_steps(layer.kernel, rule)  # pyright: ignore
+            kernel: Any = layer.kernel
+            layer.weight_quantizer.initialize_steps(kernel, rule)
 
 
 def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> int:

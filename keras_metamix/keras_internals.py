@@ -24,8 +24,9 @@ def calls_of(operation: Any) -> list[Any]:
 
 def calls_in(model: keras.Model) -> Iterator[Any]:
     """Keras' Nodes of a functional model, its inputs left out, in the order in which they run."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):  # pyright: ignore[reportAttributeAccessIssue]
-        for node in model._nodes_by_depth[depth]:  # pyright: ignore[reportAttributeAccessIssue]
+    functional: Any = model
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        for node in functional._nodes_by_depth[depth]:
             if not node.is_input:
                 yield node
 

@@ -26,6 +26,10 @@ class NetworkModel(keras.Model):
     bit_assignment: Any
     cost_table: Any
 
+    def optimizers(self) -> list[tuple[Any, list[Any]]]:
+        """Each optimizer, None before `compile`, and the variables that it trains."""
+        return [(self.optimizer, self.trainable_variables)]
+
     def evaluation_mode(self) -> Any:
         """The QuantizationMode outside training."""
         raise NotImplementedError
@@ -34,6 +38,13 @@ class NetworkModel(keras.Model):
 def network_of(model: Any) -> Any:
     """The network of a quantized model; any other model itself."""
     return model.network if isinstance(model, NetworkModel) else model
+
+
+def optimizers_of(model: keras.Model) -> list[tuple[Any, list[Any]]]:
+    """Each optimizer of a compiled model, quantized or not, and the variables that it trains."""
+    if isinstance(model, NetworkModel):
+        return model.optimizers()
+    return [(model.optimizer, model.trainable_variables)]
 
 
 def require_quantized_model(what: str, model: Any) -> None:

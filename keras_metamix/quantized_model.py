@@ -148,7 +148,7 @@ class QuantizedModel(NetworkModel):
     @property
     def calibrated(self) -> bool:
         """Whether step sizes were set from data; saved weights and checkpoints hold it."""
-        return bool(self._calibrated.numpy())  # pyright: ignore[reportAttributeAccessIssue]
+        return bool(_number(self._calibrated))
 
     @calibrated.setter
     def calibrated(self, calibrated: bool) -> None:
@@ -158,12 +158,12 @@ class QuantizedModel(NetworkModel):
     @property
     def weight_rule(self) -> Rule:
         """The rule of the last calibration; saved weights and checkpoints hold it too."""
-        return RULES[max(int(self._calibrated.numpy()) - 1, 0)]  # pyright: ignore[reportAttributeAccessIssue]
+        return RULES[max(int(_number(self._calibrated)) - 1, 0)]
 
     @property
     def steps_trained(self) -> bool:
         """Whether step sizes of activations are others than calibration set."""
-        return self.calibrated and self._sum_of_steps() != self._calibrated_steps.numpy()  # pyright: ignore[reportAttributeAccessIssue]
+        return self.calibrated and self._sum_of_steps() != _number(self._calibrated_steps)
 
     def note_calibration(self, rule: Rule) -> None:
         """Takes the present step sizes as those that calibration set by `rule`."""
@@ -330,3 +330,8 @@ class QuantizedModel(NetworkModel):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         required = ("network",) if cls is QuantizedModel else ("network", "space")
         return cls(**arguments_from_config(cls.__name__, config, custom_objects, required))
+
+
+def _number(variable: Any) -> Any:
+    """The value of a variable of shape ()."""
+    return keras.ops.convert_to_numpy(variable)

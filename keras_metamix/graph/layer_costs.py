@@ -131,12 +131,12 @@ def _by(sizes: Any) -> str:
     return "x".join(str(size) for size in sizes)
 
 
-def _size(layer: Any, shape: tuple[int | None, ...]) -> int:
+def _size(layer: Any, shape: tuple[Any, ...]) -> int:
     if None in shape[1:]:
         raise ValueError(
             f"Layer {layer.name!r}: the cost needs every size but the batch, found shape {shape}."
         )
-    return math.prod(shape[1:])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return math.prod(shape[1:])
 
 
 def _float_class(layer: Any) -> str:

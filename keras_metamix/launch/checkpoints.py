@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from keras_metamix.diagnosis import NonFiniteError, find_non_finite
+from keras_metamix.network_model import optimizers_of
 
 _NAME = "step-{:09d}"
 _INDEX = re.compile(r"(step-\d{9})\.index")
@@ -105,9 +106,10 @@ class Checkpoints(keras.callbacks.Callback):
     def _bundle(self) -> tf.train.Checkpoint:
         """All that is written, of a model whose variables are all made."""
         model = self._trained
-        optimizers = (model.optimizer, getattr(model, "search_optimizer", None))
         found = [*model.variables, *model.metrics_variables]
-        found += [v for optimizer in optimizers if optimizer for v in optimizer.variables]
+        found += [
+            v for optimizer, _ in optimizers_of(model) if optimizer for v in optimizer.variables
+        ]
         variables = list({id(v): v.value for v in found}.values())
         return tf.train.Checkpoint(variables=variables, state=self._state)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_metamix.data import Share
 from keras_metamix.launch.config import Experiment
 from keras_metamix.launch.datasets import Data
+from keras_metamix.network_model import optimizers_of
 
 
 def make_strategy(config: Experiment) -> Any:
@@ -82,11 +83,10 @@ def local_copy(model: Any, strategy: Any) -> Any:
     copy.set_weights(model.get_weights())
     if model.compiled:
         copy.compile_from_config(model.get_compile_config())
-        for name in ("optimizer", "search_optimizer"):
-            ours, theirs = getattr(copy, name, None), getattr(model, name, None)
+        pairs = zip(optimizers_of(copy), optimizers_of(model), strict=True)
+        for (ours, trained), (theirs, _) in pairs:
             if ours is not None and theirs is not None:
-                searched = name == "search_optimizer"
-                ours.build(copy.architecture_variables if searched else copy.trainable_variables)
+                ours.build(trained)
                 for variable, value in zip(ours.variables, theirs.variables, strict=True):
                     variable.assign(keras.ops.convert_to_numpy(value))
     return copy

@@ -52,7 +52,8 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
 
     def follow(self, choices: Mapping[str, BitChoice]) -> None:
         """Takes the bit choices of the two layers, by the layers' names."""
-        self.choices = tuple(name and choices[name] for name in self.transition)  # pyright: ignore
+        first, second = (name and choices[name] for name in self.transition)
+        self.choices = (first, second)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         axis = self.axis % len(input_shape)

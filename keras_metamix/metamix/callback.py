@@ -225,7 +225,8 @@ class MetaMixCallback(keras.callbacks.Callback):
     def _enter_weight_training(self) -> None:
         if not self._selected:  # in an earlier fit, or before a restart: the scores are the same
             self._select()
-        prepare_weight_training(self.model, self.statistics_data, self.statistics_batches)  # pyright: ignore
+        model: Any = self.model
+        prepare_weight_training(model, self.statistics_data, self.statistics_batches)
 
     def _batches(self, count: int) -> Any:
         return training_batches(self.model, self.statistics_data, count)

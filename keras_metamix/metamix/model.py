@@ -148,6 +148,9 @@ class MetaMixModel(QuantizedModel):
 
     # --- training --------------------------------------------------------------------------
 
+    def optimizers(self) -> list[tuple[Any, list[Any]]]:
+        return [*super().optimizers(), (self.search_optimizer, self.architecture_variables)]
+
     def compile(
         self,
         *args: Any,

@@ -162,8 +162,9 @@ def _check_points(model: Any, points: Any) -> None:
 
 
 def _is_folded(model: Any) -> bool:
-    layers = getattr(model, "layers", [])
-    return any(isinstance(layer, integer.IntegerLayer) for layer in layers)
+    return isinstance(model, keras.Model) and any(
+        isinstance(layer, integer.IntegerLayer) for layer in model.layers
+    )
 
 
 def _reads_bytes(node: Node) -> bool:
