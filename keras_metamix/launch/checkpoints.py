@@ -107,9 +107,8 @@ class Checkpoints(keras.callbacks.Callback):
         """All that is written, of a model whose variables are all made."""
         model = self._trained
         found = [*model.variables, *model.metrics_variables]
-        found += [
-            v for optimizer, _ in optimizers_of(model) if optimizer for v in optimizer.variables
-        ]
+        optimizers = [optimizer for optimizer, _ in optimizers_of(model) if optimizer is not None]
+        found += [v for optimizer in optimizers for v in optimizer.variables]
         variables = list({id(v): v.value for v in found}.values())
         return tf.train.Checkpoint(variables=variables, state=self._state)
 

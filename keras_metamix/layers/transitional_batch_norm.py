@@ -52,7 +52,8 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
 
     def follow(self, choices: Mapping[str, BitChoice]) -> None:
         """Takes the bit choices of the two layers, by the layers' names."""
-        first, second = (name and choices[name] for name in self.transition)
+        names: Sequence[Any] = self.transition
+        first, second = (name and choices[name] for name in names)
         self.choices = (first, second)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
