@@ -52,9 +52,8 @@ class TransitionalBatchNormalization(FoldableBatchNormalization):
 
     def follow(self, choices: Mapping[str, BitChoice]) -> None:
         """Takes the bit choices of the two layers, by the layers' names."""
-        names: Sequence[Any] = self.transition
-        first, second = (name and choices[name] for name in names)
-        self.choices = (first, second)
+        first, second = self.transition
+        self.choices = (_chosen(first, choices), _chosen(second, choices))
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         axis = self.axis % len(input_shape)
@@ -143,3 +142,7 @@ def _of_each_set(constraint: Any) -> Any:
     return lambda parameters: ops.stack(
         [constraint(parameters[i]) for i in range(parameters.shape[0])]
     )
+
+
+def _chosen(name: str | None, choices: Mapping[str, BitChoice]) -> BitChoice | None:
+    return None if name is None else choices[name]
