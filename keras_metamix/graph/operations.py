@@ -8,7 +8,9 @@ from keras import layers
 
 from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operators import MOVES as MOVE_FAMILIES
 from keras_metamix.graph.operators import OPERATORS, Operator
+from keras_metamix.graph.operators.base import Move
 from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_class
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
@@ -33,7 +35,6 @@ _FLOAT_LAYERS = (
     layers.ELU,
     layers.Maximum,
     layers.Minimum,
-    layers.UpSampling2D,
     layers.Permute,
 )
 # The identity in evaluation. Others are found out by what they compute: `acts_in_training_alone`.
@@ -78,7 +79,7 @@ def kind(operation: Any, node: Node | None = None) -> Kind | Operator | None:
     """
     if not isinstance(operation, layers.Layer):
         return _raw_kind(operation, node) if is_keras_own(type(operation)) else None
-    found = _layer_kind(operation)
+    found = _layer_kind(operation, node)
     if found is None and node is not None and acts_in_training_alone(operation, node.inputs):
         return Kind.PASS
     return found
@@ -96,10 +97,22 @@ def problem(node: Node, found: Kind | Operator) -> str:
     return ""
 
 
-def _layer_kind(layer: Any) -> Kind | Operator | None:
+def move_of(operation: Any) -> Move | None:
+    """The family of operations that move values that an operation is of."""
+    cls = keras_class(operation)
+    if cls is None:
+        return None
+    if not issubclass(cls, layers.Layer):
+        return next((move for move in MOVE_FAMILIES if cls.__name__ in move.raw), None)
+    return next((move for move in MOVE_FAMILIES if issubclass(cls, move.layers)), None)
+
+
+def _layer_kind(layer: Any, node: Node | None) -> Kind | Operator | None:
     cls = keras_class(layer)
     if cls is None:
         return None
+    if (move := move_of(layer)) is not None:
+        return move.kind(layer, node)
     if issubclass(cls, layers.Activation):
         return activation_kind(layer.activation)
     if issubclass(cls, layers.ReLU):
@@ -125,6 +138,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
         return _clip_kind(operation, node)
     if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
         return Kind.PASS
+    if (move := move_of(operation)) is not None:
+        return move.kind(operation, node)
     for operator in OPERATORS:
         if name in operator.raw and operator.takes(operation, node):
             return operator

@@ -17,9 +17,10 @@ _RELU = "not exported yet; use ReLU() or ReLU(max_value=6)"
 _SWISH = "not exported yet; use hard_silu or silu"
 _NORM = "no exact integer form; use BatchNormalization"
 _IN_2D = "not exported yet; use the 2-D layer on Reshape((1, time, channels))"
-_NEAREST = (
-    "not exported yet; Concatenate()([x, x]) and Reshape((height, 2 * width, channels)) repeat "
-    "each column, and each row alike"
+_NEAREST = "not exported yet; UpSampling2D and keras.ops.image.resize repeat rows and columns"
+_RESIZE = (
+    "exported as bilinear, or nearest by whole factors, with antialias=False and without keeping "
+    "the aspect ratio; use one of these"
 )
 _TRANSPOSED = "not exported yet; enlarge by Concatenate and Reshape, and use Conv2D"
 _ATTENTION = (
@@ -56,7 +57,7 @@ _REASONS: dict[str, str] = {
         "the same without), inside it use BatchNormalization",
     ),
     **dict.fromkeys(("maximum", "minimum", "dot", "divide", "truedivide"), _ONE_TENSOR),
-    "upsampling2d": _NEAREST,
+    **dict.fromkeys(("upsampling2d", "resizing", "resize"), _RESIZE),
     **dict.fromkeys(("repeat", "tile"), _NEAREST),
     **dict.fromkeys(("permute", "transpose"), "not exported yet; keep the order of the axes"),
     **dict.fromkeys(
@@ -108,7 +109,7 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("hashing", "discretization", "categoryencoding", "textvectorization"), _LOOKUP
     ),
-    **dict.fromkeys(("resizing", "centercrop", "resize"), "not exported yet" + _PIPELINE),
+    "centercrop": "not exported yet where it resizes" + _PIPELINE,
     **dict.fromkeys(("autocontrast", "equalization"), "no exact integer form" + _PIPELINE),
     "randomcrop": (
         "changes the size in training alone; put it into the data pipeline, and train on images of "

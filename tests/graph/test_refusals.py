@@ -225,6 +225,7 @@ TAKEN = {
     "noise behind a layer": lambda: model_of(layers.GaussianNoise(0.1), layers.ReLU(), conv()),
     "ActivityRegularization": lambda: model_of(layers.ActivityRegularization(l1=0.1)),
     "a pipeline": lambda: augmented(keras.Sequential(AUGMENTATION[:2])),
+    "Resizing": lambda: augmented(layers.Resizing(4, 6)),
     "Resizing to the same size": lambda: augmented(layers.Resizing(8, 8)),
     "CenterCrop": lambda: augmented(layers.CenterCrop(5, 4)),
     **{f"training={value}": lambda v=value: model_of(block(v)) for value in (None, False, True)},
@@ -355,12 +356,22 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "less": r"use Rescaling\(-1.0\) and Add"}),
     "a raw difference": (lambda: model_of(two(lambda x: x[0] - x[1])), {
         "subtract": "A difference behind layer '"}),
-    "UpSampling2D": (lambda: model_of(layers.UpSampling2D(name="up")), {"up": "Concatenate"}),
+    **{
+        f"a resize, {name}": (lambda layer=layer: model_of(layer), {"size": "bilinear, or nearest"})
+        for name, layer in {
+            "bicubic": layers.UpSampling2D(2, interpolation="bicubic", name="size"),
+            "nearest by a fraction": layers.Resizing(12, 8, "nearest", name="size"),
+            "antialias": layers.Resizing(4, 4, antialias=True, name="size"),
+            "cropped": layers.Resizing(4, 8, crop_to_aspect_ratio=True, name="size"),
+            "padded": layers.Resizing(4, 8, pad_to_aspect_ratio=True, name="size"),
+        }.items()
+    },
+    "ops.image.resize, bicubic": (
+        lambda: model_of(lambda x: ops.image.resize(x, (4, 4), "bicubic")),
+        {"resize": "A resize behind layer 'stem'"}),
     "Conv2DTranspose": (lambda: model_of(layers.Conv2DTranspose(4, 2, name="up")), {
         "up": NOT_YET}),
     "Permute": (lambda: model_of(layers.Permute((2, 1, 3), name="turn")), {"turn": NOT_YET}),
-    "Resizing": (lambda: augmented(layers.Resizing(4, 4, name="size")), {
-        "size": "data pipeline"}),
     "RandomCrop": (lambda: augmented(layers.RandomCrop(4, 4, name="crop")), {
         "crop": "in training alone; put it into the data pipeline"}),
     "CenterCrop that resizes": (lambda: augmented(layers.CenterCrop(9, 4, name="crop")), {
@@ -486,24 +497,6 @@ def test_names_that_do_not_help_are_not_offered(refused):
 
 
 # --- remedies -----------------------------------------------------------------------------------
-
-
-def repeated(x):
-    """Nearest upsampling by 2."""
-    height, width, channels = x.shape[1:]
-    x = layers.Concatenate()([x, x])
-    x = layers.Reshape((height, 1, 2 * width * channels))(x)  # each column twice
-    x = layers.Concatenate()([x, x])
-    return layers.Reshape((2 * height, 2 * width, channels))(x)
-
-
-def test_concatenate_and_reshape_enlarge_exactly(calibrated):
-    image = keras.Input(SHAPE)
-    values = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
-    enlarge = keras.Model(image, repeated(image))
-    np.testing.assert_array_equal(enlarge(values), layers.UpSampling2D()(values))
-    model, images = calibrated(model_of(repeated, conv()))
-    assert mt.parity(mt.convert(model), model, images).differing == 0
 
 
 REMEDIES = {

@@ -184,6 +184,46 @@ def moves_of_a_swish(x):
     return conv(5, name="after")(layers.MaxPooling2D(2, name="pool")(x))
 
 
+# --- sizes -------------------------------------------------------------------------------------
+
+
+def repeated_pixels(x):
+    """Nearest by whole factors: rows and columns repeated, and all but some left out."""
+    x = layers.UpSampling2D((2, 3), name="repeat")(layers.ReLU(name="relu")(x))
+    x = conv(5, name="between")(layers.UpSampling2D((1, 7), name="columns")(x))
+    x = layers.Resizing(6, 28, "nearest", name="fewer")(x)
+    return conv(5, name="after")(ops.image.resize(x, (12, 28), "nearest"))
+
+
+def bilinear(x):
+    """Of tensors with and without a ReLU, several times, larger and smaller."""
+    y = layers.UpSampling2D(2, interpolation="bilinear", name="twice")(layers.ReLU(name="relu")(x))
+    y = layers.Resizing(7, 11, name="smaller")(conv(6, name="between")(y))
+    y = layers.Add(name="sum")([layers.Resizing(7, 11, name="branch")(x), y])
+    return conv(5, name="after")(ops.image.resize(act("hard_silu", "swish")(y), (9, 4)))
+
+
+def bilinear_of_a_bilinear(x):
+    x = layers.MaxPooling2D(2, 1, name="pool")(layers.Resizing(5, 6, name="first")(x))
+    x = layers.Resizing(9, 3, name="second")(x)
+    return layers.Concatenate(name="joined")([x, ops.relu(conv(3, name="after")(x))])
+
+
+def depth_and_space(x):
+    x = ops.space_to_depth(layers.Cropping2D(((1, 0), (0, 0)), name="even")(x), 2)
+    return conv(5, name="after")(ops.depth_to_space(conv(12, name="between")(x), 2))
+
+
+def resized_input(layer, dtype="float32"):
+    def build():
+        image = keras.Input((6, 8, 3), name="image", dtype=dtype)
+        x = layers.Rescaling(0.1, -1.0, name="scaled")(layer(image))
+        x = conv(5, name="stem", activation="relu")(x)
+        return keras.Model(image, conv(3, name="last")(x), name="whole")
+
+    return build
+
+
 # --- constants ---------------------------------------------------------------------------------
 
 
@@ -335,6 +375,7 @@ IN_THE_MIDDLE = [
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
     unequal_pools, one_pixel_pools,
+    repeated_pixels, bilinear, bilinear_of_a_bilinear, depth_and_space,
     moves_of_a_swish, pre_activation, norm_of_a_sum, norm_of_a_swish, negative_constants,
     constants_between, grouped, dilated, separable, shared, shared_norm, nested,
 ]  # fmt: skip
@@ -350,6 +391,8 @@ MODELS = {
     "norm of the input": norm_of_the_input,
     "Rescaling and Normalization": preprocessed(0.5, -0.25),
     "negative Rescaling": preprocessed(-0.7, 0.1),
+    "Resizing of the input": resized_input(layers.Resizing(9, 12, name="resizing")),
+    "nearest Resizing of the input": resized_input(layers.Resizing(12, 4, "nearest", name="r")),
     **{f"ends in {f}": ending(f) for f in ("sigmoid", "tanh", "hard_sigmoid", "softmax", "silu")},
     "several outputs": several_outputs,
 }  # fmt: skip
@@ -495,7 +538,8 @@ REFUSED = {
     "softmax": lambda: act("softmax", "bad"),
     "padded average pooling": lambda: layers.AveragePooling2D(3, 1, "same", name="bad"),
     "average pooling that reaches over": lambda: layers.AveragePooling2D(2, 2, "same", name="bad"),
-    "UpSampling2D": lambda: layers.UpSampling2D(2, name="bad"),
+    "bicubic": lambda: layers.UpSampling2D(2, interpolation="bicubic", name="bad"),
+    "nearest by a fraction": lambda: layers.Resizing(12, 12, "nearest", name="bad"),
 }
 
 

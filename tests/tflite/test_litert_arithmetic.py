@@ -5,12 +5,14 @@ were read off XNNPACK's scalar and AVX512 kernels by running ai-edge-litert 2.3.
 that the runtime rounds in another way now, and that exported files no longer match training.
 """
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.layers.grid import Grid, clip_level
+from keras_metamix.ops import resize_levels
 from metamix_tflite.encoding import Fused, Op, TensorType
 
 f32 = np.float32
@@ -314,3 +316,41 @@ def test_moves_keep_the_codes(zero_point, run_operator, int8):
     np.testing.assert_array_equal(
         pooled, codes[:, :4, :4].reshape(1, 2, 2, 2, 2, 3).max(axis=(2, 4))
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "result"), [((5, 7), (10, 14)), ((1, 3), (4, 9)), ((6, 9), (11, 4)), ((8, 8), (1, 3))]
+)
+@pytest.mark.parametrize("zero_point", [-128, 0, 112])
+def test_bilinear_weighs_in_steps_of_11_bits(size, result, zero_point, run_operator, int8):
+    codes = np.random.default_rng(4).integers(-128, 128, (1, *size, 5)).astype(np.int8)
+    options = "ResizeBilinearOptions", {"alignCorners": False, "halfPixelCenters": True}
+    found, delegated = run_operator(
+        Op.RESIZE_BILINEAR,
+        [int8(codes.shape, f32(0.1), zero_point), ((2,), TensorType.INT32, None, 0, np.array(result))],
+        int8((1, *result, 5), f32(0.1), zero_point)[:4],
+        options,
+        3,
+        [codes],
+    )
+    levels = resize_levels((codes - f32(zero_point)).astype(f32), result)
+    assert delegated
+    np.testing.assert_array_equal(found, np.asarray(levels) + zero_point)
+    real = keras.ops.image.resize(codes.astype(f32), result, "bilinear")
+    assert np.max(np.abs(found - np.asarray(real))) <= 0.5 + 2**-4  # the weights' rounding
+
+
+@pytest.mark.parametrize(("operator", "block"), [("DepthToSpace", 2), ("SpaceToDepth", 3)])
+def test_blocks_of_pixels_keep_the_codes(operator, block, run_operator, int8):
+    codes = np.random.default_rng(5).integers(-128, 128, (1, 6, 3, 8)).astype(np.int8)
+    name = {"DepthToSpace": "depth_to_space", "SpaceToDepth": "space_to_depth"}[operator]
+    expected = np.asarray(getattr(keras.ops, name)(codes, block))
+    found, delegated = run_operator(
+        getattr(Op, name.upper()),
+        [int8(codes.shape, f32(0.1), 3)],
+        int8(expected.shape, f32(0.1), 3)[:4],
+        (f"{operator}Options", {"blockSize": block}),
+        arrays=[codes],
+    )
+    assert delegated
+    np.testing.assert_array_equal(found, expected)

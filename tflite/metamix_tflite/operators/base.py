@@ -147,6 +147,14 @@ class Operator:
         """
         raise NotImplementedError
 
+    def outline(self, node: Any) -> Sequence[tuple[int, tuple[int, ...]]]:
+        """What `write` adds for a layer, by which the size of a file is known before.
+
+        Returns:
+          Of each operator the tensors that it reads, and the INT32 integers of each constant.
+        """
+        return [(len(node.inputs), self.constants)]
+
     def check(self, call: Call) -> None:
         """Raises VerificationError unless a file's operator is as this package writes it."""
 
