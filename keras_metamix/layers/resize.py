@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_metamix.layers.mode import current_mode
-from keras_metamix.ops import resize_levels
+from keras_metamix.ops import resize_levels, straight_through
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -49,7 +49,9 @@ class GridResize(keras.layers.Layer):
         off = mode.activations in ("off", "observe") or not mode.streams or mode.observer
         if step is None or off:
             return ops.round(resized) if self.whole else resized
-        return _on_grid(resized, x, ops.stop_gradient(step()), self.size)
+        unit = ops.stop_gradient(step())
+        levels = resize_levels(ops.stop_gradient(ops.round(x / unit)), self.size)
+        return straight_through(resized, levels * unit)
 
     def _resize(self, x: Any) -> Any:
         x = ops.cast(x, self.compute_dtype)
@@ -64,17 +66,6 @@ class GridResize(keras.layers.Layer):
             "input_quantizer": self.input_quantizer,
             "whole": self.whole,
         }
-
-
-@keras.ops.custom_gradient
-def _on_grid(resized: Any, x: Any, step: Any, size: tuple[int, int]) -> Any:
-    """The device's result for `x`; the gradient is that of `resized`."""
-    levels = resize_levels(ops.round(x / step), size)
-
-    def gradient(upstream):
-        return upstream, None, None
-
-    return ops.cast(levels, resized.dtype) * step, gradient
 
 
 @keras.saving.register_keras_serializable("keras_metamix")

@@ -3,7 +3,11 @@
 from keras_metamix.ops.nested import lsq_nested, nested_integers
 from keras_metamix.ops.picking import pick
 from keras_metamix.ops.resize import resize_levels
-from keras_metamix.ops.rounding import hard_selection, round_straight_through
+from keras_metamix.ops.rounding import (
+    hard_selection,
+    round_straight_through,
+    straight_through,
+)
 from keras_metamix.ops.step_size import (
     lsq,
     lsq_integers,
@@ -24,4 +28,5 @@ __all__ = [
     "resize_levels",
     "round_straight_through",
     "shifted_range",
+    "straight_through",
 ]

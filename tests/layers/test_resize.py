@@ -69,6 +69,7 @@ def test_an_input_of_bytes_is_resized_as_keras_does(name, tmp_path):
     with kmm.quantizers_off():
         np.testing.assert_array_equal(model(images), source(images))
     kmm.calibrate(model, images)
+    model.set_bits(model.bit_assignment)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images), model(images))

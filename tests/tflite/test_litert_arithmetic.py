@@ -327,7 +327,10 @@ def test_bilinear_weighs_in_steps_of_11_bits(size, result, zero_point, run_opera
     options = "ResizeBilinearOptions", {"alignCorners": False, "halfPixelCenters": True}
     found, delegated = run_operator(
         Op.RESIZE_BILINEAR,
-        [int8(codes.shape, f32(0.1), zero_point), ((2,), TensorType.INT32, None, 0, np.array(result))],
+        [
+            int8(codes.shape, f32(0.1), zero_point),
+            ((2,), TensorType.INT32, None, 0, np.array(result)),
+        ],
         int8((1, *result, 5), f32(0.1), zero_point)[:4],
         options,
         3,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
-
 from typing import Any
 
 from keras_metamix.graph.operators.base import Move, Operator

@@ -14,7 +14,7 @@ _SPACE = slice(1, 3)
 
 
 class Resize(Move):
-    """`UpSampling2D`, `Resizing` and `keras.ops.image.resize`, nearest by whole factors or bilinear.
+    """`UpSampling2D`, `Resizing`, `keras.ops.image.resize`: nearest by whole factors, or bilinear.
 
     Of the nearest ones the codes move; the bilinear ones round to the grid of their input.
     """

@@ -15,9 +15,7 @@ class DepthToSpace(Move):
     """DEPTH_TO_SPACE."""
 
     layers = ("DepthToSpace",)
-    litert = (
-        Litert("DEPTH_TO_SPACE", (1,), geometry=("blockSize",), gpu=False, edge_tpu=False),
-    )
+    litert = (Litert("DEPTH_TO_SPACE", (1,), geometry=("blockSize",), gpu=False, edge_tpu=False),)
 
     def write(self, file: Signature, node: Any) -> None:
         (source,), shape = file.read(node), batch_one(node.output)
