@@ -193,10 +193,13 @@ class _Reader:
 def _mac_form(node: Node, weight_bits: int) -> MacForm:
     """What a file of `weight_container="fast"` has for a MAC layer."""
     layer: Any = node.operation
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    dense = isinstance(layer, keras.layers.Dense)
-    kind = "dense" if dense else "depthwise" if depthwise else "conv"
-    strides = () if dense else layer.strides
+    kinds = {
+        keras.layers.Dense: "dense",
+        keras.layers.DepthwiseConv2D: "depthwise",
+        keras.layers.Conv2DTranspose: "transpose",
+    }
+    kind = next((kind for cls, kind in kinds.items() if isinstance(layer, cls)), "conv")
+    strides = () if kind == "dense" else layer.strides
     return mac_form(kind, layer.kernel.shape, strides, node.inputs[0].shape[-1], weight_bits)
 
 

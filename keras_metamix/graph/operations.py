@@ -15,7 +15,7 @@ from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_c
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
 
-MAC_LAYERS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+MAC_LAYERS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.Dense)
 # Layers that move or select values, and LiteRT's operator for them.
 MOVES: dict[type, str] = {
     layers.MaxPooling2D: "MAX_POOL_2D",
@@ -94,6 +94,28 @@ def problem(node: Node, found: Kind | Operator) -> str:
         return f"expected the channel axis -1, found {operation.axis}"
     if found is Kind.AFFINE and affine_terms(node) is None:
         return "expected one constant for all values, or one for each channel"
+    return _transposed_problem(node) if isinstance(operation, layers.Conv2DTranspose) else ""
+
+
+def _transposed_problem(node: Node) -> str:
+    """What LiteRT's TRANSPOSE_CONV, or XNNPACK's, lacks for a call."""
+    layer: Any = node.operation
+    if set(layer.dilation_rate) != {1}:
+        return "no exact integer form with a dilation; use UpSampling2D and a dilated Conv2D"
+    sizes = node.inputs[0].shape[1:3], layer.kernel_size, layer.strides
+    same = layer.padding == "same"
+    whole = [n * s if same else (n - 1) * s + max(k, s) for n, k, s in zip(*sizes, strict=True)]
+    if whole != list(node.output.shape[1:3]):
+        return (
+            "no exact integer form with an output_padding that changes the size; leave it out, and "
+            "use ZeroPadding2D or Cropping2D behind the layer"
+        )
+    longer = {(k > s) - (k < s) for _, k, s in zip(*sizes, strict=True)}
+    if same and longer == {-1, 1}:
+        return (
+            "no exact integer form where its kernel is larger than the stride in one direction "
+            "and smaller in the other; use padding='valid', and Cropping2D behind the layer"
+        )
     return ""
 
 

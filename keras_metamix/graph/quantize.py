@@ -23,6 +23,7 @@ from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.mac import (
     QuantizedConv2D,
+    QuantizedConv2DTranspose,
     QuantizedDense,
     QuantizedDepthwiseConv2D,
     QuantizedMac,
@@ -202,6 +203,7 @@ class _Rewrite:
         }
         for cls, quantized in (
             (keras.layers.DepthwiseConv2D, QuantizedDepthwiseConv2D),
+            (keras.layers.Conv2DTranspose, QuantizedConv2DTranspose),
             (keras.layers.Conv2D, QuantizedConv2D),
             (keras.layers.Dense, QuantizedDense),
         ):

@@ -22,7 +22,7 @@ _RESIZE = (
     "exported as bilinear, or nearest by whole factors, with antialias=False and without keeping "
     "the aspect ratio; use one of these"
 )
-_TRANSPOSED = "not exported yet; enlarge by Concatenate and Reshape, and use Conv2D"
+_TRANSPOSED = "not exported yet; use the layer Conv2DTranspose"
 _ATTENTION = (
     "no exact integer form that holds on every CPU, for its softmax; gate by Multiply and sigmoid"
 )
@@ -65,7 +65,7 @@ _REASONS: dict[str, str] = {
         "not exported yet; give each part a Conv2D or Dense of its own, or use Cropping2D for "
         "height and width",
     ),
-    **dict.fromkeys(("conv2dtranspose", "convtranspose"), _TRANSPOSED),
+    "convtranspose": _TRANSPOSED,
     **dict.fromkeys(
         (
             "conv1d",
@@ -121,7 +121,7 @@ _REASONS: dict[str, str] = {
     ),
 }
 _OTHERWISE = (
-    "not exported yet; Conv2D, Dense, BatchNormalization, Add, Multiply, Concatenate, relu, "
+    "not exported yet; Conv2D, Conv2DTranspose, Dense, BatchNormalization, Add, Multiply, Concatenate, relu, "
     "hard_sigmoid, sigmoid, tanh, pooling, Reshape, padding and cropping are"
 )
 # What raw operations are in plain words; the others go by their name in keras.ops.

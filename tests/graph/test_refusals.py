@@ -369,8 +369,15 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "ops.image.resize, bicubic": (
         lambda: model_of(lambda x: ops.image.resize(x, (4, 4), "bicubic")),
         {"resize": "A resize behind layer 'stem'"}),
-    "Conv2DTranspose": (lambda: model_of(layers.Conv2DTranspose(4, 2, name="up")), {
-        "up": NOT_YET}),
+    "a dilated Conv2DTranspose": (
+        lambda: model_of(layers.Conv2DTranspose(4, 2, dilation_rate=2, name="up")),
+        {"up": "with a dilation; use UpSampling2D"}),
+    "output_padding": (
+        lambda: model_of(layers.Conv2DTranspose(4, 3, 2, "same", output_padding=0, name="up")),
+        {"up": "output_padding that changes the size"}),
+    "a kernel larger and smaller than the stride": (
+        lambda: model_of(layers.Conv2DTranspose(4, (2, 5), 3, "same", name="up")),
+        {"up": "padding='valid', and Cropping2D"}),
     "Permute": (lambda: model_of(layers.Permute((2, 1, 3), name="turn")), {"turn": NOT_YET}),
     "RandomCrop": (lambda: augmented(layers.RandomCrop(4, 4, name="crop")), {
         "crop": "in training alone; put it into the data pipeline"}),
@@ -507,6 +514,10 @@ REMEDIES = {
         layers.Reshape((1, 8, 4)), conv(5, (1, 3)), layers.MaxPooling2D((1, 2)), layers.ReLU(6.0)
     ),
     "slices": lambda: model_of(lambda x: layers.Concatenate()([conv(2)(x), conv(3)(x)])),
+    "a dilated Conv2DTranspose": lambda: model_of(layers.UpSampling2D(), conv(4, dilation_rate=2)),
+    "Conv2DTranspose of any kernel": lambda: model_of(
+        layers.Conv2DTranspose(4, (2, 5), 3, "valid"), layers.Cropping2D(((0, 0), (1, 1)))
+    ),
     "padded average pooling": lambda: model_of(
         layers.ZeroPadding2D(1), layers.AveragePooling2D(3, 1)
     ),

@@ -324,6 +324,33 @@ STRIDED = {
 }
 
 
+TRANSPOSED = {
+    f"transposed {arguments}": strided(
+        lambda name, arguments=arguments: layers.Conv2DTranspose(
+            **{"filters": 5, "activation": "relu"} | arguments, name=name
+        )
+    )
+    for arguments in (
+        {"kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu6"},
+        {"kernel_size": (3, 4), "strides": (2, 1), "padding": "valid"},
+        {"kernel_size": (2, 3), "strides": 3, "padding": "same"},
+        {"kernel_size": 3, "strides": 2, "padding": "same", "output_padding": 1},
+        {"kernel_size": 2, "strides": 2},
+        {"kernel_size": 3, "strides": 3, "padding": "same", "activation": "silu"},
+        {"kernel_size": 1},
+    )
+}
+
+
+def transposed_blocks(x):
+    """Batch norm behind, signed results, a layer called twice, odd channels."""
+    x = layers.Conv2DTranspose(6, 2, 2, use_bias=False, name="up")(x)
+    shared = layers.Conv2DTranspose(6, 2, 2, "same", name="shared")
+    x = shared(layers.MaxPooling2D(4, name="pool")(norm("up_bn")(x)))
+    x = layers.Conv2DTranspose(3, 2, 2, name="odd")(shared(layers.MaxPooling2D(2)(x)))
+    return layers.Conv2DTranspose(4, 2, 2, name="of_odd")(x)
+
+
 def separable(x):
     x = layers.SeparableConv2D(
         6, 3, 2, "same", depth_multiplier=2, activation="hard_silu", name="separable"
@@ -375,7 +402,7 @@ IN_THE_MIDDLE = [
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
     unequal_pools, one_pixel_pools,
-    repeated_pixels, bilinear, bilinear_of_a_bilinear, depth_and_space,
+    transposed_blocks, repeated_pixels, bilinear, bilinear_of_a_bilinear, depth_and_space,
     moves_of_a_swish, pre_activation, norm_of_a_sum, norm_of_a_swish, negative_constants,
     constants_between, grouped, dilated, separable, shared, shared_norm, nested,
 ]  # fmt: skip
@@ -384,7 +411,7 @@ MODELS = {
     **{f"squeeze-and-excite by {name}": lambda f=f: model_of(gate(f)) for name, f in {
         "sigmoid": act("sigmoid", "gate"), "hard-sigmoid": act("hard_sigmoid", "gate"),
         "relu6": relu6_spelling}.items()},
-    **{name: lambda f=f: model_of(f) for name, f in STRIDED.items()},
+    **{name: lambda f=f: model_of(f) for name, f in (STRIDED | TRANSPOSED).items()},
     "global max": lambda: model_of(global_max(False), "features"),
     "global max with height and width": lambda: model_of(global_max(True), "features"),
     "norm of a pool": lambda: model_of(norm_of_a_pool, "features"),
@@ -564,6 +591,7 @@ def with_bits(bits, kind, name, value):
 
 
 VERIFIED = [
+    "transposed blocks", "bilinear",
     "hard swish before a padded depthwise", "silu", "swish read several times", "separable",
     "squeeze-and-excite by sigmoid", "squeeze-and-excite by relu6", "concat of seven",
     "dense block", "pre activation", "moves of a swish", "shared", "grouped", "several outputs",

@@ -96,6 +96,21 @@ class RandomModel:
         )
         return self.behind_mac(layer(x), fused)
 
+    def transposed(self, x):
+        fused, size = self.fused(), self.pick(1, 2, 2, 3)
+        if max(x.shape[1:3]) > 12:
+            return self.conv(x)
+        layer = layers.Conv2DTranspose(
+            self.number(1, 6),
+            (size, self.pick(size, size, 2)),
+            self.pick(size, size, 1, 2),
+            self.pick("same", "valid"),
+            use_bias=self.pick(True, False),
+            activation=fused,
+            name=self.name("transposed"),
+        )
+        return self.behind_mac(layer(x), fused)
+
     def separable(self, x):
         layer = layers.SeparableConv2D(
             self.number(1, 6), min(3, *x.shape[1:3]), self.pick(1, 2), "same",
@@ -211,7 +226,7 @@ class RandomModel:
         blocks = (
             self.conv, self.conv, self.depthwise, self.separable, self.twice, self.pool, self.pad,
             self.residual, self.dense_block, self.squeeze_and_excite, self.constants, self.norm,
-            self.activation, self.nested, self.resized,
+            self.activation, self.nested, self.resized, self.transposed,
         )  # fmt: skip
         for _ in range(self.number(1, 4)):
             x = self.pick(*blocks)(x)

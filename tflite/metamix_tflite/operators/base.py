@@ -20,6 +20,7 @@ class Litert:
       inputs: how many it may have.
       fused: the schema's options that hold its fused activation; None where it has none.
       geometry: options that its time depends on.
+      source: place of the tensor that it computes from among its inputs.
       gpu, edge_tpu: whether the delegate's published list has it: LiteRT's GPU delegate, which
         dequantizes to float, so that its results are not exact, and Coral's compiler.
     """
@@ -30,6 +31,7 @@ class Litert:
     geometry: tuple[str, ...] = ()
     gpu: bool = True
     edge_tpu: bool = True
+    source: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

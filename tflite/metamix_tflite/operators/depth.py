@@ -19,7 +19,7 @@ class DepthToSpace(Move):
 
     def write(self, file: Signature, node: Any) -> None:
         (source,), shape = file.read(node), batch_one(node.output)
-        file.values[id(node.output)] = spread(file, node.name, source, shape)
+        file.values[id(node.output)] = laid_out(file, node.name, source, shape)
 
 
 class SpaceToDepth(Move):
@@ -35,7 +35,7 @@ class SpaceToDepth(Move):
         file.graph.operator(Op.SPACE_TO_DEPTH, [source.index], [target], options)
 
 
-def spread(
+def laid_out(
     file: Signature, name: str, source: WrittenTensor, shape: tuple[int, ...]
 ) -> WrittenTensor:
     """DEPTH_TO_SPACE of a tensor, to a shape."""

@@ -107,7 +107,8 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
         names.add(name)
         if name not in declared["layers"]:
             raise VerificationError(f"Layer {name!r} is in the file and not declared.")
-        entry, found = declared["layers"][name], ranges[operator.inputs[0]]
+        entry = declared["layers"][name]
+        found = ranges[operator.inputs[LITERT[operator.op].source]]
         layer = entry["layer"]  # of several calls, the trained one
         if layer and bits is not None:
             _check_bits(layer, entry, found, bits)
