@@ -121,8 +121,8 @@ _REASONS: dict[str, str] = {
     ),
 }
 _OTHERWISE = (
-    "not exported yet; Conv2D, Conv2DTranspose, Dense, BatchNormalization, Add, Multiply, Concatenate, relu, "
-    "hard_sigmoid, sigmoid, tanh, pooling, Reshape, padding and cropping are"
+    "not exported yet; Conv2D, Conv2DTranspose, Dense, BatchNormalization, Add, Multiply, "
+    "Concatenate, relu, hard_sigmoid, sigmoid, tanh, pooling, Reshape, padding and cropping are"
 )
 # What raw operations are in plain words; the others go by their name in keras.ops.
 _WORDS = {

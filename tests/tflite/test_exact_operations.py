@@ -343,12 +343,12 @@ TRANSPOSED = {
 
 
 def transposed_blocks(x):
-    """Batch norm behind, signed results, a layer called twice, odd channels."""
-    x = layers.Conv2DTranspose(6, 2, 2, use_bias=False, name="up")(x)
-    shared = layers.Conv2DTranspose(6, 2, 2, "same", name="shared")
-    x = shared(layers.MaxPooling2D(4, name="pool")(norm("up_bn")(x)))
-    x = layers.Conv2DTranspose(3, 2, 2, name="odd")(shared(layers.MaxPooling2D(2)(x)))
-    return layers.Conv2DTranspose(4, 2, 2, name="of_odd")(x)
+    """Enough channels for INT4: batch norm behind, signed results, a layer called twice."""
+    x = layers.MaxPooling2D(2, name="pool")(conv(72, 1, name="many")(x))
+    shared = layers.Conv2DTranspose(72, 2, 2, "same", use_bias=False, name="shared")
+    x = layers.ReLU(name="relu")(norm("shared_bn")(shared(layers.MaxPooling2D(2)(x))))
+    x = shared(layers.MaxPooling2D(4, name="pool_again")(x))
+    return layers.Conv2DTranspose(5, 3, 3, activation="relu6", name="up")(x)
 
 
 def separable(x):

@@ -14,6 +14,9 @@ CONTAINERS = ("fast", "smallest", "edgetpu")
 INT4_BITS = 4
 # Fewer weights than these save less by INT4 than the operators of their patches take in a file.
 LEAST_FOR_PATCHES = 8192
+# What INT4 weights of blocks take besides: bytes of an operator, and of the scales and the bias of
+# each row that INT8 weights do without.
+_BLOCKS, _ROW = 128, 20
 BLOCKS = "/blocks"  # behind a layer's name: the tensor of its pixels, laid out
 PATCHES = "/patches"  # behind a layer's name: where the names of its patches' tensors begin
 
@@ -88,8 +91,10 @@ def mac_form(
         for operator in ("FULLY_CONNECTED", "CONV_2D")
     )
     if kind == "transpose":
-        blocks = kernel_shape[0] == kernel_shape[1] > 1 and [*kernel_shape[:2]] == [*strides]
-        if blocks and as_matrix == "INT4":
+        height, width, filters, _ = kernel_shape
+        square = height == width > 1 and [height, width] == [*strides]
+        more = _BLOCKS + _ROW * (height * width - 1) * filters
+        if square and as_matrix == "INT4" and math.prod(kernel_shape) // 2 > more:
             return MacForm("FULLY_CONNECTED", "INT4", blocks=True)
         return MacForm("TRANSPOSE_CONV", "INT8")
     if kind == "depthwise":

@@ -217,7 +217,10 @@ def _mac_operator(node: Any, form: MacForm, activation: str) -> tuple[int, Any, 
 
 
 def _padding(layer: Any) -> str:
-    """A layer's padding; XNNPACK takes no "same" of a kernel below the stride, which cuts nothing."""
+    """A layer's padding: XNNPACK takes no "same" where the kernel is below the stride.
+
+    Nothing is cut there.
+    """
     sizes = zip(layer.kernel_shape, layer.strides, strict=False)
     uncut = layer.kind == "transpose" and all(size <= stride for size, stride in sizes)
     return "valid" if uncut else layer.padding

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -20,8 +22,10 @@ def of_batch(flat: bytes, size: int) -> bytes:
       size: of the batch.
     """
     model, content = schema.Model.GetRootAs(flat, 0), bytearray(flat)
-    graph = model.Subgraphs(0) if model.SubgraphsLength() else None
-    for number in range(graph.OperatorsLength() if graph else 0):
+    if not model.SubgraphsLength():
+        return flat
+    graph: Any = model.Subgraphs(0)
+    for number in range(graph.OperatorsLength()):
         operator = graph.Operators(number)
         code = model.OperatorCodes(operator.OpcodeIndex())
         if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) != _TRANSPOSED:
