@@ -357,3 +357,42 @@ def test_blocks_of_pixels_keep_the_codes(operator, block, run_operator, int8):
     )
     assert delegated
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (4, 2), (3, 1)])
+@pytest.mark.parametrize("fused", ["NONE", "RELU", "RELU_N1_TO_1"])
+def test_transposed_convolution(size, stride, padding, fused, run_operator, int8, half_even):
+    rng = np.random.default_rng(size)
+    codes = rng.integers(-128, 128, (1, 4, 5, 6)).astype(np.int8)
+    kernel = rng.integers(-127, 128, (3, size, size, 6)).astype(np.int8)
+    full = np.zeros((1, 3 * stride + size, 4 * stride + size, 3), np.int64)  # of 4 x 5 pixels
+    for row in range(size):
+        for column in range(size):
+            rows = slice(row, row + 3 * stride + 1, stride)
+            columns = slice(column, column + 4 * stride + 1, stride)
+            full[:, rows, columns] += (codes.astype(np.int64) - 7) @ kernel[:, row, column].T
+    cut = (size - stride) // 2 if padding == "same" else 0
+    shape = (4 * stride, 5 * stride) if padding == "same" else full.shape[1:3]
+    sums = full[:, cut : cut + shape[0], cut : cut + shape[1]]
+    scales, bias = f32(np.exp(rng.uniform(-6, -2, 3))), rng.integers(-2000, 2000, 3)
+    label = f32(1 / 7) if fused == "RELU_N1_TO_1" else f32(np.max(np.abs(sums)) * 1e-4)
+    zero_point = 0 if fused == "RELU_N1_TO_1" else -30
+    found, delegated = run_operator(
+        Op.TRANSPOSE_CONV,
+        [
+            ((4,), TensorType.INT32, None, 0, np.array([1, *shape, 3])),
+            int8(kernel.shape, scales, 0, kernel),
+            int8(codes.shape, f32(0.05), 7), ((3,), TensorType.INT32, f32(0.05) * scales, 0, bias),
+        ],
+        int8(sums.shape, label, zero_point)[:4],
+        ("TransposeConvOptions", {
+            "padding": getattr(schema.Padding, padding.upper()), "strideH": stride,
+            "strideW": stride, "fusedActivationFunction": getattr(Fused, fused)}),
+        3 if fused == "NONE" else 4,
+        [codes],
+    )  # fmt: skip
+    low, high = {"NONE": (-128, 127), "RELU": (-30, 127), "RELU_N1_TO_1": (-7, 7)}[fused]
+    assert delegated
+    multiplier = f32(f32(0.05) * scales) / label
+    np.testing.assert_array_equal(found, half_even(sums + bias, multiplier, zero_point, low, high))
