@@ -26,7 +26,12 @@ from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignmen
 from keras_metamix.graph.summary import summary
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
-from keras_metamix.layers.mac import QuantizedConv2D, QuantizedDense, QuantizedDepthwiseConv2D
+from keras_metamix.layers.mac import (
+    QuantizedConv2D,
+    QuantizedConv2DTranspose,
+    QuantizedDense,
+    QuantizedDepthwiseConv2D,
+)
 from keras_metamix.layers.mode import quantizers_off
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
@@ -52,6 +57,7 @@ __all__ = [
     "OperatingPoint",
     "Priced",
     "QuantizedConv2D",
+    "QuantizedConv2DTranspose",
     "QuantizedDense",
     "QuantizedDepthwiseConv2D",
     "QuantizedModel",

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 
-from metamix_tflite.containers import mac_form
+from metamix_tflite.containers import MacForm, mac_form
 
 _FILE = 711 + 420  # of the file, and of its declaration
 _PATCHES = 48  # of a convolution of patches, besides its operators
@@ -113,7 +113,22 @@ class MacShape:
         form = mac_form(self.kind, self.kernel_shape, self.strides, self.channels, weight_bits)
         weights = math.prod(self.kernel_shape)
         held = _filled(-(-weights // 2) if form.container == "INT4" else weights, _ALIGNED)
-        return (0 if stored else held) + (self._patches(stored) if form.patches else 0)
+        others = self._patches(stored) if form.patches else self._transposed(form, stored)
+        return (0 if stored else held) + others
+
+    def _transposed(self, form: MacForm, stored: bool) -> int:
+        """Bytes of what a transposed convolution has besides: its size, or a layout of blocks."""
+        if self.kind != "transpose":
+            return 0
+        file, (height, width, channels) = FileBytes(0), self.kernel_shape[:3]
+        if not form.blocks:
+            file.tensor(f"{self.name}/size", (4,), data=None if stored else 16)
+            return file.total + 4
+        file.tensor(f"{self.name}/blocks", (1, 1, 1, 1), "grid")
+        file.operator(1)
+        file.declared(tensors=1)
+        more = (height * width - 1) * channels  # rows, each with two scales, a zero-point, a bias
+        return file.total + (4 if stored else 20) * more
 
     def _patches(self, stored: bool) -> int:
         """Bytes of the operators that lay out patches, as `operators.patches` writes them."""

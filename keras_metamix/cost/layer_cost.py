@@ -15,7 +15,7 @@ class LayerCost:
 
     Attributes:
       name: the layer's name.
-      kind: "Conv2D", "DepthwiseConv2D" or "Dense".
+      kind: "Conv2D", "Conv2DTranspose", "DepthwiseConv2D" or "Dense".
       macs: multiply-accumulates for one image.
       weights: kernel elements.
       output_channels: rows of the per-channel scales.

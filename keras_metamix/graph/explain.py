@@ -14,7 +14,7 @@ from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import RELU_ENDS, Kind
 from keras_metamix.graph.layer_costs import costs_of
-from keras_metamix.graph.operations import MOVES
+from keras_metamix.graph.operations import MOVES, move_of
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
@@ -193,14 +193,19 @@ class _Reader:
 def _mac_form(node: Node, weight_bits: int) -> MacForm:
     """What a file of `weight_container="fast"` has for a MAC layer."""
     layer: Any = node.operation
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    dense = isinstance(layer, keras.layers.Dense)
-    kind = "dense" if dense else "depthwise" if depthwise else "conv"
-    strides = () if dense else layer.strides
+    kinds = {
+        keras.layers.Dense: "dense",
+        keras.layers.DepthwiseConv2D: "depthwise",
+        keras.layers.Conv2DTranspose: "transpose",
+    }
+    kind = next((kind for cls, kind in kinds.items() if isinstance(layer, cls)), "conv")
+    strides = () if kind == "dense" else layer.strides
     return mac_form(kind, layer.kernel.shape, strides, node.inputs[0].shape[-1], weight_bits)
 
 
 def _move(operation: Any) -> str:
+    if (move := move_of(operation)) is not None:
+        return move.litert(operation)
     if isinstance(operation, keras.layers.MaxPooling2D) and tuple(operation.pool_size) == (1, 1):
         return "DEPTHWISE_CONV_2D"  # XNNPACK has no pool of 1x1
     if not isinstance(operation, keras.layers.Layer):

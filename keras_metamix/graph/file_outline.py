@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from keras import layers
 
 from keras_metamix.cost.file_size import FileBytes, MacShape
 from keras_metamix.cost.table import FileOutline
@@ -75,25 +75,34 @@ def _mac(file: FileBytes, node: Node) -> MacShape:
 
 
 def _add(file: FileBytes, node: Node) -> None:
-    """Any other operator."""
-    operation, inputs = node.operation, len(node.inputs)
+    """Any other layer's operators."""
+    operation, name = node.operation, node.name
     if isinstance(operation, integer.Dequantize):
-        file.tensor(f"{node.name}/float", node.output.shape)
+        file.tensor(f"{name}/float", node.output.shape)
         file.operator(1)
         return
+    family: Any = writer_of(operation)
+    *before, last = family.outline(node)
+    for number, (inputs, constants) in enumerate(before):
+        file.tensor(f"{name}/columns", (1, name, number, 1), node.inputs[0].name)
+        file.declared(tensors=1)
+        _operator(file, node, inputs, constants, number)
+    inputs, constants = last
     if isinstance(operation, integer.Rescale):
-        one, factor = f"{node.name}/one", float(operation.factor)
-        file.tensor(one, (1,), ("one", factor), data=file.data("one", 1))
+        factor = float(operation.factor)
+        file.tensor(f"{name}/one", (1,), ("one", factor), data=file.data("one", 1))
         inputs += 1
-    if isinstance(operation, layers.GlobalMaxPooling2D) and not operation.keepdims:
-        _output(file, node)
-        file.operator(1)
-    family = writer_of(operation)
-    constants = () if family is None else family.constants
-    for number, size in enumerate(constants):
-        data = file.data((type(operation), node.output.shape[1:], number), 4 * size)
-        file.tensor(f"{node.name}/shape", (size,), data=data)
     _output(file, node)
+    _operator(file, node, inputs, constants, -1)
+
+
+def _operator(
+    file: FileBytes, node: Node, inputs: int, constants: Sequence[int], number: int
+) -> None:
+    """One of a layer's operators, with its constants."""
+    for place, size in enumerate(constants):
+        known = type(node.operation), node.output.shape[1:], number, place
+        file.tensor(f"{node.name}/shape", (size,), data=file.data(known, 4 * size))
     file.operator(inputs + len(constants))
 
 

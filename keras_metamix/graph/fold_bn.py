@@ -137,7 +137,9 @@ class _Fold:
         if isinstance(operation, QuantizedMac):
             return self._mac(operation, node, first)
         found = kind(operation, node)
-        if found is Kind.PASS and isinstance(first, Levels):
+        if found is Kind.ROUND:
+            first = require_levels(node, first)
+        if found in (Kind.PASS, Kind.ROUND) and isinstance(first, Levels):
             return Levels(move_layer(node, first.grid)(first.tensor), first.grid)
         if found is Kind.SOFTMAX and self.topology.is_output(node.output):
             return first

@@ -17,7 +17,12 @@ from keras_metamix.layers.batch_norm import (
 )
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import IntegerMac
-from keras_metamix.layers.mac import QuantizedDense, QuantizedDepthwiseConv2D
+from keras_metamix.layers.mac import (
+    QuantizedConv2DTranspose,
+    QuantizedDense,
+    QuantizedDepthwiseConv2D,
+    QuantizedMac,
+)
 
 Clip = dict[str, Any]  # "low" and "high" of an IntegerLayer, where they are not the grid's
 
@@ -26,17 +31,15 @@ def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerM
     """A MAC layer with what folds into it."""
     node: Any = group.head
     layer = node.operation
-    dense = isinstance(layer, QuantizedDense)
-    depthwise = isinstance(layer, QuantizedDepthwiseConv2D)
-    geometry = {}
-    if not dense:
+    kind, geometry = _kind(layer), {}
+    if kind != "dense":
         geometry = {
             "strides": layer.strides,
             "padding": layer.padding,
             "dilation_rate": layer.dilation_rate,
         }
     integer = IntegerMac(
-        "dense" if dense else "depthwise" if depthwise else "conv",
+        kind,
         layer.weight_quantizer.choice.bits,
         layer.kernel.shape,
         input_grid,
@@ -50,10 +53,21 @@ def fold_mac(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerM
     scale = scale.astype(np.float64)
     kernel = layer.integer_kernel()
     sign = np.where(scale < 0, -1, 1)
-    kernel = kernel * (sign.reshape(kernel.shape[-2:]) if depthwise else sign)
+    shapes = {"depthwise": kernel.shape[-2:], "transpose": (-1, 1)}
+    kernel = kernel * sign.reshape(shapes.get(kind, -1))
     weight_step = np.asarray(layer.weight_quantizer.step(), np.float64).reshape(-1)
     integer.set_integers(kernel, bias, weight_step * np.abs(scale) * _labels(input_grid, grid))
     return integer
+
+
+def _kind(layer: QuantizedMac) -> Any:
+    """The kind of its IntegerMac."""
+    kinds = {
+        QuantizedDense: "dense",
+        QuantizedDepthwiseConv2D: "depthwise",
+        QuantizedConv2DTranspose: "transpose",
+    }
+    return next((kind for cls, kind in kinds.items() if isinstance(layer, cls)), "conv")
 
 
 def fold_constants(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerMac:

@@ -7,7 +7,7 @@ from typing import Any
 from keras import layers
 
 from keras_metamix.graph.fold_mac import fold_average
-from keras_metamix.graph.operations import MOVES
+from keras_metamix.graph.operations import MOVES, move_of
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.grid import Grid
 
@@ -15,6 +15,8 @@ from keras_metamix.layers.grid import Grid
 def move_layer(node: Node, grid: Grid) -> Any:
     """The layer of a node, for levels on `grid`."""
     operation, name = node.operation, node.call_name
+    if (move := move_of(operation)) is not None:
+        return move.layer(node)
     if not isinstance(operation, layers.Layer):  # a raw reshape, or a cast of bytes
         if node.output.shape == node.inputs[0].shape:
             return layers.Identity(name=name)

@@ -21,6 +21,7 @@ class Kind(enum.Enum):
     HARD_SIGMOID = "hard sigmoid"
     SOFTMAX = "softmax"
     PASS = "moves or selects values"
+    ROUND = "moves values, and rounds them to the grid that they lie on"
     FLOAT = "computes in float"
 
 

@@ -17,6 +17,13 @@ from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.network_model import network_of
 
+_CLASSES = (
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+)
+
 
 def mac_nodes(
     topology: Topology, float_layers: frozenset[str] = frozenset()
@@ -102,14 +109,18 @@ def _layer_cost(calls: list[Node], edge: bool) -> LayerCost:
     outputs = [_size(layer, call.output.shape) for call in calls]
     kernel = math.prod(layer.kernel.shape)
     channels = layer.units if isinstance(layer, keras.layers.Dense) else calls[0].output.shape[-1]
+    read = [_size(layer, call.inputs[0].shape) for call in calls]
+    # Every output element takes as many MACs as its channel has weights; of a transposed
+    # convolution every input element does.
+    transposed = isinstance(layer, keras.layers.Conv2DTranspose)
+    each, shared = (read, layer.kernel.shape[-1]) if transposed else (outputs, channels)
     return LayerCost(
         name=layer.name,
         kind=_float_class(layer),
-        # Every output element takes as many MACs as its channel has weights.
-        macs=sum(outputs) * kernel // channels,
+        macs=sum(each) * kernel // shared,
         weights=kernel,
         output_channels=channels,
-        input_elements=sum(_size(layer, call.inputs[0].shape) for call in calls),
+        input_elements=sum(read),
         edge=edge,
         operations=tuple(_operation(layer, call) for call in calls),
     )
@@ -140,7 +151,7 @@ def _size(layer: Any, shape: tuple[Any, ...]) -> int:
 
 
 def _float_class(layer: Any) -> str:
-    for cls in (keras.layers.DepthwiseConv2D, keras.layers.Conv2D, keras.layers.Dense):
+    for cls in _CLASSES:
         if isinstance(layer, cls):
             return cls.__name__
     raise TypeError(f"Layer {layer.name!r} is no MAC layer.")

@@ -9,13 +9,15 @@ from keras import layers, tree
 
 from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operators import MOVES as MOVE_FAMILIES
 from keras_metamix.graph.operators import OPERATORS, Operator
+from keras_metamix.graph.operators.base import Move
 from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_class
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
 from keras_metamix.keras_internals import calls_of, operation_of
 
-MAC_LAYERS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+MAC_LAYERS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.Dense)
 # Layers that move or select values, and LiteRT's operator for them.
 MOVES: dict[type, str] = {
     layers.MaxPooling2D: "MAX_POOL_2D",
@@ -35,7 +37,6 @@ _FLOAT_LAYERS = (
     layers.ELU,
     layers.Maximum,
     layers.Minimum,
-    layers.UpSampling2D,
     layers.Permute,
 )
 # The identity in evaluation. Others are found out by what they compute: `acts_in_training_alone`.
@@ -80,7 +81,7 @@ def kind(operation: Any, node: Node | None = None) -> Kind | Operator | None:
     """
     if not isinstance(operation, layers.Layer):
         return _raw_kind(operation, node) if is_keras_own(type(operation)) else None
-    found = _layer_kind(operation)
+    found = _layer_kind(operation, node)
     if found is None and node is not None and acts_in_training_alone(operation, node.inputs):
         return Kind.PASS
     return found
@@ -95,7 +96,7 @@ def problem(node: Node, found: Kind | Operator) -> str:
         return f"expected the channel axis -1, found {operation.axis}"
     if found is Kind.AFFINE and affine_terms(node) is None:
         return _not_affine(node)
-    return ""
+    return _transposed_problem(node) if isinstance(operation, layers.Conv2DTranspose) else ""
 
 
 def cannot_run(node: Node) -> str:
@@ -150,10 +151,44 @@ def _reads_bytes(operation: Any, found: Kind | Operator) -> bool:
     return found in (Kind.PASS, Kind.AFFINE, Kind.BATCH_NORM) or dense
 
 
-def _layer_kind(layer: Any) -> Kind | Operator | None:
+def _transposed_problem(node: Node) -> str:
+    """What LiteRT's TRANSPOSE_CONV, or XNNPACK's, lacks for a call."""
+    layer: Any = node.operation
+    if set(layer.dilation_rate) != {1}:
+        return "no exact integer form with a dilation; use UpSampling2D and a dilated Conv2D"
+    sizes = node.inputs[0].shape[1:3], layer.kernel_size, layer.strides
+    same = layer.padding == "same"
+    whole = [n * s if same else (n - 1) * s + max(k, s) for n, k, s in zip(*sizes, strict=True)]
+    if whole != list(node.output.shape[1:3]):
+        return (
+            "no exact integer form with an output_padding that changes the size; leave it out, and "
+            "use ZeroPadding2D or Cropping2D behind the layer"
+        )
+    longer = {(k > s) - (k < s) for _, k, s in zip(*sizes, strict=True)}
+    if same and longer == {-1, 1}:
+        return (
+            "no exact integer form where its kernel is larger than the stride in one direction "
+            "and smaller in the other; use padding='valid', and Cropping2D behind the layer"
+        )
+    return ""
+
+
+def move_of(operation: Any) -> Move | None:
+    """The family of operations that move values that an operation is of."""
+    cls = keras_class(operation)
+    if cls is None:
+        return None
+    if not issubclass(cls, layers.Layer):
+        return next((move for move in MOVE_FAMILIES if cls.__name__ in move.raw), None)
+    return next((move for move in MOVE_FAMILIES if issubclass(cls, move.layers)), None)
+
+
+def _layer_kind(layer: Any, node: Node | None) -> Kind | Operator | None:
     cls = keras_class(layer)
     if cls is None:
         return None
+    if (move := move_of(layer)) is not None:
+        return move.kind(layer, node)
     if issubclass(cls, layers.Activation):
         return activation_kind(layer.activation)
     if issubclass(cls, layers.ReLU):
@@ -179,6 +214,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
         return _clip_kind(operation, node)
     if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
         return Kind.PASS
+    if (move := move_of(operation)) is not None:
+        return move.kind(operation, node)
     for operator in OPERATORS:
         if name in operator.raw and operator.takes(operation, node):
             return operator

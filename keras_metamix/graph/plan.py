@@ -96,7 +96,8 @@ class Plan:
 
     def joins(self, node: Node) -> bool:
         """Whether a node is part of the group that computes its input."""
-        return self.kind(node) is not Kind.PASS and self[node.output].group.head is not node
+        moves = self.kind(node) in (Kind.PASS, Kind.ROUND)
+        return not moves and self[node.output].group.head is not node
 
     def _end_softmax(self) -> None:
         for node in self.topology.nodes:
@@ -108,9 +109,10 @@ class Plan:
     def _result(self, node: Node) -> TensorPlan:
         """The plan of a node's output, before quantizers are placed."""
         source, found = self[node.inputs[0]], self.kind(node)
-        if found is Kind.PASS:
-            moved = source.group.joined(node, found) or source.group
-            return TensorPlan(moved, on_grid=source.on_grid)
+        if found in (Kind.PASS, Kind.ROUND):
+            moved = source.group.joined(node, Kind.PASS) or source.group
+            # What rounds has a quantizer before it, on whose grid its result lies.
+            return TensorPlan(moved, on_grid=source.on_grid or found is Kind.ROUND)
         joined = None if source.on_grid else self._joined(source.group, node)
         group = joined or self._begun(node)
         self._whole[id(group.head)] = group

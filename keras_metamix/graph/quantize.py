@@ -23,11 +23,13 @@ from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.mac import (
     QuantizedConv2D,
+    QuantizedConv2DTranspose,
     QuantizedDense,
     QuantizedDepthwiseConv2D,
     QuantizedMac,
 )
 from keras_metamix.layers.parts import batch_norms
+from keras_metamix.layers.resize import GridResize
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
 
@@ -78,6 +80,9 @@ def connect(network: keras.Model) -> None:
             norm.follow(choices)
         if norm.input_quantizer is not None:
             norm.connect(network.get_layer(norm.input_quantizer).step)
+    for layer in network.layers:
+        if isinstance(layer, GridResize) and layer.input_quantizer is not None:
+            layer.connect(network.get_layer(layer.input_quantizer).step)
 
 
 def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
@@ -140,6 +145,8 @@ class _Rewrite:
             clone = self._batch_norm(operation, config)
         elif found is Kind.MAC:
             clone = self._quantized_mac(operation, config)
+        elif found is Kind.ROUND:
+            return operation  # each call has a layer of its own
         else:
             return copy_of(operation, operation.name)
         _copy(operation, clone)
@@ -196,6 +203,7 @@ class _Rewrite:
         }
         for cls, quantized in (
             (keras.layers.DepthwiseConv2D, QuantizedDepthwiseConv2D),
+            (keras.layers.Conv2DTranspose, QuantizedConv2DTranspose),
             (keras.layers.Conv2D, QuantizedConv2D),
             (keras.layers.Dense, QuantizedDense),
         ):
@@ -211,6 +219,8 @@ class _Rewrite:
         )
         if self.plan.kind(node) is Kind.MAC:
             outputs = operation(args[0])
+        elif self.plan.kind(node) is Kind.ROUND:
+            outputs = self._resize(node)(args[0])
         elif self._is_owned(node) or self._absorbed(node.output) != "linear":
             outputs = args[0]
         else:
@@ -218,6 +228,24 @@ class _Rewrite:
         if self.plan[node.output].stream:
             outputs = self._stream(node.output, f"{node.call_name}_stream")(outputs)
         return outputs
+
+    def _resize(self, node: Node) -> GridResize:
+        """The layer of one call of a bilinear resize."""
+        return GridResize(
+            node.output.shape[1:3],
+            self._stream_before(node) if self.space.stream_bits else None,
+            whole=self._holds_bytes(node.inputs[0]),
+            name=node.call_name,
+        )
+
+    def _holds_bytes(self, tensor: Any) -> bool:
+        """Whether a tensor is an input of bytes, moved or not, which no Cast has made floats."""
+        node = self.topology.producer(tensor)
+        if node is None:
+            return "float" not in tensor.dtype
+        moved = self.plan.kind(node) in (Kind.PASS, Kind.ROUND)
+        cast = type(node.operation).__name__ == "Cast"
+        return moved and not cast and self._holds_bytes(node.inputs[0])
 
     def _absorbed(self, tensor: Any) -> str:
         """The ReLU of a tensor's producer that the quantizer behind the tensor computes."""

@@ -22,11 +22,12 @@ _UNIT = (
     "the same without), inside it use BatchNormalization"
 )
 _IN_2D = "not exported yet; use the 2-D layer on Reshape((1, time, channels))"
-_NEAREST = (
-    "not exported yet; Concatenate()([x, x]) and Reshape((height, 2 * width, channels)) repeat "
-    "each column, and each row alike"
+_NEAREST = "not exported yet; UpSampling2D and keras.ops.image.resize repeat rows and columns"
+_RESIZE = (
+    "exported as bilinear, or nearest by whole factors, with antialias=False and without keeping "
+    "the aspect ratio; use one of these"
 )
-_TRANSPOSED = "not exported yet; enlarge by Concatenate and Reshape, and use Conv2D"
+_TRANSPOSED = "not exported yet; use the layer Conv2DTranspose"
 _PARTS = (
     "not exported yet; give each part a Conv2D or Dense of its own, or use Cropping2D for height "
     "and width"
@@ -128,7 +129,7 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(("argmax", "argmin", "topk", "argsort", "sort", "intopk"), _CHOICE),
     **dict.fromkeys(("where", "greater", "greaterequal", "less", "lessequal", "equal"), _GATE),
     **dict.fromkeys(("notequal", "logicaland", "logicalor", "logicalnot", "select"), _GATE),
-    "upsampling2d": f"{_NEAREST}, which is interpolation='nearest'",
+    **dict.fromkeys(("upsampling2d", "resizing", "resize"), _RESIZE),
     **dict.fromkeys(("repeat", "tile", "broadcastto"), _NEAREST),
     "repeatvector": (
         "not exported yet; Concatenate()(n * [x]) and Reshape((n, features)) are the same"
@@ -137,10 +138,10 @@ _REASONS: dict[str, str] = {
     "roll": "not exported yet; Cropping2D of both parts and Concatenate(axis=1 or 2) do the same",
     **dict.fromkeys(("getitem", "slice", "split", "take", "unstack"), _PARTS),
     **dict.fromkeys(
-        ("spacetodepth", "extractpatches"),
+        ("extractpatches",),
         "not exported yet; use a Conv2D with the block as kernel_size and strides",
     ),
-    **dict.fromkeys(("conv2dtranspose", "convtranspose", "depthtospace"), _TRANSPOSED),
+    "convtranspose": _TRANSPOSED,
     **dict.fromkeys(
         (
             "conv1d",
@@ -186,7 +187,7 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("hashing", "discretization", "categoryencoding", "textvectorization"), _LOOKUP
     ),
-    **dict.fromkeys(("resizing", "centercrop", "resize"), f"not exported yet; {_PIPELINE}"),
+    "centercrop": f"not exported yet where it resizes; {_PIPELINE}",
     **dict.fromkeys(("autocontrast", "equalization"), f"no exact integer form; {_PIPELINE}"),
     **dict.fromkeys(
         ("rfft", "stft", "melspectrogram", "stftspectrogram", "fft"),

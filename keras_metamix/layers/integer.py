@@ -8,6 +8,7 @@ accumulator as float32, times a float32 multiplier, rounded half to even, clippe
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -87,10 +88,10 @@ class Dequantize(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class IntegerMac(IntegerLayer):
-    """A convolution, depthwise convolution or dense layer with batch norm folded in.
+    """A convolution of any kind or a dense layer with batch norm folded in.
 
     Args:
-      kind: "conv", "depthwise" or "dense".
+      kind: "conv", "depthwise", "transpose" or "dense".
       weight_bits: bit-width of the integers in the kernel.
       kernel_shape: as Keras has it.
       input_grid: of the input.
@@ -104,7 +105,7 @@ class IntegerMac(IntegerLayer):
 
     def __init__(
         self,
-        kind: Literal["conv", "depthwise", "dense"],
+        kind: Literal["conv", "depthwise", "transpose", "dense"],
         weight_bits: int,
         kernel_shape: Sequence[int],
         input_grid: Grid | dict[str, Any],
@@ -123,9 +124,7 @@ class IntegerMac(IntegerLayer):
         self.strides, self.dilation_rate = tuple(strides), tuple(dilation_rate)
         self.padding, self.accumulator = padding, accumulator
         self.layer = layer
-        self.channels = (
-            int(np.prod(self.kernel_shape[-2:])) if kind == "depthwise" else self.kernel_shape[-1]
-        )
+        self.channels = math.prod(self.kernel_shape[axis] for axis in self._channel_axes)
 
     def build(self, input_shape: Any) -> None:
         def variable(name: str, shape: tuple[int, ...], dtype: str) -> Any:
@@ -135,6 +134,11 @@ class IntegerMac(IntegerLayer):
         self.bias = variable("bias", (self.channels,), "int32")
         self.weight_scale = variable("weight_scale", (self.channels,), "float32")
         self.multiplier = variable("multiplier", (self.channels,), "float32")
+
+    @property
+    def _channel_axes(self) -> tuple[int, ...]:
+        """Axes of the kernel that together number the output channels."""
+        return {"depthwise": (-2, -1), "transpose": (-2,)}.get(self.kind, (-1,))
 
     def set_integers(self, kernel: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray) -> None:
         """Sets the variables and chooses an accumulator that holds every possible sum."""
@@ -151,7 +155,8 @@ class IntegerMac(IntegerLayer):
     def largest_sum(self) -> int:
         """The largest magnitude that an accumulator can reach, its bias included."""
         kernel = np.abs(np.asarray(self.kernel).astype(np.int64))
-        axes: Any = (0, 1) if self.kind == "depthwise" else tuple(range(kernel.ndim - 1))
+        channels = {axis % kernel.ndim for axis in self._channel_axes}
+        axes = tuple(axis for axis in range(kernel.ndim) if axis not in channels)
         levels = max(abs(self.input_grid.low), self.input_grid.high)
         bias = np.abs(np.asarray(self.bias).astype(np.int64))
         return int((kernel.sum(axis=axes).reshape(-1) * levels + bias).max())
@@ -161,6 +166,8 @@ class IntegerMac(IntegerLayer):
         kernel = ops.cast(self.kernel, self.accumulator)
         if self.kind == "dense":
             sums = ops.matmul(x, kernel)
+        elif self.kind == "transpose":
+            sums = ops.conv_transpose(x, kernel, self.strides, self.padding)
         else:
             convolve = ops.conv if self.kind == "conv" else depthwise_conv
             sums = convolve(x, kernel, self.strides, self.padding, dilation_rate=self.dilation_rate)

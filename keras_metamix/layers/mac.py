@@ -20,7 +20,7 @@ Bits = int | Sequence[int]
 
 
 class QuantizedMac(keras.layers.Layer):
-    """What the three MAC layers share; each of them also inherits from the Keras layer of its kind.
+    """What the MAC layers share; each of them also inherits from the Keras layer of its kind.
 
     The layer computes `activation(norm(mac(quantize(x), quantize(kernel)) + bias))`.
 
@@ -197,6 +197,24 @@ class QuantizedDepthwiseConv2D(QuantizedMac, keras.layers.DepthwiseConv2D):
             kernel,
             strides=self.strides,
             padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class QuantizedConv2DTranspose(QuantizedMac, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with a quantized input and kernel."""
+
+    channel_axes = (-2,)
+
+    def multiply(self, inputs: Any, kernel: Any) -> Any:
+        return ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )

@@ -2,7 +2,12 @@
 
 from keras_metamix.ops.nested import lsq_nested, nested_integers
 from keras_metamix.ops.picking import pick
-from keras_metamix.ops.rounding import hard_selection, round_straight_through
+from keras_metamix.ops.resize import resize_levels
+from keras_metamix.ops.rounding import (
+    hard_selection,
+    round_straight_through,
+    straight_through,
+)
 from keras_metamix.ops.step_size import (
     lsq,
     lsq_integers,
@@ -20,6 +25,8 @@ __all__ = [
     "lsq_per_channel",
     "nested_integers",
     "pick",
+    "resize_levels",
     "round_straight_through",
     "shifted_range",
+    "straight_through",
 ]

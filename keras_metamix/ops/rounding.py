@@ -19,6 +19,16 @@ def round_straight_through(x: Any) -> Any:
 
 
 @keras.ops.custom_gradient
+def straight_through(x: Any, value: Any) -> Any:
+    """`value`; the gradient is that of `x`, of the same shape."""
+
+    def gradient(upstream):
+        return upstream, ops.zeros_like(upstream)
+
+    return ops.cast(value, x.dtype), gradient
+
+
+@keras.ops.custom_gradient
 def hard_selection(alpha: Any) -> Any:
     """MetaMix Eq. 5: forward one-hot(argmax softmax(alpha)), backward the softmax.
 

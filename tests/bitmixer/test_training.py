@@ -707,7 +707,9 @@ def test_from_float_names_what_it_does_not_take(tiny_model):
     with pytest.raises(ValueError, match=r"SearchSpace.weight_bits: expected 'same'.*\[4, 2\]"):
         BitMixerModel.from_float(source, SearchSpace((4, 2), (4, 2)))
     image = keras.Input((4, 4, 1))
-    odd = keras.layers.Conv2DTranspose(2, 1, name="odd")(keras.layers.Conv2D(2, 1)(image))
+    odd = keras.layers.Conv2DTranspose(2, 2, dilation_rate=2, name="odd")(
+        keras.layers.Conv2D(2, 1)(image)
+    )
     with pytest.raises(ValueError, match="'odd'"):
         BitMixerModel.from_float(keras.Model(image, odd))
 

@@ -515,9 +515,6 @@ REFUSED = {
         lambda: Subclassed(name="bad"), r"'bad' \(Subclassed\): a subclassed model"),
     "inside a composite layer": (
         lambda: Holder(name="holder"), r"'bad' \(OwnWeights\) inside 'holder' \(Holder\)"),
-    "Conv2DTranspose": (
-        lambda: layers.Conv2DTranspose(4, 3, padding="same", name="bad"),
-        r"'bad' \(Conv2DTranspose\): not exported yet"),
     "EinsumDense": (
         lambda: layers.EinsumDense("abcd,de->abce", (8, 8, 4), name="bad"),
         r"'bad' \(EinsumDense\): not exported yet"),

@@ -204,3 +204,15 @@ def test_published_costs_are_reproduced(application, macs, gigabops):
     found = sum(c.macs for c in layer_costs(model))
     assert found / 1e6 == pytest.approx(macs, abs=5e-4)
     assert bops(model, uniform_assignment(model, 4, 4)) / 1e9 == pytest.approx(gigabops, abs=5e-4)
+
+
+@pytest.mark.parametrize(("padding", "size"), [("same", 3), ("valid", 3), ("valid", 2)])
+def test_each_input_of_a_transposed_convolution_meets_the_whole_kernel(padding, size):
+    image = keras.Input((5, 4, 3))
+    outputs = keras.layers.Conv2DTranspose(7, size, 2, padding, name="up")(image)
+    (cost,) = layer_costs(keras.Model(image, outputs))
+    assert (cost.kind, cost.output_channels) == ("Conv2DTranspose", 7)
+    assert cost.macs == 5 * 4 * 3 * size * size * 7
+    assert cost.operations == (
+        f"Conv2DTranspose 5x4x3, kernel {size}x{size}x7x3, strides 2x2, {padding}",
+    )

@@ -381,8 +381,8 @@ class _OwnConv(layers.Conv2D):
 
 
 REFUSED = {
-    "transposed": (lambda: _with(layers.Conv2DTranspose(2, 2, name="bad")),
-                   r"'bad' \(Conv2DTranspose\): not exported yet"),
+    "transposed": (lambda: _with(layers.Conv2DTranspose(2, 2, dilation_rate=2, name="bad")),
+                   r"'bad' \(Conv2DTranspose\): no exact integer form with a dilation"),
     "a user's own": (lambda: _with(_OwnConv(2, 2, name="bad")),
                      r"'bad' \(_OwnConv\): a Conv2D with call of its own"),
     "channels first": (

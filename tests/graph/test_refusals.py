@@ -373,6 +373,7 @@ TAKEN = {
     "noise behind a layer": lambda: model_of(layers.GaussianNoise(0.1), layers.ReLU(), conv()),
     "ActivityRegularization": lambda: model_of(layers.ActivityRegularization(l1=0.1)),
     "a pipeline": lambda: augmented(keras.Sequential(AUGMENTATION[:2])),
+    "Resizing": lambda: augmented(layers.Resizing(4, 6)),
     "Resizing to the same size": lambda: augmented(layers.Resizing(8, 8)),
     "CenterCrop": lambda: augmented(layers.CenterCrop(5, 4)),
     **{f"training={value}": lambda v=value: model_of(block(v)) for value in (None, False, True)},
@@ -539,12 +540,29 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "Maximum": (lambda: model_of(two(layers.Maximum(name="most"))), {"most": NOT_YET}),
     "a raw quotient": (lambda: model_of(two(lambda x: x[0] / x[1])), {
         "true_divide": "A quotient behind layer '"}),
-    "UpSampling2D": (lambda: model_of(layers.UpSampling2D(name="up")), {"up": "Concatenate"}),
-    "Conv2DTranspose": (lambda: model_of(layers.Conv2DTranspose(4, 2, name="up")), {
-        "up": NOT_YET}),
+    **{
+        f"a resize, {name}": (lambda layer=layer: model_of(layer), {"size": "bilinear, or nearest"})
+        for name, layer in {
+            "bicubic": layers.UpSampling2D(2, interpolation="bicubic", name="size"),
+            "nearest by a fraction": layers.Resizing(12, 8, "nearest", name="size"),
+            "antialias": layers.Resizing(4, 4, antialias=True, name="size"),
+            "cropped": layers.Resizing(4, 8, crop_to_aspect_ratio=True, name="size"),
+            "padded": layers.Resizing(4, 8, pad_to_aspect_ratio=True, name="size"),
+        }.items()
+    },
+    "ops.image.resize, bicubic": (
+        lambda: model_of(lambda x: ops.image.resize(x, (4, 4), "bicubic")),
+        {"resize": "A resize behind layer 'stem'"}),
+    "a dilated Conv2DTranspose": (
+        lambda: model_of(layers.Conv2DTranspose(4, 2, dilation_rate=2, name="up")),
+        {"up": "with a dilation; use UpSampling2D"}),
+    "output_padding": (
+        lambda: model_of(layers.Conv2DTranspose(4, 3, 2, "same", output_padding=0, name="up")),
+        {"up": "output_padding that changes the size"}),
+    "a kernel larger and smaller than the stride": (
+        lambda: model_of(layers.Conv2DTranspose(4, (2, 5), 3, "same", name="up")),
+        {"up": "padding='valid', and Cropping2D"}),
     "Permute": (lambda: model_of(layers.Permute((2, 1, 3), name="turn")), {"turn": NOT_YET}),
-    "Resizing": (lambda: augmented(layers.Resizing(4, 4, name="size")), {
-        "size": "data pipeline"}),
     "RandomCrop": (lambda: augmented(layers.RandomCrop(4, 4, name="crop")), {
         "crop": "in training alone; put it into the data pipeline"}),
     "CenterCrop that resizes": (lambda: augmented(layers.CenterCrop(9, 4, name="crop")), {
@@ -819,29 +837,15 @@ def test_names_that_do_not_help_are_not_offered(refused):
 # --- remedies -----------------------------------------------------------------------------------
 
 
-def repeated(x):
-    """Nearest upsampling by 2."""
-    height, width, channels = x.shape[1:]
-    x = layers.Concatenate()([x, x])
-    x = layers.Reshape((height, 1, 2 * width * channels))(x)  # each column twice
-    x = layers.Concatenate()([x, x])
-    return layers.Reshape((2 * height, 2 * width, channels))(x)
-
-
-def test_concatenate_and_reshape_enlarge_exactly(calibrated):
-    image = keras.Input(SHAPE)
-    values = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
-    enlarge = keras.Model(image, repeated(image))
-    np.testing.assert_array_equal(enlarge(values), layers.UpSampling2D()(values))
-    model, images = calibrated(model_of(repeated, conv()))
-    assert mt.parity(mt.convert(model), model, images).differing == 0
-
-
 REMEDIES = {
     "Conv1D": lambda: sequence(
         layers.Reshape((1, 8, 4)), conv(5, (1, 3)), layers.MaxPooling2D((1, 2)), layers.ReLU(6.0)
     ),
     "slices": lambda: model_of(lambda x: layers.Concatenate()([conv(2)(x), conv(3)(x)])),
+    "a dilated Conv2DTranspose": lambda: model_of(layers.UpSampling2D(), conv(4, dilation_rate=2)),
+    "Conv2DTranspose of any kernel": lambda: model_of(
+        layers.Conv2DTranspose(4, (2, 5), 3, "valid"), layers.Cropping2D(((0, 0), (1, 1)))
+    ),
     "padded average pooling": lambda: model_of(
         layers.ZeroPadding2D(1), layers.AveragePooling2D(3, 1)
     ),

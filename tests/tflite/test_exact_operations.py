@@ -188,6 +188,46 @@ def moves_of_a_swish(x):
     return conv(5, name="after")(layers.MaxPooling2D(2, name="pool")(x))
 
 
+# --- sizes -------------------------------------------------------------------------------------
+
+
+def repeated_pixels(x):
+    """Nearest by whole factors: rows and columns repeated, and all but some left out."""
+    x = layers.UpSampling2D((2, 3), name="repeat")(layers.ReLU(name="relu")(x))
+    x = conv(5, name="between")(layers.UpSampling2D((1, 7), name="columns")(x))
+    x = layers.Resizing(6, 28, "nearest", name="fewer")(x)
+    return conv(5, name="after")(ops.image.resize(x, (12, 28), "nearest"))
+
+
+def bilinear(x):
+    """Of tensors with and without a ReLU, several times, larger and smaller."""
+    y = layers.UpSampling2D(2, interpolation="bilinear", name="twice")(layers.ReLU(name="relu")(x))
+    y = layers.Resizing(7, 11, name="smaller")(conv(6, name="between")(y))
+    y = layers.Add(name="sum")([layers.Resizing(7, 11, name="branch")(x), y])
+    return conv(5, name="after")(ops.image.resize(act("hard_silu", "swish")(y), (9, 4)))
+
+
+def bilinear_of_a_bilinear(x):
+    x = layers.MaxPooling2D(2, 1, name="pool")(layers.Resizing(5, 6, name="first")(x))
+    x = layers.Resizing(9, 3, name="second")(x)
+    return layers.Concatenate(name="joined")([x, ops.relu(conv(3, name="after")(x))])
+
+
+def depth_and_space(x):
+    x = ops.space_to_depth(layers.Cropping2D(((1, 0), (0, 0)), name="even")(x), 2)
+    return conv(5, name="after")(ops.depth_to_space(conv(12, name="between")(x), 2))
+
+
+def resized_input(layer, dtype="float32"):
+    def build():
+        image = keras.Input((6, 8, 3), name="image", dtype=dtype)
+        x = layers.Rescaling(0.1, -1.0, name="scaled")(layer(image))
+        x = conv(5, name="stem", activation="relu")(x)
+        return keras.Model(image, conv(3, name="last")(x), name="whole")
+
+    return build
+
+
 # --- constants ---------------------------------------------------------------------------------
 
 
@@ -288,6 +328,33 @@ STRIDED = {
 }
 
 
+TRANSPOSED = {
+    f"transposed {arguments}": strided(
+        lambda name, arguments=arguments: layers.Conv2DTranspose(
+            **{"filters": 5, "activation": "relu"} | arguments, name=name
+        )
+    )
+    for arguments in (
+        {"kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu6"},
+        {"kernel_size": (3, 4), "strides": (2, 1), "padding": "valid"},
+        {"kernel_size": (2, 3), "strides": 3, "padding": "same"},
+        {"kernel_size": 3, "strides": 2, "padding": "same", "output_padding": 1},
+        {"kernel_size": 2, "strides": 2},
+        {"kernel_size": 3, "strides": 3, "padding": "same", "activation": "silu"},
+        {"kernel_size": 1},
+    )
+}
+
+
+def transposed_blocks(x):
+    """Enough channels for INT4: batch norm behind, signed results, a layer called twice."""
+    x = layers.MaxPooling2D(2, name="pool")(conv(72, 1, name="many")(x))
+    shared = layers.Conv2DTranspose(72, 2, 2, "same", use_bias=False, name="shared")
+    x = layers.ReLU(name="relu")(norm("shared_bn")(shared(layers.MaxPooling2D(2)(x))))
+    x = shared(layers.MaxPooling2D(4, name="pool_again")(x))
+    return layers.Conv2DTranspose(5, 3, 3, activation="relu6", name="up")(x)
+
+
 def separable(x):
     x = layers.SeparableConv2D(
         6, 3, 2, "same", depth_multiplier=2, activation="hard_silu", name="separable"
@@ -339,6 +406,7 @@ IN_THE_MIDDLE = [
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
     unequal_pools, one_pixel_pools,
+    transposed_blocks, repeated_pixels, bilinear, bilinear_of_a_bilinear, depth_and_space,
     moves_of_a_swish, pre_activation, norm_of_a_sum, norm_of_a_swish, negative_constants,
     constants_between, grouped, dilated, separable, shared, shared_norm, nested,
 ]  # fmt: skip
@@ -347,7 +415,7 @@ MODELS = {
     **{f"squeeze-and-excite by {name}": lambda f=f: model_of(gate(f)) for name, f in {
         "sigmoid": act("sigmoid", "gate"), "hard-sigmoid": act("hard_sigmoid", "gate"),
         "relu6": relu6_spelling}.items()},
-    **{name: lambda f=f: model_of(f) for name, f in STRIDED.items()},
+    **{name: lambda f=f: model_of(f) for name, f in (STRIDED | TRANSPOSED).items()},
     "difference": lambda: model_of(of_two(lambda x, y: layers.Subtract()([x, ops.relu(y - x)]))),
     "global max": lambda: model_of(global_max(False), "features"),
     "global max with height and width": lambda: model_of(global_max(True), "features"),
@@ -355,6 +423,8 @@ MODELS = {
     "norm of the input": norm_of_the_input,
     "Rescaling and Normalization": preprocessed(0.5, -0.25),
     "negative Rescaling": preprocessed(-0.7, 0.1),
+    "Resizing of the input": resized_input(layers.Resizing(9, 12, name="resizing")),
+    "nearest Resizing of the input": resized_input(layers.Resizing(12, 4, "nearest", name="r")),
     **{f"ends in {f}": ending(f) for f in ("sigmoid", "tanh", "hard_sigmoid", "softmax", "silu")},
     "several outputs": several_outputs,
 }  # fmt: skip
@@ -508,7 +578,8 @@ REFUSED = {
     "softmax": lambda: act("softmax", "bad"),
     "padded average pooling": lambda: layers.AveragePooling2D(3, 1, "same", name="bad"),
     "average pooling that reaches over": lambda: layers.AveragePooling2D(2, 2, "same", name="bad"),
-    "UpSampling2D": lambda: layers.UpSampling2D(2, name="bad"),
+    "bicubic": lambda: layers.UpSampling2D(2, interpolation="bicubic", name="bad"),
+    "nearest by a fraction": lambda: layers.Resizing(12, 12, "nearest", name="bad"),
 }
 
 
@@ -533,6 +604,7 @@ def with_bits(bits, kind, name, value):
 
 
 VERIFIED = [
+    "transposed blocks", "bilinear",
     "hard swish before a padded depthwise", "silu", "swish read several times", "separable",
     "squeeze-and-excite by sigmoid", "squeeze-and-excite by relu6", "concat of seven",
     "dense block", "pre activation", "moves of a swish", "shared", "grouped", "several outputs",

@@ -26,7 +26,21 @@ def wide(image_shape=(12, 12, 3)):
     return keras.Model(image, [layers.Dense(10, name="a")(x), layers.Dense(3, name="b")(x)])
 
 
+def sizes(image_shape=(12, 12, 3)):
+    """Bilinear, repeated and left out pixels, and blocks of them."""
+    x = image = keras.Input(image_shape, name="image")
+    x = layers.Conv2D(16, 3, activation="relu", name="first")(layers.Resizing(9, 14)(x))
+    x = layers.Conv2D(64, 3, activation="relu", name="second")(layers.UpSampling2D((2, 7))(x))
+    x = layers.MaxPooling2D(2)(layers.Conv2DTranspose(32, 2, 2, name="blocks")(x))
+    x = layers.Conv2DTranspose(24, 3, padding="same", name="transposed")(x)
+    x = layers.Conv2D(24, 3, 2, name="third")(layers.Resizing(6, 41, "nearest")(x))
+    x = layers.Concatenate()([keras.ops.depth_to_space(x, 2)] * 7)
+    x = layers.GlobalMaxPooling2D(name="largest")(x)
+    return keras.Model(image, layers.Dense(10, name="a")(x))
+
+
 NETWORKS = {
+    "sizes": sizes,
     "small_cnn": lambda: zoo.small_cnn((28, 28, 1), 10, width=8),
     "tiny_cnn": lambda: zoo.small_cnn((8, 8, 1), 4, width=4),
     "small_resnet": lambda: zoo.small_resnet((28, 28, 1), 10),

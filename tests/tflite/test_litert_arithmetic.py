@@ -6,12 +6,14 @@ ai-edge-litert 2.3.0: a failure means that the runtime rounds in another way now
 files no longer match training.
 """
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_metamix.graph.operators.mean import IntegerMean
 from keras_metamix.layers.grid import Grid, clip_level
+from keras_metamix.ops import resize_levels
 from metamix_tflite.encoding import Fused, Op, TensorType
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor
 from metamix_tflite.operators import FAMILY, LITERT
@@ -316,3 +318,83 @@ def test_moves_keep_the_codes(zero_point, run_operator, int8):
     np.testing.assert_array_equal(
         pooled, codes[:, :4, :4].reshape(1, 2, 2, 2, 2, 3).max(axis=(2, 4))
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "result"), [((5, 7), (10, 14)), ((1, 3), (4, 9)), ((6, 9), (11, 4)), ((8, 8), (1, 3))]
+)
+@pytest.mark.parametrize("zero_point", [-128, 0, 112])
+def test_bilinear_weighs_in_steps_of_11_bits(size, result, zero_point, run_operator, int8):
+    codes = np.random.default_rng(4).integers(-128, 128, (1, *size, 5)).astype(np.int8)
+    options = "ResizeBilinearOptions", {"alignCorners": False, "halfPixelCenters": True}
+    found, delegated = run_operator(
+        Op.RESIZE_BILINEAR,
+        [
+            int8(codes.shape, f32(0.1), zero_point),
+            ((2,), TensorType.INT32, None, 0, np.array(result)),
+        ],
+        int8((1, *result, 5), f32(0.1), zero_point)[:4],
+        options,
+        3,
+        [codes],
+    )
+    levels = resize_levels((codes - f32(zero_point)).astype(f32), result)
+    assert delegated
+    np.testing.assert_array_equal(found, np.asarray(levels) + zero_point)
+    real = keras.ops.image.resize(codes.astype(f32), result, "bilinear")
+    assert np.max(np.abs(found - np.asarray(real))) <= 0.5 + 2**-4  # the weights' rounding
+
+
+@pytest.mark.parametrize(("operator", "block"), [("DepthToSpace", 2), ("SpaceToDepth", 3)])
+def test_blocks_of_pixels_keep_the_codes(operator, block, run_operator, int8):
+    codes = np.random.default_rng(5).integers(-128, 128, (1, 6, 3, 8)).astype(np.int8)
+    name = {"DepthToSpace": "depth_to_space", "SpaceToDepth": "space_to_depth"}[operator]
+    expected = np.asarray(getattr(keras.ops, name)(codes, block))
+    found, delegated = run_operator(
+        getattr(Op, name.upper()),
+        [int8(codes.shape, f32(0.1), 3)],
+        int8(expected.shape, f32(0.1), 3)[:4],
+        (f"{operator}Options", {"blockSize": block}),
+        arrays=[codes],
+    )
+    assert delegated
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (4, 2), (3, 1)])
+@pytest.mark.parametrize("fused", ["NONE", "RELU", "RELU_N1_TO_1"])
+def test_transposed_convolution(size, stride, padding, fused, run_operator, int8, half_even):
+    rng = np.random.default_rng(size)
+    codes = rng.integers(-128, 128, (1, 4, 5, 6)).astype(np.int8)
+    kernel = rng.integers(-127, 128, (3, size, size, 6)).astype(np.int8)
+    full = np.zeros((1, 3 * stride + size, 4 * stride + size, 3), np.int64)  # of 4 x 5 pixels
+    for row in range(size):
+        for column in range(size):
+            rows = slice(row, row + 3 * stride + 1, stride)
+            columns = slice(column, column + 4 * stride + 1, stride)
+            full[:, rows, columns] += (codes.astype(np.int64) - 7) @ kernel[:, row, column].T
+    cut = (size - stride) // 2 if padding == "same" else 0
+    shape = (4 * stride, 5 * stride) if padding == "same" else full.shape[1:3]
+    sums = full[:, cut : cut + shape[0], cut : cut + shape[1]]
+    scales, bias = f32(np.exp(rng.uniform(-6, -2, 3))), rng.integers(-2000, 2000, 3)
+    label = f32(1 / 7) if fused == "RELU_N1_TO_1" else f32(np.max(np.abs(sums)) * 1e-4)
+    zero_point = 0 if fused == "RELU_N1_TO_1" else -30
+    found, delegated = run_operator(
+        Op.TRANSPOSE_CONV,
+        [
+            ((4,), TensorType.INT32, None, 0, np.array([1, *shape, 3])),
+            int8(kernel.shape, scales, 0, kernel),
+            int8(codes.shape, f32(0.05), 7), ((3,), TensorType.INT32, f32(0.05) * scales, 0, bias),
+        ],
+        int8(sums.shape, label, zero_point)[:4],
+        ("TransposeConvOptions", {
+            "padding": getattr(schema.Padding, padding.upper()), "strideH": stride,
+            "strideW": stride, "fusedActivationFunction": getattr(Fused, fused)}),
+        3 if fused == "NONE" else 4,
+        [codes],
+    )  # fmt: skip
+    low, high = {"NONE": (-128, 127), "RELU": (-30, 127), "RELU_N1_TO_1": (-7, 7)}[fused]
+    assert delegated
+    multiplier = f32(f32(0.05) * scales) / label
+    np.testing.assert_array_equal(found, half_even(sums + bias, multiplier, zero_point, low, high))

@@ -96,6 +96,21 @@ class RandomModel:
         )
         return self.behind_mac(layer(x), fused)
 
+    def transposed(self, x):
+        fused, size = self.fused(), self.pick(1, 2, 2, 3)
+        if max(x.shape[1:3]) > 12:
+            return self.conv(x)
+        layer = layers.Conv2DTranspose(
+            self.number(1, 6),
+            (size, self.pick(size, size, 2)),
+            self.pick(size, size, 1, 2),
+            self.pick("same", "valid"),
+            use_bias=self.pick(True, False),
+            activation=fused,
+            name=self.name("transposed"),
+        )
+        return self.behind_mac(layer(x), fused)
+
     def separable(self, x):
         layer = layers.SeparableConv2D(
             self.number(1, 6), min(3, *x.shape[1:3]), self.pick(1, 2), "same",
@@ -124,6 +139,22 @@ class RandomModel:
         if min(x.shape[1:3]) > 4 and self.pick(True, False, False):
             return layers.Cropping2D(amounts, name=self.name("crop"))(x)
         return layers.ZeroPadding2D(amounts, name=self.name("pad"))(x)
+
+    def resized(self, x):
+        """Another size: bilinear, of repeated pixels, or blocks of pixels as channels."""
+        kind, name = self.pick("bilinear", "bilinear", "nearest", "fewer", "blocks"), "resized"
+        height, width, channels = x.shape[1:]
+        if kind == "bilinear":
+            return layers.Resizing(self.number(2, 9), self.number(2, 9), name=self.name(name))(x)
+        if kind == "nearest":
+            return layers.UpSampling2D((self.pick(1, 2), 2), name=self.name(name))(x)
+        if kind == "blocks" and channels % 4 == 0:
+            return keras.ops.depth_to_space(x, 2)
+        if height % 2 or width % 2:
+            return keras.ops.image.resize(x, (2 * height, width), "nearest")
+        if kind == "blocks":
+            return keras.ops.space_to_depth(x, 2)
+        return keras.ops.image.resize(x, (height // 2, width), "nearest")
 
     def residual(self, x):
         """Post- or pre-activation, a sum of two or three, or a product."""
@@ -195,7 +226,7 @@ class RandomModel:
         blocks = (
             self.conv, self.conv, self.depthwise, self.separable, self.twice, self.pool, self.pad,
             self.residual, self.dense_block, self.squeeze_and_excite, self.constants, self.norm,
-            self.activation, self.nested,
+            self.activation, self.nested, self.resized, self.transposed,
         )  # fmt: skip
         for _ in range(self.number(1, 4)):
             x = self.pick(*blocks)(x)

@@ -14,6 +14,10 @@ CONTAINERS = ("fast", "smallest", "edgetpu")
 INT4_BITS = 4
 # Fewer weights than these save less by INT4 than the operators of their patches take in a file.
 LEAST_FOR_PATCHES = 8192
+# What INT4 weights of blocks take besides: bytes of an operator, and of the scales and the bias of
+# each row that INT8 weights do without.
+_BLOCKS, _ROW = 128, 20
+BLOCKS = "/blocks"  # behind a layer's name: the tensor of its pixels, laid out
 PATCHES = "/patches"  # behind a layer's name: where the names of its patches' tensors begin
 
 
@@ -25,11 +29,13 @@ class MacForm:
       operator: LiteRT's.
       container: type that holds the weights, "INT4" or "INT8".
       patches: whether the operator reads patches of the layer's input, which others lay out.
+      blocks: whether it gives the pixels of a block as channels, which another lays out.
     """
 
     operator: str
     container: str
     patches: bool = False
+    blocks: bool = False
 
 
 def check_container(container: str) -> None:
@@ -47,18 +53,18 @@ def takes_fully_connected(container: str) -> bool:
     return container != "edgetpu"
 
 
-def weight_type(container: str, matrix: bool, weight_bits: int, taps: int) -> str:
+def weight_type(container: str, operator: str, weight_bits: int, taps: int) -> str:
     """The type of an operator's weights, "INT4" or "INT8".
 
-    "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED (`matrix`) with an even number of weights
-    to an output, `taps` (two share a byte). "smallest" takes it wherever the weights fit, "edgetpu"
-    nowhere.
+    "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED with an even number of weights
+    to an output, `taps` (two share a byte). "smallest" takes it wherever the weights fit and LiteRT
+    has it, "edgetpu" nowhere.
     """
-    if weight_bits > INT4_BITS or container == "edgetpu":
+    if weight_bits > INT4_BITS or container == "edgetpu" or operator == "TRANSPOSE_CONV":
         return "INT8"
     if container == "smallest":
         return "INT4"
-    return "INT4" if matrix and taps % 2 == 0 else "INT8"
+    return "INT4" if operator == "FULLY_CONNECTED" and taps % 2 == 0 else "INT8"
 
 
 def mac_form(
@@ -72,17 +78,25 @@ def mac_form(
     """What a container's files have for a MAC layer.
 
     Args:
-      kind: "conv", "depthwise" or "dense".
+      kind: "conv", "depthwise", "transpose" or "dense".
       kernel_shape: as Keras has it.
       strides: of a convolution.
       channels: of the layer's input.
       weight_bits: of the layer.
       weight_container: "fast", "smallest" or "edgetpu".
     """
-    taps = math.prod(kernel_shape[:-1])
+    taps = kernel_shape[-1] if kind == "transpose" else math.prod(kernel_shape[:-1])
     as_matrix, as_convolution = (
-        weight_type(weight_container, matrix, weight_bits, taps) for matrix in (True, False)
+        weight_type(weight_container, operator, weight_bits, taps)
+        for operator in ("FULLY_CONNECTED", "CONV_2D")
     )
+    if kind == "transpose":
+        height, width, filters, _ = kernel_shape
+        square = height == width > 1 and [height, width] == [*strides]
+        more = _BLOCKS + _ROW * (height * width - 1) * filters
+        if square and as_matrix == "INT4" and math.prod(kernel_shape) // 2 > more:
+            return MacForm("FULLY_CONNECTED", "INT4", blocks=True)
+        return MacForm("TRANSPOSE_CONV", "INT8")
     if kind == "depthwise":
         return MacForm("DEPTHWISE_CONV_2D", as_convolution)
     if kind == "dense":

@@ -8,17 +8,19 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from typing import Any
 
-from keras_metamix.graph.operators.base import Operator
+from keras_metamix.graph.operators.base import Move, Operator
 
 
-def _operators() -> Iterator[Operator]:
+def _families(base: type) -> Iterator[Any]:
     for found in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{found.name}")
         for cls in vars(module).values():
             own = isinstance(cls, type) and cls.__module__ == module.__name__
-            if own and issubclass(cls, Operator) and cls is not Operator:
+            if own and issubclass(cls, base) and cls is not base:
                 yield cls()
 
 
-OPERATORS: tuple[Operator, ...] = tuple(_operators())
+OPERATORS: tuple[Operator, ...] = tuple(_families(Operator))
+MOVES: tuple[Move, ...] = tuple(_families(Move))

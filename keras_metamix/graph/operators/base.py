@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from keras_metamix.graph.copying import copy_of
 from keras_metamix.graph.group import Group, Stage
+from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.requantize import Levels
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.grid import Grid
@@ -91,6 +93,33 @@ class Operator:
     def integers(self, node: Any, inputs: Sequence[Levels], grid: Grid, clip: dict) -> Any:
         """The integer layer of a call, applied to its inputs."""
         raise NotImplementedError
+
+
+class Move:
+    """A family of operations that move or select values: a group's result, or a tensor's levels.
+
+    Attributes:
+      layers: the Keras layers.
+      raw: class names of the `keras.ops` operations.
+    """
+
+    layers: tuple[type, ...] = ()
+    raw: tuple[str, ...] = ()
+
+    def kind(self, operation: Any, node: Node | None) -> Kind:
+        """What an operation of the family is, before its call is known too.
+
+        FLOAT where it has no integer form; `reasons.py` says why.
+        """
+        return Kind.PASS
+
+    def litert(self, operation: Any) -> str:
+        """The LiteRT operator that runs it."""
+        raise NotImplementedError
+
+    def layer(self, node: Node) -> Any:
+        """The layer of a call in a folded network, for levels of any grid."""
+        return copy_of(node.operation, node.call_name)
 
 
 def require_levels(node: Node, value: Levels | Group) -> Levels:

@@ -20,6 +20,7 @@ class Litert:
       inputs: how many it may have.
       fused: the schema's options that hold its fused activation; None where it has none.
       geometry: options that its time depends on.
+      source: place of the tensor that it computes from among its inputs.
       gpu, edge_tpu: whether the delegate's published list has it: LiteRT's GPU delegate, which
         dequantizes to float, so that its results are not exact, and Coral's compiler.
     """
@@ -30,6 +31,7 @@ class Litert:
     geometry: tuple[str, ...] = ()
     gpu: bool = True
     edge_tpu: bool = True
+    source: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,14 @@ class Family:
           ValueError: LiteRT has no exact operator for it; names the layer.
         """
         raise NotImplementedError
+
+    def outline(self, node: Any) -> Sequence[tuple[int, tuple[int, ...]]]:
+        """What `write` adds for a layer, by which the size of a file is known before.
+
+        Returns:
+          Of each operator the tensors that it reads, and the INT32 integers of each constant.
+        """
+        return [(len(node.inputs), self.constants)]
 
     def check(self, call: Call) -> None:
         """Raises VerificationError unless a file's operator is as this package writes it."""

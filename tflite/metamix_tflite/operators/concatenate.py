@@ -23,8 +23,20 @@ class Concatenate(Move):
         axis = node.operation.axis % len(node.output.shape)
         file.values[id(node.output)] = joined(file, node.name, file.read(node), axis)
 
+    def outline(self, node: Any) -> list[tuple[int, tuple[int, ...]]]:
+        return [(inputs, ()) for inputs in chain(len(node.inputs))]
+
     def moved(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
         return inputs
+
+
+def chain(parts: int) -> list[int]:
+    """How many tensors each operator of `joined` reads."""
+    found = []
+    while parts > 1:
+        found.append(min(parts, _MOST))
+        parts -= found[-1] - 1
+    return found
 
 
 def joined(file: FileWriter, name: str, parts: list[WrittenTensor], axis: int = 3) -> WrittenTensor:

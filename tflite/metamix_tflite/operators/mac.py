@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.containers import MacForm, mac_form, takes_fully_connected, weight_type
+from metamix_tflite.containers import BLOCKS, MacForm, mac_form, takes_fully_connected, weight_type
 from metamix_tflite.encoding import PADDING, Fused, Op, TensorType, checksum
+from metamix_tflite.file_graph import FileTensor
 from metamix_tflite.operators.base import (
     Call,
     Family,
@@ -18,26 +19,31 @@ from metamix_tflite.operators.base import (
     batch_one,
     check_multiplier,
 )
+from metamix_tflite.operators.depth import laid_out
 from metamix_tflite.operators.moves import reshaped
 from metamix_tflite.operators.patches import patches
 
 _LARGEST_INT4_SUM = 2**27  # XNNPACK's kernels for ARM hold 16 times as much in an int32
 _WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
-_CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
-_WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}
+_CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
+_WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 4}
 _GEOMETRY = ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor")
 _DEPTHWISE = (*_GEOMETRY, "depthMultiplier")
 _CONTAINER = 'convert with weight_container="edgetpu"'
 
 
 class Mac(Family):
-    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED, for some convolutions one of patches."""
+    """CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV or FULLY_CONNECTED.
+
+    FULLY_CONNECTED takes patches for some convolutions, and gives blocks for some transposed ones.
+    """
 
     layers = ("IntegerMac",)
     litert = (
         Litert("CONV_2D", (3,), schema.Conv2DOptions, _GEOMETRY),
         Litert("DEPTHWISE_CONV_2D", (3,), schema.DepthwiseConv2DOptions, _DEPTHWISE),
         Litert("FULLY_CONNECTED", (3,), schema.FullyConnectedOptions),
+        Litert("TRANSPOSE_CONV", (4,), schema.TransposeConvOptions, _GEOMETRY[:3], source=2),
     )
 
     def write(self, file: FileWriter, node: Any) -> None:
@@ -58,6 +64,8 @@ class Mac(Family):
             width = math.prod(result[1:-1])
             source = reshaped(file, f"{node.name}/image", source, (1, 1, width, source.shape[-1]))
             result = (1, 1, width, result[-1])
+        if form.blocks:
+            result = (*source.shape[:3], math.prod(layer.kernel_shape[:3]))
         activation = file.fused_activation(node)
         check_multiplier(node, np.asarray(layer.multiplier))
         if form.patches:
@@ -68,13 +76,29 @@ class Mac(Family):
         target = file.tensor(node.name, result, layer.output_grid, activation)
         file.values[id(node.output)] = target
         if layer.layer:  # constants have no bit-width
-            macs = math.prod(result) * math.prod(layer.kernel_shape) // layer.channels
+            each, shared = math.prod(result), layer.channels
+            if layer.kind == "transpose":
+                each, shared = math.prod(source.shape), source.shape[-1]
+            macs = each * math.prod(layer.kernel_shape) // shared
             file.declared["bops"] += macs * layer.input_grid.bits * layer.weight_bits
-        op, options, version = _mac_operator(layer, form, activation)
-        file.graph.operator(op, [source.index, *constants], [target.index], options, version)
+        op, options, version = _mac_operator(node, form, activation)
+        inputs = [source.index, *constants]
+        if form.operator == "TRANSPOSE_CONV":
+            inputs = [file.vector(f"{node.name}/size", list(result)), constants[0], *inputs[::2]]
+        file.graph.operator(op, inputs, [target.index], options, version)
+        if form.blocks:
+            shape = batch_one(node.output)
+            file.values[id(node.output)] = laid_out(file, node.name + BLOCKS, target, shape)
+            return
         if result != batch_one(node.output):
             flat = reshaped(file, f"{node.name}/flat", target, batch_one(node.output))
             file.values[id(node.output)] = flat
+
+    def check(self, call: Call) -> None:
+        if call.operator.op == "TRANSPOSE_CONV":
+            size, shape = call.inputs[0].data, call.output.shape
+            if size is None or not np.array_equal(size, shape):
+                call.fail("size", shape, size)
 
     def check_declared(self, call: Call, entry: dict[str, Any], container: str) -> None:
         """Holds weights and bias to what the file declares of them.
@@ -87,7 +111,7 @@ class Mac(Family):
         Raises:
           VerificationError: names the layer, what was declared and what was found.
         """
-        source, weights, bias = call.inputs
+        source, weights, bias = _operands(call)
         _check_weights(call, entry, container)
         if bias.type != "INT32" or bias.data is None or bias.shape != weights.scales.shape:
             call.fail("bias", f"{weights.scales.size} INT32", f"{bias.shape} {bias.type}")
@@ -100,12 +124,15 @@ class Mac(Family):
 
     def macs(self, call: Call) -> int:
         """Multiply-accumulates: each output value takes as many as its channel has weights."""
-        shape = call.inputs[1].shape
+        source, weights, _ = _operands(call)
+        shape = weights.shape
+        if call.operator.op == "TRANSPOSE_CONV":  # each input value as many as its channel
+            return math.prod(source.shape) * math.prod(shape[:3])
         channels = shape[_CHANNEL_AXIS[call.operator.op]]
         return math.prod(call.output.shape) * math.prod(shape) // channels
 
     def edge_tpu_refusal(self, call: Call) -> str:
-        source, weights = call.inputs[:2]
+        weights, source = call.inputs[1], call.inputs[2 * (call.operator.op == "TRANSPOSE_CONV")]
         if weights.data is None:
             return "its weights are no constant"
         if call.operator.op == "FULLY_CONNECTED":
@@ -118,11 +145,23 @@ class Mac(Family):
         return ""
 
 
+def _operands(call: Call) -> tuple[FileTensor, FileTensor, FileTensor]:
+    """What an operator reads: activations, weights and bias."""
+    if call.operator.op == "TRANSPOSE_CONV":
+        _, weights, source, bias = call.inputs
+    else:
+        source, weights, bias = call.inputs
+    return source, weights, bias
+
+
 def _write_constants(file: FileWriter, node: Any, form: MacForm) -> list[int]:
     """Weights and bias, declared."""
     layer = node.operation
     kernel, scale = np.asarray(layer.kernel), np.asarray(layer.weight_scale)
     bias = np.asarray(layer.bias)
+    if form.blocks:  # a row for each pixel of a block
+        pixels = math.prod(kernel.shape[:2])
+        scale, bias = np.tile(scale, pixels), np.tile(bias, pixels)
     data, dimension = _layout(kernel, layer.kind, form.operator == "FULLY_CONNECTED")
     name, held = f"{node.name}/weights", _WEIGHT_TYPES[form.container]
     weights = file.graph.tensor(name, data.shape, held, scale, 0, data, dimension)
@@ -146,28 +185,45 @@ def _layout(kernel: np.ndarray, kind: str, matrix: bool) -> tuple[np.ndarray, in
     """A kernel as LiteRT's operator has it, and the axis of its output channels."""
     if kind == "depthwise":
         return kernel.reshape(1, *kernel.shape[:2], -1), 3
+    if kind == "transpose":
+        rows = kernel.reshape(-1, kernel.shape[-1])  # of (row, column, channel) of a block
+        return rows if matrix else kernel.transpose(2, 0, 1, 3), 0
     if matrix:
         return kernel.reshape(-1, kernel.shape[-1]).T, 0
     return kernel.reshape(*(1, 1)[: 4 - kernel.ndim], *kernel.shape).transpose(3, 0, 1, 2), 0
 
 
-def _mac_operator(layer: Any, form: MacForm, activation: str) -> tuple[int, Any, int]:
-    """LiteRT's operator, its options and the lowest version that has the types."""
+def _mac_operator(node: Any, form: MacForm, activation: str) -> tuple[int, Any, int]:
+    """Operator, options and the lowest version that has the types."""
+    layer = node.operation
     op, version = getattr(Op, form.operator), 6 if form.container == "INT4" else 3
     if form.operator == "FULLY_CONNECTED":
         version, options = 12, schema.FullyConnectedOptionsT()
         options.keepNumDims = True
+    elif form.operator == "TRANSPOSE_CONV":
+        version, options = 3 if activation == "NONE" else 4, schema.TransposeConvOptionsT()
     elif form.operator == "CONV_2D":
         options = schema.Conv2DOptionsT()
     else:
         options = schema.DepthwiseConv2DOptionsT()
         options.depthMultiplier = layer.kernel_shape[-1]
     if form.operator != "FULLY_CONNECTED":
-        options.padding = PADDING[layer.padding]
+        options.padding = PADDING[_padding(layer)]
         options.strideH, options.strideW = layer.strides
+    if form.operator in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         options.dilationHFactor, options.dilationWFactor = layer.dilation_rate
     options.fusedActivationFunction = getattr(Fused, activation)
     return op, options, version
+
+
+def _padding(layer: Any) -> str:
+    """A layer's padding: XNNPACK takes no "same" where the kernel is below the stride.
+
+    Nothing is cut there.
+    """
+    sizes = zip(layer.kernel_shape, layer.strides, strict=False)
+    uncut = layer.kind == "transpose" and all(size <= stride for size, stride in sizes)
+    return "valid" if uncut else layer.padding
 
 
 def _check_reach(node: Any) -> None:
@@ -181,7 +237,7 @@ def _check_reach(node: Any) -> None:
 
 
 def _check_weights(call: Call, entry: dict[str, Any], container: str) -> None:
-    op, weights, weight_bits = call.operator.op, call.inputs[1], entry["weight_bits"]
+    op, (_, weights, _), weight_bits = call.operator.op, _operands(call), entry["weight_bits"]
     if weights.type != entry["container"]:
         call.fail("container", entry["container"], weights.type)
     if weights.data is None:
@@ -207,6 +263,6 @@ def _check_weights(call: Call, entry: dict[str, Any], container: str) -> None:
     matrix = op == "FULLY_CONNECTED"
     if matrix and not takes_fully_connected(container):
         call.fail(f"operator of {container!r}", "CONV_2D", op)
-    rule = weight_type(container, matrix, weight_bits, weights.shape[-1])
+    rule = weight_type(container, op, weight_bits, weights.shape[-1])
     if weights.type != rule:
         call.fail(f"container of {container!r}", rule, weights.type)

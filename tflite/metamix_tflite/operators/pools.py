@@ -51,6 +51,9 @@ class GlobalMaxPool(Move):
         flat = reshaped(file, node.name, pooled, batch_one(node.output))
         file.values[id(node.output)] = flat
 
+    def outline(self, node: Any) -> list[tuple[int, tuple[int, ...]]]:
+        return [(1, ())] if node.operation.keepdims else [(1, ()), (1, (4,))]
+
 
 def _pool(
     file: FileWriter, source: WrittenTensor, target: int, size: Any, strides: Any, padding: str

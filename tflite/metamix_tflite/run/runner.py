@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from metamix_tflite.read.files import only_signature, read_ends
+from metamix_tflite.run.batches import of_batch
 
 # XNNPACK with the builtin kernels for what it does not take; these alone; the plain reference ones.
 KERNELS = {
@@ -78,6 +79,8 @@ class Runner:
         check_kernels(kernels)
         self.ends = read_ends(flat, signature)
         content, resolver = only_signature(flat, signature), KERNELS[kernels]
+        if batch_size != 1:
+            content = of_batch(content, batch_size)
         with accepted_by_litert(flat):
             self._interpreter = Interpreter(
                 model_content=content, num_threads=threads, experimental_op_resolver_type=resolver

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metamix_tflite.file_graph import FileGraph, FileTensor
-from metamix_tflite.operators import FAMILY
+from metamix_tflite.operators import FAMILY, LITERT
 from metamix_tflite.operators.base import Call, LevelRange, saturation
 
 
@@ -18,7 +18,8 @@ def level_ranges(graph: FileGraph) -> dict[int, LevelRange]:
     """
     ranges = {i: saturation(graph.tensors[i]) for i in graph.inputs if _is_int8(graph.tensors[i])}
     for operator in graph.operators:
-        call, source = Call(graph, operator), operator.inputs[0]
+        place = LITERT[operator.op].source if operator.op in LITERT else 0
+        call, source = Call(graph, operator), operator.inputs[place]
         if source not in ranges and operator.op != "QUANTIZE":
             call.fail("input", "INT8", graph.tensors[source].type)
         if operator.op == "DEQUANTIZE":

@@ -107,7 +107,8 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
         names.add(name)
         if name not in declared["layers"]:
             raise VerificationError(f"Layer {name!r} is in the file and not declared.")
-        entry, found = declared["layers"][name], ranges[operator.inputs[0]]
+        entry = declared["layers"][name]
+        found = ranges[operator.inputs[LITERT[operator.op].source]]
         layer = entry["layer"]  # of several calls, the trained one
         if layer and bits is not None:
             _check_bits(layer, entry, found, bits)
@@ -146,7 +147,7 @@ def _check_operators(graph: FileGraph) -> None:
             if graph.tensors[index].type not in ("INT8", "INT4", "INT32") and index not in ends:
                 _fail(name, "arithmetic", "integers", f"{operator.op} in float")
         if operator.op not in LITERT:
-            _fail(name, "operator", f"one of {[*LITERT]}", operator.op)
+            _fail(name, "operator", "one that convert writes", operator.op)
         inputs, counts = LITERT[operator.op].inputs, (len(operator.inputs), len(operator.outputs))
         if counts[0] not in inputs or counts[1] != 1:
             _fail(name, f"{operator.op}'s inputs and outputs", (inputs, 1), counts)

@@ -1,6 +1,7 @@
 """Cuts a .tflite into files of one operator each, to time them alone.
 
-A convolution of patches (`patches`) stays together with the operators that make them.
+A convolution of patches (`patches`) stays together with the operators that make them, one of blocks
+with that which lays them out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.containers import PATCHES
+from metamix_tflite.containers import BLOCKS, PATCHES
 from metamix_tflite.encoding import Op, TensorType
 from metamix_tflite.operators import LITERT
 from metamix_tflite.read.files import read_file
@@ -22,7 +23,7 @@ from metamix_tflite.write.flatbuffer import ModelBuilder, Signature, pack_model
 
 @dataclasses.dataclass(frozen=True)
 class OperatorFile:
-    """One operator of a file, or a convolution's patches and their product.
+    """One operator of a file, or all those of one MAC layer.
 
     Attributes:
       kernel: of each operator its name, types, shapes and geometry: what its time depends on.
@@ -46,17 +47,20 @@ def operator_files(flat: bytes) -> list[OperatorFile]:
     declared = read_file(flat, declared=True).metadata["layers"]
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flat, 0))
     (graph,) = model.subgraphs
-    files, together = [], []
+    runs: list[tuple[str, list[Any]]] = []  # operators by the call of a layer that they are of
     for operator in graph.operators:
         (output,) = operator.outputs
         name = graph.tensors[output].name.decode()
-        together.append(operator)
-        if name.rpartition(PATCHES)[0] in declared:
-            continue  # the layer itself follows
+        name = name.rpartition(PATCHES)[0] or name.removesuffix(BLOCKS)
+        if runs and name in declared and runs[-1][0] == name:
+            runs[-1][1].append(operator)
+        else:
+            runs.append((name, [operator]))
+    files = []
+    for name, together in runs:
         layer = declared.get(name, {}).get("layer", "")
         kernel = "; ".join(_kernel(model, graph.tensors, each) for each in together)
         files.append(OperatorFile(kernel, layer, _alone(model, graph.tensors, together)))
-        together = []
     return files
 
 

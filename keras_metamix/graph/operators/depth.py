@@ -1,0 +1,25 @@
+"""Blocks of pixels as channels, and channels as blocks of pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_metamix.graph.operators.base import Move
+
+
+class DepthToSpace(Move):
+    """`keras.ops.depth_to_space`."""
+
+    raw = ("DepthToSpace",)
+
+    def litert(self, operation: Any) -> str:
+        return "DEPTH_TO_SPACE"
+
+
+class SpaceToDepth(Move):
+    """`keras.ops.space_to_depth`."""
+
+    raw = ("SpaceToDepth",)
+
+    def litert(self, operation: Any) -> str:
+        return "SPACE_TO_DEPTH"
