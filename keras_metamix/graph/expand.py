@@ -5,6 +5,7 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - Models inside models are opened, and so are layers that only call other layers.
 - The activation of a MAC layer becomes a layer of its own behind it.
 - A separable convolution becomes a depthwise and a pointwise one.
+- Every leaky ReLU becomes a LeakyReLU, one for each call.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
 
@@ -29,6 +30,7 @@ from keras_metamix.graph.ownership import (
     activation_name,
     is_keras_own,
     keras_class,
+    negative_slope,
     overrides,
 )
 from keras_metamix.graph.pieces import GATES, Pieces
@@ -159,6 +161,9 @@ class _Expansion(Pieces):
             return self._halved_sum(operation, args[0])
         if issubclass(cls, layers.CenterCrop) and (borders := _cropped(operation, args[0])):
             return self._last(layers.Cropping2D, operation, cropping=borders)(args[0])
+        if (slope := negative_slope(operation, cls)) is not None:
+            # One for each call: what it computes depends on the grid of its input.
+            return self._last(layers.LeakyReLU, operation, negative_slope=slope)(args[0])
         function = self._function(operation, cls)
         if function in GATES and len(args) == 1:
             return self._gated(operation, function, args[0])

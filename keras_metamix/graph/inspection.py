@@ -119,8 +119,10 @@ def _why_not(
     if why := problem(node, found):
         return why
     inside = found is Kind.SOFTMAX and not topology.is_output(node.output)
-    formless = isinstance(found, Operator) and not found.has_form(node)
-    return reason_or_default(node.operation) if space.stream_bits and (inside or formless) else ""
+    why = found.refusal(node) if isinstance(found, Operator) else None if inside else ""
+    if why is None:
+        why = reason_or_default(node.operation)
+    return why if space.stream_bits else ""
 
 
 def _rank(node: Node) -> str:

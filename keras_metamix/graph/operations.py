@@ -28,7 +28,6 @@ _FLOAT_LAYERS = (
     layers.LayerNormalization,
     layers.GroupNormalization,
     layers.UnitNormalization,
-    layers.LeakyReLU,
     layers.PReLU,
     layers.ELU,
     layers.Maximum,

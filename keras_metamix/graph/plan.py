@@ -114,7 +114,8 @@ class Plan:
         joined = None if source.on_grid else self._joined(source.group, node)
         group = joined or self._begun(node)
         self._whole[id(group.head)] = group
-        return TensorPlan(group)
+        kept = isinstance(found, Operator) and found.keeps_grid
+        return TensorPlan(group, on_grid=kept and source.on_grid)
 
     def _joined(self, group: Group, node: Node) -> Group | None:
         """A group with a node behind it; a batch norm that is called again elsewhere stays out."""

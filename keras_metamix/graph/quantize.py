@@ -16,6 +16,7 @@ from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, accepted
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.names import Names
+from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.sameness import require_same_outputs
 from keras_metamix.graph.topology import Node, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
@@ -27,6 +28,7 @@ from keras_metamix.layers.mac import (
     QuantizedDepthwiseConv2D,
     QuantizedMac,
 )
+from keras_metamix.layers.on_grid import OnGrid
 from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
@@ -66,7 +68,7 @@ def quantize(
 
 
 def connect(network: keras.Model) -> None:
-    """Gives batch norms what they read of other layers: bit choices, and the step of their input.
+    """Gives layers what they read of others: bit choices, and the step or grid of their input.
 
     What they read is in their config, by name; a layer that is loaded holds no other layer.
     """
@@ -78,6 +80,9 @@ def connect(network: keras.Model) -> None:
             norm.follow(choices)
         if norm.input_quantizer is not None:
             norm.connect(network.get_layer(norm.input_quantizer).step)
+    for layer in network.layers:
+        if isinstance(layer, OnGrid) and layer.input_quantizer is not None:
+            layer.connect(network.get_layer(layer.input_quantizer).acting_grid)
 
 
 def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
@@ -140,6 +145,10 @@ class _Rewrite:
             clone = self._batch_norm(operation, config)
         elif found is Kind.MAC:
             clone = self._quantized_mac(operation, config)
+        elif isinstance(found, Operator) and found.trained and self.space.stream_bits:
+            source = self._stream_before(self.nodes[operation.name, 0])
+            config |= {"input_quantizer": source}
+            return copy_of(operation, operation.name, found.trained, config)
         else:
             return copy_of(operation, operation.name)
         _copy(operation, clone)

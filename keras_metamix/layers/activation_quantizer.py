@@ -143,6 +143,13 @@ class ActivationQuantizer(keras.layers.Layer):
         """`grid` of the bit-width assigned."""
         return self.grid(self.choice.bit_index if self.choice.searched else 0)
 
+    def acting_grid(self) -> tuple[Any, Any, Any] | None:
+        """`assigned_grid` of a stream, None where it does not quantize in the present mode."""
+        mode = current_mode()
+        if mode.activations in ("off", "observe") or not mode.streams or mode.observer:
+            return None
+        return self.assigned_grid()
+
     def float_activation(self, x: Any) -> Any:
         """What the layer computes when it does not quantize."""
         if self.activation == "linear":

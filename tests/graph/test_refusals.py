@@ -125,7 +125,7 @@ class Sampled(layers.Layer):
 class Slicing(layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.conv, self.act = conv(name="inner"), layers.LeakyReLU(name="leaky")
+        self.conv, self.act = conv(name="inner"), layers.LeakyReLU(2.0, name="leaky")
 
     def call(self, x):
         return self.act(self.conv(x))[..., :2]
@@ -320,8 +320,8 @@ def test_where_explain_says_that_all_is_well_there_is_an_exact_file(name, calibr
 
 NOT_YET, NO_FORM = "not exported yet", "no exact integer form"
 REFUSED = {  # model, and what the message says of each, by the name that float_layers takes
-    "LeakyReLU": (lambda: model_of(layers.LeakyReLU(name="act")), {
-        "act": r"Layer 'act' \(LeakyReLU\): not exported yet; use ReLU"}),
+    "LeakyReLU": (lambda: model_of(layers.LeakyReLU(0.001, name="act")), {
+        "act": r"'act' \(LeakyReLU\): no exact integer form with a slope of 0.001; use one from"}),
     "PReLU": (lambda: model_of(layers.PReLU(name="act")), {"act": NOT_YET}),
     "ELU": (lambda: model_of(layers.ELU(name="act")), {"act": NOT_YET}),
     "ReLU with a maximum": (lambda: model_of(layers.ReLU(4.0, name="act")), {
@@ -334,7 +334,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "act": r"'act' \(activation 'hard_sigmoid' of your own\) computes a clip"}),
     "a partial relu": (
         lambda: model_of(
-            conv(activation=functools.partial(keras.activations.relu, negative_slope=0.1), name="a")
+            conv(activation=functools.partial(keras.activations.relu, threshold=0.1), name="a")
         ), {"a_activation": "'a' .activation 'partial' of your own. computes a relu with"}),
     "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
         "next_activation": r"'next' \(activation 'elu'\): a function of TensorFlow's; give"}),
@@ -351,10 +351,6 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "UnitNormalization": (lambda: model_of(layers.UnitNormalization(name="norm")), {
         "norm": "cosine"}),
     "Maximum": (lambda: model_of(two(layers.Maximum(name="most"))), {"most": NOT_YET}),
-    "Subtract": (lambda: model_of(two(layers.Subtract(name="less"))), {
-        "less": r"use Rescaling\(-1.0\) and Add"}),
-    "a raw difference": (lambda: model_of(two(lambda x: x[0] - x[1])), {
-        "subtract": "A difference behind layer '"}),
     "UpSampling2D": (lambda: model_of(layers.UpSampling2D(name="up")), {"up": "Concatenate"}),
     "Conv2DTranspose": (lambda: model_of(layers.Conv2DTranspose(4, 2, name="up")), {
         "up": NOT_YET}),
@@ -375,7 +371,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "sin": "keras.ops.sin behind layer 'stem'"}),
     "inside a composite": (lambda: model_of(Slicing(name="block")), {
         "block": r"Layer 'block' \(Slicing\) computes a slice",
-        "leaky": r"'leaky' \(LeakyReLU\) inside 'block' \(Slicing\): not exported yet"}),
+        "leaky": r"'leaky' \(LeakyReLU\) inside 'block' \(Slicing\): no exact integer form"}),
     "inside a model": (lambda: model_of(keras.Sequential(
         [keras.Input(SHAPE), layers.ELU(name="elu")], name="inner")), {
         "elu": r"'elu' \(ELU\) inside 'inner'"}),

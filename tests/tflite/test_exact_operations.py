@@ -70,6 +70,17 @@ def hard_sigmoid(x):
     return conv(5, activation="hard_sigmoid", name="after")(act("hard_sigmoid", "hard")(x))
 
 
+def leaky_relus(x):
+    """One layer called twice, of a batch norm and of a sum, then every other spelling."""
+    leaky = layers.LeakyReLU(0.1, name="leaky")
+    x = leaky(
+        layers.Add(name="sum")([leaky(x), conv(6, name="branch", activation="leaky_relu")(x)])
+    )
+    x = layers.ReLU(negative_slope=0.01, name="relu")(layers.MaxPooling2D(2, name="pool")(x))
+    x = keras.activations.relu(conv(6, name="a")(norm("a_bn")(x)), negative_slope=0.5)
+    return conv(5, name="after")(ops.leaky_relu(act("hard_silu", "swish")(x), 1.0))
+
+
 def relu6_of_a_sum(x):
     return conv(5, name="after")(layers.ReLU(6.0)(layers.Add()([x, conv(6, name="other")(x)])))
 
@@ -331,6 +342,7 @@ def several_outputs():
 
 IN_THE_MIDDLE = [
     hard_swish_before_a_padded_depthwise, silu, swish_read_several_times, tanh, hard_sigmoid,
+    leaky_relus,
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
@@ -490,7 +502,7 @@ def test_a_collapsed_step_is_refused(quantized):
 REFUSED = {
     "LayerNormalization": lambda: layers.LayerNormalization(name="bad"),
     "GroupNormalization": lambda: layers.GroupNormalization(2, name="bad"),
-    "LeakyReLU": lambda: layers.LeakyReLU(name="bad"),
+    "LeakyReLU": lambda: layers.LeakyReLU(0.001, name="bad"),
     "gelu": lambda: act("gelu", "bad"),
     "softmax": lambda: act("softmax", "bad"),
     "padded average pooling": lambda: layers.AveragePooling2D(3, 1, "same", name="bad"),

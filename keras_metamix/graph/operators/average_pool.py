@@ -17,8 +17,8 @@ class AveragePool(Operator):
     title, litert, takes_labels = "average pooling", "DEPTHWISE_CONV_2D", True
     layers = (keras.layers.AveragePooling2D,)
 
-    def has_form(self, node: Any) -> bool:
-        return not pool_is_padded(node)
+    def refusal(self, node: Any) -> str | None:
+        return None if pool_is_padded(node) else ""
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
         return fold_average(node, inputs[0].grid, grid, clip)(inputs[0].tensor)

@@ -20,6 +20,7 @@ class Litert:
       inputs: how many it may have.
       fused: the schema's options that hold its fused activation; None where it has none.
       geometry: options that its time depends on.
+      options, numbers: the schema's options that hold numbers to verify, and which these are.
       gpu, edge_tpu: whether the delegate's published list has it: LiteRT's GPU delegate, which
         dequantizes to float, so that its results are not exact, and Coral's compiler.
     """
@@ -28,6 +29,8 @@ class Litert:
     inputs: tuple[int, ...]
     fused: Any = None
     geometry: tuple[str, ...] = ()
+    options: Any = None
+    numbers: tuple[str, ...] = ()
     gpu: bool = True
     edge_tpu: bool = True
 

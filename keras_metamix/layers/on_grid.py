@@ -1,0 +1,81 @@
+"""Layers that compute on the grid of their input, as the device does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+# XNNPACK's LEAKY_RELU multiplies by integers of so many units.
+SLOPE_UNITS = 256
+
+
+class OnGrid:
+    """A layer of a quantized network whose integers depend on the grid of its input.
+
+    Where the quantizer of its input acts, it computes the device's values, and gradients are those
+    of what it computes without quantizers; else it is the float model's layer, to the bit.
+
+    Args:
+      input_quantizer: name of that quantizer.
+    """
+
+    def __init__(self, *args: Any, input_quantizer: str | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.input_quantizer = input_quantizer
+        self._input_grid: Callable[[], Any] | None = None
+
+    def connect(self, input_grid: Callable[[], Any]) -> None:
+        """Takes what gives step, lowest and highest level of its input, None in float."""
+        self._input_grid = input_grid
+
+    def call(self, inputs: Any) -> Any:
+        grid = None if self._input_grid is None else self._input_grid()
+        if grid is None:
+            return super().call(inputs)  # pyright: ignore[reportAttributeAccessIssue]
+        real = self.on_device(inputs)
+        step, low, high = (ops.stop_gradient(part) for part in grid)
+        levels = ops.round(ops.stop_gradient(inputs) / step)
+        return real + ops.stop_gradient(self.quantized(levels, step, low, high) - real)
+
+    def on_device(self, inputs: Any) -> Any:
+        """What the device computes but for rounding; gradients are its."""
+        return super().call(inputs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
+        """What the device computes.
+
+        Args:
+          levels: of the input.
+          step, low, high: of its grid.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()  # pyright: ignore[reportAttributeAccessIssue]
+        return config | {"input_quantizer": self.input_quantizer}
+
+
+def slope_integer(slope: float) -> int:
+    """The integer of XNNPACK's LEAKY_RELU for a slope, in units of 1 / 256."""
+    return int(np.rint(np.float32(SLOPE_UNITS) * np.float32(slope)))
+
+
+def leaky_levels(levels: Any, slope: int) -> Any:
+    """Levels behind a leaky ReLU on their own grid: half is added before the shift right."""
+    below = ops.floor((levels * slope + SLOPE_UNITS // 2) / SLOPE_UNITS)
+    return ops.where(levels < 0, below, levels)
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class QuantizedLeakyReLU(OnGrid, keras.layers.LeakyReLU):
+    """`keras.layers.LeakyReLU`; of quantized tensors on their own grid, its slope in 1 / 256."""
+
+    def on_device(self, inputs: Any) -> Any:
+        return ops.leaky_relu(inputs, slope_integer(self.negative_slope) / SLOPE_UNITS)
+
+    def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
+        return leaky_levels(levels, slope_integer(self.negative_slope)) * step
