@@ -23,7 +23,7 @@ import keras
 from keras import layers, tree
 
 from keras_metamix.checks import shown
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import RELUS, Kind
 from keras_metamix.graph.opening import NotOpenedError, opened
 from keras_metamix.graph.operations import MAC_LAYERS, kind
 from keras_metamix.graph.ownership import (
@@ -181,7 +181,7 @@ class _Expansion(Pieces):
             name = activation_name(operation.activation)
             return self._clone(operation, activation=name)(*args, **kwargs)
         if (
-            kind(operation) in RELU_ENDS
+            kind(operation) in RELUS
             and cls.__name__ == "ReLU"
             and not issubclass(cls, layers.Layer)
         ):

@@ -12,7 +12,7 @@ from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import RELUS, Kind
 from keras_metamix.graph.layer_costs import costs_of
 from keras_metamix.graph.operations import MOVES
 from keras_metamix.graph.operators import Operator
@@ -26,8 +26,7 @@ _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
     Kind.AFFINE: "DEPTHWISE_CONV_2D",
     Kind.HARD_SIGMOID: "DEPTHWISE_CONV_2D",
-    Kind.RELU: "MUL",
-    Kind.RELU6: "MUL",
+    **dict.fromkeys(RELUS, "MUL"),
 }
 _HEADERS = ("layer", "class", "LiteRT operator", "weights in", "input bits", "weight bits")
 _HEADERS += ("XNNPACK", "GPU", "Edge TPU", "MACs", "MAC share", "BOPs share", "note")
@@ -164,7 +163,7 @@ class _Reader:
             xnnpack=True,
             gpu=LITERT[operator].gpu,
             edge_tpu=LITERT[operator].edge_tpu,
-            note="requantizes" if found in RELU_ENDS else "",
+            note="requantizes" if found in RELUS else "",
         )
 
     def _mac(self, node: Node, named: tuple[str, str]) -> LayerExplanation:

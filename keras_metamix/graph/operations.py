@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import layers
 
 from keras_metamix.graph.affine import affine_terms
-from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.kinds import RELU_ENDS, Kind
 from keras_metamix.graph.operators import OPERATORS, Operator
 from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_class
 from keras_metamix.graph.topology import Node
@@ -135,16 +136,23 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
 def _relu_kind(layer: Any) -> Kind:
     if layer.negative_slope or layer.threshold:
         return Kind.FLOAT
-    return {None: Kind.RELU, 6.0: Kind.RELU6}.get(layer.max_value, Kind.FLOAT)
+    return Kind.RELU if layer.max_value is None else _capped(layer.max_value)
+
+
+def _capped(end: float) -> Kind:
+    """A ReLU that ends at a number."""
+    if end == RELU_ENDS[Kind.RELU6]:
+        return Kind.RELU6
+    return Kind.CLIP if 0 < end < math.inf else Kind.FLOAT
 
 
 def _clip_kind(operation: Any, node: Node | None) -> Kind:
     """A ReLU that is written as a maximum or a clip."""
     if node is None or len(node.inputs) > 1:
         return Kind.FLOAT
-    ends = getattr(operation, "x_min", None), getattr(operation, "x_max", None)
-    if ends == (0, 6):
-        return Kind.RELU6
+    low, high = getattr(operation, "x_min", None), getattr(operation, "x_max", None)
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        return _capped(high) if low == 0 else Kind.FLOAT
     args, kwargs = node.arguments
     constants = [v for v in (*args, *kwargs.values()) if isinstance(v, (int, float))]
     return Kind.RELU if type(operation).__name__ == "Maximum" and constants == [0] else Kind.FLOAT

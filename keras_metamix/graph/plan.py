@@ -163,7 +163,7 @@ class Plan:
         whole = plan.group.kind not in (None, Kind.FLOAT, Kind.SOFTMAX)
         found = self.kind(only)
         joins = isinstance(found, Operator) and found.joins_parts
-        return joins and plan.fixed_step is None and whole
+        return joins and plan.fixed_step is None and whole and plan.group.maximum is None
 
     def _is_direct(self, tensor: Any, plan: TensorPlan, only: Node | None) -> bool:
         """Whether the one reader's own quantizer will do.

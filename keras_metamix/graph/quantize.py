@@ -255,12 +255,14 @@ class _Rewrite:
         if len(grids) == 1:
             sign, minimum = grids.pop()
         absorbed = self._direct_absorbs(name, tensors[0])
+        direct = not self.plan[tensors[0]].on_grid
         return ActivationQuantizer(
             candidates,
             sign,
             absorbed,
             minimum=minimum,
             sign_from_data=all(group.kind is None for group in groups),
+            maximum=groups[0].maximum if direct else None,
             name=self.names.new(f"{name}_input"),
         )
 
@@ -277,6 +279,7 @@ class _Rewrite:
             minimum=group.minimum,
             fixed_step=plan.fixed_step,
             sign_from_data=group.kind is None and plan.fixed_step is None,
+            maximum=None if plan.fixed_step else group.maximum,
             name=name,
         )
 

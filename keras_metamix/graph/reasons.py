@@ -13,7 +13,7 @@ from keras_metamix.graph.ownership import activation_name, config_of, keras_clas
 from keras_metamix.graph.training_only import CALL_ERRORS
 
 _PIPELINE = "; put it into the data pipeline, and into the app that runs the file"
-_RELU = "not exported yet; use ReLU() or ReLU(max_value=6)"
+_RELU = "not exported yet; use ReLU(), also with a max_value, or LeakyReLU"
 _SWISH = "not exported yet; use hard_silu or silu"
 _NORM = "no exact integer form; use BatchNormalization"
 _IN_2D = "not exported yet; use the 2-D layer on Reshape((1, time, channels))"
@@ -140,7 +140,7 @@ _WORDS = {
     "Sum": "a sum over axes",
     "Max": "a maximum over axes",
     "Clip": "a clip",
-    "ReLU": "a relu with a slope, a threshold or a maximum",
+    "ReLU": "a relu with a threshold",
     "Power": "a power",
     "Resize": "a resize",
 }

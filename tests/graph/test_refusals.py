@@ -133,7 +133,7 @@ class Slicing(layers.Layer):
 
 class Clipped(layers.ReLU):
     def call(self, inputs):
-        return ops.clip(inputs, 0.0, 0.5)
+        return ops.clip(inputs, -0.5, 0.5)
 
 
 class Scaled(layers.Activation):
@@ -170,7 +170,11 @@ class Doubled(layers.Add):
 
 @keras.saving.register_keras_serializable("test_refusals")
 def relu(x):
-    return ops.clip(x, 0.0, 1.0)
+    return ops.clip(x, -0.1, 1.0)
+
+
+def hard_tanh(x):
+    return ops.clip(x, -1.0, 1.0)
 
 
 def hard_sigmoid(x):  # as in Keras 2
@@ -242,6 +246,7 @@ TAKEN = {
     "a partial function": lambda: model_of(
         conv(activation=functools.partial(keras.activations.relu, max_value=6.0))
     ),
+    "Keras 2's hard_sigmoid": lambda: model_of(layers.Activation(hard_sigmoid), conv()),
     "max(x, 0) and a clip to 6": lambda: model_of(
         lambda x: ops.maximum(x, 0.0), conv(), lambda x: ops.clip(x, 0, 6), conv()
     ),
@@ -324,14 +329,14 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "act": r"'act' \(LeakyReLU\): no exact integer form with a slope of 0.001; use one from"}),
     "PReLU": (lambda: model_of(layers.PReLU(name="act")), {"act": NOT_YET}),
     "ELU": (lambda: model_of(layers.ELU(name="act")), {"act": NOT_YET}),
-    "ReLU with a maximum": (lambda: model_of(layers.ReLU(4.0, name="act")), {
-        "act": r"'act' \(ReLU\(max_value=4\)\): not exported yet"}),
+    "ReLU with a threshold": (lambda: model_of(layers.ReLU(4.0, threshold=0.5, name="act")), {
+        "act": r"'act' \(ReLU\(max_value=4, threshold=0.5\)\): not exported yet"}),
     "fused gelu": (lambda: model_of(conv(activation="gelu", name="next")), {
         "next_activation": r"Layer 'next' \(activation 'gelu'\): not exported yet"}),
     "a relu of one's own": (lambda: model_of(conv(activation=relu, name="next")), {
         "next_activation": r"'next' \(activation 'relu' of your own\) computes a clip"}),
-    "Keras 2's hard_sigmoid": (lambda: model_of(layers.Activation(hard_sigmoid, name="act")), {
-        "act": r"'act' \(activation 'hard_sigmoid' of your own\) computes a clip"}),
+    "a hard tanh of one's own": (lambda: model_of(layers.Activation(hard_tanh, name="act")), {
+        "act": r"'act' \(activation 'hard_tanh' of your own\) computes a clip"}),
     "a partial relu": (
         lambda: model_of(
             conv(activation=functools.partial(keras.activations.relu, threshold=0.1), name="a")
@@ -405,7 +410,7 @@ FINAL = {
     "quantized by Keras",
     "LoRA",
     "a layer that cannot be copied",
-    "Keras 2's hard_sigmoid",
+    "a hard tanh of one's own",
     "a partial relu",
     "tf.nn.elu",
 }
@@ -465,7 +470,7 @@ def test_layers_of_one_class_share_a_line_in_network_order(refused):
     middle = [layers.ELU(name="a"), layers.Permute((2, 1, 3), name="b"), layers.ELU(name="c")]
     text = refused(model_of(*middle, Slicing(name="block")))
     assert text.splitlines()[1:3] == [
-        "- Layers 'a', 'c' (ELU): not exported yet; use ReLU() or ReLU(max_value=6).",
+        "- Layers 'a', 'c' (ELU): not exported yet; use ReLU(), also with a max_value, or LeakyReLU.",
         "- Layer 'b' (Permute): not exported yet; keep the order of the axes.",
     ]
     assert text.splitlines()[-1].startswith("float_layers=['a', 'b', 'c', 'leaky', 'block'] leaves")

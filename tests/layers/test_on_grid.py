@@ -74,3 +74,28 @@ def test_a_step_of_each_layer_is_read_from_its_own_quantizer():
     model = kmm.MetaMixModel.from_float(source)
     names = [x.input_quantizer for x in model.network.layers if isinstance(x, OnGrid)]
     assert names == ["stem_stream", "middle_stream"]
+
+
+def test_the_grid_behind_a_clip_ends_at_its_maximum_or_below():
+    source = model_of(layers.ReLU(1.5, name="clip"))
+    model = kmm.MetaMixModel.from_float(source, kmm.SearchSpace((8, 4, 2), 8, edge_bits=4))
+    quantizer = model.network.get_layer("last").input_quantizer
+    images = np.random.default_rng(0).normal(0, 9, (8, *SHAPE)).astype(np.float32)
+    for rule in ("lsq", "mse"):
+        kmm.calibrate(model, images, rule=rule)
+        ends = np.asarray(quantizer.steps()) * [2**b - 1 for b in quantizer.candidates]
+        assert np.all(ends <= 1.5 * (1 + 1e-6))
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build([quantizer.log_step])
+    for gradient in (-9.0, 0.5):  # up to the maximum, and down from there
+        optimizer.apply([ops.full(quantizer.log_step.shape, gradient)], [quantizer.log_step])
+        ends = np.asarray(quantizer.steps()) * [2**b - 1 for b in quantizer.candidates]
+        expected = 1.5 * np.exp(min(-gradient, 0))
+        np.testing.assert_allclose(ends, expected, rtol=1e-5)
+
+
+def test_a_maximum_is_of_unsigned_values():
+    from keras_metamix.layers.activation_quantizer import ActivationQuantizer
+
+    with pytest.raises(ValueError, match="'q'.*maximum is above 0.*found 2.0 and sign='signed'"):
+        ActivationQuantizer(8, "signed", maximum=2.0, name="q")

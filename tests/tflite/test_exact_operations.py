@@ -81,6 +81,15 @@ def leaky_relus(x):
     return conv(5, name="after")(ops.leaky_relu(act("hard_silu", "swish")(x), 1.0))
 
 
+def relus_of_other_maxima(x):
+    """Read by one layer, by several, through a pool, of a sum, in a concatenation, scaled."""
+    x = layers.MaxPooling2D(2, name="pool")(layers.ReLU(2.5, name="most")(x))
+    x = layers.Add(name="sum")([x, conv(6, name="a", activation="relu")(x)])
+    x = conv(6, 1, name="b")(ops.clip(x, 0, 1.5))
+    x = layers.Concatenate(name="concat")([keras.activations.relu(x, max_value=0.75), x])
+    return conv(5, name="after")(layers.ReLU(6.0, name="six")(x) * 0.5)
+
+
 def relu6_of_a_sum(x):
     return conv(5, name="after")(layers.ReLU(6.0)(layers.Add()([x, conv(6, name="other")(x)])))
 
@@ -342,7 +351,7 @@ def several_outputs():
 
 IN_THE_MIDDLE = [
     hard_swish_before_a_padded_depthwise, silu, swish_read_several_times, tanh, hard_sigmoid,
-    leaky_relus,
+    leaky_relus, relus_of_other_maxima,
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,

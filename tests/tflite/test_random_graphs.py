@@ -46,7 +46,8 @@ class RandomModel:
         if kind == "raw":
             return self.pick(keras.ops.relu, keras.ops.relu6, keras.ops.hard_silu)(x)
         if kind in RELUS and self.pick(True, False):
-            return layers.ReLU(6.0 if kind == "relu6" else None, name=name)(x)
+            most = self.pick(None, 0.9, 4) if kind == "relu" else 6.0
+            return layers.ReLU(most, name=name)(x)
         return layers.Activation(kind, name=name)(x)
 
     def norm(self, x):
