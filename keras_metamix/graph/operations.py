@@ -30,7 +30,6 @@ _FLOAT_LAYERS = (
     layers.GroupNormalization,
     layers.UnitNormalization,
     layers.PReLU,
-    layers.ELU,
     layers.Maximum,
     layers.Minimum,
     layers.UpSampling2D,

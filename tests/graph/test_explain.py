@@ -15,8 +15,8 @@ SHAPE = (8, 8, 4)
 OUTCOMES = {"quantized", "integer", "folded", "left out", "float", "refused"}
 NO_OPERATOR = {"folded", "left out", "float", "refused"}
 # Of LiteRT's GPU delegate and of the Edge TPU compiler, as published.
-NOT_GPU = {"MEAN", "TANH", "LEAKY_RELU"}
-NOT_EDGE_TPU = {"LEAKY_RELU"}
+NOT_GPU = {"MEAN", "TANH", "LEAKY_RELU", "ELU"}
+NOT_EDGE_TPU = {"LEAKY_RELU", "ELU"}
 
 
 def conv(filters=4, size=3, name=None, **arguments):
@@ -54,7 +54,7 @@ def everything():
     y = conv(5, name="wide")(y)
     y = layers.Conv2D(4, 1, name="odd")(y)
     y = layers.Activation("tanh", name="tanh")(y)
-    y = layers.LeakyReLU(0.1, name="leaky")(y)
+    y = layers.ELU(name="elu")(layers.LeakyReLU(0.1, name="leaky")(y))
     y = layers.MaxPooling2D(2, 1, name="max")(y)
     y = layers.Cropping2D(((0, 1), (1, 0)), name="crop")(y)
     y = layers.ZeroPadding2D(1, name="pad")(y)
@@ -86,6 +86,7 @@ EVERYTHING = {  # (outcome, operator)
     "odd": ("quantized", "CONV_2D"),  # of 5 channels: two weights share a byte
     "tanh": ("integer", "TANH"),
     "leaky": ("integer", "LEAKY_RELU"),
+    "elu": ("integer", "ELU"),
     "max": ("integer", "MAX_POOL_2D"),
     "crop": ("integer", "STRIDED_SLICE"),
     "pad": ("integer", "PAD"),

@@ -328,7 +328,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "LeakyReLU": (lambda: model_of(layers.LeakyReLU(0.001, name="act")), {
         "act": r"'act' \(LeakyReLU\): no exact integer form with a slope of 0.001; use one from"}),
     "PReLU": (lambda: model_of(layers.PReLU(name="act")), {"act": NOT_YET}),
-    "ELU": (lambda: model_of(layers.ELU(name="act")), {"act": NOT_YET}),
+    "ELU": (lambda: model_of(layers.ELU(0.5, name="act")), {"act": NO_FORM}),
     "ReLU with a threshold": (lambda: model_of(layers.ReLU(4.0, threshold=0.5, name="act")), {
         "act": r"'act' \(ReLU\(max_value=4, threshold=0.5\)\): not exported yet"}),
     "fused gelu": (lambda: model_of(conv(activation="gelu", name="next")), {
@@ -378,7 +378,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "block": r"Layer 'block' \(Slicing\) computes a slice",
         "leaky": r"'leaky' \(LeakyReLU\) inside 'block' \(Slicing\): no exact integer form"}),
     "inside a model": (lambda: model_of(keras.Sequential(
-        [keras.Input(SHAPE), layers.ELU(name="elu")], name="inner")), {
+        [keras.Input(SHAPE), layers.ELU(0.5, name="elu")], name="inner")), {
         "elu": r"'elu' \(ELU\) inside 'inner'"}),
     "a branch on training": (lambda: model_of(Branches(name="block")), {
         "block": "something else in training"}),
@@ -402,7 +402,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         {"attention": "holds on every CPU"}),
     "Embedding": (lambda: sequence(layers.Dense(1), layers.Flatten(), layers.Embedding(
         5, 3, name="lookup")), {"lookup": NO_FORM}),
-    "several": (lambda: model_of(layers.ELU(name="a"), conv(activation="gelu", name="b"),
+    "several": (lambda: model_of(layers.ELU(0.5, name="a"), conv(activation="gelu", name="b"),
                                  layers.Permute((2, 1, 3), name="c"), lambda x: x[:, :4]), {
         "a": "ELU", "b_activation": "gelu", "c": "Permute", "get_item": "A slice"}),
 }  # fmt: skip
@@ -467,14 +467,18 @@ def test_what_explain_refuses_from_float_refuses_in_one_message(name, refused, c
 
 
 def test_layers_of_one_class_share_a_line_in_network_order(refused):
-    middle = [layers.ELU(name="a"), layers.Permute((2, 1, 3), name="b"), layers.ELU(name="c")]
+    middle = [
+        layers.ELU(0.5, name="a"),
+        layers.Permute((2, 1, 3), name="b"),
+        layers.ELU(0.5, name="c"),
+    ]
     text = refused(model_of(*middle, Slicing(name="block")))
     assert text.splitlines()[1:3] == [
-        "- Layers 'a', 'c' (ELU): not exported yet; use ReLU(), also with a max_value, or LeakyReLU.",
+        "- Layers 'a', 'c' (ELU): no exact integer form with alpha=0.5; use alpha=1, or LeakyReLU.",
         "- Layer 'b' (Permute): not exported yet; keep the order of the axes.",
     ]
     assert text.splitlines()[-1].startswith("float_layers=['a', 'b', 'c', 'leaky', 'block'] leaves")
-    many = model_of(*(layers.ELU(name=f"elu{number}") for number in range(9)))
+    many = model_of(*(layers.ELU(0.5, name=f"elu{number}") for number in range(9)))
     assert "float_layers=keras_metamix.explain(model).refused leaves them" in refused(many)
     model = kmm.MetaMixModel.from_float(many, float_layers=kmm.explain(many).refused)
     assert len(model.float_layers) == 9

@@ -81,6 +81,12 @@ def leaky_relus(x):
     return conv(5, name="after")(ops.leaky_relu(act("hard_silu", "swish")(x), 1.0))
 
 
+def elu(x):
+    x = layers.Add(name="sum")([layers.ELU(name="unit")(x), conv(6, name="a", activation="elu")(x)])
+    x = layers.DepthwiseConv2D(3, name="depthwise")(ops.celu(x))
+    return conv(5, name="after")(ops.elu(layers.ReLU(name="relu")(x)))
+
+
 def relus_of_other_maxima(x):
     """Read by one layer, by several, through a pool, of a sum, in a concatenation, scaled."""
     x = layers.MaxPooling2D(2, name="pool")(layers.ReLU(2.5, name="most")(x))
@@ -351,7 +357,7 @@ def several_outputs():
 
 IN_THE_MIDDLE = [
     hard_swish_before_a_padded_depthwise, silu, swish_read_several_times, tanh, hard_sigmoid,
-    leaky_relus, relus_of_other_maxima,
+    leaky_relus, relus_of_other_maxima, elu,
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,

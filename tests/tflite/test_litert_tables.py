@@ -55,6 +55,25 @@ def test_tables_of_all_codes(function, run_operator, int8):
         np.testing.assert_array_equal(np.asarray(layer(levels)) + zero, expected)
 
 
+def test_elu_takes_any_output_scale(run_operator, int8):
+    rng, shape = np.random.default_rng(0), (1, 16, 16, 1)
+    for scale, step in np.exp(rng.uniform(-7, 1, (200, 2))).astype(f32):
+        zeros = [int(zero) for zero in rng.integers(-128, 128, 2)]
+        found, delegated = run_operator(
+            Op.ELU,
+            [int8(shape, scale, zeros[0])],
+            int8(shape, step, zeros[1])[:4],
+            arrays=[CODES.reshape(shape).astype(np.int8)],
+        )
+        grids = [
+            Grid(float(s), zero, -128 - zero, 127 - zero, float(s))
+            for s, zero in zip((scale, step), zeros, strict=True)
+        ]
+        expected = IntegerTable("elu", *grids).table() + zeros[1]
+        assert delegated
+        np.testing.assert_array_equal(found.reshape(-1), expected, err_msg=f"{scale} {step}")
+
+
 @pytest.mark.parametrize("units", [1, 3, 26, 51, 77, 128, 255, 256])
 def test_leaky_relu_of_one_scale(units, run_operator, int8):
     rng, shape = np.random.default_rng(units), (1, 16, 16, 1)

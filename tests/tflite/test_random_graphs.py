@@ -20,7 +20,7 @@ import metamix_tflite as mt
 COUNT = int(os.environ.get("RANDOM_GRAPHS", "0"))
 QUICK, SHARD = 25, 60
 RELUS = ("linear", "relu", "relu6")
-GATES = ("hard_silu", "silu", "hard_sigmoid", "sigmoid", "tanh", "leaky_relu")
+GATES = ("hard_silu", "silu", "hard_sigmoid", "sigmoid", "tanh", "leaky_relu", "elu")
 
 
 class RandomModel:
