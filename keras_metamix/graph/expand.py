@@ -5,7 +5,7 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - Models inside models are opened, and so are layers that only call other layers.
 - The activation of a MAC layer becomes a layer of its own behind it.
 - A separable convolution becomes a depthwise and a pointwise one.
-- Every leaky ReLU becomes a LeakyReLU, one for each call.
+- Every leaky ReLU becomes a LeakyReLU; it and an average pool are one layer for each call.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
 
@@ -28,6 +28,7 @@ from keras_metamix.graph.opening import NotOpenedError, opened
 from keras_metamix.graph.operations import MAC_LAYERS, kind
 from keras_metamix.graph.ownership import (
     activation_name,
+    config_of,
     is_keras_own,
     keras_class,
     negative_slope,
@@ -47,6 +48,7 @@ from keras_metamix.graph.training_only import acts_in_training_alone
 from keras_metamix.keras_internals import calls_of, layers_inside, operation_of
 
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
+_POOL = ("pool_size", "strides", "padding", "data_format")
 _CHAINS = (layers.Add, layers.Multiply)
 
 
@@ -164,6 +166,9 @@ class _Expansion(Pieces):
         if (slope := negative_slope(operation, cls)) is not None:
             # One for each call: what it computes depends on the grid of its input.
             return self._last(layers.LeakyReLU, operation, negative_slope=slope)(args[0])
+        if issubclass(cls, layers.AveragePooling2D) and operation.padding == "same":
+            config = {k: v for k, v in config_of(operation).items() if k in _POOL}
+            return self._last(layers.AveragePooling2D, operation, **config)(args[0])
         function = self._function(operation, cls)
         if function in GATES and len(args) == 1:
             return self._gated(operation, function, args[0])

@@ -151,7 +151,7 @@ class _Reader:
             head = self.plan[node.output].group.head
             return LayerExplanation(*named, "folded", note=f"into {head.name}" if head else "")
         if isinstance(found, Operator):
-            operator = found.litert
+            operator = found.operator(node)
         else:
             operator = _OPERATORS.get(found) or _move(node.operation)
         if not operator:

@@ -145,16 +145,21 @@ class _Rewrite:
             clone = self._batch_norm(operation, config)
         elif found is Kind.MAC:
             clone = self._quantized_mac(operation, config)
-        elif isinstance(found, Operator) and found.trained and self.space.stream_bits:
-            source = self._stream_before(self.nodes[operation.name, 0])
-            config |= {"input_quantizer": source}
-            return copy_of(operation, operation.name, found.trained, config)
         else:
-            return copy_of(operation, operation.name)
+            return self._copied(operation, config, found)
         _copy(operation, clone)
         if found is Kind.MAC and clone.norm is not None:
             _copy(self._norm_behind(operation.name), clone.norm)
         return clone
+
+    def _copied(self, operation: Any, config: dict[str, Any], found: Any) -> Any:
+        """A copy of an operation, or what computes it on the grid of its input."""
+        node = self.nodes[operation.name, 0]
+        cls = found.trained(node) if isinstance(found, Operator) else None
+        if cls is None or self.space.stream_bits is None:
+            return copy_of(operation, operation.name)
+        config |= {"input_quantizer": self._stream_before(node)}
+        return copy_of(operation, operation.name, cls, config)
 
     def _norm_behind(self, name: str) -> Any:
         """The batch norm that folds into a MAC layer, if any."""

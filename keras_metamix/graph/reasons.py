@@ -115,8 +115,8 @@ _REASONS: dict[str, str] = {
         "the size of the crop"
     ),
     "averagepooling2d": (
-        "not exported yet where windows reach over the border; use padding='valid', behind "
-        "ZeroPadding2D where the size has to stay"
+        "no exact integer form where windows of this size reach over the border, of 2x2 or 3x3 it "
+        "has; use padding='valid', behind ZeroPadding2D where the size has to stay"
     ),
 }
 _OTHERWISE = (

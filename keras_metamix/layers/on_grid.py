@@ -79,3 +79,31 @@ class QuantizedLeakyReLU(OnGrid, keras.layers.LeakyReLU):
 
     def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
         return leaky_levels(levels, slope_integer(self.negative_slope)) * step
+
+
+def window_counts(shape: Any, size: Any, strides: Any) -> np.ndarray:
+    """How many values each window of a pool with padding="same" averages, shape (height, width).
+
+    Args:
+      shape: of the pool's input, (batch, height, width, channels).
+      size, strides: of the pool, (height, width).
+    """
+    rows, columns = (_inside(*axis) for axis in zip(shape[1:3], size, strides, strict=True))
+    return rows[:, None] * columns
+
+
+def _inside(length: int, size: int, stride: int) -> np.ndarray:
+    count = -(-length // stride)
+    begin = np.arange(count) * stride - max((count - 1) * stride + size - length, 0) // 2
+    return np.minimum(begin + size, length) - np.maximum(begin, 0)
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class QuantizedAveragePooling2D(OnGrid, keras.layers.AveragePooling2D):
+    """`keras.layers.AveragePooling2D` over a border, which the device rounds twice."""
+
+    def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
+        counts = window_counts(levels.shape, self.pool_size, self.strides)[None, :, :, None]
+        sums = ops.round(keras.layers.AveragePooling2D.call(self, levels) * np.float32(counts))
+        size = self.pool_size[0] * self.pool_size[1]
+        return ops.round(sums * np.float32(1 / size)) * np.float32(size / counts) * step

@@ -366,7 +366,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "crop": "in training alone; put it into the data pipeline"}),
     "CenterCrop that resizes": (lambda: augmented(layers.CenterCrop(9, 4, name="crop")), {
         "crop": "data pipeline"}),
-    "a padded pool": (lambda: model_of(layers.AveragePooling2D(3, 1, "same", name="pool")), {
+    "a padded pool": (lambda: model_of(layers.AveragePooling2D(5, 1, "same", name="pool")), {
         "pool": "border"}),
     "a slice": (lambda: model_of(lambda x: x[..., :2]), {
         "get_item": "A slice behind layer 'stem' .*not exported yet"}),

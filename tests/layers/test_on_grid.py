@@ -7,7 +7,7 @@ from keras import layers, ops
 
 import keras_metamix as kmm
 from keras_metamix.layers.mode import FLOAT, quantization_mode
-from keras_metamix.layers.on_grid import OnGrid
+from keras_metamix.layers.on_grid import OnGrid, window_counts
 
 SHAPE = (8, 7, 3)
 
@@ -19,6 +19,7 @@ def model_of(function):
 
 
 OPERATORS = {
+    "padded average": lambda: layers.AveragePooling2D(3, 1, "same", name="on_grid"),
     "LeakyReLU": lambda: layers.LeakyReLU(0.1, name="on_grid"),
 }
 
@@ -92,6 +93,23 @@ def test_the_grid_behind_a_clip_ends_at_its_maximum_or_below():
         ends = np.asarray(quantizer.steps()) * [2**b - 1 for b in quantizer.candidates]
         expected = 1.5 * np.exp(min(-gradient, 0))
         np.testing.assert_allclose(ends, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides"), [((2, 3), (1, 2)), ((3, 3), (2, 2)), ((2, 2), (3, 1))]
+)
+@pytest.mark.parametrize("shape", [(1, 7, 8, 1), (1, 4, 5, 1)])
+def test_counts_are_those_of_keras(size, strides, shape):
+    # Sums of integers, which are none where a count is not the divisor.
+    values = np.random.default_rng(0).integers(-99, 99, shape).astype(np.float32)
+    pooled = layers.AveragePooling2D(size, strides, "same")(values)[0, :, :, 0]
+    ones = layers.AveragePooling2D(size, strides, "same")(np.ones(shape, np.float32))
+    counts = window_counts(shape, size, strides)
+    assert counts.shape == pooled.shape
+    assert np.all(np.asarray(ones) == 1)
+    sums = np.asarray(pooled) * counts
+    np.testing.assert_allclose(sums, np.rint(sums), atol=1e-3)
+    assert set(counts.reshape(-1)) <= {a * b for a in range(1, 4) for b in range(1, 4)}
 
 
 def test_a_maximum_is_of_unsigned_values():

@@ -175,6 +175,15 @@ def average_pool(x):
     return conv(5, name="after")(layers.AveragePooling2D(2, 1, name="relu_pool")(x))
 
 
+def padded_average_pools(x):
+    """One layer called twice, into a sum, a concatenation, a convolution and a ReLU."""
+    pool = layers.AveragePooling2D(3, 1, "same", name="pool")
+    x = layers.Add(name="sum")([pool(pool(x)), layers.AveragePooling2D((2, 3), 1, "same")(x)])
+    halved = layers.AveragePooling2D(2, 2, "same", name="halved")(act("silu", "swish")(x))
+    other = layers.AveragePooling2D(3, 2, "same", name="other")(conv(5, name="between")(x))
+    return conv(5, name="after")(layers.Concatenate(name="c")([halved, ops.relu(other)]))
+
+
 def average_pool_of_same_padding_that_fits(x):
     x = layers.Cropping2D(((1, 0), (0, 0)), name="even")(x)
     return conv(5, name="after")(layers.AveragePooling2D(2, 2, "same", name="pool")(x))
@@ -360,7 +369,8 @@ IN_THE_MIDDLE = [
     leaky_relus, relus_of_other_maxima, elu,
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
-    average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
+    average_pool, padded_average_pools,
+    average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
     unequal_pools, one_pixel_pools,
     moves_of_a_swish, pre_activation, norm_of_a_sum, norm_of_a_swish, negative_constants,
     constants_between, grouped, dilated, separable, shared, shared_norm, nested,
@@ -520,8 +530,7 @@ REFUSED = {
     "LeakyReLU": lambda: layers.LeakyReLU(0.001, name="bad"),
     "gelu": lambda: act("gelu", "bad"),
     "softmax": lambda: act("softmax", "bad"),
-    "padded average pooling": lambda: layers.AveragePooling2D(3, 1, "same", name="bad"),
-    "average pooling that reaches over": lambda: layers.AveragePooling2D(2, 2, "same", name="bad"),
+    "padded average pooling": lambda: layers.AveragePooling2D(5, 1, "same", name="bad"),
     "UpSampling2D": lambda: layers.UpSampling2D(2, name="bad"),
 }
 

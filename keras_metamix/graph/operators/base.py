@@ -30,8 +30,6 @@ class Operator:
       takes_labels: whether its integer layer can scale its result for a labelled grid.
       joins_parts: whether the quantizer behind it is that of its inputs too.
       keeps_grid: whether its result lies on the grid of its input, so that no quantizer is behind.
-      trained: the class of its layer in a quantized network (an OnGrid), where that differs from
-        the float model's.
       gate_minimum: least value of x times this operation of x, None where it is no gate.
     """
 
@@ -46,7 +44,6 @@ class Operator:
     takes_labels: bool = False
     joins_parts: bool = False
     keeps_grid: bool = False
-    trained: Any = None
     gate_minimum: float | None = None
 
     def takes(self, operation: Any, node: Node | None) -> bool:
@@ -59,6 +56,14 @@ class Operator:
         None where the reason is that of the table in `graph/reasons.py`.
         """
         return ""
+
+    def operator(self, node: Node) -> str:
+        """The LiteRT operator that gives a call's result."""
+        return self.litert
+
+    def trained(self, node: Node) -> Any:
+        """The class of a call's layer in a quantized network, an OnGrid; None for its own."""
+        return None
 
     def group(self, node: Node, sources: Sequence[Group], plan: Any) -> Group:
         """The group that a call begins in a float model.

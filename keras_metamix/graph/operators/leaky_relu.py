@@ -45,7 +45,7 @@ class LeakyRelu(Operator):
     """`keras.layers.LeakyReLU`, which `expand` makes of all other forms."""
 
     title, litert, stage, keeps_grid = "leaky ReLU", "LEAKY_RELU", Stage.CLOSED, True
-    layers, trained = (keras.layers.LeakyReLU,), QuantizedLeakyReLU
+    layers = (keras.layers.LeakyReLU,)
 
     def refusal(self, node: Any) -> str:
         slope = node.operation.negative_slope
@@ -55,6 +55,9 @@ class LeakyRelu(Operator):
             f"no exact integer form with a slope of {slope:g}; use one from {1 / SLOPE_UNITS:.4f} "
             "to 1, or ReLU"
         )
+
+    def trained(self, node: Any) -> Any:
+        return QuantizedLeakyReLU
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         (source,) = sources
