@@ -29,7 +29,6 @@ _FLOAT_LAYERS = (
     layers.LayerNormalization,
     layers.GroupNormalization,
     layers.UnitNormalization,
-    layers.PReLU,
     layers.Maximum,
     layers.Minimum,
     layers.UpSampling2D,

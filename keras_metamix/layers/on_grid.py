@@ -107,3 +107,47 @@ class QuantizedAveragePooling2D(OnGrid, keras.layers.AveragePooling2D):
         sums = ops.round(keras.layers.AveragePooling2D.call(self, levels) * np.float32(counts))
         size = self.pool_size[0] * self.pool_size[1]
         return ops.round(sums * np.float32(1 / size)) * np.float32(size / counts) * step
+
+
+# Of a slope, or of 1 less it: what scales of INT8 are made for at least.
+_LEAST_SLOPE = 1 / 16
+
+
+class AtMostOne(keras.constraints.Constraint):
+    """Keeps slopes at 1 or below, behind a constraint of the user's own."""
+
+    def __init__(self, before: Any = None):
+        self.before = before
+
+    def __call__(self, w: Any) -> Any:
+        return ops.minimum(w if self.before is None else self.before(w), 1.0)
+
+
+def prelu_steps(slopes: Any, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    """Steps of the two INT8 tensors whose sum a PReLU is: `slope * x` and `(1 - slope) * relu(x)`.
+
+    Args:
+      slopes: of the channels.
+      step, low, high: of the input's grid.
+    """
+    steepest = ops.maximum(ops.max(ops.abs(slopes)), _LEAST_SLOPE)
+    rest = ops.maximum(ops.max(1.0 - slopes), _LEAST_SLOPE)
+    largest = ops.maximum(ops.cast(high, "float32"), -ops.cast(low, "float32") - 1)
+    return step * steepest * largest / 127.0, step * rest * high / 255.0
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class QuantizedPReLU(OnGrid, keras.layers.PReLU):
+    """`keras.layers.PReLU` of a slope for each channel, which the device adds up of two tensors."""
+
+    def build(self, input_shape: Any) -> None:
+        own, self.alpha_constraint = self.alpha_constraint, AtMostOne(self.alpha_constraint)
+        super().build(input_shape)
+        self.alpha_constraint = own  # that of the config
+
+    def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
+        slopes = ops.convert_to_tensor(self.alpha)
+        linear, rest = prelu_steps(slopes, step, low, high)
+        first = ops.clip(ops.round(levels * (step * slopes / linear)), -128, 127)
+        second = ops.round(ops.relu(levels) * (step * (1.0 - slopes) / rest))
+        return first * linear + ops.clip(second, 0, 255) * rest

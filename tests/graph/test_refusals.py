@@ -327,7 +327,8 @@ NOT_YET, NO_FORM = "not exported yet", "no exact integer form"
 REFUSED = {  # model, and what the message says of each, by the name that float_layers takes
     "LeakyReLU": (lambda: model_of(layers.LeakyReLU(0.001, name="act")), {
         "act": r"'act' \(LeakyReLU\): no exact integer form with a slope of 0.001; use one from"}),
-    "PReLU": (lambda: model_of(layers.PReLU(name="act")), {"act": NOT_YET}),
+    "PReLU": (lambda: model_of(layers.PReLU(name="act")), {
+        "act": r"a slope for each pixel; use shared_axes=\[1, 2\]"}),
     "ELU": (lambda: model_of(layers.ELU(0.5, name="act")), {"act": NO_FORM}),
     "ReLU with a threshold": (lambda: model_of(layers.ReLU(4.0, threshold=0.5, name="act")), {
         "act": r"'act' \(ReLU\(max_value=4, threshold=0.5\)\): not exported yet"}),

@@ -20,6 +20,7 @@ def model_of(function):
 
 OPERATORS = {
     "padded average": lambda: layers.AveragePooling2D(3, 1, "same", name="on_grid"),
+    "PReLU": lambda: layers.PReLU("random_normal", shared_axes=[1, 2], name="on_grid"),
     "LeakyReLU": lambda: layers.LeakyReLU(0.1, name="on_grid"),
 }
 

@@ -87,6 +87,17 @@ def elu(x):
     return conv(5, name="after")(ops.elu(layers.ReLU(name="relu")(x)))
 
 
+def prelu(x):
+    """Of a sum, of values >= 0, with one slope, of slopes up to 1, then a ReLU."""
+    near_1, below = (keras.initializers.RandomUniform(*ends) for ends in ((0.8, 1.0), (-0.5, 0.9)))
+    x = layers.Add(name="sum")([x, layers.PReLU(below, shared_axes=[1, 2], name="first")(x)])
+    x = layers.PReLU(near_1, shared_axes=[1, 2], name="second")(conv(6, name="a")(x))
+    x = layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2, 3], name="one")(
+        layers.ReLU(name="relu")(x)
+    )
+    return layers.ReLU(name="last")(layers.PReLU(shared_axes=[1, 2], name="zeros")(x))
+
+
 def relus_of_other_maxima(x):
     """Read by one layer, by several, through a pool, of a sum, in a concatenation, scaled."""
     x = layers.MaxPooling2D(2, name="pool")(layers.ReLU(2.5, name="most")(x))
@@ -366,7 +377,7 @@ def several_outputs():
 
 IN_THE_MIDDLE = [
     hard_swish_before_a_padded_depthwise, silu, swish_read_several_times, tanh, hard_sigmoid,
-    leaky_relus, relus_of_other_maxima, elu,
+    leaky_relus, relus_of_other_maxima, elu, prelu,
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, padded_average_pools,

@@ -43,6 +43,9 @@ class RandomModel:
         kind = self.pick("linear", "relu", "relu", "relu6", "raw", *GATES)
         if kind == "linear":
             return x
+        if kind == "relu" and len(x.shape) == 4 and self.pick(True, False, False, False):
+            slopes = keras.initializers.RandomUniform(-0.5, 1.0)
+            return layers.PReLU(slopes, shared_axes=[1, 2], name=name)(x)
         if kind == "raw":
             return self.pick(keras.ops.relu, keras.ops.relu6, keras.ops.hard_silu)(x)
         if kind in RELUS and self.pick(True, False):
