@@ -12,7 +12,7 @@ from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
-from keras_metamix.graph.kinds import RELUS, Kind
+from keras_metamix.graph.kinds import ENDINGS, RELUS, Kind
 from keras_metamix.graph.layer_costs import costs_of
 from keras_metamix.graph.operations import MOVES
 from keras_metamix.graph.operators import Operator
@@ -145,8 +145,11 @@ class _Reader:
         found = self.plan.kind(node)
         if found is Kind.MAC:
             return self._mac(node, named)
-        if found is Kind.SOFTMAX:
-            return LayerExplanation(*named, "left out", note="the file's outputs are the logits")
+        if found in ENDINGS:
+            note = "the file's outputs are the logits"
+            if found is Kind.UNIT_NORM:
+                note = "the file's outputs are not normalized, which cosine similarity does not see"
+            return LayerExplanation(*named, "left out", note=note)
         if self.plan.joins(node):
             head = self.plan[node.output].group.head
             return LayerExplanation(*named, "folded", note=f"into {head.name}" if head else "")

@@ -9,7 +9,7 @@ import keras
 
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.expand import expansion, layer_before
-from keras_metamix.graph.kinds import CONSTANTS, Kind
+from keras_metamix.graph.kinds import CONSTANTS, ENDINGS, Kind
 from keras_metamix.graph.layer_costs import edge_names, mac_nodes
 from keras_metamix.graph.operations import kind, problem
 from keras_metamix.graph.operators import Operator
@@ -118,7 +118,7 @@ def _why_not(
         return reason_or_default(node.operation)
     if why := problem(node, found):
         return why
-    inside = found is Kind.SOFTMAX and not topology.is_output(node.output)
+    inside = found in ENDINGS and not topology.is_output(node.output)
     why = found.refusal(node) if isinstance(found, Operator) else None if inside else ""
     if why is None:
         why = reason_or_default(node.operation)

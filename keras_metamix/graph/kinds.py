@@ -22,6 +22,7 @@ class Kind(enum.Enum):
     CLIP = "relu with another maximum"
     HARD_SIGMOID = "hard sigmoid"
     SOFTMAX = "softmax"
+    UNIT_NORM = "division by the L2 norm"
     PASS = "moves or selects values"
     FLOAT = "computes in float"
 
@@ -29,6 +30,7 @@ class Kind(enum.Enum):
 # What a ReLU that a quantizer can compute, too, and the device can fuse, clips at above.
 RELU_ENDS = {Kind.RELU: math.inf, Kind.RELU6: 6.0}
 RELUS = (*RELU_ENDS, Kind.CLIP)
+ENDINGS = (Kind.SOFTMAX, Kind.UNIT_NORM)  # left out of the file at the end of a model
 CONSTANTS = (Kind.BATCH_NORM, Kind.AFFINE, Kind.HARD_SIGMOID)  # of each channel
 
 

@@ -28,7 +28,6 @@ MOVES: dict[type, str] = {
 _FLOAT_LAYERS = (
     layers.LayerNormalization,
     layers.GroupNormalization,
-    layers.UnitNormalization,
     layers.Maximum,
     layers.Minimum,
     layers.UpSampling2D,
@@ -43,6 +42,7 @@ _KINDS: dict[type, Kind | Operator] = {
     layers.Rescaling: Kind.AFFINE,
     layers.Normalization: Kind.AFFINE,
     layers.Softmax: Kind.SOFTMAX,
+    layers.UnitNormalization: Kind.UNIT_NORM,
     **dict.fromkeys((*MOVES, *_DROPS), Kind.PASS),
     **dict.fromkeys(_FLOAT_LAYERS, Kind.FLOAT),
     **{cls: operator for operator in OPERATORS for cls in operator.layers},
@@ -119,6 +119,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
         return _RAW_OPERATIONS[name]
     if name == "ReLU":  # what keras.activations.relu makes
         return _relu_kind(operation)
+    if name == "Normalize":
+        return Kind.UNIT_NORM if operation.order == 2 else Kind.FLOAT
     if name in ("Maximum", "Clip"):
         return _clip_kind(operation, node)
     if name == "Cast" and operation.dtype == "float32":  # of an input of bytes

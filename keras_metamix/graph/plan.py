@@ -15,7 +15,7 @@ import dataclasses
 from typing import Any
 
 from keras_metamix.graph.group import Group, Stage
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import ENDINGS, RELU_ENDS, Kind
 from keras_metamix.graph.operations import kind
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.topology import Node, Topology
@@ -58,7 +58,7 @@ class Plan:
             id(node): (node.name not in float_layers and kind(node.operation, node)) or Kind.FLOAT
             for node in topology.nodes
         }
-        self._end_softmax()
+        self._keep_endings()
         self._calls: dict[int, int] = {}
         for node in topology.nodes:
             key = id(node.operation)
@@ -98,9 +98,9 @@ class Plan:
         """Whether a node is part of the group that computes its input."""
         return self.kind(node) is not Kind.PASS and self[node.output].group.head is not node
 
-    def _end_softmax(self) -> None:
+    def _keep_endings(self) -> None:
         for node in self.topology.nodes:
-            if self.kind(node) is Kind.SOFTMAX and not self.topology.is_output(node.output):
+            if self.kind(node) in ENDINGS and not self.topology.is_output(node.output):
                 self.kinds[id(node)] = Kind.FLOAT
 
     # --- groups ----------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Plan:
 
     def _concatenated_later(self, plan: TensorPlan, only: Node) -> bool:
         """Whether the quantizer behind a concatenation is the tensor's own."""
-        whole = plan.group.kind not in (None, Kind.FLOAT, Kind.SOFTMAX)
+        whole = plan.group.kind not in (None, Kind.FLOAT, *ENDINGS)
         found = self.kind(only)
         joins = isinstance(found, Operator) and found.joins_parts
         return joins and plan.fixed_step is None and whole and plan.group.maximum is None
@@ -194,7 +194,7 @@ class Plan:
         return node
 
     def _leaves_in_float(self, node: Node | None) -> bool:
-        return node is not None and self.kind(node) is Kind.SOFTMAX
+        return node is not None and self.kind(node) in ENDINGS
 
 
 def _input_plan(tensor: Any) -> TensorPlan:

@@ -33,7 +33,11 @@ _LOOKUP = "no exact integer form; look values up outside the model"
 # of a raw operation's class, and of an activation function.
 _REASONS: dict[str, str] = {
     **dict.fromkeys(("relu", "leakyrelu", "prelu", "elu", "selu", "celu", "clip"), _RELU),
-    **dict.fromkeys(("gelu", "glu", "softplus", "squareplus"), _SWISH),
+    "gelu": (
+        "no exact integer form within XNNPACK; use x * ops.sigmoid(1.702 * x), which is GELU to "
+        "within 0.021, or silu"
+    ),
+    **dict.fromkeys(("glu", "softplus", "squareplus"), _SWISH),
     "mish": "no exact integer form; use hard_silu or silu",
     "softmax": (
         "no exact integer form that holds on every CPU; a softmax at the end of the model is left "
@@ -52,8 +56,8 @@ _REASONS: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("unitnormalization", "normalize"),
-        "no exact integer form; at the end of the model leave it to the app (cosine similarity is "
-        "the same without), inside it use BatchNormalization",
+        "no exact integer form; at the end of the model it is left out of the file (cosine "
+        "similarity is the same without), inside it use BatchNormalization",
     ),
     **dict.fromkeys(("maximum", "minimum", "dot", "divide", "truedivide"), _ONE_TENSOR),
     "upsampling2d": _NEAREST,

@@ -333,7 +333,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "ReLU with a threshold": (lambda: model_of(layers.ReLU(4.0, threshold=0.5, name="act")), {
         "act": r"'act' \(ReLU\(max_value=4, threshold=0.5\)\): not exported yet"}),
     "fused gelu": (lambda: model_of(conv(activation="gelu", name="next")), {
-        "next_activation": r"Layer 'next' \(activation 'gelu'\): not exported yet"}),
+        "next_activation": r"'next' \(activation 'gelu'\): no exact integer form.*1.702"}),
     "a relu of one's own": (lambda: model_of(conv(activation=relu, name="next")), {
         "next_activation": r"'next' \(activation 'relu' of your own\) computes a clip"}),
     "a hard tanh of one's own": (lambda: model_of(layers.Activation(hard_tanh, name="act")), {

@@ -367,6 +367,16 @@ def ending(function):
     return build
 
 
+def ended_by(function):
+    inner = model_of(layers.ReLU(name="relu"))
+    return keras.Model(inner.input, function(inner.output), name="whole")
+
+
+def quick_gelu(x):
+    x = conv(6, name="between")(x * ops.sigmoid(1.702 * x))
+    return conv(5, name="after")(x * ops.sigmoid(1.702 * x))
+
+
 def several_outputs():
     image = keras.Input(SHAPE, name="image")
     x = conv(6, name="stem", activation="relu")(image)
@@ -377,7 +387,7 @@ def several_outputs():
 
 IN_THE_MIDDLE = [
     hard_swish_before_a_padded_depthwise, silu, swish_read_several_times, tanh, hard_sigmoid,
-    leaky_relus, relus_of_other_maxima, elu, prelu,
+    leaky_relus, relus_of_other_maxima, elu, prelu, quick_gelu,
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
     average_pool, padded_average_pools,
@@ -399,6 +409,8 @@ MODELS = {
     "Rescaling and Normalization": preprocessed(0.5, -0.25),
     "negative Rescaling": preprocessed(-0.7, 0.1),
     **{f"ends in {f}": ending(f) for f in ("sigmoid", "tanh", "hard_sigmoid", "softmax", "silu")},
+    "ends in UnitNormalization": lambda: ended_by(layers.UnitNormalization(name="unit")),
+    "ends in ops.normalize": lambda: ended_by(ops.normalize),
     "several outputs": several_outputs,
 }  # fmt: skip
 
