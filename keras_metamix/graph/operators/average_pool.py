@@ -75,7 +75,8 @@ class AveragePool(Operator):
         return QuantizedAveragePooling2D if pool_is_padded(node) else None
 
     def finish(self, group: Group, grid: Grid, clip: dict[str, Any], fold: Any) -> Any:
-        node, (source,) = group.head, group.inputs
+        node: Any = group.head
+        (source,) = group.inputs
         if not pool_is_padded(node):
             return fold_average(node, source.grid, grid, clip)(source.tensor)
         name = fold.names.new(f"{node.call_name}_sum")

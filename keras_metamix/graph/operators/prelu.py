@@ -45,7 +45,8 @@ class PRelu(Operator):
         return Group(node, self, self.stage)
 
     def finish(self, group: Group, grid: Grid, clip: dict[str, Any], fold: Any) -> Any:
-        node, (source,) = group.head, group.inputs
+        node: Any = group.head
+        (source,) = group.inputs
         slopes = ops.convert_to_numpy(node.operation.alpha).reshape(-1).astype(np.float32)
         slopes = np.broadcast_to(slopes, node.output.shape[-1:])
         found = source.grid
