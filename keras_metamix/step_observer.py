@@ -130,7 +130,7 @@ class _Seen:
                 steps.append(lsq_step(self._mean, high))
             else:
                 steps.append(mse_step(values, low, high, quantizer.minimum))
-        quantizer.log_step.assign(np.log(np.asarray(steps, np.float32)))
+        quantizer.set_steps(np.asarray(steps, np.float32))
 
 
 def _sample(values: np.ndarray) -> np.ndarray:

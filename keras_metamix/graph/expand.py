@@ -5,6 +5,7 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - Models inside models are opened, and so are layers that only call other layers.
 - The activation of a MAC layer becomes a layer of its own behind it.
 - A separable convolution becomes a depthwise and a pointwise one.
+- Every leaky ReLU becomes a LeakyReLU; it and an average pool are one layer for each call.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
 
@@ -23,13 +24,15 @@ import keras
 from keras import layers, tree
 
 from keras_metamix.checks import shown
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import RELUS, Kind
 from keras_metamix.graph.opening import NotOpenedError, opened
 from keras_metamix.graph.operations import MAC_LAYERS, kind
 from keras_metamix.graph.ownership import (
     activation_name,
+    config_of,
     is_keras_own,
     keras_class,
+    negative_slope,
     overrides,
 )
 from keras_metamix.graph.pieces import GATES, Pieces
@@ -52,6 +55,7 @@ from keras_metamix.graph.training_only import acts_in_training_alone, returns_wh
 from keras_metamix.keras_internals import layers_inside, takes_training
 
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
+_POOL = ("pool_size", "strides", "padding", "data_format")
 _CHAINS = (layers.Add, layers.Multiply)
 _TRAINS_ALWAYS = (
     "called with training=True, which a plain call of the model obeys, and neither predict nor a "
@@ -173,6 +177,12 @@ class _Expansion(Pieces):
             return self._halved_sum(operation, args[0])
         if issubclass(cls, layers.CenterCrop) and (borders := _cropped(operation, args[0])):
             return self._last(layers.Cropping2D, operation, cropping=borders)(args[0])
+        if (slope := negative_slope(operation, cls)) is not None:
+            # One for each call: what it computes depends on the grid of its input.
+            return self._last(layers.LeakyReLU, operation, negative_slope=slope)(args[0])
+        if issubclass(cls, layers.AveragePooling2D) and operation.padding == "same":
+            config = {k: v for k, v in config_of(operation).items() if k in _POOL}
+            return self._last(layers.AveragePooling2D, operation, **config)(args[0])
         function = self._function(operation, cls)
         if function in GATES and len(args) == 1:
             return self._gated(operation, function, args[0])
@@ -190,7 +200,7 @@ class _Expansion(Pieces):
             name = activation_name(operation.activation)
             return self._clone(operation, activation=name)(*args, **kwargs)
         if (
-            kind(operation) in RELU_ENDS
+            kind(operation) in RELUS
             and cls.__name__ == "ReLU"
             and not issubclass(cls, layers.Layer)
         ):

@@ -12,7 +12,7 @@ from keras_metamix.assignment import SearchSpace, require_space
 from keras_metamix.cost import LayerCost
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import ENDINGS, RELUS, Kind
 from keras_metamix.graph.layer_costs import costs_of
 from keras_metamix.graph.operations import MOVES, move_of
 from keras_metamix.graph.operators import Operator
@@ -26,8 +26,7 @@ _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
     Kind.AFFINE: "DEPTHWISE_CONV_2D",
     Kind.HARD_SIGMOID: "DEPTHWISE_CONV_2D",
-    Kind.RELU: "MUL",
-    Kind.RELU6: "MUL",
+    **dict.fromkeys(RELUS, "MUL"),
 }
 _HEADERS = ("layer", "class", "LiteRT operator", "weights in", "input bits", "weight bits")
 _HEADERS += ("XNNPACK", "GPU", "Edge TPU", "MACs", "MAC share", "BOPs share", "note")
@@ -145,13 +144,16 @@ class _Reader:
         found = self.plan.kind(node)
         if found is Kind.MAC:
             return self._mac(node, named)
-        if found is Kind.SOFTMAX:
-            return LayerExplanation(*named, "left out", note="the file's outputs are the logits")
+        if found in ENDINGS:
+            note = "the file's outputs are the logits"
+            if found is Kind.UNIT_NORM:
+                note = "the file's outputs are not normalized, which cosine similarity does not see"
+            return LayerExplanation(*named, "left out", note=note)
         if self.plan.joins(node):
             head = self.plan[node.output].group.head
             return LayerExplanation(*named, "folded", note=f"into {head.name}" if head else "")
         if isinstance(found, Operator):
-            operator = found.litert
+            operator = found.operator(node)
         else:
             operator = _OPERATORS.get(found) or _move(node.operation)
         if not operator:
@@ -164,7 +166,7 @@ class _Reader:
             xnnpack=not outside,
             gpu=LITERT[operator].gpu,
             edge_tpu=LITERT[operator].edge_tpu,
-            note="requantizes" if found in RELU_ENDS else outside,
+            note="requantizes" if found in RELUS else outside,
         )
 
     def _mac(self, node: Node, named: tuple[str, str]) -> LayerExplanation:

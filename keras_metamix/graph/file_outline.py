@@ -11,6 +11,7 @@ import numpy as np
 from keras_metamix.cost.file_size import FileBytes, MacShape
 from keras_metamix.cost.table import FileOutline
 from keras_metamix.graph.fold_bn import fold_network, require_foldable
+from keras_metamix.graph.operators.average_pool import IntegerFactors
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers import integer
 from metamix_tflite.operators import writer_of
@@ -91,6 +92,11 @@ def _add(file: FileBytes, node: Node) -> None:
     if isinstance(operation, integer.Rescale):
         factor = float(operation.factor)
         file.tensor(f"{name}/one", (1,), ("one", factor), data=file.data("one", 1))
+        inputs += 1
+    if isinstance(operation, IntegerFactors):
+        shape, scale = operation.factors.shape, float(operation.scale)
+        data = file.data(operation.factors.tobytes(), operation.factors.size)
+        file.tensor(f"{name}/factors", (1, *shape, 1), ("factors", scale), data=data)
         inputs += 1
     _output(file, node)
     _operator(file, node, inputs, constants, -1)

@@ -14,7 +14,7 @@ from keras_metamix.graph.ends import named_outputs
 from keras_metamix.graph.fold_mac import fold_constants, fold_mac, four_dimensional
 from keras_metamix.graph.fold_moves import move_layer
 from keras_metamix.graph.group import Group, Stage
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import ENDINGS, RELU_ENDS, Kind
 from keras_metamix.graph.operations import activation_kind, kind
 from keras_metamix.graph.operators.base import Operator, require_levels
 from keras_metamix.graph.requantize import Levels, clip_ends, rescaled
@@ -35,9 +35,10 @@ def fold_batch_norm(model: Any) -> keras.Model:
     """A plain Keras model that computes what the .tflite computes, floats or bytes in, floats out.
 
     Batch norm folds into the scale of each output channel and an int32 bias, never into the
-    trained integers (which change sign where a channel's scale is negative). A softmax at the
-    end is left out: that output gives the quantized logits, under its own name, even where the
-    logits are an output as well. Inputs and outputs have the structure of the model's.
+    trained integers (which change sign where a channel's scale is negative). A softmax or an L2
+    normalization at the end is left out: that output gives the quantized tensor before it, under
+    its own name, even where that is an output as well. Inputs and outputs have the structure of the
+    model's.
 
     Args:
       model: a MetaMixModel in weight training, or a BitMixerModel with quantized weights, at the
@@ -141,14 +142,14 @@ class _Fold:
             first = require_levels(node, first)
         if found in (Kind.PASS, Kind.ROUND) and isinstance(first, Levels):
             return Levels(move_layer(node, first.grid)(first.tensor), first.grid)
-        if found is Kind.SOFTMAX and self.topology.is_output(node.output):
+        if found in ENDINGS and self.topology.is_output(node.output):
             return first
         joined = first.joined(node, found) if isinstance(first, Group) else None
         if joined is not None:
             return joined
         if isinstance(found, Operator):
             return found.begin(node, values)
-        if found is None or found in (Kind.FLOAT, Kind.SOFTMAX):
+        if found is None or found in (Kind.FLOAT, *ENDINGS):
             raise ValueError(
                 f"Layer {node.name!r} ({type(operation).__name__}) has no exact integer form: it "
                 "trains, but cannot be folded."

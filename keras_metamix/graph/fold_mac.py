@@ -91,15 +91,15 @@ def fold_constants(group: Group, input_grid: Grid, grid: Grid, clip: Clip) -> In
     return layer
 
 
-def fold_average(node: Node, input_grid: Grid, grid: Grid, clip: Clip) -> IntegerMac:
-    """Average pooling as a depthwise convolution with equal weights, which rounds half to even."""
+def fold_average(
+    node: Node, input_grid: Grid, grid: Grid, clip: Clip, name: str = ""
+) -> IntegerMac:
+    """Average pooling as a depthwise convolution with equal weights, which rounds half to even.
+
+    Over a border it counts zeros; `name` is that of the result, the node's where it is empty.
+    """
     pool = node.operation
     height, width = pool.pool_size
-    if pool_is_padded(node):
-        raise ValueError(
-            f"Layer {node.name!r} ({type(pool).__name__}) averages over fewer values at the "
-            "border, which has no exact integer form: use padding='valid'."
-        )
     channels = node.output.shape[-1]
     layer = IntegerMac(
         "depthwise",
@@ -108,7 +108,8 @@ def fold_average(node: Node, input_grid: Grid, grid: Grid, clip: Clip) -> Intege
         input_grid,
         grid,
         strides=pool.strides,
-        name=node.call_name,
+        padding="same" if pool_is_padded(node) else "valid",
+        name=name or node.call_name,
         **clip,
     )
     scale = np.full(channels, _labels(input_grid, grid) / (height * width))

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from keras_metamix.graph.affine import affine_terms
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import RELU_ENDS, RELUS, Kind, relu_end
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers.grid import Sign
 
@@ -30,6 +30,7 @@ _FIRST_STAGE = {
     Kind.HARD_SIGMOID: Stage.SCALED,
     Kind.RELU: Stage.CLIPS,
     Kind.RELU6: Stage.CLIPS,
+    Kind.CLIP: Stage.CLIPS,
 }
 
 
@@ -68,6 +69,11 @@ class Group:
     moves: tuple[Node, ...] = ()
     inputs: tuple[Any, ...] = ()
 
+    @property
+    def maximum(self) -> float | None:
+        """Where no fused activation clips: the grid itself has to end there, or below."""
+        return None if self.high in RELU_ENDS.values() else self.high
+
     @classmethod
     def begun(cls, head: Node, kind: Any, inputs: tuple[Any, ...] = ()) -> Group:
         """The group of an operation that is no Operator and joins no other."""
@@ -87,8 +93,9 @@ class Group:
         """
         if kind is Kind.PASS:
             return dataclasses.replace(self, stage=Stage.CLOSED, moves=(*self.moves, node))
-        if kind in RELU_ENDS:
-            return self.clipped(0.0, RELU_ENDS[kind]) if self.stage >= Stage.CLIPS else None
+        if kind in RELUS:
+            end = relu_end(node.operation, kind)
+            return self.clipped(0.0, end) if self.stage >= Stage.CLIPS else None
         if kind is Kind.BATCH_NORM:
             normed = dataclasses.replace(self, stage=Stage.SCALED, norm=node)
             return normed if self.stage is Stage.MAC else None

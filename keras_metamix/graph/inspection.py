@@ -9,7 +9,7 @@ import keras
 
 from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.expand import expansion
-from keras_metamix.graph.kinds import CONSTANTS, Kind
+from keras_metamix.graph.kinds import CONSTANTS, ENDINGS, Kind
 from keras_metamix.graph.layer_costs import edge_names, mac_nodes
 from keras_metamix.graph.operations import cannot_run, kind, problem
 from keras_metamix.graph.operators import Operator
@@ -142,16 +142,18 @@ def _why_not(
         return why_none(node.operation, node.inputs)
     if why := problem(node, found):
         return why
-    inside = found is Kind.SOFTMAX and not topology.is_output(node.output)
-    if inside and space.stream_bits and (last := _moved_to_the_end(node, topology)):
+    inside = found in ENDINGS and not topology.is_output(node.output)
+    last = _moved_to_the_end(node, topology) if inside else ""
+    if last and space.stream_bits:
+        what = "a softmax" if found is Kind.SOFTMAX else "an L2 normalization"
         return (
-            f"a softmax is left out of the file where it is the last layer, found {last!r} behind "
-            "it; put that before the softmax"
+            f"{what} is left out of the file where it is the last layer, found {last!r} behind "
+            f"it; put that before the {what.removeprefix('an ').removeprefix('a ')}"
         )
-    formless = isinstance(found, Operator) and not found.has_form(node)
-    return (
-        why_none(node.operation, node.inputs) if space.stream_bits and (inside or formless) else ""
-    )
+    why = found.refusal(node) if isinstance(found, Operator) else None if inside else ""
+    if why is None:
+        why = why_none(node.operation, node.inputs)
+    return why if space.stream_bits else ""
 
 
 def _moved_to_the_end(node: Node, topology: Topology) -> str:

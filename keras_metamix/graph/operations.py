@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 from keras import layers, tree
 
 from keras_metamix.graph.affine import affine_terms
-from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.kinds import RELU_ENDS, Kind
 from keras_metamix.graph.operators import MOVES as MOVE_FAMILIES
 from keras_metamix.graph.operators import OPERATORS, Operator
 from keras_metamix.graph.operators.base import Move
@@ -31,10 +32,6 @@ MOVES: dict[type, str] = {
 _FLOAT_LAYERS = (
     layers.LayerNormalization,
     layers.GroupNormalization,
-    layers.UnitNormalization,
-    layers.LeakyReLU,
-    layers.PReLU,
-    layers.ELU,
     layers.Maximum,
     layers.Minimum,
     layers.Permute,
@@ -48,6 +45,7 @@ _KINDS: dict[type, Kind | Operator] = {
     layers.Rescaling: Kind.AFFINE,
     layers.Normalization: Kind.AFFINE,
     layers.Softmax: Kind.SOFTMAX,
+    layers.UnitNormalization: Kind.UNIT_NORM,
     **dict.fromkeys((*MOVES, *_DROPS), Kind.PASS),
     **dict.fromkeys(_FLOAT_LAYERS, Kind.FLOAT),
     **{cls: operator for operator in OPERATORS for cls in operator.layers},
@@ -210,6 +208,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
         return _RAW_OPERATIONS[name]
     if name == "ReLU":  # what keras.activations.relu makes
         return _relu_kind(operation)
+    if name == "Normalize":
+        return Kind.UNIT_NORM if operation.order == 2 else Kind.FLOAT
     if name in ("Maximum", "Clip"):
         return _clip_kind(operation, node)
     if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
@@ -227,16 +227,23 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
 def _relu_kind(layer: Any) -> Kind:
     if layer.negative_slope or layer.threshold:
         return Kind.FLOAT
-    return {None: Kind.RELU, 6.0: Kind.RELU6}.get(layer.max_value, Kind.FLOAT)
+    return Kind.RELU if layer.max_value is None else _capped(layer.max_value)
+
+
+def _capped(end: float) -> Kind:
+    """A ReLU that ends at a number."""
+    if end == RELU_ENDS[Kind.RELU6]:
+        return Kind.RELU6
+    return Kind.CLIP if 0 < end < math.inf else Kind.FLOAT
 
 
 def _clip_kind(operation: Any, node: Node | None) -> Kind:
     """A ReLU that is written as a maximum or a clip."""
     if node is None or len(node.inputs) > 1:
         return Kind.FLOAT
-    ends = getattr(operation, "x_min", None), getattr(operation, "x_max", None)
-    if ends == (0, 6):
-        return Kind.RELU6
+    low, high = getattr(operation, "x_min", None), getattr(operation, "x_max", None)
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        return _capped(high) if low == 0 else Kind.FLOAT
     args, kwargs = node.arguments
     constants = [v for v in (*args, *kwargs.values()) if isinstance(v, (int, float))]
     return Kind.RELU if type(operation).__name__ == "Maximum" and constants == [0] else Kind.FLOAT

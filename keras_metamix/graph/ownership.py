@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import keras
+from keras import layers
 
 # What a subclass may define without computing anything else than its base.
 _HARMLESS = {"__init__", "get_config", "from_config", "__doc__", "__annotations__"}
@@ -83,6 +85,25 @@ def activation_name(function: Any) -> str | None:
         return _TENSORFLOW.get(name)
     known = getattr(keras.activations, name, None) or getattr(keras.ops, name, None)
     return name if module.startswith("keras.") and known is not None else None
+
+
+def negative_slope(operation: Any, cls: type) -> float | None:
+    """The slope of a leaky ReLU below 0, None for what is none.
+
+    Args:
+      operation: a layer or a raw operation.
+      cls: whose arithmetic it has.
+    """
+    if issubclass(cls, layers.Activation):
+        function = operation.activation
+        leaky = activation_name(function) == "leaky_relu"
+        arguments = inspect.signature(function).parameters if leaky else {}
+        return arguments["negative_slope"].default if leaky else None
+    slope = getattr(operation, "negative_slope", None)
+    if cls.__name__ in ("LeakyReLU", "LeakyRelu"):
+        return slope
+    plain = cls.__name__ == "ReLU" and operation.max_value is None and not operation.threshold
+    return slope if plain and slope else None
 
 
 def _overridden(mro: tuple[type, ...], base: type) -> set[str]:

@@ -15,7 +15,7 @@ import dataclasses
 from typing import Any
 
 from keras_metamix.graph.group import Group, Stage
-from keras_metamix.graph.kinds import RELU_ENDS, Kind
+from keras_metamix.graph.kinds import ENDINGS, RELU_ENDS, Kind
 from keras_metamix.graph.operations import kind
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.topology import Node, Topology
@@ -58,7 +58,7 @@ class Plan:
             id(node): (node.name not in float_layers and kind(node.operation, node)) or Kind.FLOAT
             for node in topology.nodes
         }
-        self._end_softmax()
+        self._keep_endings()
         self._calls: dict[int, int] = {}
         for node in topology.nodes:
             key = id(node.operation)
@@ -99,9 +99,9 @@ class Plan:
         moves = self.kind(node) in (Kind.PASS, Kind.ROUND)
         return not moves and self[node.output].group.head is not node
 
-    def _end_softmax(self) -> None:
+    def _keep_endings(self) -> None:
         for node in self.topology.nodes:
-            if self.kind(node) is Kind.SOFTMAX and not self.topology.is_output(node.output):
+            if self.kind(node) in ENDINGS and not self.topology.is_output(node.output):
                 self.kinds[id(node)] = Kind.FLOAT
 
     # --- groups ----------------------------------------------------------------------------
@@ -116,7 +116,8 @@ class Plan:
         joined = None if source.on_grid else self._joined(source.group, node)
         group = joined or self._begun(node)
         self._whole[id(group.head)] = group
-        return TensorPlan(group)
+        kept = isinstance(found, Operator) and found.keeps_grid
+        return TensorPlan(group, on_grid=kept and source.on_grid)
 
     def _joined(self, group: Group, node: Node) -> Group | None:
         """A group with a node behind it; a batch norm that is called again elsewhere stays out."""
@@ -161,10 +162,10 @@ class Plan:
 
     def _concatenated_later(self, plan: TensorPlan, only: Node) -> bool:
         """Whether the quantizer behind a concatenation is the tensor's own."""
-        whole = plan.group.kind not in (None, Kind.FLOAT, Kind.SOFTMAX)
+        whole = plan.group.kind not in (None, Kind.FLOAT, *ENDINGS)
         found = self.kind(only)
         joins = isinstance(found, Operator) and found.joins_parts
-        return joins and plan.fixed_step is None and whole
+        return joins and plan.fixed_step is None and whole and plan.group.maximum is None
 
     def _is_direct(self, tensor: Any, plan: TensorPlan, only: Node | None) -> bool:
         """Whether the one reader's own quantizer will do.
@@ -195,7 +196,7 @@ class Plan:
         return node
 
     def _leaves_in_float(self, node: Node | None) -> bool:
-        return node is not None and self.kind(node) is Kind.SOFTMAX
+        return node is not None and self.kind(node) in ENDINGS
 
 
 def _input_plan(tensor: Any) -> TensorPlan:

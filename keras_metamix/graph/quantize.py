@@ -16,6 +16,7 @@ from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, accepted
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.names import Names
+from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.sameness import require_same_outputs
 from keras_metamix.graph.topology import Node, as_functional, inputs_like
 from keras_metamix.graph.transitions import Reading, transitions
@@ -28,6 +29,7 @@ from keras_metamix.layers.mac import (
     QuantizedDepthwiseConv2D,
     QuantizedMac,
 )
+from keras_metamix.layers.on_grid import OnGrid
 from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.resize import GridResize
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
@@ -68,7 +70,7 @@ def quantize(
 
 
 def connect(network: keras.Model) -> None:
-    """Gives batch norms what they read of other layers: bit choices, and the step of their input.
+    """Gives layers what they read of others: bit choices, and the step or grid of their input.
 
     What they read is in their config, by name; a layer that is loaded holds no other layer.
     """
@@ -83,6 +85,8 @@ def connect(network: keras.Model) -> None:
     for layer in network.layers:
         if isinstance(layer, GridResize) and layer.input_quantizer is not None:
             layer.connect(network.get_layer(layer.input_quantizer).step)
+        if isinstance(layer, OnGrid) and layer.input_quantizer is not None:
+            layer.connect(network.get_layer(layer.input_quantizer).acting_grid)
 
 
 def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
@@ -148,11 +152,20 @@ class _Rewrite:
         elif found is Kind.ROUND:
             return operation  # each call has a layer of its own
         else:
-            return copy_of(operation, operation.name)
+            return self._copied(operation, config, found)
         _copy(operation, clone)
         if found is Kind.MAC and clone.norm is not None:
             _copy(self._norm_behind(operation.name), clone.norm)
         return clone
+
+    def _copied(self, operation: Any, config: dict[str, Any], found: Any) -> Any:
+        """A copy of an operation, or what computes it on the grid of its input."""
+        node = self.nodes[operation.name, 0]
+        cls = found.trained(node) if isinstance(found, Operator) else None
+        if cls is None or self.space.stream_bits is None:
+            return copy_of(operation, operation.name)
+        config |= {"input_quantizer": self._stream_before(node)}
+        return copy_of(operation, operation.name, cls, config)
 
     def _norm_behind(self, name: str) -> Any:
         """The batch norm that folds into a MAC layer, if any."""
@@ -274,12 +287,14 @@ class _Rewrite:
         if len(grids) == 1:
             sign, minimum = grids.pop()
         absorbed = self._direct_absorbs(name, tensors[0])
+        direct = not self.plan[tensors[0]].on_grid
         return ActivationQuantizer(
             candidates,
             sign,
             absorbed,
             minimum=minimum,
             sign_from_data=all(group.kind is None for group in groups),
+            maximum=groups[0].maximum if direct else None,
             name=self.names.new(f"{name}_input"),
         )
 
@@ -296,6 +311,7 @@ class _Rewrite:
             minimum=group.minimum,
             fixed_step=plan.fixed_step,
             sign_from_data=group.kind is None and plan.fixed_step is None,
+            maximum=None if plan.fixed_step else group.maximum,
             name=name,
         )
 

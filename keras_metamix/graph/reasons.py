@@ -15,11 +15,11 @@ from keras_metamix.keras_internals import calls_of
 
 _PIPELINE = "put it into the data pipeline, and into the app that runs the file"
 _APP = "leave it to the app that reads the outputs"
-_RELU = "not exported yet; use ReLU() or ReLU(max_value=6)"
+_RELU = "not exported yet; use ReLU(), also with a max_value, or LeakyReLU"
 _NORM = "no exact integer form; use BatchNormalization"
 _UNIT = (
-    "no exact integer form; at the end of the model leave it to the app (cosine similarity is "
-    "the same without), inside it use BatchNormalization"
+    "no exact integer form; at the end of the model it is left out of the file (cosine "
+    "similarity is the same without), inside it use BatchNormalization"
 )
 _IN_2D = "not exported yet; use the 2-D layer on Reshape((1, time, channels))"
 _NEAREST = "not exported yet; UpSampling2D and keras.ops.image.resize repeat rows and columns"
@@ -73,8 +73,8 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(("relu", "leakyrelu", "prelu", "elu", "selu", "celu", "clip"), _RELU),
     "threshold": _RELU,
     "gelu": (
-        "not exported yet; use silu or hard_silu, or x * ops.sigmoid(1.702 * x), which is GELU to "
-        "within 0.021"
+        "no exact integer form within XNNPACK; use x * ops.sigmoid(1.702 * x), which is GELU to "
+        "within 0.021, or silu"
     ),
     "glu": "not exported yet; give each half a Conv2D or Dense of its own, and use Multiply",
     **dict.fromkeys(("softplus", "squareplus"), "no exact integer form; use ReLU()"),
@@ -198,8 +198,8 @@ _REASONS: dict[str, str] = {
         "the size of the crop"
     ),
     "averagepooling2d": (
-        "not exported yet where windows reach over the border; use padding='valid', behind "
-        "ZeroPadding2D where the size has to stay"
+        "no exact integer form where windows of this size reach over the border, of 2x2 or 3x3 it "
+        "has; use padding='valid', behind ZeroPadding2D where the size has to stay"
     ),
     "cast": "not exported yet; cast the data before the model, to float32 or uint8",
     "stopgradient": "not exported yet; freeze what stands before it by trainable=False",
@@ -226,7 +226,7 @@ _WORDS = {
     "Sum": "a sum over axes",
     "Max": "a maximum over axes",
     "Clip": "a clip",
-    "ReLU": "a relu with a slope, a threshold or a maximum",
+    "ReLU": "a relu with a threshold",
     "Power": "a power",
     "Resize": "a resize",
     "Cast": "a cast",

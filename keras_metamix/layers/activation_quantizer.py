@@ -37,6 +37,8 @@ class ActivationQuantizer(keras.layers.Layer):
       fixed_step: a step size that the device dictates; it is no variable then.
       sign_from_data: whether calibration finds the sign (of the model's own inputs): pixels from 0
         to 255 deserve all 256 levels.
+      maximum: of the values, where the grid has to end, or below: the device clips at the end of
+        INT8 alone. Steps stay so small, in calibration and after each update.
 
     Shapes: any in, the same out. Variables: `log_step` (candidates,), trained; those of its
     `choice`; `signed` () where data decide the sign.
@@ -54,9 +56,15 @@ class ActivationQuantizer(keras.layers.Layer):
         minimum: float | None = None,
         fixed_step: float | None = None,
         sign_from_data: bool = False,
+        maximum: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if maximum is not None and (sign != "unsigned" or maximum <= 0):
+            raise ValueError(
+                f"Quantizer {self.name!r}: a maximum is above 0, of sign='unsigned', found "
+                f"{maximum} and sign={sign!r}."
+            )
         if activation != "linear" and sign != "unsigned":
             raise ValueError(
                 f"Quantizer {self.name!r}: activation={activation!r} needs sign='unsigned', "
@@ -73,7 +81,7 @@ class ActivationQuantizer(keras.layers.Layer):
         self._sign: Sign = sign
         self._signed: Any = None
         self._cap = 6.0 if activation == "relu6" else math.inf
-        self.minimum, self.fixed_step = minimum, fixed_step
+        self.minimum, self.maximum, self.fixed_step = minimum, maximum, fixed_step
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -115,7 +123,9 @@ class ActivationQuantizer(keras.layers.Layer):
         count = len(self.candidates)
         self._elements = math.prod(n for n in input_shape[1:] if n) or 1
         if self.fixed_step is None:
-            self.log_step = self.add_weight((count,), initializer="zeros", name="log_step")
+            self.log_step = self.add_weight(
+                (count,), initializer="zeros", name="log_step", constraint=self._bounded
+            )
         self.choice.build(self)
         if self.sign_from_data:
             start = keras.initializers.Constant(int(self._sign == "signed"))
@@ -126,6 +136,16 @@ class ActivationQuantizer(keras.layers.Layer):
         if self.fixed_step is not None:
             return ops.full((len(self.candidates),), self.fixed_step)
         return ops.exp(self.log_step)
+
+    def _bounded(self, log_steps: Any) -> Any:
+        """Steps at which the grid of each candidate ends at the maximum, or below."""
+        if self.maximum is None:
+            return log_steps
+        return ops.minimum(log_steps, np.log(self.maximum / self._ends_of("unsigned")[:, 1]))
+
+    def set_steps(self, steps: np.ndarray) -> None:
+        """Sets the step of each candidate, or the largest one that the maximum leaves."""
+        self.log_step.assign(self._bounded(np.log(steps).astype(np.float32)))
 
     def step(self, index: Any | None = None) -> Any:
         """Step size of a candidate, default the one assigned."""
@@ -142,6 +162,13 @@ class ActivationQuantizer(keras.layers.Layer):
     def assigned_grid(self) -> tuple[Any, Any, Any]:
         """`grid` of the bit-width assigned."""
         return self.grid(self.choice.bit_index if self.choice.searched else 0)
+
+    def acting_grid(self) -> tuple[Any, Any, Any] | None:
+        """`assigned_grid` of a stream, None where it does not quantize in the present mode."""
+        mode = current_mode()
+        if mode.activations in ("off", "observe") or not mode.streams or mode.observer:
+            return None
+        return self.assigned_grid()
 
     def float_activation(self, x: Any) -> Any:
         """What the layer computes when it does not quantize."""
@@ -180,6 +207,7 @@ class ActivationQuantizer(keras.layers.Layer):
             "minimum": self.minimum,
             "fixed_step": self.fixed_step,
             "sign_from_data": self.sign_from_data,
+            "maximum": self.maximum,
         }
 
 

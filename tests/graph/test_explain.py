@@ -15,7 +15,8 @@ SHAPE = (8, 8, 4)
 OUTCOMES = {"quantized", "integer", "folded", "left out", "float", "refused"}
 NO_OPERATOR = {"folded", "left out", "float", "refused"}
 # Of LiteRT's GPU delegate and of the Edge TPU compiler, as published.
-NOT_GPU = {"MEAN", "TANH"}
+NOT_GPU = {"MEAN", "TANH", "LEAKY_RELU", "ELU"}
+NOT_EDGE_TPU = {"LEAKY_RELU", "ELU"}
 
 
 def conv(filters=4, size=3, name=None, **arguments):
@@ -53,6 +54,7 @@ def everything():
     y = conv(5, name="wide")(y)
     y = layers.Conv2D(4, 1, name="odd")(y)
     y = layers.Activation("tanh", name="tanh")(y)
+    y = layers.ELU(name="elu")(layers.LeakyReLU(0.1, name="leaky")(y))
     y = layers.MaxPooling2D(2, 1, name="max")(y)
     y = layers.Cropping2D(((0, 1), (1, 0)), name="crop")(y)
     y = layers.ZeroPadding2D(1, name="pad")(y)
@@ -83,6 +85,8 @@ EVERYTHING = {  # (outcome, operator)
     "wide": ("quantized", "CONV_2D"),
     "odd": ("quantized", "CONV_2D"),  # of 5 channels: two weights share a byte
     "tanh": ("integer", "TANH"),
+    "leaky": ("integer", "LEAKY_RELU"),
+    "elu": ("integer", "ELU"),
     "max": ("integer", "MAX_POOL_2D"),
     "crop": ("integer", "STRIDED_SLICE"),
     "pad": ("integer", "PAD"),
@@ -167,7 +171,8 @@ def test_delegates(rows):
             int4 = row.container.startswith("INT4")
             assert row.xnnpack == runs
             assert row.gpu == (runs and not int4 and row.operator not in NOT_GPU), row.name
-            assert row.edge_tpu == (runs and row.name != "grouped"), row.name
+            refused = row.name == "grouped" or row.operator in NOT_EDGE_TPU
+            assert row.edge_tpu == (runs and not refused), row.name
 
 
 def test_shares_are_those_of_the_costs_and_sum_to_1(rows):
@@ -217,7 +222,10 @@ def test_a_layer_that_is_asked_to_stay_in_float(rows):
 
 
 def test_what_has_no_integer_form_stays_in_float_as_streams_do():
-    source, space = model_of(layers.LeakyReLU(name="odd")), kmm.SearchSpace(stream_bits=None)
+    source, space = (
+        model_of(layers.LayerNormalization(name="odd")),
+        kmm.SearchSpace(stream_bits=None),
+    )
     (row,) = [row for row in kmm.explain(source, space).rows if row.name == "odd"]
     assert (row.outcome, row.note) == ("float", "left in float: stream_bits=None")
     assert kmm.explain(source, space).refused == {}
@@ -277,7 +285,7 @@ def test_what_has_no_graph_is_a_type_error(model):
     [
         everything,
         lambda: small_resnet((8, 8, 1), width=4),
-        lambda: model_of(layers.LeakyReLU(name="odd")),
+        lambda: model_of(layers.LayerNormalization(name="odd")),
     ],
 )
 def test_the_table_has_a_line_for_each_row(build):

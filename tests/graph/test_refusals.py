@@ -125,7 +125,7 @@ class Sampled(layers.Layer):
 class Slicing(layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.conv, self.act = conv(name="inner"), layers.LeakyReLU(name="leaky")
+        self.conv, self.act = conv(name="inner"), layers.LeakyReLU(2.0, name="leaky")
 
     def call(self, x):
         return self.act(self.conv(x))[..., :2]
@@ -133,7 +133,7 @@ class Slicing(layers.Layer):
 
 class Clipped(layers.ReLU):
     def call(self, inputs):
-        return ops.clip(inputs, 0.0, 0.5)
+        return ops.clip(inputs, -0.5, 0.5)
 
 
 class Scaled(layers.Activation):
@@ -170,7 +170,11 @@ class Doubled(layers.Add):
 
 @keras.saving.register_keras_serializable("test_refusals")
 def relu(x):
-    return ops.clip(x, 0.0, 1.0)
+    return ops.clip(x, -0.1, 1.0)
+
+
+def hard_tanh(x):
+    return ops.clip(x, -1.0, 1.0)
 
 
 def hard_sigmoid(x):  # as in Keras 2
@@ -391,6 +395,7 @@ TAKEN = {
     "a partial function": lambda: model_of(
         conv(activation=functools.partial(keras.activations.relu, max_value=6.0))
     ),
+    "Keras 2's hard_sigmoid": lambda: model_of(layers.Activation(hard_sigmoid), conv()),
     "max(x, 0) and a clip to 6": lambda: model_of(
         lambda x: ops.maximum(x, 0.0), conv(), lambda x: ops.clip(x, 0, 6), conv()
     ),
@@ -507,21 +512,22 @@ RAW = {  # function, name for float_layers, and what the message says
 }  # fmt: skip
 NOT_YET, NO_FORM = "not exported yet", "no exact integer form"
 REFUSED = {  # model, and what the message says of each, by the name that float_layers takes
-    "LeakyReLU": (lambda: model_of(layers.LeakyReLU(name="act")), {
-        "act": r"Layer 'act' \(LeakyReLU\): not exported yet; use ReLU"}),
-    "PReLU": (lambda: model_of(layers.PReLU(name="act")), {"act": NOT_YET}),
-    "ELU": (lambda: model_of(layers.ELU(name="act")), {"act": NOT_YET}),
-    "ReLU with a maximum": (lambda: model_of(layers.ReLU(4.0, name="act")), {
-        "act": r"'act' \(ReLU\(max_value=4\)\): not exported yet"}),
+    "LeakyReLU": (lambda: model_of(layers.LeakyReLU(0.001, name="act")), {
+        "act": r"'act' \(LeakyReLU\): no exact integer form with a slope of 0.001; use one from"}),
+    "PReLU": (lambda: model_of(layers.PReLU(name="act")), {
+        "act": r"a slope for each pixel; use shared_axes=\[1, 2\]"}),
+    "ELU": (lambda: model_of(layers.ELU(0.5, name="act")), {"act": NO_FORM}),
+    "ReLU with a threshold": (lambda: model_of(layers.ReLU(4.0, threshold=0.5, name="act")), {
+        "act": r"'act' \(ReLU\(max_value=4, threshold=0.5\)\): not exported yet"}),
     "fused gelu": (lambda: model_of(conv(activation="gelu", name="next")), {
-        "next_activation": r"Layer 'next' \(activation 'gelu'\): not exported yet"}),
+        "next_activation": r"'next' \(activation 'gelu'\): no exact integer form.*1.702"}),
     "a relu of one's own": (lambda: model_of(conv(activation=relu, name="next")), {
         "next_activation": r"'next' \(activation 'relu' of your own\) computes a clip"}),
-    "Keras 2's hard_sigmoid": (lambda: model_of(layers.Activation(hard_sigmoid, name="act")), {
-        "act": r"'act' \(activation 'hard_sigmoid' of your own\) computes a clip"}),
+    "a hard tanh of one's own": (lambda: model_of(layers.Activation(hard_tanh, name="act")), {
+        "act": r"'act' \(activation 'hard_tanh' of your own\) computes a clip"}),
     "a partial relu": (
         lambda: model_of(
-            conv(activation=functools.partial(keras.activations.relu, negative_slope=0.1), name="a")
+            conv(activation=functools.partial(keras.activations.relu, threshold=0.1), name="a")
         ), {"a_activation": "'a' .activation 'partial' of your own. computes a relu with"}),
     "tf.nn.elu": (lambda: model_of(conv(activation=tf.nn.elu, name="next")), {
         "next_activation": r"'next' \(activation 'elu'\): a function of TensorFlow's; not exp"}),
@@ -567,7 +573,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "crop": "in training alone; put it into the data pipeline"}),
     "CenterCrop that resizes": (lambda: augmented(layers.CenterCrop(9, 4, name="crop")), {
         "crop": "data pipeline"}),
-    "a padded pool": (lambda: model_of(layers.AveragePooling2D(3, 1, "same", name="pool")), {
+    "a padded pool": (lambda: model_of(layers.AveragePooling2D(5, 1, "same", name="pool")), {
         "pool": "border"}),
     "a slice": (lambda: model_of(lambda x: x[..., :2]), {
         "get_item": "A slice behind layer 'stem' .*not exported yet"}),
@@ -577,9 +583,9 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "sin": "keras.ops.sin behind layer 'stem'"}),
     "inside a composite": (lambda: model_of(Slicing(name="block")), {
         "block": r"Layer 'block' \(Slicing\) computes a slice",
-        "leaky": r"'leaky' \(LeakyReLU\) inside 'block' \(Slicing\): not exported yet"}),
+        "leaky": r"'leaky' \(LeakyReLU\) inside 'block' \(Slicing\): no exact integer form"}),
     "inside a model": (lambda: model_of(keras.Sequential(
-        [keras.Input(SHAPE), layers.ELU(name="elu")], name="inner")), {
+        [keras.Input(SHAPE), layers.ELU(0.5, name="elu")], name="inner")), {
         "elu": r"'elu' \(ELU\) inside 'inner'"}),
     "a branch on training": (lambda: model_of(Branches(name="block")), {
         "block": "something else in training"}),
@@ -603,7 +609,7 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         {"attention": "holds on every CPU"}),
     "Embedding": (lambda: sequence(layers.Dense(1), layers.Flatten(), layers.Embedding(
         5, 3, name="lookup")), {"lookup": NO_FORM}),
-    "several": (lambda: model_of(layers.ELU(name="a"), conv(activation="gelu", name="b"),
+    "several": (lambda: model_of(layers.ELU(0.5, name="a"), conv(activation="gelu", name="b"),
                                  layers.Permute((2, 1, 3), name="c"), lambda x: x[:, :4]), {
         "a": "ELU", "b_activation": "gelu", "c": "Permute", "get_item": "A slice"}),
 }  # fmt: skip
@@ -681,7 +687,7 @@ FINAL = {
     "quantized by Keras",
     "LoRA",
     "a layer that cannot be copied",
-    "Keras 2's hard_sigmoid",
+    "a hard tanh of one's own",
     "a partial relu",
     "tf.nn.elu",
     "None in a shape behind a fused relu",
@@ -815,14 +821,18 @@ def test_what_one_block_computes_shares_a_line(refused):
 
 
 def test_layers_of_one_class_share_a_line_in_network_order(refused):
-    middle = [layers.ELU(name="a"), layers.Permute((2, 1, 3), name="b"), layers.ELU(name="c")]
+    middle = [
+        layers.ELU(0.5, name="a"),
+        layers.Permute((2, 1, 3), name="b"),
+        layers.ELU(0.5, name="c"),
+    ]
     text = refused(model_of(*middle, Slicing(name="block")))
     assert text.splitlines()[1:3] == [
-        "- Layers 'a', 'c' (ELU): not exported yet; use ReLU() or ReLU(max_value=6).",
+        "- Layers 'a', 'c' (ELU): no exact integer form with alpha=0.5; use alpha=1, or LeakyReLU.",
         "- Layer 'b' (Permute): not exported yet; keep the order of the axes.",
     ]
     assert text.splitlines()[-1].startswith("float_layers=['a', 'b', 'c', 'leaky', 'block'] leaves")
-    many = model_of(*(layers.ELU(name=f"elu{number}") for number in range(9)))
+    many = model_of(*(layers.ELU(0.5, name=f"elu{number}") for number in range(9)))
     assert "float_layers=keras_metamix.explain(model).refused leaves them" in refused(many)
     model = kmm.MetaMixModel.from_float(many, float_layers=kmm.explain(many).refused)
     assert len(model.float_layers) == 9

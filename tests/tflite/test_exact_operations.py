@@ -70,6 +70,43 @@ def hard_sigmoid(x):
     return conv(5, activation="hard_sigmoid", name="after")(act("hard_sigmoid", "hard")(x))
 
 
+def leaky_relus(x):
+    """One layer called twice, of a batch norm and of a sum, then every other spelling."""
+    leaky = layers.LeakyReLU(0.1, name="leaky")
+    x = leaky(
+        layers.Add(name="sum")([leaky(x), conv(6, name="branch", activation="leaky_relu")(x)])
+    )
+    x = layers.ReLU(negative_slope=0.01, name="relu")(layers.MaxPooling2D(2, name="pool")(x))
+    x = keras.activations.relu(conv(6, name="a")(norm("a_bn")(x)), negative_slope=0.5)
+    return conv(5, name="after")(ops.leaky_relu(act("hard_silu", "swish")(x), 1.0))
+
+
+def elu(x):
+    x = layers.Add(name="sum")([layers.ELU(name="unit")(x), conv(6, name="a", activation="elu")(x)])
+    x = layers.DepthwiseConv2D(3, name="depthwise")(ops.celu(x))
+    return conv(5, name="after")(ops.elu(layers.ReLU(name="relu")(x)))
+
+
+def prelu(x):
+    """Of a sum, of values >= 0, with one slope, of slopes up to 1, then a ReLU."""
+    near_1, below = (keras.initializers.RandomUniform(*ends) for ends in ((0.8, 1.0), (-0.5, 0.9)))
+    x = layers.Add(name="sum")([x, layers.PReLU(below, shared_axes=[1, 2], name="first")(x)])
+    x = layers.PReLU(near_1, shared_axes=[1, 2], name="second")(conv(6, name="a")(x))
+    x = layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2, 3], name="one")(
+        layers.ReLU(name="relu")(x)
+    )
+    return layers.ReLU(name="last")(layers.PReLU(shared_axes=[1, 2], name="zeros")(x))
+
+
+def relus_of_other_maxima(x):
+    """Read by one layer, by several, through a pool, of a sum, in a concatenation, scaled."""
+    x = layers.MaxPooling2D(2, name="pool")(layers.ReLU(2.5, name="most")(x))
+    x = layers.Add(name="sum")([x, conv(6, name="a", activation="relu")(x)])
+    x = conv(6, 1, name="b")(ops.clip(x, 0, 1.5))
+    x = layers.Concatenate(name="concat")([keras.activations.relu(x, max_value=0.75), x])
+    return conv(5, name="after")(layers.ReLU(6.0, name="six")(x) * 0.5)
+
+
 def relu6_of_a_sum(x):
     return conv(5, name="after")(layers.ReLU(6.0)(layers.Add()([x, conv(6, name="other")(x)])))
 
@@ -151,6 +188,15 @@ def average_pool(x):
     x = layers.AveragePooling2D(2, name="linear_pool")(x)
     x = layers.ReLU(name="relu")(conv(6, name="between")(x))
     return conv(5, name="after")(layers.AveragePooling2D(2, 1, name="relu_pool")(x))
+
+
+def padded_average_pools(x):
+    """One layer called twice, into a sum, a concatenation, a convolution and a ReLU."""
+    pool = layers.AveragePooling2D(3, 1, "same", name="pool")
+    x = layers.Add(name="sum")([pool(pool(x)), layers.AveragePooling2D((2, 3), 1, "same")(x)])
+    halved = layers.AveragePooling2D(2, 2, "same", name="halved")(act("silu", "swish")(x))
+    other = layers.AveragePooling2D(3, 2, "same", name="other")(conv(5, name="between")(x))
+    return conv(5, name="after")(layers.Concatenate(name="c")([halved, ops.relu(other)]))
 
 
 def average_pool_of_same_padding_that_fits(x):
@@ -392,6 +438,16 @@ def ending(function):
     return build
 
 
+def ended_by(function):
+    inner = model_of(layers.ReLU(name="relu"))
+    return keras.Model(inner.input, function(inner.output), name="whole")
+
+
+def quick_gelu(x):
+    x = conv(6, name="between")(x * ops.sigmoid(1.702 * x))
+    return conv(5, name="after")(x * ops.sigmoid(1.702 * x))
+
+
 def several_outputs():
     image = keras.Input(SHAPE, name="image")
     x = conv(6, name="stem", activation="relu")(image)
@@ -402,9 +458,11 @@ def several_outputs():
 
 IN_THE_MIDDLE = [
     hard_swish_before_a_padded_depthwise, silu, swish_read_several_times, tanh, hard_sigmoid,
+    leaky_relus, relus_of_other_maxima, elu, prelu, quick_gelu,
     relu6_of_a_sum, concat_of_two, concat_of_seven, dense_block, concat_of_relus_then_moves,
     concat_of_rows, three_way_sum, product_of_three, average_of_two, raw_sum_and_product,
-    average_pool, average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
+    average_pool, padded_average_pools,
+    average_pool_of_same_padding_that_fits, cropping, one_pixel_pool,
     unequal_pools, one_pixel_pools,
     transposed_blocks, repeated_pixels, bilinear, bilinear_of_a_bilinear, depth_and_space,
     moves_of_a_swish, pre_activation, norm_of_a_sum, norm_of_a_swish, negative_constants,
@@ -426,6 +484,8 @@ MODELS = {
     "Resizing of the input": resized_input(layers.Resizing(9, 12, name="resizing")),
     "nearest Resizing of the input": resized_input(layers.Resizing(12, 4, "nearest", name="r")),
     **{f"ends in {f}": ending(f) for f in ("sigmoid", "tanh", "hard_sigmoid", "softmax", "silu")},
+    "ends in UnitNormalization": lambda: ended_by(layers.UnitNormalization(name="unit")),
+    "ends in ops.normalize": lambda: ended_by(ops.normalize),
     "several outputs": several_outputs,
 }  # fmt: skip
 
@@ -573,11 +633,10 @@ def test_a_collapsed_step_is_refused(quantized):
 REFUSED = {
     "LayerNormalization": lambda: layers.LayerNormalization(name="bad"),
     "GroupNormalization": lambda: layers.GroupNormalization(2, name="bad"),
-    "LeakyReLU": lambda: layers.LeakyReLU(name="bad"),
+    "LeakyReLU": lambda: layers.LeakyReLU(0.001, name="bad"),
     "gelu": lambda: act("gelu", "bad"),
     "softmax": lambda: act("softmax", "bad"),
-    "padded average pooling": lambda: layers.AveragePooling2D(3, 1, "same", name="bad"),
-    "average pooling that reaches over": lambda: layers.AveragePooling2D(2, 2, "same", name="bad"),
+    "padded average pooling": lambda: layers.AveragePooling2D(5, 1, "same", name="bad"),
     "bicubic": lambda: layers.UpSampling2D(2, interpolation="bicubic", name="bad"),
     "nearest by a fraction": lambda: layers.Resizing(12, 12, "nearest", name="bad"),
 }

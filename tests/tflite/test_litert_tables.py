@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_metamix.graph.operators.leaky_relu import IntegerLeakyReLU
 from keras_metamix.graph.operators.lookup import IntegerTable
 from keras_metamix.layers.batch_norm import AFFINE_INTEGER
 from keras_metamix.layers.grid import Grid
@@ -52,6 +53,60 @@ def test_tables_of_all_codes(function, run_operator, int8):
         np.testing.assert_array_equal(found.reshape(-1), expected, err_msg=f"{scale} {zero_point}")
         levels = (CODES - zero_point).astype(f32)
         np.testing.assert_array_equal(np.asarray(layer(levels)) + zero, expected)
+
+
+def test_elu_takes_any_output_scale(run_operator, int8):
+    rng, shape = np.random.default_rng(0), (1, 16, 16, 1)
+    for scale, step in np.exp(rng.uniform(-7, 1, (200, 2))).astype(f32):
+        zeros = [int(zero) for zero in rng.integers(-128, 128, 2)]
+        found, delegated = run_operator(
+            Op.ELU,
+            [int8(shape, scale, zeros[0])],
+            int8(shape, step, zeros[1])[:4],
+            arrays=[CODES.reshape(shape).astype(np.int8)],
+        )
+        grids = [
+            Grid(float(s), zero, -128 - zero, 127 - zero, float(s))
+            for s, zero in zip((scale, step), zeros, strict=True)
+        ]
+        expected = IntegerTable("elu", *grids).table() + zeros[1]
+        assert delegated
+        np.testing.assert_array_equal(found.reshape(-1), expected, err_msg=f"{scale} {step}")
+
+
+@pytest.mark.parametrize("units", [1, 3, 26, 51, 77, 128, 255, 256])
+def test_leaky_relu_of_one_scale(units, run_operator, int8):
+    rng, shape = np.random.default_rng(units), (1, 16, 16, 1)
+    for scale in np.exp(rng.uniform(-9, 2, 20)).astype(f32):
+        zero = int(rng.integers(-128, 128))
+        found, delegated = run_operator(
+            Op.LEAKY_RELU,
+            [int8(shape, scale, zero)],
+            int8(shape, scale, zero)[:4],
+            ("LeakyReluOptions", {"alpha": units / 256}),
+            2,
+            [CODES.reshape(shape).astype(np.int8)],
+        )
+        levels = CODES - zero
+        below = (levels * units + 128) >> 8  # half is added before the shift, which floors
+        assert delegated
+        found = found.reshape(-1).astype(int) - zero
+        np.testing.assert_array_equal(found, np.where(levels < 0, below, levels))
+        layer = IntegerLeakyReLU(Grid(float(scale), zero, -128, 127, float(scale)), units)
+        np.testing.assert_array_equal(found, layer(levels.astype(f32)))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.001])
+def test_leaky_relu_of_smaller_slopes_is_not_taken(slope, run_operator, int8):
+    _, delegated = run_operator(
+        Op.LEAKY_RELU,
+        [int8((1, 16, 16, 1), 0.1)],
+        int8((1, 16, 16, 1), 0.1)[:4],
+        ("LeakyReluOptions", {"alpha": slope}),
+        2,
+        [CODES.reshape(1, 16, 16, 1).astype(np.int8)],
+    )
+    assert not delegated
 
 
 def near_ties(function, count):

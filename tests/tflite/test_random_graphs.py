@@ -20,7 +20,7 @@ import metamix_tflite as mt
 COUNT = int(os.environ.get("RANDOM_GRAPHS", "0"))
 QUICK, SHARD = 25, 60
 RELUS = ("linear", "relu", "relu6")
-GATES = ("hard_silu", "silu", "hard_sigmoid", "sigmoid", "tanh")
+GATES = ("hard_silu", "silu", "hard_sigmoid", "sigmoid", "tanh", "leaky_relu", "elu")
 
 
 class RandomModel:
@@ -43,10 +43,14 @@ class RandomModel:
         kind = self.pick("linear", "relu", "relu", "relu6", "raw", *GATES)
         if kind == "linear":
             return x
+        if kind == "relu" and len(x.shape) == 4 and self.pick(True, False, False, False):
+            slopes = keras.initializers.RandomUniform(-0.5, 1.0)
+            return layers.PReLU(slopes, shared_axes=[1, 2], name=name)(x)
         if kind == "raw":
             return self.pick(keras.ops.relu, keras.ops.relu6, keras.ops.hard_silu)(x)
         if kind in RELUS and self.pick(True, False):
-            return layers.ReLU(6.0 if kind == "relu6" else None, name=name)(x)
+            most = self.pick(None, 0.9, 4) if kind == "relu" else 6.0
+            return layers.ReLU(most, name=name)(x)
         return layers.Activation(kind, name=name)(x)
 
     def norm(self, x):

@@ -48,12 +48,13 @@ class FileTensor:
 
 @dataclasses.dataclass(frozen=True)
 class FileOperator:
-    """An operator; tensors by index, `activation` is its fused one."""
+    """An operator; tensors by index, `activation` is its fused one, `numbers` of its options."""
 
     op: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     activation: str
+    numbers: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,24 +1,94 @@
-"""Average pooling: a depthwise convolution with equal weights."""
+"""Average pooling: a depthwise convolution with equal weights, and over a border a product."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_metamix.graph.fold_mac import fold_average, pool_is_padded
+from keras_metamix.graph.group import Group
 from keras_metamix.graph.operators.base import Operator
+from keras_metamix.layers.grid import Grid
+from keras_metamix.layers.integer import IntegerLayer, as_grid
+from keras_metamix.layers.on_grid import QuantizedAveragePooling2D, window_counts
+
+_LARGEST = 127  # of an INT8 constant
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerFactors(IntegerLayer):
+    """A product with an integer for each pixel: on the device, an INT8 constant.
+
+    Args:
+      factors: integers of [0, 127], shape (height, width).
+      unit: what the integer 1 stands for.
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[Sequence[int]],
+        unit: float,
+        input_grid: Grid | dict[str, Any],
+        output_grid: Grid | dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.factors, self.unit = np.asarray(factors, np.int8), unit
+        self.input_grid = as_grid(input_grid)
+        labels = self.output_grid.scale / self.output_grid.step
+        self.scale = np.float32(unit * labels * self.input_grid.step / self.input_grid.scale)
+
+    def call(self, x: Any) -> Any:
+        multiplier = np.float32(self.input_grid.scale) * self.scale
+        product = x * self.factors[None, :, :, None].astype(np.float32)
+        return self.requantize(product, multiplier / np.float32(self.output_grid.scale))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "factors": self.factors.tolist(),
+            "unit": self.unit,
+            "input_grid": dataclasses.asdict(self.input_grid),
+        }
 
 
 class AveragePool(Operator):
-    """`keras.layers.AveragePooling2D`, within the borders of the image."""
+    """`keras.layers.AveragePooling2D`.
+
+    Over a border the device counts zeros in, rounds on the grid of its input, and multiplies by
+    (size of the window) / (values inside).
+    """
 
     title, litert, takes_labels = "average pooling", "DEPTHWISE_CONV_2D", True
     layers = (keras.layers.AveragePooling2D,)
 
-    def has_form(self, node: Any) -> bool:
-        return not pool_is_padded(node)
+    def refusal(self, node: Any) -> str | None:
+        return None if pool_is_padded(node) and _factors(node)[0].max() > _LARGEST else ""
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
-        return fold_average(node, inputs[0].grid, grid, clip)(inputs[0].tensor)
+    def operator(self, node: Any) -> str:
+        return "MUL" if pool_is_padded(node) else self.litert
+
+    def trained(self, node: Any) -> Any:
+        return QuantizedAveragePooling2D if pool_is_padded(node) else None
+
+    def finish(self, group: Group, grid: Grid, clip: dict[str, Any], fold: Any) -> Any:
+        node: Any = group.head
+        (source,) = group.inputs
+        if not pool_is_padded(node):
+            return fold_average(node, source.grid, grid, clip)(source.tensor)
+        name = fold.names.new(f"{node.call_name}_sum")
+        sums = fold_average(node, source.grid, source.grid, {}, name)(source.tensor)
+        factors, unit = _factors(node)
+        name = node.call_name
+        return IntegerFactors(factors.tolist(), unit, source.grid, grid, name=name, **clip)(sums)
+
+
+def _factors(node: Any) -> tuple[np.ndarray, float]:
+    """Integers in the ratio of (size of the window) / (values inside), and what 1 stands for."""
+    pool = node.operation
+    counts = window_counts(node.inputs[0].shape, pool.pool_size, pool.strides)
+    multiple = int(np.lcm.reduce(np.unique(counts)))
+    return multiple // counts, float(np.prod(pool.pool_size)) / multiple

@@ -31,6 +31,7 @@ class Operator:
       fixed_step: of the quantizer behind it, where the device leaves no choice.
       takes_labels: whether its integer layer can scale its result for a labelled grid.
       joins_parts: whether the quantizer behind it is that of its inputs too.
+      keeps_grid: whether its result lies on the grid of its input, so that no quantizer is behind.
       gate_minimum: least value of x times this operation of x, None where it is no gate.
     """
 
@@ -44,15 +45,27 @@ class Operator:
     fixed_step: float | None = None
     takes_labels: bool = False
     joins_parts: bool = False
+    keeps_grid: bool = False
     gate_minimum: float | None = None
 
     def takes(self, operation: Any, node: Node | None) -> bool:
         """Whether a raw operation of one of these names is of the family."""
         return node is None or self.arity in (None, len(node.inputs))
 
-    def has_form(self, node: Node) -> bool:
-        """Whether a call has an exact integer form."""
-        return True
+    def refusal(self, node: Node) -> str | None:
+        """Why a call has no exact integer form, "" where it has one.
+
+        None where the reason is that of the table in `graph/reasons.py`.
+        """
+        return ""
+
+    def operator(self, node: Node) -> str:
+        """The LiteRT operator that gives a call's result."""
+        return self.litert
+
+    def trained(self, node: Node) -> Any:
+        """The class of a call's layer in a quantized network, an OnGrid; None for its own."""
+        return None
 
     def group(self, node: Node, sources: Sequence[Group], plan: Any) -> Group:
         """The group that a call begins in a float model.
@@ -65,8 +78,8 @@ class Operator:
         positive = all(source.sign == "unsigned" for source in sources)
         return Group(node, self, self.stage, "unsigned" if positive else "signed")
 
-    def begin(self, node: Node, values: Sequence[Levels | Group]) -> Group:
-        """The group that a call begins in a quantized network.
+    def begin(self, node: Node, values: Sequence[Levels | Group]) -> Levels | Group:
+        """The group that a call begins in a quantized network; of `keeps_grid` its levels.
 
         Raises:
           ValueError: another number of inputs, or one that carries no quantizer; names the layer.

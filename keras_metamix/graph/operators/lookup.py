@@ -24,12 +24,12 @@ class IntegerTable(IntegerLayer):
     """A function of one 8-bit tensor: on the device, a table of 256 codes.
 
     Args:
-      function: "sigmoid" or "tanh".
+      function: "sigmoid", "tanh" or "elu".
     """
 
     def __init__(
         self,
-        function: Literal["sigmoid", "tanh"],
+        function: Literal["sigmoid", "tanh", "elu"],
         input_grid: Grid | dict[str, Any],
         output_grid: Grid | dict[str, Any],
         **kwargs: Any,
@@ -41,8 +41,7 @@ class IntegerTable(IntegerLayer):
         """Output levels of the input's codes -128 to 127."""
         levels = np.arange(-128, 128) - self.input_grid.zero_point
         x = levels.astype(np.float32) * np.float32(self.input_grid.scale)
-        y = _tanh(x) if self.function == "tanh" else scipy.special.expit(x.astype(np.float64))
-        y = y.astype(np.float32)
+        y = _FUNCTIONS[self.function](x).astype(np.float32)
         # The device adds the zero-point before it rounds: a tie may go the other way.
         zero_point = np.float32(self.output_grid.zero_point)
         codes = np.rint(y * np.float32(1 / self.output_grid.scale) + zero_point)
@@ -59,14 +58,21 @@ class IntegerTable(IntegerLayer):
         }
 
 
-def _tanh(x: np.ndarray) -> np.ndarray:
-    """The C library's `tanhf`, which LiteRT calls: NumPy's own may differ in the last bit."""
+def _by_c_library(function: np.ufunc, x: np.ndarray) -> np.ndarray:
+    """The C library's function, which LiteRT calls: NumPy's own may differ in the last bit."""
     library = ctypes.util.find_library("m")
     if library is None:
-        return np.tanh(x)
-    tanhf = ctypes.CDLL(library).tanhf
-    tanhf.argtypes, tanhf.restype = [ctypes.c_float], ctypes.c_float
-    return np.array([tanhf(value) for value in x.tolist()], np.float32)
+        return function(x)
+    called = getattr(ctypes.CDLL(library), f"{function.__name__}f")
+    called.argtypes, called.restype = [ctypes.c_float], ctypes.c_float
+    return np.array([called(value) for value in x.tolist()], np.float32)
+
+
+_FUNCTIONS = {
+    "sigmoid": lambda x: scipy.special.expit(x.astype(np.float64)),
+    "tanh": lambda x: _by_c_library(np.tanh, x),
+    "elu": lambda x: np.where(x > 0, x, _by_c_library(np.expm1, np.minimum(x, 0))),
+}
 
 
 class Sigmoid(Operator):
@@ -95,4 +101,26 @@ class Tanh(Operator):
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
         layer = IntegerTable("tanh", inputs[0].grid, grid, name=node.call_name, **clip)
+        return layer(inputs[0].tensor)
+
+
+class Elu(Operator):
+    """ELU with alpha=1, whose values begin at -1."""
+
+    title, litert, stage = "ELU", "ELU", Stage.CLOSED
+    layers, raw, functions = (keras.layers.ELU,), ("Elu", "Celu"), ("elu", "celu")
+
+    def refusal(self, node: Any) -> str:
+        alpha = getattr(node.operation, "alpha", 1.0)
+        if alpha == 1:
+            return ""
+        return f"no exact integer form with alpha={alpha:g}; use alpha=1, or LeakyReLU"
+
+    def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
+        if sources[0].sign == "unsigned":
+            return Group(node, self, sign="unsigned")
+        return Group(node, self, sign="offset", minimum=-1.0)
+
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+        layer = IntegerTable("elu", inputs[0].grid, grid, name=node.call_name, **clip)
         return layer(inputs[0].tensor)

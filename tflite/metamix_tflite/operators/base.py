@@ -21,6 +21,7 @@ class Litert:
       fused: the schema's options that hold its fused activation; None where it has none.
       geometry: options that its time depends on.
       source: place of the tensor that it computes from among its inputs.
+      options, numbers: the schema's options that hold numbers to verify, and which these are.
       gpu, edge_tpu: whether the delegate's published list has it: LiteRT's GPU delegate, which
         dequantizes to float, so that its results are not exact, and Coral's compiler.
     """
@@ -29,6 +30,8 @@ class Litert:
     inputs: tuple[int, ...]
     fused: Any = None
     geometry: tuple[str, ...] = ()
+    options: Any = None
+    numbers: tuple[str, ...] = ()
     gpu: bool = True
     edge_tpu: bool = True
     source: int = 0

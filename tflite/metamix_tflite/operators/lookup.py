@@ -15,25 +15,32 @@ from metamix_tflite.operators.base import (
     require_unclipped,
 )
 
-_OPERATORS = {"sigmoid": Op.LOGISTIC, "tanh": Op.TANH}
+# Operator and version; XNNPACK takes no later ELU.
+_OPERATORS = {"sigmoid": (Op.LOGISTIC, 2), "tanh": (Op.TANH, 2), "elu": (Op.ELU, 1)}
 # LiteRT's kernels write these scales and zero-points whatever the file says.
 _FIXED = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}
 
 
 class Lookup(Family):
-    """LOGISTIC and TANH."""
+    """LOGISTIC, TANH and ELU."""
 
     layers = ("IntegerTable",)
-    litert = (Litert("LOGISTIC", (1,)), Litert("TANH", (1,), gpu=False))
+    litert = (
+        Litert("LOGISTIC", (1,)),
+        Litert("TANH", (1,), gpu=False),
+        Litert("ELU", (1,), gpu=False, edge_tpu=False),
+    )
 
     def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
-        require_unclipped(node)
-        target = file.output(node, layer.output_grid)
-        file.graph.operator(_OPERATORS[layer.function], [source.index], [target], version=2)
+        require_unclipped(node, positive=layer.input_grid.low >= 0)
+        target, (op, version) = file.output(node, layer.output_grid), _OPERATORS[layer.function]
+        file.graph.operator(op, [source.index], [target], version=version)
 
     def levels(self, call: Call, ranges: Mapping[int, LevelRange]) -> LevelRange:
-        fixed = _FIXED[call.operator.op]
-        if (call.output.scales[0], call.output.zero_points[0]) != fixed:
+        fixed = _FIXED.get(call.operator.op)
+        if fixed and (call.output.scales[0], call.output.zero_points[0]) != fixed:
             call.fail("scale and zero-point", fixed, "others")
-        return super().levels(call, ranges)
+        found, source = super().levels(call, ranges), ranges[call.operator.inputs[0]]
+        kept = call.operator.op == "ELU" and source.low >= 0
+        return LevelRange(max(found.low, 0), found.high) if kept else found

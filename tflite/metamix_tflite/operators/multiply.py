@@ -25,14 +25,17 @@ _LEAST = 2.0**-16  # XNNPACK leaves products of smaller scale ratios to others
 
 
 class Multiply(Family):
-    """MUL of two tensors, and MUL by the constant 1 of another scale."""
+    """MUL of two tensors, and MUL by a constant: 1 of another scale, or one for each pixel."""
 
-    layers = ("IntegerMultiply", "Rescale")
+    layers = ("IntegerMultiply", "Rescale", "IntegerFactors")
     litert = (Litert("MUL", (2,), schema.MulOptions),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         layer, inputs = node.operation, [t.index for t in file.read(node)]
-        if len(inputs) == 1:  # Rescale
+        if hasattr(layer, "factors"):
+            product = np.float32(layer.input_grid.scale) * layer.scale
+            inputs.append(_factors(file, node))
+        elif len(inputs) == 1:  # Rescale
             product = np.float32(layer.input_grid.scale) * layer.factor
             inputs.append(_one(file, node))
         else:
@@ -56,6 +59,12 @@ class Multiply(Family):
 def _one(file: FileWriter, node: Any) -> int:
     name, factor = f"{node.name}/one", float(node.operation.factor)
     return file.graph.tensor(name, (1,), TensorType.INT8, factor, 0, np.ones(1, np.int8))
+
+
+def _factors(file: FileWriter, node: Any) -> int:
+    data, scale = node.operation.factors[None, :, :, None], float(node.operation.scale)
+    name = f"{node.name}/factors"
+    return file.graph.tensor(name, data.shape, TensorType.INT8, scale, 0, data)
 
 
 def _by_constant(call: Call, ranges: Mapping[int, LevelRange]) -> LevelRange | None:

@@ -32,6 +32,16 @@ _OP_NAMES = _names(schema.BuiltinOperator)
 _FUSED_NAMES = _names(schema.ActivationFunctionType)
 
 
+def _options(operator: Any, op: str, cls: Any) -> Any:
+    """The options of an operator."""
+    options = cls()  # LiteRT ignores options of another type
+    expected, table = getattr(schema.BuiltinOptions, cls.__name__), operator.BuiltinOptions()
+    if operator.BuiltinOptionsType() != expected or table is None:
+        raise ValueError(f"{op} without its options")
+    options.Init(table.Bytes, table.Pos)
+    return options
+
+
 class FileReader:
     """Reads one file, field by field, and no more bytes than a file of its size can mean.
 
@@ -230,15 +240,12 @@ class FileReader:
         if operator.OpcodeIndex() >= len(codes):
             raise ValueError(f"an operator has code number {operator.OpcodeIndex()}")
         op = codes[operator.OpcodeIndex()]
-        activation = 0
+        activation, numbers = 0, []
         if op in LITERT and LITERT[op].fused is not None:
-            options = LITERT[op].fused()  # LiteRT ignores options of another type
-            expected = getattr(schema.BuiltinOptions, type(options).__name__)
-            table = operator.BuiltinOptions()
-            if operator.BuiltinOptionsType() != expected or table is None:
-                raise ValueError(f"{op} without its options")
-            options.Init(table.Bytes, table.Pos)
-            activation = options.FusedActivationFunction()
+            activation = _options(operator, op, LITERT[op].fused).FusedActivationFunction()
+        if op in LITERT and LITERT[op].options is not None:
+            options = _options(operator, op, LITERT[op].options)
+            numbers = [getattr(options, name)() for name in LITERT[op].numbers]
         inputs = self._integers(operator.InputsAsNumpy())
         while inputs and inputs[-1] == -1:  # an optional one that is absent, such as a bias
             inputs = inputs[:-1]
@@ -247,6 +254,7 @@ class FileReader:
             inputs,
             self._integers(operator.OutputsAsNumpy()),
             _FUSED_NAMES[activation],
+            tuple(numbers),
         )
 
     def _tensor(self, tensor: Any) -> FileTensor:

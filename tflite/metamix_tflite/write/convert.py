@@ -41,8 +41,8 @@ def convert(
 
     Its inputs and outputs have the names of the float model's, and their order: an output is called
     as the layer that makes it, or by its key where the model gives a dictionary; a name that comes
-    again is numbered. An output that ends in a softmax gives the logits before it. An input of
-    dtype uint8 takes bytes.
+    again is numbered. An output that ends in a softmax or an L2 normalization gives what is before
+    it. An input of dtype uint8 takes bytes.
 
     The file declares its bits, BOPs, origin and the integers that it has to give for inputs which
     any machine makes anew (`replay`), and holds a SHA-256 of itself.
