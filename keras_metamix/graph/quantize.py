@@ -83,8 +83,6 @@ def connect(network: keras.Model) -> None:
         if norm.input_quantizer is not None:
             norm.connect(network.get_layer(norm.input_quantizer).step)
     for layer in network.layers:
-        if isinstance(layer, GridResize) and layer.input_quantizer is not None:
-            layer.connect(network.get_layer(layer.input_quantizer).step)
         if isinstance(layer, OnGrid) and layer.input_quantizer is not None:
             layer.connect(network.get_layer(layer.input_quantizer).acting_grid)
 
@@ -246,7 +244,7 @@ class _Rewrite:
         """The layer of one call of a bilinear resize."""
         return GridResize(
             node.output.shape[1:3],
-            self._stream_before(node) if self.space.stream_bits else None,
+            input_quantizer=self._stream_before(node) if self.space.stream_bits else None,
             whole=self._holds_bytes(node.inputs[0]),
             name=node.call_name,
         )

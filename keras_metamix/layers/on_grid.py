@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_metamix.ops import straight_through
+
 # XNNPACK's LEAKY_RELU multiplies by integers of so many units.
 SLOPE_UNITS = 256
 
@@ -39,7 +41,7 @@ class OnGrid:
         real = self.on_device(inputs)
         step, low, high = (ops.stop_gradient(part) for part in grid)
         levels = ops.round(ops.stop_gradient(inputs) / step)
-        return real + ops.stop_gradient(self.quantized(levels, step, low, high) - real)
+        return straight_through(real, self.quantized(levels, step, low, high))
 
     def on_device(self, inputs: Any) -> Any:
         """What the device computes but for rounding; gradients are its."""

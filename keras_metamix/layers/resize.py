@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_metamix.layers.mode import current_mode
-from keras_metamix.ops import resize_levels, straight_through
+from keras_metamix.layers.on_grid import OnGrid
+from keras_metamix.ops import resize_levels
 
 
-@keras.saving.register_keras_serializable("keras_metamix")
-class GridResize(keras.layers.Layer):
-    """Bilinear resizing of an 8-bit tensor, whose result lies on the tensor's own grid.
-
-    Where streams are quantized the forward pass is the device's integer arithmetic; the gradient is
-    that of the interpolation in float.
+class BilinearResize(keras.layers.Layer):
+    """Bilinear resizing in float.
 
     Args:
       size: height and width of the result.
-      input_quantizer: name of the quantizer of its input; None leaves it in float.
-      whole: whether the float model rounds the result, as Keras does for an input of bytes.
+      whole: whether the result is rounded, as Keras does for an input of bytes.
 
     Shapes: (batch, height, width, channels) in, (batch, *size, channels) out.
     """
 
-    def __init__(
-        self,
-        size: Sequence[int],
-        input_quantizer: str | None = None,
-        whole: bool = False,
-        **kwargs: Any,
-    ):
+    def __init__(self, size: Sequence[int], whole: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
-        self.size = (int(size[0]), int(size[1]))
-        self.input_quantizer, self.whole = input_quantizer, whole
-        self._input_step: Callable[[], Any] | None = None
-
-    def connect(self, input_step: Callable[[], Any]) -> None:
-        """Takes what gives the step of its input."""
-        self._input_step = input_step
+        self.size, self.whole = (int(size[0]), int(size[1])), whole
 
     def call(self, x: Any) -> Any:
-        resized = self._resize(x)
-        mode, step = current_mode(), self._input_step
-        off = mode.activations in ("off", "observe") or not mode.streams or mode.observer
-        if step is None or off:
-            return ops.round(resized) if self.whole else resized
-        unit = ops.stop_gradient(step())
-        levels = resize_levels(ops.stop_gradient(ops.round(x / unit)), self.size)
-        return straight_through(resized, levels * unit)
+        resized = self.interpolated(x)
+        return ops.round(resized) if self.whole else resized
 
-    def _resize(self, x: Any) -> Any:
+    def interpolated(self, x: Any) -> Any:
+        """The result, not rounded."""
         x = ops.cast(x, self.compute_dtype)
         return ops.image.resize(x, self.size, "bilinear", data_format="channels_last")
 
@@ -61,11 +39,18 @@ class GridResize(keras.layers.Layer):
         return (input_shape[0], *self.size, input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
-            "size": list(self.size),
-            "input_quantizer": self.input_quantizer,
-            "whole": self.whole,
-        }
+        return super().get_config() | {"size": list(self.size), "whole": self.whole}
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class GridResize(OnGrid, BilinearResize):
+    """Bilinear resizing of an 8-bit tensor, whose result lies on the tensor's own grid."""
+
+    def on_device(self, inputs: Any) -> Any:
+        return self.interpolated(inputs)
+
+    def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
+        return resize_levels(levels, self.size) * step
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
