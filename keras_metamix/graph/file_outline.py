@@ -11,7 +11,7 @@ import numpy as np
 from keras_metamix.cost.file_size import FileBytes, MacShape
 from keras_metamix.cost.table import FileOutline
 from keras_metamix.graph.fold_bn import fold_network, require_foldable
-from keras_metamix.graph.operators.average_pool import IntegerFactors
+from keras_metamix.graph.operators.multiply import IntegerFactors
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers import integer
 from metamix_tflite.operators import writer_of

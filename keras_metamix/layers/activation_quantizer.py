@@ -123,8 +123,9 @@ class ActivationQuantizer(keras.layers.Layer):
         count = len(self.candidates)
         self._elements = math.prod(n for n in input_shape[1:] if n) or 1
         if self.fixed_step is None:
+            bound = None if self.maximum is None else self._bounded
             self.log_step = self.add_weight(
-                (count,), initializer="zeros", name="log_step", constraint=self._bounded
+                (count,), initializer="zeros", name="log_step", constraint=bound
             )
         self.choice.build(self)
         if self.sign_from_data:

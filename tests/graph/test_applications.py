@@ -26,8 +26,6 @@ FAMILIES = {
 # What is left in float, so that a family is not exported; `explain` names the layers.
 NOT_EXPORTED = {
     "ConvNeXtTiny": {"LayerNormalization", "Activation"},
-    "InceptionV3": {"AveragePooling2D"},
-    "NASNetMobile": {"AveragePooling2D"},
 }
 
 

@@ -257,7 +257,7 @@ def of_curves(block, x):
     return ops.exp(ops.sin(x))
 
 
-class Enlarged(layers.Resizing):
+class Turned(layers.Permute):
     def call(self, x):
         return 2.0 * super().call(x)
 
@@ -311,7 +311,7 @@ def of_bytes(*middle):
 
 def half():
     image = keras.Input(SHAPE, name="image")
-    x = layers.ELU(name="elu")(conv(name="half", dtype="mixed_float16")(image))
+    x = layers.ELU(0.5, name="elu")(conv(name="half", dtype="mixed_float16")(image))
     return ended(image, x)
 
 
@@ -328,7 +328,7 @@ def numbered():
 def any_size():
     image = keras.Input((None, None, 3), name="image")
     x = layers.RandomFlip()(conv(name="stem")(image))
-    x = layers.GlobalAveragePooling2D()(layers.ELU(name="elu")(x))
+    x = layers.GlobalAveragePooling2D()(layers.ELU(0.5, name="elu")(x))
     return keras.Model(image, layers.Dense(3)(x))
 
 
@@ -630,8 +630,8 @@ REASONS = {  # the same, where only what is said is of interest
     "NumPy in a block": (of_call(with_numpy), {"block": "calls NumPy"}),
     "values in a block": (of_call(with_values), {"block": "depends on the values of a tensor"}),
     "layers made in a call": (of_call(with_new_layers), {"block": "makes a Conv2D in its call"}),
-    "super().call": (lambda: model_of(Enlarged(8, 8, name="size")), {
-        "size": "runs Keras' own call of Resizing; not exported yet; put it into the data"}),
+    "super().call": (lambda: model_of(Turned((2, 1, 3), name="turn")), {
+        "turn": "runs Keras' own call of Permute; not exported yet; keep the order"}),
     "a subclassed model inside": (lambda: model_of(Subclassed(name="inner")), {
         "inner": r"put keras.Model\(x, model.call\(x\)\)"}),
     "a Lambda of a lambda": (lambda: model_of(layers.Lambda(lambda x: ops.sin(x), name="f")), {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,47 +10,11 @@ import numpy as np
 from keras_metamix.graph.fold_mac import fold_average, pool_is_padded
 from keras_metamix.graph.group import Group
 from keras_metamix.graph.operators.base import Operator
+from keras_metamix.graph.operators.multiply import IntegerFactors
 from keras_metamix.layers.grid import Grid
-from keras_metamix.layers.integer import IntegerLayer, as_grid
 from keras_metamix.layers.on_grid import QuantizedAveragePooling2D, window_counts
 
 _LARGEST = 127  # of an INT8 constant
-
-
-@keras.saving.register_keras_serializable("keras_metamix")
-class IntegerFactors(IntegerLayer):
-    """A product with an integer for each pixel: on the device, an INT8 constant.
-
-    Args:
-      factors: integers of [0, 127], shape (height, width).
-      unit: what the integer 1 stands for.
-    """
-
-    def __init__(
-        self,
-        factors: Sequence[Sequence[int]],
-        unit: float,
-        input_grid: Grid | dict[str, Any],
-        output_grid: Grid | dict[str, Any],
-        **kwargs: Any,
-    ):
-        super().__init__(output_grid, **kwargs)
-        self.factors, self.unit = np.asarray(factors, np.int8), unit
-        self.input_grid = as_grid(input_grid)
-        labels = self.output_grid.scale / self.output_grid.step
-        self.scale = np.float32(unit * labels * self.input_grid.step / self.input_grid.scale)
-
-    def call(self, x: Any) -> Any:
-        multiplier = np.float32(self.input_grid.scale) * self.scale
-        product = x * self.factors[None, :, :, None].astype(np.float32)
-        return self.requantize(product, multiplier / np.float32(self.output_grid.scale))
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
-            "factors": self.factors.tolist(),
-            "unit": self.unit,
-            "input_grid": dataclasses.asdict(self.input_grid),
-        }
 
 
 class AveragePool(Operator):

@@ -12,7 +12,8 @@ import numpy as np
 from keras_metamix.graph.group import Group
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.operators.base import Operator
-from keras_metamix.layers.integer import Combination
+from keras_metamix.layers.grid import Grid
+from keras_metamix.layers.integer import Combination, IntegerLayer, as_grid
 
 _HARD_GATE_MINIMUM = -0.375  # of x * hard_sigmoid(x)
 
@@ -25,6 +26,42 @@ class IntegerMultiply(Combination):
         first, second = (np.float32(g.scale) for g in self.input_grids)
         multiplier = first * second / np.float32(self.output_grid.scale)
         return self.requantize(tensors[0] * tensors[1], multiplier)
+
+
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerFactors(IntegerLayer):
+    """A product with an integer for each pixel: on the device, an INT8 constant.
+
+    Args:
+      factors: integers of [0, 127], shape (height, width).
+      unit: what the integer 1 stands for.
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[Sequence[int]],
+        unit: float,
+        input_grid: Grid | dict[str, Any],
+        output_grid: Grid | dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(output_grid, **kwargs)
+        self.factors, self.unit = np.asarray(factors, np.int8), unit
+        self.input_grid = as_grid(input_grid)
+        labels = self.output_grid.scale / self.output_grid.step
+        self.scale = np.float32(unit * labels * self.input_grid.step / self.input_grid.scale)
+
+    def call(self, x: Any) -> Any:
+        multiplier = np.float32(self.input_grid.scale) * self.scale
+        product = x * self.factors[None, :, :, None].astype(np.float32)
+        return self.requantize(product, multiplier / np.float32(self.output_grid.scale))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "factors": self.factors.tolist(),
+            "unit": self.unit,
+            "input_grid": dataclasses.asdict(self.input_grid),
+        }
 
 
 class Multiply(Operator):
