@@ -160,7 +160,9 @@ def _obstacle(frames: list[Any]) -> str:
     held = first.f_locals.get("self")
     if isinstance(held, layers.Layer) and first.f_code.co_name == "call":
         base = next(cls for cls in type(held).__mro__ if is_keras_own(cls)).__name__
-        why = reason_of(base) or f"make a {base} in __init__, and call that"
+        why = reason_of(base) or ""
+        if not why.startswith("no"):  # the layer itself is exported, if not with all arguments
+            why = f"make a {base} in __init__, and call that"
         return f"which runs Keras' own call of {base}; {why}"
     conversion = _CONVERSIONS.get(last.f_code.co_name)
     if conversion is None and _module(first).startswith("tensorflow."):

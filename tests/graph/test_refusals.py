@@ -257,7 +257,7 @@ def of_curves(block, x):
     return ops.exp(ops.sin(x))
 
 
-class Turned(layers.Permute):
+class Enlarged(layers.Resizing):
     def call(self, x):
         return 2.0 * super().call(x)
 
@@ -630,8 +630,8 @@ REASONS = {  # the same, where only what is said is of interest
     "NumPy in a block": (of_call(with_numpy), {"block": "calls NumPy"}),
     "values in a block": (of_call(with_values), {"block": "depends on the values of a tensor"}),
     "layers made in a call": (of_call(with_new_layers), {"block": "makes a Conv2D in its call"}),
-    "super().call": (lambda: model_of(Turned((2, 1, 3), name="turn")), {
-        "turn": "runs Keras' own call of Permute; not exported yet; keep the order"}),
+    "super().call": (lambda: model_of(Enlarged(8, 8, name="size")), {
+        "size": "runs Keras' own call of Resizing; make a Resizing in __init__, and call that"}),
     "a subclassed model inside": (lambda: model_of(Subclassed(name="inner")), {
         "inner": r"put keras.Model\(x, model.call\(x\)\)"}),
     "a Lambda of a lambda": (lambda: model_of(layers.Lambda(lambda x: ops.sin(x), name="f")), {
