@@ -30,7 +30,8 @@ NOT_EXPORTED = {
 
 
 # The first takes a minute; of the others' kinds of blocks the rest has all.
-LONG = {"NASNetMobile", "EfficientNetB0", "ResNet50"}
+LONG = {"NASNetMobile", "EfficientNetB0", "EfficientNetV2B0", "ResNet50", "DenseNet121"}
+LONG |= {"Xception"}
 # Training and files of the others take half a minute each, and more.
 QUICK = {"MobileNetV3Small"}
 

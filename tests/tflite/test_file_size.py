@@ -62,7 +62,7 @@ def as_trained(network, seed=0):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "mobilenet_v3")) for n in NETWORKS]
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n == "mobilenet_v3")) for n in NETWORKS]
 )
 def test_size_is_that_of_the_file(name):
     keras.utils.set_random_seed(0)
