@@ -78,7 +78,8 @@ class FileBytes:
 
     def golden(self, values: int) -> None:
         """Adds the golden outputs of an output of so many values."""
-        self._bytes += _GOLDEN * min(values, _LARGEST_OUTPUT)
+        stride = -(-values // _LARGEST_OUTPUT)
+        self._bytes += _GOLDEN * -(-values // stride)
 
     def _vector(self, known: Hashable, length: int) -> None:
         if known not in self._stored:

@@ -140,13 +140,14 @@ def _is_of_bytes(tensor: Any) -> bool:
     if isinstance(operation, layers.InputLayer):
         return tensor.dtype == "uint8"
     moved = isinstance(operation, tuple(MOVES)) or type(operation).__name__ == "Reshape"
+    moved = moved or move_of(operation) is not None
     return moved and _is_of_bytes(calls_of(operation)[0].input_tensors[0])
 
 
 def _reads_bytes(operation: Any, found: Kind | Operator) -> bool:
-    """Whether Keras runs an operation on bytes, and gives floats."""
+    """Whether Keras runs an operation on bytes, and gives floats, or the bytes that it moves."""
     dense = isinstance(operation, layers.Dense)
-    return found in (Kind.PASS, Kind.AFFINE, Kind.BATCH_NORM) or dense
+    return found in (Kind.PASS, Kind.ROUND, Kind.AFFINE, Kind.BATCH_NORM) or dense
 
 
 def _transposed_problem(node: Node) -> str:
