@@ -67,7 +67,9 @@ def _mac(file: FileBytes, node: Node) -> MacShape:
         scale = np.asarray(layer.weight_scale).tobytes()
         data = file.data(np.asarray(layer.kernel).tobytes(), math.prod(kernel))
     file.tensor(f"{name}/weights", (name, 1, 1, 1), scale, channels, data)
-    bias = file.data(f"{owner}/bias", 4 * channels)
+    # Of a pool, or a PReLU, all are 0.
+    zeros = not trained and not np.any(layer.bias)
+    bias = file.data(("zeros", channels) if zeros else f"{owner}/bias", 4 * channels)
     file.tensor(f"{name}/bias", (channels,), f"{owner}/bias", channels, bias)
     _output(file, node)
     file.operator(3)

@@ -69,11 +69,6 @@ _FUNCTIONS: dict[str, Kind | Operator] = {
 }
 
 
-# Their results of bytes are bytes.
-_KEEP_BYTES = (*MOVES, layers.Resizing, layers.UpSampling2D)
-_RAW_KEEP_BYTES = {"Reshape", "Resize", "DepthToSpace", "SpaceToDepth"}
-
-
 def kind(operation: Any, node: Node | None = None) -> Kind | Operator | None:
     """The kind of an operation, None for one that this project does not know.
 
@@ -144,12 +139,13 @@ def _is_of_bytes(tensor: Any) -> bool:
     operation = operation_of(tensor)
     if isinstance(operation, layers.InputLayer):
         return tensor.dtype == "uint8"
-    moved = isinstance(operation, _KEEP_BYTES) or type(operation).__name__ in _RAW_KEEP_BYTES
+    moved = isinstance(operation, tuple(MOVES)) or type(operation).__name__ == "Reshape"
+    moved = moved or move_of(operation) is not None
     return moved and _is_of_bytes(calls_of(operation)[0].input_tensors[0])
 
 
 def _reads_bytes(operation: Any, found: Kind | Operator) -> bool:
-    """Whether Keras runs an operation on bytes, and gives floats."""
+    """Whether Keras runs an operation on bytes, and gives floats, or the bytes that it moves."""
     dense = isinstance(operation, layers.Dense)
     return found in (Kind.PASS, Kind.ROUND, Kind.AFFINE, Kind.BATCH_NORM) or dense
 

@@ -96,6 +96,23 @@ def test_the_grid_behind_a_clip_ends_at_its_maximum_or_below():
         np.testing.assert_allclose(ends, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("own", [None, keras.constraints.NonNeg()])
+def test_slopes_of_a_prelu_end_at_1(own, tmp_path):
+    """Above, `(1 - slope) * relu(x)` would be negative; the user's own constraint still holds."""
+    start = keras.initializers.Constant(0.5)
+    layer = layers.PReLU(start, alpha_constraint=own, shared_axes=[1, 2], name="on_grid")
+    model = kmm.MetaMixModel.from_float(model_of(layer))
+    model.save(tmp_path / "model.keras")
+    for trained in (model, keras.models.load_model(tmp_path / "model.keras")):
+        found = trained.network.get_layer("on_grid")
+        assert type(found.alpha_constraint) is type(own)
+        for gradient, expected in ((-9.0, 1.0), (0.25, 0.75), (9.0, -8.25 if own is None else 0)):
+            optimizer = keras.optimizers.SGD(1.0)
+            optimizer.build([found.alpha])
+            optimizer.apply([ops.full(found.alpha.shape, gradient)], [found.alpha])
+            np.testing.assert_allclose(found.alpha, np.full(found.alpha.shape, expected))
+
+
 @pytest.mark.parametrize(
     ("size", "strides"), [((2, 3), (1, 2)), ((3, 3), (2, 2)), ((2, 2), (3, 1))]
 )

@@ -133,44 +133,71 @@ def test_networks_for_images_out_are_exact(build, quantized, differing):
         assert list(found) == list(expected)
 
 
-def small():
+def every_operator():
+    """What computes on the grid of its input, changes sizes, clips or ends the model, in a small
+    network."""
     image = keras.Input((16, 16, 3), name="image")
-    x = layers.Conv2D(4, 3, strides=2, activation="relu")(layers.Resizing(10, 12)(image))
-    x = layers.BatchNormalization()(layers.Conv2DTranspose(4, 3, strides=2, padding="same")(x))
-    return keras.Model(image, layers.Conv2D(2, 1, name="maps")(layers.UpSampling2D()(x)))
+    x = layers.Conv2D(6, 3, strides=2, padding="same")(layers.Resizing(12, 12)(image))
+    skip = layers.LeakyReLU(0.1)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(8, 3, padding="same")(layers.AveragePooling2D(3, 2, "same")(skip))
+    x = layers.PReLU(shared_axes=[1, 2], name="slopes")(layers.BatchNormalization()(x))
+    y = layers.BatchNormalization()(layers.Conv2DTranspose(6, 3, strides=2, padding="same")(x))
+    y = layers.Subtract()([layers.ReLU(4.0)(y), skip])
+    x = layers.Concatenate()([y, layers.UpSampling2D()(layers.Conv2D(4, 1, activation="elu")(x))])
+    x = ops.depth_to_space(layers.Conv2D(8, 3, padding="same")(x), 2)
+    x = layers.Conv2D(3, 1, name="last")(layers.UpSampling2D(2, interpolation="bilinear")(x))
+    return keras.Model(image, layers.UnitNormalization(name="normals")(x))
+
+
+TRAINED = [
+    every_operator,
+    *(pytest.param(f, marks=pytest.mark.long) for f in (transposed_unet, center_net, deeplab_head)),
+]
+
+
+@pytest.fixture
+def examples():
+    """examples(model) -> images and labels."""
+
+    def make(source):
+        images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype(np.float32)
+        labels = keras.tree.map_structure(
+            lambda t: np.random.default_rng(1).uniform(size=(16, *t.shape[1:])).astype(np.float32),
+            source.output,
+        )
+        return images, labels
+
+    return make
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "build",
-    [
-        small,
-        *(
-            pytest.param(build, marks=pytest.mark.long)
-            for build in (transposed_unet, center_net, deeplab_head)
-        ),
-    ],
-)
-def test_they_train_in_all_phases_and_are_saved(build, tmp_path):
+@pytest.mark.parametrize("build", TRAINED)
+@pytest.mark.parametrize("method", ["MetaMix", "Bit-Mixer"])
+def test_they_train_in_all_phases_and_are_saved(build, method, examples, tmp_path):
     keras.utils.set_random_seed(2)
     source = build()
-    images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype(np.float32)
-    labels = keras.tree.map_structure(
-        lambda t: np.random.default_rng(1).uniform(size=(16, *t.shape[1:])).astype(np.float32),
-        source.output,
-    )
-    model = kmm.MetaMixModel.from_float(source, SPACE)
+    images, labels = examples(source)
+    if method == "MetaMix":
+        model = kmm.MetaMixModel.from_float(source, SPACE)
+        schedule = kmm.MetaMixCallback(
+            meta_epochs=1, search_epochs=1, budget=kmm.Bops(share=0.5), verbose=0
+        )
+    else:
+        model = kmm.BitMixerModel.from_float(source, kmm.SearchSpace((4, 2)))
+        schedule = kmm.BitMixerCallback(stage_epochs=(1, 1, 1))
+    before = [np.array(v) for v in model.trainable_variables]
     model.compile("adam", "mse")
-    schedule = kmm.MetaMixCallback(
-        meta_epochs=1, search_epochs=1, budget=kmm.Bops(share=0.5), verbose=0
-    )
-    model.fit(images, labels, epochs=4, batch_size=8, callbacks=[schedule], verbose=0)
+    fitted = model.fit(images, labels, epochs=3, batch_size=8, callbacks=[schedule], verbose=0)
+    assert np.all(np.isfinite(fitted.history["loss"]))
+    for old, new in zip(before, model.trainable_variables, strict=True):
+        used = method == "MetaMix" or new.name != "alpha" or "input" not in new.path
+        assert np.any(old != np.asarray(new)) or not used, new.path
+    if method == "Bit-Mixer":
+        model.set_bits(model.uniform_bits(2))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert mt.parity(mt.convert(loaded), model, images).differing == 0
-    mixer = kmm.BitMixerModel.from_float(source, kmm.SearchSpace((4, 2)))
-    mixer.compile("adam", "mse")
-    mixer.fit(images, labels, batch_size=8, verbose=0)
-    mixer.stage = "layer_wise"
-    mixer.set_bits(mixer.uniform_bits(2))
-    assert mt.parity(mt.convert(mixer), mixer, images).differing == 0
+    np.testing.assert_array_equal(*(keras.tree.flatten(m(images))[0] for m in (loaded, model)))
+    flat = mt.convert(loaded)
+    mt.verify(flat, model.bit_assignment)
+    assert mt.parity(flat, model, images).differing == 0
+    assert mt.Runner(flat).delegated

@@ -39,8 +39,32 @@ def sizes(image_shape=(12, 12, 3)):
     return keras.Model(image, layers.Dense(10, name="a")(x))
 
 
+def elementwise(image_shape=(12, 12, 3)):
+    """Slopes below 0, tables, differences, clips, averages over borders, and blocks twice."""
+    x = image = keras.Input(image_shape, name="image")
+    x = layers.LeakyReLU(0.1)(layers.Conv2D(72, 3, 3, name="first")(x))
+    x = layers.PReLU(shared_axes=[1, 2], name="slopes")(x)
+    x = layers.Subtract()([x, layers.AveragePooling2D(3, 1, "same", name="pool")(x)])
+    shared = layers.Conv2DTranspose(72, 2, 2, name="blocks")
+    x = shared(layers.MaxPooling2D(2)(shared(layers.ELU()(x))))
+    x = layers.AveragePooling2D(2, 2, "same")(layers.ReLU(4.0)(x))
+    x = layers.Activation("tanh")(layers.Conv2D(8, 1, name="second")(x))
+    x = layers.PReLU(name="vector")(layers.Dense(12, name="a")(layers.Flatten()(x)))
+    return keras.Model(image, layers.UnitNormalization()(layers.Dense(10, name="b")(x)))
+
+
+def maps(image_shape=(40, 40, 3)):
+    """An output of more values than a file holds."""
+    image = keras.Input(image_shape, name="image")
+    x = layers.Conv2D(64, 7, padding="same", name="first")(image)
+    x = layers.Conv2D(64, 3, 2, "same", name="second")(layers.LeakyReLU(name="leaky")(x))
+    return keras.Model(image, layers.Conv2D(11, 3, padding="same", name="last")(x))
+
+
 NETWORKS = {
     "sizes": sizes,
+    "elementwise": elementwise,
+    "maps": maps,
     "small_cnn": lambda: zoo.small_cnn((28, 28, 1), 10, width=8),
     "tiny_cnn": lambda: zoo.small_cnn((8, 8, 1), 4, width=4),
     "small_resnet": lambda: zoo.small_resnet((28, 28, 1), 10),
