@@ -15,7 +15,7 @@ from keras_metamix.ops import straight_through
 SLOPE_UNITS = 256
 
 
-class OnGrid:
+class OnGrid(keras.layers.Layer):
     """A layer of a quantized network whose integers depend on the grid of its input.
 
     Where the quantizer of its input acts, it computes the device's values, and gradients are those
@@ -37,7 +37,7 @@ class OnGrid:
     def call(self, inputs: Any) -> Any:
         grid = None if self._input_grid is None else self._input_grid()
         if grid is None:
-            return super().call(inputs)  # pyright: ignore[reportAttributeAccessIssue]
+            return super().call(inputs)
         real = self.on_device(inputs)
         step, low, high = (ops.stop_gradient(part) for part in grid)
         levels = ops.round(ops.stop_gradient(inputs) / step)
@@ -45,7 +45,7 @@ class OnGrid:
 
     def on_device(self, inputs: Any) -> Any:
         """What the device computes but for rounding; gradients are its."""
-        return super().call(inputs)  # pyright: ignore[reportAttributeAccessIssue]
+        return super().call(inputs)
 
     def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
         """What the device computes.
@@ -57,7 +57,7 @@ class OnGrid:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()  # pyright: ignore[reportAttributeAccessIssue]
+        config = super().get_config()
         return config | {"input_quantizer": self.input_quantizer}
 
 
