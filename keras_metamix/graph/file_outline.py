@@ -13,6 +13,7 @@ from keras_metamix.cost.table import FileOutline
 from keras_metamix.graph.fold_bn import fold_network, require_foldable
 from keras_metamix.graph.operators.multiply import IntegerFactors
 from keras_metamix.graph.topology import Node, Topology
+from keras_metamix.keras_internals import calls_of, operation_of
 from keras_metamix.layers import integer
 from metamix_tflite.operators import writer_of
 from metamix_tflite.operators.moves import Same
@@ -87,7 +88,7 @@ def _add(file: FileBytes, node: Node) -> None:
     family: Any = writer_of(operation)
     *before, last = family.outline(node)
     for number, (inputs, constants) in enumerate(before):
-        file.tensor(f"{name}/columns", (1, name, number, 1), node.inputs[0].name)
+        file.tensor(f"{name}/columns", (1, name, number, 1), _scale(node.inputs[0]))
         file.declared(tensors=1)
         _operator(file, node, inputs, constants, number)
     inputs, constants = last
@@ -115,7 +116,12 @@ def _operator(
 
 
 def _output(file: FileBytes, node: Node) -> None:
-    grid = getattr(node.operation, "output_grid", None)
-    scale = node.inputs[0].name if grid is None else (node.name, grid.scale)
-    file.tensor(node.name, node.output.shape, scale)
+    file.tensor(node.name, node.output.shape, _scale(node.output))
     file.declared(tensors=1)
+
+
+def _scale(tensor: Any) -> float:
+    """That of the last integer layer before a tensor: what only moves values keeps it."""
+    operation = operation_of(tensor)
+    grid = getattr(operation, "output_grid", None)
+    return _scale(calls_of(operation)[0].input_tensors[0]) if grid is None else grid.scale

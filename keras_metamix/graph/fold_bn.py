@@ -103,6 +103,7 @@ class _Fold:
     def __init__(self, network: keras.Model, distinct: bool):
         self.network, self.topology, self.distinct = network, Topology(network), distinct
         self.names = self.topology.names
+        self.numbers: dict[int, int] = {}  # of quantizers, where their steps are to differ
         self.inputs = inputs_like(network.input)
         self.values: dict[int, Levels | Group] = {
             id(old): Group(inputs=(new,))
@@ -174,8 +175,8 @@ class _Fold:
 
     def _quantize(self, quantizer: ActivationQuantizer, name: str, value: Levels | Group) -> Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
-        if self.distinct:
-            step *= 1 + 1e-4 * len(self.values)
+        if self.distinct and quantizer.fixed_step is None:
+            step *= 1 + 1e-4 * self.numbers.setdefault(id(quantizer), len(self.numbers) + 1)
         grid = Grid.of(step, int(low), int(high))
         group = value if isinstance(value, Group) else Group()
         if quantizer.activation != "linear":

@@ -681,6 +681,9 @@ REASONS = {  # the same, where only what is said is of interest
         "stem": r"reads the bytes of an input .* put Rescaling\(1 / 255\)"}),
     "moved bytes into a convolution": (lambda: of_bytes(layers.ZeroPadding2D(1)), {
         "stem": "reads the bytes"}),
+    "enlarged bytes into a convolution": (
+        lambda: of_bytes(layers.UpSampling2D(), layers.Resizing(9, 9)),
+        {"stem": "reads the bytes"}),
 }  # fmt: skip
 
 FINAL = {
@@ -699,6 +702,7 @@ FINAL = {
     "weights beyond float32's squares",
     "bytes into a convolution",
     "moved bytes into a convolution",
+    "enlarged bytes into a convolution",
 }
 # Keras computes something else at each call, or nothing on numbers that are no words.
 NOT_COMPARED = {"Monte Carlo dropout", "RandomCrop", "Embedding"}

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import keras_metamix as kmm
+import metamix_tflite as mt
 from keras_metamix.layers.resize import GridResize
 from keras_metamix.ops import resize_levels
 
@@ -75,6 +76,7 @@ def test_an_input_of_bytes_is_resized_as_keras_does(name, tmp_path):
     folded = kmm.fold_batch_norm(model)
     step = folded.layers[-1].input_grid.step
     assert np.max(np.abs(np.asarray(folded(images)) - np.asarray(model(images)))) <= 1.01 * step
+    assert mt.parity(mt.convert(model), model, images).differing == 0
 
 
 def test_one_layer_that_is_called_twice_has_two_grids():

@@ -185,18 +185,22 @@ def test_they_train_in_all_phases_and_are_saved(build, method, examples, tmp_pat
     else:
         model = kmm.BitMixerModel.from_float(source, kmm.SearchSpace((4, 2)))
         schedule = kmm.BitMixerCallback(stage_epochs=(1, 1, 1))
-    before = [np.array(v) for v in model.trainable_variables]
-    model.compile("adam", "mse")
+    trained = [v for v in model.trainable_variables if not v.path.endswith("_input/alpha")]
+    before = [np.array(v) for v in trained]
+    # Tracing the phases of MetaMix takes longer than their few steps.
+    model.compile("adam", "mse", run_eagerly=method == "MetaMix")
     fitted = model.fit(images, labels, epochs=3, batch_size=8, callbacks=[schedule], verbose=0)
     assert np.all(np.isfinite(fitted.history["loss"]))
-    for old, new in zip(before, model.trainable_variables, strict=True):
-        used = method == "MetaMix" or new.name != "alpha" or "input" not in new.path
-        assert np.any(old != np.asarray(new)) or not used, new.path
+    for old, new in zip(before, trained, strict=True):
+        assert np.any(old != np.asarray(new)), new.path
     if method == "Bit-Mixer":
         model.set_bits(model.uniform_bits(2))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(*(keras.tree.flatten(m(images))[0] for m in (loaded, model)))
+    for found, expected in zip(
+        *(keras.tree.flatten(m(images)) for m in (loaded, model)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
     flat = mt.convert(loaded)
     mt.verify(flat, model.bit_assignment)
     assert mt.parity(flat, model, images).differing == 0

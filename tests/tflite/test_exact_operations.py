@@ -264,9 +264,9 @@ def depth_and_space(x):
     return conv(5, name="after")(ops.depth_to_space(conv(12, name="between")(x), 2))
 
 
-def resized_input(layer, dtype="float32"):
+def resized_input(layer):
     def build():
-        image = keras.Input((6, 8, 3), name="image", dtype=dtype)
+        image = keras.Input((6, 8, 3), name="image")
         x = layers.Rescaling(0.1, -1.0, name="scaled")(layer(image))
         x = conv(5, name="stem", activation="relu")(x)
         return keras.Model(image, conv(3, name="last")(x), name="whole")
