@@ -271,9 +271,8 @@ def test_random_graphs_are_exact_or_refused_by_name(quantized, differing, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "shard", [0, *(pytest.param(number, marks=pytest.mark.long) for number in (1, 2, 3, 4))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("shard", range(5))
 def test_many_random_graphs_are_exact_and_few_are_refused(shard, quantized, differing):
     outcomes = []
     for seed in range(SHARD * shard, SHARD * (shard + 1)):
