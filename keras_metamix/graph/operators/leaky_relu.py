@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,9 +60,7 @@ class LeakyRelu(Operator):
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         (source,) = sources
-        return dataclasses.replace(
-            Group(node, self, self.stage), sign=source.sign, minimum=source.minimum
-        )
+        return Group(node, self, self.stage, source.sign, source.minimum)
 
     def begin(self, node: Any, values: Sequence[Levels | Group]) -> Levels:
         levels = require_levels(node, values[0])
