@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # LiteRT's XNNPACK weight cache is not tied to the model that it was made from.
 #
-# One would expect a cache file that was made from other weights to be refused or made anew, as it
-# is when XNNPACK itself changes. A second model of the same structure, say the next training run
-# of the same network, is opened with it without a word and computes with the first one's weights.
+# One would expect a cache file that was made from other weights to be refused or made anew. A
+# second model of the same structure, say the next training run of the same network, is opened with
+# it without a word and computes with the first one's weights.
 # (The text of the option also says that its path is a directory. It is a file.)
 #
 # Seen with ai-edge-litert 2.3.0, CompiledModel, 2026-11-28.
