@@ -1,13 +1,23 @@
-"""Training steps of each phase over a plain float step of the same model, in one run.
+"""Training steps over a plain Keras float step of the same network, interleaved in one process.
 
-    python benchmarks/step_time.py [--model=small_mobilenet] [--json=FILE]
+    python benchmarks/step_time.py [--networks=small_mobilenet,small_resnet,mobilenet_v2] \
+        [--against=FOLDER] [--json=FILE] [--markdown=FILE]
 
-Steps are interleaved (float, weight training, bit-meta, bit-search, float, ...) so that the
-machine's drift falls on all alike; ratios are of medians. "bit_search" is the search update
-alone; an epoch of the alternating phase pays for one of it and one of bit-meta per mini-batch.
-"bit_mixer" is a step of Bit-Mixer's last stage, each layer at a bit-width of its own.
-The 8-bit QAT of tensorflow-model-optimization is measured too (--notfmot: not), in a process of
-its own, since it needs legacy Keras, against a legacy-Keras float step of the same architecture.
+Each kind of step is a function of a batch of unknown size, as in `fit`. Kinds are interleaved
+(float, fast float, weight training, ...), so that the machine's drift falls on all alike; a ratio
+is the median of the ratios of each round. Times are of the process' CPU and of the clock.
+
+- float: the network that Keras trains; fast_float: `keras_metamix.fast_float` of it;
+- weight_training, bit_meta, bit_meta_split, bit_search: MetaMix's phases, A in (8, 4, 3) and W4.
+  "bit_search" is the update of the architecture parameters alone: a mini-batch of that phase pays
+  for one of it and one of bit-meta;
+- bit_mixer: a step of Bit-Mixer's last stage, each layer at a bit-width of its own;
+- tfmot: 8-bit QAT of tensorflow-model-optimization, in a process of its own, since it needs legacy
+  Keras; --notfmot leaves it out.
+
+"first" is the CPU time of the first step, which traces and compiles. --memory measures each kind's
+peak in a process of its own. --against=FOLDER runs the same benchmark on another checkout in turn
+with this one, and prints the ratios of both.
 """
 
 from __future__ import annotations
@@ -15,9 +25,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -32,133 +47,249 @@ from keras_metamix.files import written_whole
 from keras_metamix.metamix.updates import search_update
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("model", "small_mobilenet", zoo.__all__, "Network of keras_metamix.zoo.")
-flags.DEFINE_integer("width", 16, "Width of the network.")
-flags.DEFINE_integer("batch_size", 128, "Images in a step.")
-flags.DEFINE_integer("rounds", 20, "Samples of each kind of step.")
-flags.DEFINE_integer("repeats", 5, "Steps in a sample: a machine that throttles does so in bursts.")
+NETWORKS = {  # input shape, images in a step, arguments
+    "small_mobilenet": ((28, 28, 1), 128, {"width": 16}),
+    "small_resnet": ((28, 28, 1), 128, {"width": 16}),
+    "mobilenet_v2": ((96, 96, 3), 32, {"width": 0.35}),
+}
+flags.DEFINE_list("networks", list(NETWORKS), "Networks of keras_metamix.zoo.")
+flags.DEFINE_list("kinds", [], "Kinds of step; none: all.")
+flags.DEFINE_integer("rounds", 15, "Samples of each kind of step.", lower_bound=1)
+flags.DEFINE_integer("repeats", 3, "Steps in a sample.", lower_bound=1)
 flags.DEFINE_bool("tfmot", True, "Measure tfmot's 8-bit QAT too.")
+flags.DEFINE_bool("memory", False, "Measure the peak memory of each kind too.")
+flags.DEFINE_string("against", "", "Another checkout, measured in turn with this one.")
+flags.DEFINE_integer("turns", 3, "With --against: how often the two take turns.", lower_bound=1)
 flags.DEFINE_string("json", "", "Where to write the figures.")
+flags.DEFINE_string("markdown", "", "Where to write them as a table.")
 
 WARMUP = 1
+BASELINE = "float"
 
 
-def _compiled(model: keras.Model) -> keras.Model:
+class Steps:
+    """One compiled function for each kind of step of a network; a call runs it once."""
+
+    def __init__(self, name: str):
+        shape, count, self.arguments = NETWORKS[name]
+        random = np.random.default_rng(0)
+        self.name, self.shape = name, shape
+        self.images = random.normal(size=(count, *shape)).astype(np.float32)
+        self.labels = random.integers(0, 10, count).astype(np.int32)
+
+    def kinds(self) -> list[str]:
+        """Those that the installed version has."""
+        known = ["float", "weight_training", "bit_meta", "bit_search", "bit_mixer"]
+        if hasattr(kmm, "fast_float"):
+            known.insert(1, "fast_float")
+            known.insert(4, "bit_meta_split")
+        return [kind for kind in known if not FLAGS.kinds or kind in FLAGS.kinds]
+
+    def make(self, kind: str) -> Callable[[], Any]:
+        """A function that runs one step, to its end."""
+        step = self._step(kind)
+        signature = [tf.TensorSpec((None, *self.shape)), tf.TensorSpec((None,), tf.int32)]
+        function = tf.function(step, signature, autograph=False)
+        batch = tf.constant(self.images), tf.constant(self.labels)
+
+        def run() -> None:
+            for value in function(*batch).values():
+                value.numpy()
+
+        return run
+
+    def _network(self) -> keras.Model:
+        return getattr(zoo, self.name)(self.shape, classes=10, **self.arguments)
+
+    def _step(self, kind: str) -> Callable[[Any, Any], Any]:
+        if kind in ("float", "fast_float"):
+            network = self._network()
+            model = _compiled(network if kind == "float" else kmm.fast_float(network))
+        elif kind == "bit_mixer":
+            model = self._mixer()
+        else:
+            model = self._searchable(kind)
+        if kind == "bit_search":
+            return lambda x, y: search_update(model, x, y, None)
+        return lambda x, y: model.train_step((x, y))
+
+    def _searchable(self, kind: str) -> kmm.MetaMixModel:
+        float_model = self._network()
+        model = kmm.MetaMixModel.from_float(float_model, kmm.SearchSpace((8, 4, 3), 4))
+        kmm.calibrate(model, self.images)
+        _compiled(model)
+        uniform = kmm.uniform_assignment(float_model, 4, 4)
+        if kind == "weight_training":
+            model.set_bits(uniform)
+        model.set_objective(kmm.bops(float_model, uniform))
+        if kind == "bit_search":
+            model.phase = "bit_search"
+        if kind == "bit_meta_split":
+            model.meta = "split"
+        return model
+
+    def _mixer(self) -> kmm.BitMixerModel:
+        model = kmm.BitMixerModel.from_float(self._network())
+        kmm.calibrate(model, self.images)
+        _compiled(model)
+        model.stage = "layer_wise"
+        model.layer_wise_share.assign(1.0)
+        return model
+
+
+def _compiled(model: Any) -> Any:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-4), loss)
     return model
 
 
-def _searchable(float_model: keras.Model, images: np.ndarray, phase: str) -> kmm.MetaMixModel:
-    model = kmm.MetaMixModel.from_float(float_model, kmm.SearchSpace((8, 4, 3), 4))
-    kmm.calibrate(model, images)
-    _compiled(model)
-    uniform = kmm.uniform_assignment(float_model, 4, 4)
-    if phase == "weight_training":
-        model.set_bits(uniform)
-    model.set_objective(kmm.bops(float_model, uniform))
-    return model
-
-
-def _mixer(float_model: keras.Model, images: np.ndarray) -> kmm.BitMixerModel:
-    model = kmm.BitMixerModel.from_float(float_model)
-    kmm.calibrate(model, images)
-    _compiled(model)
-    model.stage = "layer_wise"
-    model.layer_wise_share.assign(1.0)
-    return model
-
-
-def make_steps(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
-    """One compiled function for each kind of step; a call runs it once, to the end."""
-    width, shape = FLAGS.width, images.shape[1:]
-
-    def network() -> keras.Model:
-        return getattr(zoo, FLAGS.model)(shape, width=width)
-
-    x, y = tf.constant(images), tf.constant(labels)
-    plain = _compiled(network())
-    training = _searchable(network(), images, "weight_training")
-    meta = _searchable(network(), images, "bit_meta")
-    search = _searchable(network(), images, "bit_search")
-    search.phase = "bit_search"
-    mixer = _mixer(network(), images)
-    functions = {
-        "float": lambda: plain.train_step((x, y)),
-        "weight_training": lambda: training.train_step((x, y)),
-        "bit_meta": lambda: meta.train_step((x, y)),
-        "bit_search": lambda: search_update(search, x, y, None),
-        "bit_mixer": lambda: mixer.train_step((x, y)),
-    }
-    return {name: tf.function(f, autograph=False) for name, f in functions.items()}
-
-
-def interleave(steps: dict[str, object], rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each kind of step, in rounds of one sample of each."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(WARMUP + rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                for value in step().values():  # type: ignore[operator]
-                    value.numpy()
+def measure(name: str) -> dict[str, Any]:
+    """Times of each kind of step of a network, and what its first step took."""
+    steps, runs, first = Steps(name), {}, {}
+    for kind in steps.kinds():
+        runs[kind] = steps.make(kind)
+        start = time.process_time()
+        runs[kind]()
+        first[kind] = time.process_time() - start
+    cpu: dict[str, list[float]] = {kind: [] for kind in runs}
+    wall: dict[str, list[float]] = {kind: [] for kind in runs}
+    for number in range(WARMUP + FLAGS.rounds):
+        for kind, run in runs.items():
+            clock, process = time.perf_counter(), time.process_time()
+            for _ in range(FLAGS.repeats):
+                run()
             if number >= WARMUP:
-                times[name].append((time.perf_counter() - start) / repeats)
-    return times
+                cpu[kind].append((time.process_time() - process) / FLAGS.repeats)
+                wall[kind].append((time.perf_counter() - clock) / FLAGS.repeats)
+    return {"cpu": cpu, "wall": wall, "first": first}
 
 
-def summarize(times: dict[str, list[float]], baseline: str = "float") -> dict[str, object]:
-    """Medians in milliseconds, ratios of medians, and the spread of round-by-round ratios."""
-    base = np.array(times[baseline])
-    figures: dict[str, object] = {}
-    for name, seconds in times.items():
-        figures[f"{name}_ms"] = float(np.median(seconds) * 1e3)
-        if name != baseline:
-            ratios = np.array(seconds) / base
-            figures[f"{name}_over_{baseline}"] = float(np.median(seconds) / np.median(base))
-            low, high = np.percentile(ratios, [10, 90])
-            figures[f"{name}_over_{baseline}_spread"] = [float(low), float(high)]
-    return figures
+def summarize(measured: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Medians over the rounds of one or several runs, and of the ratios of each round.
+
+    Returns:
+      A row for each kind: ms and wall_ms, over_float with its 10th and 90th percentile,
+      first_s.
+    """
+    runs = list(measured)
+    rows: dict[str, dict[str, float]] = {}
+    for kind in runs[0]["cpu"]:
+        cpu, wall = (np.concatenate([run[of][kind] for run in runs]) for of in ("cpu", "wall"))
+        rows[kind] = {"ms": 1e3 * float(np.median(cpu)), "wall_ms": 1e3 * float(np.median(wall))}
+        if BASELINE in runs[0]["cpu"]:
+            ratios = cpu / np.concatenate([run["cpu"][BASELINE] for run in runs])
+            low, middle, high = (float(q) for q in np.quantile(ratios, (0.1, 0.5, 0.9)))
+            rows[kind] |= {"over_float": middle, "low": low, "high": high}
+        rows[kind]["first_s"] = float(np.median([run["first"][kind] for run in runs]))
+    return rows
 
 
-def _tfmot_figures() -> dict[str, object]:
-    command = [sys.executable, os.path.join(os.path.dirname(__file__), "tfmot_step_time.py")]
-    command += [f"--width={FLAGS.width}", f"--batch_size={FLAGS.batch_size}"]
-    command += [f"--model={FLAGS.model}", f"--rounds={FLAGS.rounds}"]
-    command += [f"--repeats={FLAGS.repeats}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+def _processes(name: str, folder: str, *more: str) -> dict[str, Any]:
+    """`measure` in a process that imports the packages of a checkout."""
+    path = os.pathsep.join([folder, os.path.join(folder, "tflite")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, __file__, f"--networks={name}", f"--rounds={FLAGS.rounds}"]
+    command += [f"--repeats={FLAGS.repeats}", f"--kinds={','.join(FLAGS.kinds)}", *more]
+    command.append("--raw")
+    return json.loads(_output(command, environment))
+
+
+def _output(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """The last line that a process prints."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode:
-        raise SystemExit(f"tfmot's process failed:\n{result.stderr[-2000:]}")
-    return json.loads(result.stdout.splitlines()[-1])
+        raise SystemExit(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
+    return result.stdout.splitlines()[-1]
+
+
+flags.DEFINE_bool("raw", False, "Print all times of one network as one line of JSON.")
+
+
+def _raw() -> None:
+    found = measure(FLAGS.networks[0])
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(json.dumps(found))
+
+
+def _memory(name: str, folder: str) -> dict[str, float]:
+    """Peak memory in MB of a process that trains one kind of step."""
+    kinds = Steps(name).kinds()
+    return {k: _processes(name, folder, f"--kinds={k}", "--rounds=1")["peak_mb"] for k in kinds}
+
+
+def _tfmot(name: str) -> dict[str, float]:
+    """The same figures of tfmot's step and of legacy Keras' float step."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, steps = Path(folder) / "float.keras", Steps(name)
+        steps._network().save(file)
+        np.savez(Path(folder) / "batch.npz", images=steps.images, labels=steps.labels)
+        script = os.path.join(os.path.dirname(__file__), "tfmot_step_time.py")
+        command = [sys.executable, script, folder, str(FLAGS.rounds), str(FLAGS.repeats)]
+        return json.loads(_output(command))
 
 
 def main(argv: list[str]) -> None:
     """Measures, prints and writes the figures."""
     del argv
-    random = np.random.default_rng(0)
-    images = random.normal(size=(FLAGS.batch_size, 28, 28, 1)).astype(np.float32)
-    labels = random.integers(0, 10, FLAGS.batch_size)
-    figures = summarize(interleave(make_steps(images, labels), FLAGS.rounds, FLAGS.repeats))
-    figures |= {
-        "model": FLAGS.model,
-        "width": FLAGS.width,
-        "batch_size": FLAGS.batch_size,
+    if FLAGS.raw:
+        _raw()
+        return
+    here = str(Path(__file__).resolve().parents[1])
+    folders = {"this": here} | ({"other": FLAGS.against} if FLAGS.against else {})
+    figures: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} x {platform.machine()}",
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
         "rounds": FLAGS.rounds,
         "repeats": FLAGS.repeats,
-        "machine": f"{os.cpu_count()} x {platform.machine()}",
+        "networks": {},
     }
-    _report(figures)
-    if FLAGS.tfmot:
-        _report(figures | _tfmot_figures())
+    for name in FLAGS.networks:
+        turns = FLAGS.turns if FLAGS.against else 1
+        runs: dict[str, list[Any]] = {which: [] for which in folders}
+        for _ in range(turns):
+            for which, folder in folders.items():
+                runs[which].append(_processes(name, folder))
+        found: dict[str, Any] = {which: summarize(of) for which, of in runs.items()}
+        if FLAGS.memory:
+            for which, folder in folders.items():
+                for kind, peak in _memory(name, folder).items():
+                    found[which][kind]["peak_mb"] = peak
+        if FLAGS.tfmot:
+            found["this"] |= _tfmot(name)
+        figures["networks"][name] = found
+        print(_table(name, found), flush=True)
+        _write(FLAGS.json, json.dumps(figures, indent=2) + "\n")
+        tables = [_table(*item) for item in figures["networks"].items()]
+        _write(FLAGS.markdown, "\n".join(tables))
 
 
-def _report(figures: dict[str, object]) -> None:
-    for name, value in figures.items():
-        print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
-    print(flush=True)
-    if FLAGS.json:
-        with written_whole(FLAGS.json) as temporary:
-            temporary.write_text(json.dumps(figures, indent=2) + "\n")
+def _table(name: str, found: dict[str, Any]) -> str:
+    """A network's figures as Markdown."""
+    shape, count, _ = NETWORKS[name]
+    lines = [f"{name}, {'x'.join(map(str, shape))}, {count} images a step", ""]
+    lines.append(
+        "| step | CPU, ms | clock, ms | over float | 10 to 90 % | first step, s | peak, MB |"
+    )
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for which, rows in found.items():
+        for kind, row in rows.items():
+            label = kind if which == "this" else f"{kind}, {which}"
+            ratio = f"{row['over_float']:.2f}" if "over_float" in row else ""
+            spread = f"{row['low']:.2f} to {row['high']:.2f}" if "low" in row else ""
+            first = f"{row['first_s']:.1f}" if "first_s" in row else ""
+            peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else ""
+            figures = (
+                f"{row['ms']:.1f} | {row['wall_ms']:.1f} | {ratio} | {spread} | {first} | {peak}"
+            )
+            lines.append(f"| {label} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(file: str, text: str) -> None:
+    if file:
+        with written_whole(file) as temporary:
+            temporary.write_text(text)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from keras_metamix.cost import (
     average_bits,
 )
 from keras_metamix.graph.explain import Explanation, explain
+from keras_metamix.graph.fast_float import fast_float
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.graph.summary import summary
@@ -69,6 +70,7 @@ __all__ = [
     "choose_bits",
     "choose_points",
     "explain",
+    "fast_float",
     "fold_batch_norm",
     "layer_costs",
     "pareto_front",

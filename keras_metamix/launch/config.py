@@ -14,6 +14,7 @@ from keras_metamix.bitmixer.operating_points import Method
 from keras_metamix.checks import one_of, require_number, shown
 from keras_metamix.graph.transitions import Reading
 from keras_metamix.metamix.loss import CostForm
+from keras_metamix.metamix.model import Meta
 from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting, without_none
 
 
@@ -76,6 +77,7 @@ class Search:
     target_latency: float | None = setting("that budget; None: target_ratio", None, above=True)
     meta_epochs: int = setting("of bit-meta")
     search_epochs: int = setting("of bit-search")
+    meta: Meta = setting("what a candidate sees: the whole batch, or split: a part", "whole")
     cost: CostForm = setting("form of Eq. 4; the paper's is in 1e9 BOPs", "relative")
     cost_strength: float | None = setting("lambda of Eq. 3")
     learning_rate: float | None = setting(

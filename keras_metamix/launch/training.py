@@ -17,10 +17,12 @@ from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.calibration import calibrate
 from keras_metamix.diagnosis import StopOnNonFinite
+from keras_metamix.graph.fast_float import fast_float
 from keras_metamix.graph.layer_costs import uniform_assignment
 from keras_metamix.launch.budget import search_budget
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data
+from keras_metamix.launch.distribution import local_copy
 from keras_metamix.launch.messages import told
 from keras_metamix.launch.optimization import compile_model, compile_quantized, cosine
 from keras_metamix.launch.session import Session
@@ -67,12 +69,16 @@ def train_float(session: Session[Any], model: keras.Model) -> keras.Model:
     config = session.config
     epochs = config.float.epochs
     with session.strategy.scope():
-        compile_model(
-            model, config, cosine(config.float.learning_rate, epochs * session.data.steps)
-        )
-    adapt_to_workers(model)
+        fast = fast_float(model)
+        for one in (model, fast):
+            compile_model(
+                one, config, cosine(config.float.learning_rate, epochs * session.data.steps)
+            )
+    adapt_to_workers(fast)
     callbacks = [StopOnNonFinite(session.data.train)]
-    return session.fit("float", model, "float", [epochs], callbacks)[0]
+    trained = session.fit("float", fast, "float", [epochs], callbacks)[0]
+    model.set_weights(trained.get_weights())
+    return local_copy(model, session.strategy)
 
 
 def train_metamix(
@@ -91,6 +97,7 @@ def train_metamix(
         search_epochs=search,
         cost_form="relative" if session.table else config.search.cost,
         cost_strength=config.search.cost_strength,
+        meta=config.search.meta,
         statistics_batches=session.statistics_batches,
         statistics_data=data.train,
         verbose=0,

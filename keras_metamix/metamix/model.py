@@ -19,8 +19,10 @@ from keras_metamix.metamix.updates import meta_update, search_update
 from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.training import Progress, restart_averages
 
+Meta = Literal["whole", "split"]
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
+METAS: tuple[Meta, ...] = ("whole", "split")
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -40,6 +42,8 @@ class MetaMixModel(QuantizedModel):
 
     Attributes:
       objective: the cost term of bit-search; None before `set_objective`.
+      meta: whether each candidate of a bit-meta update sees the "whole" mini-batch or, "split",
+        a part of it; see `MetaMixCallback`.
     """
 
     space: SearchSpace
@@ -57,6 +61,7 @@ class MetaMixModel(QuantizedModel):
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
         self.objective: Objective | None = None
+        self.meta: Meta = "whole"
         self._teacher: Teacher | None = None
         self.progress = Progress(self, "phase", PHASES, phase)
 
@@ -196,7 +201,7 @@ class MetaMixModel(QuantizedModel):
         self.objective = make_objective(budgets, strength, form)
 
     def _training_state(self) -> Any:
-        return self.phase
+        return self.phase, self.meta
 
     def compute_loss(
         self,
@@ -218,10 +223,10 @@ class MetaMixModel(QuantizedModel):
         if self.phase == "weight_training":
             return super().train_step(data)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        predictions, logs = meta_update(self, x, y, weight)
+        predictions, (seen, labels, weights), logs = meta_update(self, x, y, weight)
         if self.phase == "bit_search" and self.architecture_variables:
             logs |= search_update(self, x, y, weight)
-        return self.compute_metrics(x, y, predictions, sample_weight=weight) | logs
+        return self.compute_metrics(seen, labels, predictions, sample_weight=weights) | logs
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"phase": self.phase}

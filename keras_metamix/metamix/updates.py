@@ -18,21 +18,30 @@ from keras_metamix.training import descend, track_loss
 from keras_metamix.workers import has_synchronized_norm
 
 
-def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, dict[str, Any]]:
+def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, Any, dict[str, Any]]:
     """One update from the average of the candidates' losses (Eq. 1).
 
     A loop, one candidate after the other: their activations are never held together. Batch norm
     that replicas share cannot stand in a loop of TensorFlow's: Python loops then.
 
+    Each candidate sees the whole mini-batch, or with `model.meta == "split"` a part of it, so that
+    the loss is Eq. 1's in expectation.
+
     Returns:
       The last candidate's predictions, those of the fewest bits, which the training metrics of
-      these phases are of, and each candidate's loss, by name.
+      these phases are of; the `(x, y, weight)` that they belong to; and each candidate's loss, by
+      name.
     """
     variables = model.trainable_variables
     count = len(model.space.activation_bits)
     trained = [False] * len(variables)
+    batch = (x, y, weight)
+
+    def seen(index: Any) -> Any:
+        return _part(batch, index, count) if model.meta == "split" else batch
 
     def candidate(index: Any, losses: Any, sums: Any, _: Any) -> Any:
+        x, y, weight = seen(index)
         with tf.GradientTape() as tape, quantization_mode(_meta_mode(model, index)):
             predictions = model(x, training=True)
             loss = loss_of(model, x, y, predictions, weight) / count
@@ -44,7 +53,8 @@ def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, dict[str,
         return index + 1, losses + tf.one_hot(index, count) * loss, sums, predictions
 
     zeros = [tf.zeros(v.shape, v.dtype) for v in variables]
-    state = (tf.constant(0), tf.zeros(count), zeros, _empty_predictions(model.network, x))
+    last = seen(count - 1)
+    state = (tf.constant(0), tf.zeros(count), zeros, _empty_predictions(model.network, last[0]))
     if has_synchronized_norm(model.network):
         for _ in range(count):
             state = candidate(*state)
@@ -58,7 +68,26 @@ def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, dict[str,
     track_loss(model, descend(model.optimizer, gradients, variables, loss), x)
     each = tf.unstack(losses * count * model.distribute_strategy.num_replicas_in_sync)
     names = [f"loss_{bits}_bits" for bits in model.space.activation_bits]
-    return predictions, dict(zip(names, each, strict=True))
+    return predictions, last, dict(zip(names, each, strict=True))
+
+
+def _part(batch: Any, index: Any, count: int) -> Any:
+    """Part number `index` of `count` equally large ones, which cover a batch.
+
+    Where it does not divide, neighbours share an image: parts of several sizes would need the
+    quantizers' kernels compiled for each.
+    """
+    first = tree.flatten(batch[0])[0]
+    known = first.shape[0]
+    length = tf.shape(first)[0] if known is None else known
+    size = (length + count - 1) // count
+    start = index * (length - size) // max(count - 1, 1)
+
+    def rows(values: Any) -> Any:
+        part = tf.convert_to_tensor(values)[start : start + size]
+        return tf.ensure_shape(part, (None if known is None else size, *part.shape[1:]))
+
+    return tree.map_structure(lambda v: None if v is None else rows(v), batch)
 
 
 def _meta_mode(model: Any, index: Any) -> QuantizationMode:

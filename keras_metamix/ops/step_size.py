@@ -20,18 +20,12 @@ from keras import ops
 
 from keras_metamix.ops.fusion import fused
 from keras_metamix.ops.picking import pick
+from keras_metamix.ops.sums import sums
 
 
 def lsq_integers(v: Any, step: Any, low: Any, high: Any) -> Any:
     """The integers `round(clip(v / step, low, high))`, as floats; `step` broadcasts to `v`."""
     return ops.round(ops.clip(v / step, low, high))
-
-
-def _sum(x: Any) -> Any:
-    # By rows of up to 1024: that loop vectorises, and takes half the time of a sum by channels.
-    size = math.prod(x.shape[1:])
-    row = max((n for n in range(8, 1025, 8) if size % n == 0), default=size)
-    return ops.sum(ops.sum(ops.reshape(x, (-1, row)), axis=0))
 
 
 def _capped(v: Any, cap: float) -> Any:
@@ -72,11 +66,15 @@ def _candidate_functions(cap: float, minimum: float | None) -> tuple[Callable, C
 
     def backward(upstream, v, steps, index, table):
         step, low, high, scale = chosen(steps, index, table)
-        inside, residual = _residual(_capped(v, cap) * (1.0 / step), low, high)
-        if not math.isinf(cap):
-            inside = ops.logical_and(inside, ops.less(v, cap))
-        dv = ops.where(inside, upstream, 0.0)
-        ds = _sum(upstream * residual) * scale
+
+        def parts(upstream, v):
+            inside, residual = _residual(_capped(v, cap) * (1.0 / step), low, high)
+            if not math.isinf(cap):
+                inside = ops.logical_and(inside, ops.less(v, cap))
+            return ops.where(inside, upstream, 0.0), upstream * residual
+
+        dv, _ = parts(upstream, v)
+        ds = sums(lambda *slices: parts(*slices)[1:], upstream, v)[0] * scale
         if steps.shape[0] == 1:
             return dv, ops.reshape(ds, (1,))
         return dv, ds * ops.one_hot(index, steps.shape[0], dtype=steps.dtype)
@@ -93,17 +91,23 @@ def _mixture_functions(cap: float) -> tuple[Callable, Callable]:
         )
 
     def backward(upstream, v, probabilities, steps, lows, highs):
-        capped = _capped(v, cap)
-        weight, dots = ops.zeros_like(upstream), []
-        for b in range(steps.shape[0]):
-            u = capped * (1.0 / steps[b])
-            clipped = ops.clip(u, lows[b], highs[b])
-            inside = ops.cast(ops.equal(u, clipped), upstream.dtype)
-            weight = weight + probabilities[b] * inside
-            dots.append(_sum(upstream * ops.round(clipped)) * steps[b])
+        count = steps.shape[0]
+
+        def units(v):
+            return [_capped(v, cap) * (1.0 / steps[b]) for b in range(count)]
+
+        def products(upstream, v):
+            return [
+                upstream * ops.round(ops.clip(u, lows[b], highs[b])) for b, u in enumerate(units(v))
+            ]
+
+        weight = sum(
+            ops.where(ops.equal(u, ops.clip(u, lows[b], highs[b])), probabilities[b], 0.0)
+            for b, u in enumerate(units(v))
+        )
         if not math.isinf(cap):
-            weight = weight * ops.cast(ops.less(v, cap), upstream.dtype)
-        return upstream * weight, ops.stack(dots)
+            weight = ops.where(ops.less(v, cap), weight, 0.0)
+        return upstream * weight, ops.stack(sums(products, upstream, v)) * steps
 
     return forward, backward
 

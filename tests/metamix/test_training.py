@@ -59,6 +59,41 @@ def test_bit_meta_trains_weights_norms_and_all_candidates_steps(metamix, batch, 
         assert np.all(changed[path] != 0), path  # each of the three candidates
 
 
+@pytest.mark.parametrize("images", [6, 7], ids=["divides", "shares one"])
+def test_a_split_bit_meta_update_is_that_of_each_candidate_on_its_part(metamix, data, images):
+    x, y = (part[:images] for part in data)
+    size = -(-images // 3)
+    starts = [0, (images - size) // 2, images - size]
+    assert set().union(*(range(s, s + size) for s in starts)) == set(range(images))
+    model, twin = metamix(), metamix()
+    model.meta = "split"
+    logs = model.train_step((x, y))
+    # By hand: candidate i on part i alone, and the average of the three gradients.
+    losses, sums = [], 0.0
+    for index, start in enumerate(starts):
+        part = slice(start, start + size)
+        mode = QuantizationMode("forced", "off", streams=False, forced=index)
+        with tf.GradientTape() as tape, quantization_mode(mode):
+            loss = twin.compute_loss(x[part], y[part], twin(x[part], training=True))
+        losses.append(float(loss))
+        sums += np.array(tape.gradient(loss, twin.network.get_layer("stem").kernel.value)) / 3
+    found = [float(logs[f"loss_{bits}_bits"]) for bits in (8, 4, 3)]
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    moved = np.subtract(
+        model.network.get_layer("stem").kernel, metamix().network.get_layer("stem").kernel
+    )
+    np.testing.assert_allclose(moved, -0.05 * sums, rtol=1e-3, atol=1e-6)
+
+
+def test_a_split_bit_meta_trains_in_fit(metamix, data):
+    model = metamix()
+    callback = MetaMixCallback(BUDGET, meta="split", verbose=0)
+    model.fit(*data, batch_size=8, epochs=3, callbacks=[callback], verbose=0)
+    assert model.phase == "weight_training" and callback.assignment is not None
+    with pytest.raises(ValueError, match=r"meta: expected one of \['whole', 'split'\]"):
+        MetaMixCallback(BUDGET, meta="thirds")
+
+
 def test_a_search_update_changes_the_alphas_alone(metamix, batch, changes):
     model = metamix(phase="bit_search")
     changed = changes(model, lambda: search_update(model, *batch, None))
