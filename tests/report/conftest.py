@@ -23,7 +23,7 @@ LAYERS = [
 
 def _row(name, accuracy, bops, bits, size, latency, parity, file):
     return {
-        "name": name, "test_accuracy": accuracy, "bops": bops, "average_bits": bits,
+        "name": name, "scores": {"accuracy": accuracy}, "bops": bops, "average_bits": bits,
         "file_bytes": size, "latency_us": latency,
         "latency_spread_us": [0.96 * latency, 1.11 * latency], "threads": 1, "parity": parity,
         "file": f"{file}.tflite",
@@ -53,8 +53,8 @@ def _epochs():
     return [
         {
             "epoch": index, "phase": phase, "loss": 2 / (index + 2),
-            "accuracy": 0.92 - 0.4 / (index + 1) - (0.05 if phase == "bit_search" else 0),
-            "validation_loss": 2.1 / (index + 2), "validation_accuracy": 0.91 - 0.35 / (index + 1),
+            "score": 0.92 - 0.4 / (index + 1) - (0.05 if phase == "bit_search" else 0),
+            "validation_loss": 2.1 / (index + 2), "validation_score": 0.91 - 0.35 / (index + 1),
             "costs": {"bops": 270_000_000 if index < 8 else 189_000_000}, "seconds": 15.0,
         }
         for index, phase in enumerate(phases)
@@ -99,12 +99,11 @@ def mixer_metrics(metrics):
     mixer = {
         "unit": "BOPs",
         "points": [
-            {"name": name, "cost": cost, "budget": 1.01 * cost, "test_accuracy": accuracy}
+            {"name": name, "cost": cost, "budget": 1.01 * cost, "score": accuracy}
             for name, cost, accuracy in front
         ],
         "uniform": [
-            {"bits": bits, "cost": cost, "test_accuracy": 0.9}
-            for bits, cost in ((4, 189e6), (2, 60e6))
+            {"bits": bits, "cost": cost, "score": 0.9} for bits, cost in ((4, 189e6), (2, 60e6))
         ],
         "separate_bytes": 132_000,
     }
@@ -117,6 +116,7 @@ def metrics():
     final = {name: bits for name, *_, bits, _, _ in LAYERS}
     return {
         "title": "quickstart",
+        "metrics": ["accuracy"],
         "run": {
             "config": {"train": {"batch_size": 64, "epochs": 20}, "space": {"bits": [8, 4, 3]}},
             "date": "2026-01-02", "versions": {"tensorflow": "2.21.0", "keras": "3.15.0"},

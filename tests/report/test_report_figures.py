@@ -65,7 +65,7 @@ def test_each_budget_has_a_panel(metrics):
 
 def test_training_without_a_search_or_validation_is_one_curve(mixer_metrics):
     for epoch in mixer_metrics["epochs"]:
-        epoch["validation_loss"] = epoch["validation_accuracy"] = None
+        epoch["validation_loss"] = epoch["validation_score"] = None
     figure = report.training_curves(made(mixer_metrics))
     (axis,) = figure.axes
     assert axis.get_ylabel() == "accuracy" and axis.get_xlabel() == "epoch"
@@ -75,7 +75,7 @@ def test_training_without_a_search_or_validation_is_one_curve(mixer_metrics):
 
 def test_pareto_has_the_points_and_the_uniform_bits(mixer_metrics):
     results = made(mixer_metrics)
-    (axis,) = operating_points(results.mixer).axes
+    (axis,) = operating_points(results.mixer, results.metric).axes
     assert list(axis.lines[0].get_xdata()) == [70e6, 150e6, 189e6]
     assert [len(c.get_offsets()) for c in axis.collections] == [1, 1]
     assert {text.get_text() for text in axis.texts} == {"full", "eco"}
@@ -83,8 +83,8 @@ def test_pareto_has_the_points_and_the_uniform_bits(mixer_metrics):
 
 
 def test_scatter_has_a_marker_for_each_row(metrics):
-    (axis,) = report.accuracy_against_bops(made(metrics)).axes
+    (axis,) = report.score_against_bops(made(metrics)).axes
     assert len(axis.collections) == 3
     metrics["rows"][0]["bops"] = None
-    (axis,) = report.accuracy_against_bops(made(metrics)).axes
+    (axis,) = report.score_against_bops(made(metrics)).axes
     assert len(axis.collections) == 2 and len(axis.lines) == 2  # float accuracy and the budget

@@ -21,12 +21,12 @@ def made(metrics):
     [
         (lambda m: m.pop("rows"), r"metrics\.json: rows is missing"),
         (
-            lambda m: m["rows"][1].pop("test_accuracy"),
-            r"metrics\.json: rows\[1\]\.test_accuracy is missing",
+            lambda m: m["rows"][1].pop("scores"),
+            r"metrics\.json: rows\[1\]\.scores is missing",
         ),
         (
-            lambda m: m["rows"][0].update(test_accuracy="high"),
-            r"rows\[0\]\.test_accuracy: expected a finite number, at least 0, found 'high'",
+            lambda m: m["rows"][0]["scores"].update(accuracy="high"),
+            r"rows\[0\]\.scores\.accuracy: expected a finite number, at least 0, found 'high'",
         ),
         (
             lambda m: m["rows"][0].update(average_bits=[8]),

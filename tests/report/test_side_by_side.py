@@ -16,7 +16,7 @@ from keras_metamix.report.side_by_side import (
 def row(name, accuracy, size, latency, partitions=1, differing=0, steps=0):
     return {
         "name": name,
-        "accuracy": accuracy,
+        "scores": {"accuracy": accuracy},
         "file_bytes": size,
         "size_ratio": size / 4e6,
         "latency_us": latency,
@@ -34,6 +34,7 @@ def row(name, accuracy, size, latency, partitions=1, differing=0, steps=0):
 def comparison():
     return {
         "title": "a [bold] run",
+        "metrics": ["accuracy"],
         "rows": [
             row("float", 0.8765, 14e6, 1300, differing=None),
             row("stock int8 PTQ", 0.87, 4e6, 1000, differing=500, steps=3),
@@ -112,6 +113,6 @@ def test_picture(comparison):
 
 def test_equal_accuracies_have_an_axis(comparison):
     for found in comparison["rows"]:
-        found["accuracy"] = 0.0
+        found["scores"] = {"accuracy": 0.0}
     low, high = comparison_figure(comparison).axes[0].get_xlim()
     assert high - low > 1
