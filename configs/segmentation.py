@@ -35,7 +35,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.space.edge_bits = 8
     config.space.stream_bits = 8
 
-    config.float.epochs = 8
+    config.float.epochs = 12
     config.float.learning_rate = 4e-3
 
     config.search.target_bops = None  # none given: target_ratio decides

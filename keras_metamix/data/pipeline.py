@@ -147,11 +147,10 @@ def _validate(
     require_whole("num_classes", num_classes, 1)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected images of shape (N, H, W, C), found shape {images.shape}")
+    shape, each = ((f"({len(images)},)", "image"), (images.shape[:3], "pixel"))[labels.ndim == 3]
     if labels.shape not in (images.shape[:1], images.shape[:3]):
-        each = ", ".join(map(str, images.shape[:3]))
         raise ValueError(
-            f"expected labels of shape ({len(images)},), one per image, or ({each}), one per "
-            f"pixel, found shape {labels.shape}"
+            f"expected labels of shape {shape}, one per {each}, found shape {labels.shape}"
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"expected integer labels, found {labels.dtype}")

@@ -74,7 +74,6 @@ def render_page(results: Results) -> str:
         },
         result_headers=table.result_headers(results),
         result_cells=table.result_cells(results),
-        tested=f"Test {' and '.join(results.metrics)}",
         files=list(dict.fromkeys(row.file for row in results.rows)),
         layer_headers=table.LAYER_HEADERS,
         layer_cells=table.layer_cells(results),

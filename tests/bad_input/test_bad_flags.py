@@ -235,11 +235,11 @@ DAMAGED = {
     ),
     "accuracy text": (
         edited(["rows", 0, "scores", "accuracy"], "x"),
-        r"rows\[0\].scores.accuracy: expected a finite number, at least 0, found 'x'",
+        r"rows\[0\].scores\['accuracy'\]: expected a finite number, at least 0, found 'x'",
     ),
     "accuracy NaN": (
         edited(["rows", 0, "scores", "accuracy"], NAN),
-        r"rows\[0\].scores.accuracy: " + FINITE,
+        r"rows\[0\].scores\['accuracy'\]: " + FINITE,
     ),
     "latency inf": (edited(["rows", 0, "latency_us"], INF), r"rows\[0\].latency_us: " + FINITE),
     "spread NaN": (edited(["rows", 0, "latency_spread_us"], [NAN, 1]), "spread_us: " + FINITE),

@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
+
+from keras_metamix.report.pictures import encoded
 
 LAYERS = [
     # name, MACs, weights, activation bits, weight bits, searched
@@ -82,6 +85,20 @@ def latency_metrics(metrics):
     budget = {"cost": "latency_us", "limit": 220.0, "found": 211.0, "source": "t<able>.json"}
     metrics["search"]["budgets"] = [budget]
     return metrics
+
+
+@pytest.fixture
+def mask_metrics(metrics):
+    """Those of a segmentation: two metrics, and two test images of 4 x 6 pixels."""
+    metrics["metrics"] = ["mean IoU", "pixel accuracy"]
+    for row in metrics["rows"]:
+        row["scores"] = {"mean IoU": 0.62, "pixel accuracy": row["scores"]["accuracy"]}
+    numbers = np.arange(48, dtype=np.uint8).reshape(2, 4, 6, 1)
+    names = ["images", "truth", "found"]
+    pictures = dict(zip(names, (5 * numbers, numbers % 3, numbers % 2), strict=True))
+    found = {name: encoded(pixels) for name, pixels in pictures.items()}
+    masks = {"name": "MetaMix", "classes": ["ground", "t<op>", "bag"], **found}
+    return metrics | {"masks": masks}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import keras_metamix.report as report
@@ -80,6 +81,17 @@ def test_pareto_has_the_points_and_the_uniform_bits(mixer_metrics):
     assert [len(c.get_offsets()) for c in axis.collections] == [1, 1]
     assert {text.get_text() for text in axis.texts} == {"full", "eco"}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("BOPs", "test accuracy")
+
+
+def test_masks_have_a_strip_for_images_truth_and_file(mask_metrics):
+    figure = report.masks(made(mask_metrics))
+    strips = [axis.images[0].get_array() for axis in figure.axes]
+    assert [axis.get_ylabel() for axis in figure.axes] == ["image", "truth", "file"]
+    assert strips[0][1, 7].tolist() == [5 * 31] * 3  # second image, second row and column
+    assert len(np.unique(strips[1].reshape(-1, 4), axis=0)) == 3
+    assert len(np.unique(strips[2].reshape(-1, 4), axis=0)) == 2
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == mask_metrics["masks"]["classes"]
 
 
 def test_scatter_has_a_marker_for_each_row(metrics):

@@ -88,6 +88,16 @@ def test_page(comparison):
         assert text in page
 
 
+def test_a_column_for_each_metric(comparison):
+    comparison["metrics"] = ["mean IoU", "pixel accuracy"]
+    for found in comparison["rows"]:
+        found["scores"] = {"mean IoU": 0.625, "pixel accuracy": 0.9}
+    page = comparison_markdown(comparison, "side.png").splitlines()
+    assert page[1].startswith("| file | test mean IoU | test pixel accuracy | size |")
+    assert page[3].startswith("| float | 62.50 % | 90.00 % | 14.0 MB")
+    assert comparison_figure(comparison).axes[0].get_xlabel() == "test mean IoU, %"
+
+
 def test_table_shows_names_verbatim(comparison):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(comparison_table(comparison))
