@@ -1,4 +1,4 @@
-"""Data sets and input pipelines as tf.data: Fashion-MNIST (extract and full) and ImageNet.
+"""Data sets and input pipelines as tf.data: Fashion-MNIST (extract, full, scenes) and ImageNet.
 
 Importing this package needs neither tensorflow-datasets nor keras-cv: `load_full` and
 `open_imagenet` import the first, RandAugment the second, when they are called.
@@ -21,3 +21,4 @@ from keras_metamix.data.pipeline import STD as STD
 from keras_metamix.data.pipeline import evaluation_dataset as evaluation_dataset
 from keras_metamix.data.pipeline import normalize as normalize
 from keras_metamix.data.pipeline import training_dataset as training_dataset
+from keras_metamix.data.scenes import compose as compose

@@ -33,6 +33,9 @@ def normalize(images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
     return (pixels - np.float32(MEAN)) / np.float32(STD)
 
 
+_BLACK = float(normalize(np.zeros(1, np.uint8))[0])
+
+
 def training_dataset(
     images: np.ndarray,
     labels: np.ndarray,
@@ -47,12 +50,13 @@ def training_dataset(
 
     An epoch has `len(images) // batch_size` batches; the images that are over differ from epoch
     to epoch. Elements are `(images, labels)`: normalised float32 (batch_size, H, W, C) and int64
-    (batch_size,). With `augment` every image is mirrored with probability 1/2 and shifted by -2 to
-    2 pixels in each direction (uniformly; zero pixels move in), which is padding by 2 and cropping.
+    (batch_size,), or (batch_size, H, W) where each pixel has a label. With `augment` every image is
+    mirrored with probability 1/2 and shifted by -2 to 2 pixels in each direction (uniformly; zero
+    pixels, of class 0, move in), which is padding by 2 and cropping; its pixels' labels move alike.
 
     Args:
       images: (N, H, W, C), uint8 in 0-255 or float in [0, 1].
-      labels: (N,), integers in [0, num_classes).
+      labels: (N,) or (N, H, W), integers in [0, num_classes).
       batch_size: at most N.
       seed: of order and augmentation. Equal arguments give equal batches.
       augment, num_classes: see above.
@@ -67,7 +71,11 @@ def training_dataset(
 
     def batch(numbers: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         found, named = fetch(numbers)
-        return (_augmented(found, drawn) if augment else found), named
+        if not augment:
+            return found, named
+        if named.shape.rank == 1:
+            return _augmented(found, drawn, _BLACK), named
+        return _augmented(found, drawn, _BLACK), _augmented(named[..., None], drawn, 0.0)[..., 0]
 
     places = ordered(len(images), batch_size, seed, start_step, share)
     numbers = places.map(lambda number, seed: (number, tf.random.stateless_uniform([3], seed)))
@@ -97,18 +105,20 @@ def _fetcher(
     all_images, all_labels = tf.constant(images), tf.constant(labels)
     return lambda numbers: (
         normalize(tf.gather(all_images, numbers)),
-        tf.gather(all_labels, numbers),
+        tf.cast(tf.gather(all_labels, numbers), tf.int64),
     )
 
 
-def _augmented(images: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+def _augmented(images: tf.Tensor, drawn: tf.Tensor, border: float) -> tf.Tensor:
     """Mirrors and shifts each image by three numbers from 0 to 1, `drawn` (B, 3)."""
     offsets = tf.cast(drawn[:, 1:] * (2 * PAD + 1), tf.int32) - PAD
-    return tf.ensure_shape(_shift(mirrored(images, drawn[:, :1]), offsets), images.shape)
+    return tf.ensure_shape(_shift(mirrored(images, drawn[:, :1]), offsets, border), images.shape)
 
 
-def _shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+def _shift(images: tf.Tensor, offsets: tf.Tensor, border: float) -> tf.Tensor:
     """Crops each image of (B, H, W, C) from its padded copy at int32 `offsets` (B, 2) as (x, y).
+
+    What moves in has the value `border`.
 
     `keras.layers.RandomCrop` is not used: it draws one offset for all images of a batch.
     """
@@ -118,7 +128,7 @@ def _shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
         images=images,
         transforms=tf.stack([one, zero, dx, zero, one, dy, zero, zero], axis=1),
         output_shape=tf.shape(images)[1:3],
-        fill_value=float(normalize(np.zeros(1, np.uint8))[0]),
+        fill_value=border,
         interpolation="NEAREST",
         fill_mode="CONSTANT",
     )
@@ -127,7 +137,7 @@ def _shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
 def _validate(
     images: np.ndarray, labels: np.ndarray, batch_size: int, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the arrays with float images as float32 and labels as int64, or ValueError."""
+    """Returns the arrays with float images as float32, or ValueError."""
     try:
         images, labels = np.asarray(images), np.asarray(labels)
     except ValueError as error:  # arrays of several shapes in a list
@@ -137,9 +147,10 @@ def _validate(
     require_whole("num_classes", num_classes, 1)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected images of shape (N, H, W, C), found shape {images.shape}")
-    if labels.shape != images.shape[:1]:
+    shape, each = ((f"({len(images)},)", "image"), (images.shape[:3], "pixel"))[labels.ndim == 3]
+    if labels.shape not in (images.shape[:1], images.shape[:3]):
         raise ValueError(
-            f"expected labels of shape ({len(images)},), one per image, found shape {labels.shape}"
+            f"expected labels of shape {shape}, one per {each}, found shape {labels.shape}"
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"expected integer labels, found {labels.dtype}")
@@ -149,7 +160,7 @@ def _validate(
         )
     if images.dtype != np.uint8:
         images = _validate_float(images)
-    return images, labels.astype(np.int64)
+    return images, labels
 
 
 def _validate_float(images: np.ndarray) -> np.ndarray:

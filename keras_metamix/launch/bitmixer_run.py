@@ -18,6 +18,7 @@ from keras_metamix.bitmixer.operating_points import (
 from keras_metamix.cost import Bops, Budget, Latency, Size
 from keras_metamix.launch.budget import naming_table
 from keras_metamix.launch.config import BitMixer
+from keras_metamix.launch.datasets import task_of
 from keras_metamix.launch.results import (
     Candidate,
     Outcome,
@@ -56,7 +57,7 @@ def _budget(session: Session[BitMixer], share: float) -> Budget:
 def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
     config, data = session.config, session.data
-    mixer, container = config.mixer, config.export.weight_container
+    mixer, container, metric = config.mixer, config.export.weight_container, task_of(config).metric
     model, epochs = train_mixer(session, float_model)
 
     session.say("operating points")
@@ -88,12 +89,12 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
                 name=name if name in bits else "",
                 cost=point.cost,
                 budget=limits[name],
-                test_accuracy=point.metrics["accuracy"],
+                score=point.metrics[metric.key],
             )
             for name, point in measured_points(model, data.test, drawn, whole).items()
         ],
         uniform=[
-            UniformPoint(bits=number, cost=point.cost, test_accuracy=point.metrics["accuracy"])
+            UniformPoint(bits=number, cost=point.cost, score=point.metrics[metric.key])
             for number, point in uniform_points(model, data.test, whole).items()
         ],
         separate_bytes=sum(map(len, alone)),
@@ -111,7 +112,7 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
         mixer=found,
         files={
             **{f"{name}.bits.json": bits[name].save for name in bits},
-            "pareto.png": functools.partial(save_figure, operating_points(found)),
+            "pareto.png": functools.partial(save_figure, operating_points(found, metric.name)),
         },
         notes=tuple(notes),
     )

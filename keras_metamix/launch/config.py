@@ -22,22 +22,29 @@ from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting,
 class Data:
     """The images."""
 
-    name: str = setting("fashion_mnist_extract, fashion_mnist, imagenet2012, imagenet2012_sample")
+    name: str = setting(
+        "fashion_mnist_extract, fashion_mnist, fashion_mnist_scenes, imagenet2012, "
+        "imagenet2012_sample"
+    )
     dir: str = setting("TFDS's data folder; empty: its default", "")
-    augment: bool = setting("mirror and shift, or of ImageNet crop, what is trained on")
+    augment: bool = setting(
+        "mirror and shift, or of ImageNet crop, what is trained on; masks as their images"
+    )
     validation: float = setting(
         "held out of the training images: a share below 1, or a number of images; 0: none", 0.1
     )
     index_dir: str = setting(
         "of ImageNet: where the positions of the records are kept; empty: beside them", ""
     )
-    image_size: int = setting("of ImageNet: height and width, pixels", 224, least=1)
+    image_size: int = setting("of ImageNet and scenes: height and width, pixels", 224, least=1)
     pixels: Literal["minus_one_to_one", "standardized"] = setting(
         "of ImageNet: what becomes of 0 to 255", "minus_one_to_one"
     )
     randaugment: int = setting("of ImageNet: operations of RandAugment on each image", 0)
     magnitude: float = setting("of RandAugment: its strength", 0.5, most=1)
-    sample: tuple[int, int] = setting("of imagenet2012_sample: training and test images", (16, 16))
+    sample: tuple[int, int] = setting(
+        "of imagenet2012_sample and scenes: training and test images", (16, 16), least=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

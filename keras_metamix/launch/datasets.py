@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_metamix.checks import naming, one_of
 from keras_metamix.data import (
     Augmentation,
     Form,
@@ -21,12 +22,13 @@ from keras_metamix.data import (
     load,
     normalize,
     open_imagenet,
+    scenes,
     training_dataset,
 )
 from keras_metamix.launch.config import Experiment
+from keras_metamix.launch.tasks import CLASSIFICATION, SEGMENTATION, Task
 
 _EVALUATION_BATCH = 250
-IMAGENET = ("imagenet2012", imagenet_sample.NAME)
 
 
 @dataclasses.dataclass
@@ -43,6 +45,7 @@ class Data:
       steps: batches of an epoch.
       test_images, test_labels: the test images that the files are run on.
       classes: how many there are.
+      class_names: theirs, where pictures show them.
       notes: what the report has to say of these images.
     """
 
@@ -54,6 +57,7 @@ class Data:
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: int
+    class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -68,7 +72,7 @@ def load_data(config: Experiment) -> Data:
     Raises:
       ValueError, OSError: an unknown name, or a folder without the data; says what was expected.
     """
-    data = _imagenet(config) if config.data.name in IMAGENET else _fashion_mnist(config)
+    data = _data_set(config).load(config)
     if config.train.label_smoothing:
         training = data.training
 
@@ -149,3 +153,77 @@ def _imagenet(config: Experiment) -> Data:
             "(config.export.test_images); these are the images that ImageNet calls validation.",
         ),
     )
+
+
+def _scenes(config: Experiment) -> Data:
+    """Scenes of three kinds of garments: those to train on, those held out, and the test images."""
+    (garments, labels), test_garments = load("fashion_mnist_extract")
+    data, (count, tested) = config.data, config.data.sample
+    held = len(_hold_out(count, config)[1])
+    sources = [(garments[part], labels[part]) for part in hold_out(len(garments), held / count)]
+    counts = {"training": count - held, "validation": held, "test": tested}
+    wanted = zip([*sources, test_garments], counts.values(), strict=True)
+    with naming("config.data"):
+        train, validation, test = (
+            scenes.compose(*source, number, data.image_size, seed)
+            for seed, (source, number) in enumerate(wanted)
+        )
+    classes = len(scenes.CLASSES)
+    training = functools.partial(
+        training_dataset,
+        *train,
+        config.train.batch_size,
+        config.seed,
+        augment=data.augment,
+        num_classes=classes,
+    )
+    return Data(
+        training,
+        evaluation_dataset(*validation, _EVALUATION_BATCH, classes) if held else None,
+        evaluation_dataset(*test, _EVALUATION_BATCH, classes),
+        counts,
+        counts["training"] // config.train.batch_size,
+        np.asarray(normalize(test[0])),
+        test[1],
+        classes,
+        scenes.CLASSES,
+        notes=(
+            "Each image is a scene of one to three garments on cloth, all of Fashion-MNIST; no "
+            "garment of a test image, or of one that validates, was trained on.",
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """What `config.data.name` names.
+
+    Attributes:
+      task: what is trained for on it.
+      load: gives its images as a config wants them.
+    """
+
+    task: Task
+    load: Callable[[Experiment], Data]
+
+
+DATA_SETS = {
+    "fashion_mnist_extract": DataSet(CLASSIFICATION, _fashion_mnist),
+    "fashion_mnist": DataSet(CLASSIFICATION, _fashion_mnist),
+    scenes.NAME: DataSet(SEGMENTATION, _scenes),
+    "imagenet2012": DataSet(CLASSIFICATION, _imagenet),
+    imagenet_sample.NAME: DataSet(CLASSIFICATION, _imagenet),
+}
+
+
+def _data_set(config: Experiment) -> DataSet:
+    return DATA_SETS[one_of("config.data.name", config.data.name, [*DATA_SETS])]
+
+
+def task_of(config: Experiment) -> Task:
+    """What an experiment trains for: its data set says it.
+
+    Raises:
+      ValueError: no such data set.
+    """
+    return _data_set(config).task

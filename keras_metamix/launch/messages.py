@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from keras_metamix.checks import one_line
 from keras_metamix.cost import Budget
+from keras_metamix.launch.tasks import ACCURACY, Metric
 from keras_metamix.quantized_model import QuantizedModel
 
 _LONGEST = 500  # characters of an error
@@ -84,13 +85,14 @@ def phase_of(model: Any) -> str:
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints one line an epoch: phase, loss, accuracy, cost against the budget, time left.
+    """Prints one line an epoch: phase, loss, score, cost against the budget, time left.
 
     Args:
       title: what is trained.
       phases: epochs of each phase, in their order.
       budget: of the search, with a limit; None where there is none.
       prints: whether this process prints.
+      metric: whose values are the scores.
 
     Attributes:
       records: the lines, as `metrics.json` has them (`report.results.Epoch`).
@@ -102,9 +104,10 @@ class EpochLines(keras.callbacks.Callback):
         phases: Sequence[int] = (),
         budget: Budget | None = None,
         prints: bool = True,
+        metric: Metric = ACCURACY,
     ):
         super().__init__()
-        self.title, self.prints, self.budget = title, prints, budget
+        self.title, self.prints, self.budget, self.metric = title, prints, budget, metric
         self.ends = list(itertools.accumulate(phases))
         self.records: list[dict[str, Any]] = []
         self._epoch = self._steps = 0
@@ -145,9 +148,9 @@ class EpochLines(keras.callbacks.Callback):
             "epoch": epoch,
             "phase": phase_of(self.model),
             "loss": numbers["loss"],
-            "accuracy": numbers["accuracy"],
+            "score": numbers[self.metric.key],
             "validation_loss": numbers.get("val_loss"),
-            "validation_accuracy": numbers.get("val_accuracy"),
+            "validation_score": numbers.get(f"val_{self.metric.key}"),
             "seconds": seconds,
             "costs": {name: numbers[name] for name in _COSTS if name in numbers},
         }
@@ -160,10 +163,10 @@ class EpochLines(keras.callbacks.Callback):
         epoch, total = record["epoch"], (self.params or {}).get("epochs", 0)
         line = (
             f"  {self.title}  {record['phase']:<15} epoch {epoch + 1}/{total}  loss "
-            f"{record['loss']:.4f}  accuracy {record['accuracy']:.4f}"
+            f"{record['loss']:.4f}  {self.metric.name} {record['score']:.4f}"
         )
-        if record["validation_accuracy"] is not None:
-            line += f"  validation {record['validation_accuracy']:.4f}"
+        if record["validation_score"] is not None:
+            line += f"  validation {record['validation_score']:.4f}"
         if self.budget is not None and self.budget.log in record["costs"]:
             cost, limit = record["costs"][self.budget.log], self.budget.limit
             line += f"  {told(self.budget, cost)} of {told(self.budget, limit)}"

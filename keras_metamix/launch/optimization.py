@@ -8,8 +8,10 @@ from typing import Any
 import keras
 
 from keras_metamix.launch.config import Experiment, MetaMix
+from keras_metamix.launch.datasets import task_of
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.schedule import SelectionThenCosine
+from keras_metamix.network_model import network_of
 
 _FLOOR = 0.01  # where the cosine ends, as a share of the rate that it begins with
 
@@ -33,11 +35,8 @@ def compile_model(
         optimizer.use_ema, optimizer.ema_momentum = True, ema
     others = [v for v in model.trainable_variables if v.name != "kernel"]
     optimizer.exclude_from_weight_decay(var_list=others)
-    smoothing = config.train.label_smoothing
-    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if smoothing:  # the labels are one-hot then, see `load_data`
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy"], **settings)
+    classes, smoothing = network_of(model).output_shape[-1], config.train.label_smoothing
+    model.compile(optimizer, **task_of(config).compiled(keras, classes, smoothing), **settings)
 
 
 def compile_quantized(

@@ -17,14 +17,17 @@ from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import assignment_bops, average_bits
 from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.launch.config import Experiment
+from keras_metamix.launch.datasets import Data, task_of
 from keras_metamix.launch.messages import command_line
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.quantized_model import QuantizedModel
+from keras_metamix.report.pictures import encoded
 from keras_metamix.report.results import (
     Alphas,
     Epoch,
     Layer,
+    Masks,
     Mixer,
     Parity,
     Row,
@@ -38,6 +41,7 @@ from metamix_tflite.run.runner import Runner
 
 VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
 _BATCH = 50
+_SHOWN = 6  # test images in a picture
 
 
 @dataclasses.dataclass
@@ -93,7 +97,7 @@ def measure(
         runs=config.export.runs,
         signatures={c.name: c.signature for c in candidates if c.signature},
     )
-    rows = []
+    rows, task = [], task_of(config)
     for candidate in candidates:
         report = reports[candidate.name]
         runner = Runner(candidate.flat, batch_size=_BATCH, signature=candidate.signature)
@@ -101,7 +105,7 @@ def measure(
         row = Row(
             name=candidate.name,
             file=candidate.file,
-            test_accuracy=float(np.mean(runner.predict(images).argmax(-1) == labels)),
+            scores=task.scores(runner.predict(images), labels),
             bops=bops,
             average_bits=average,
             file_bytes=report.file_bytes,
@@ -112,6 +116,21 @@ def measure(
         )
         rows.append(row)
     return rows
+
+
+def masks(candidate: Candidate, data: Data) -> Masks:
+    """The classes of the pixels of a few test images, true and as a file gives them."""
+    images, labels = data.test_images[:_SHOWN], data.test_labels[:_SHOWN]
+    runner = Runner(candidate.flat, signature=candidate.signature)
+    shown = images[..., :1] if images.shape[-1] != 3 else images
+    low, high = shown.min(), shown.max()
+    return Masks(
+        name=candidate.name,
+        classes=[*data.class_names],
+        images=encoded(np.rint((shown - low) / max(high - low, 1e-6) * 255).astype(np.uint8)),
+        truth=encoded(labels[..., None].astype(np.uint8)),
+        found=encoded(runner.predict(images).argmax(-1)[..., None].astype(np.uint8)),
+    )
 
 
 def _bits_and_parity(
@@ -178,16 +197,16 @@ def run_facts(config: Experiment, command: str, seconds: float) -> RunFacts:
 def training_run(config: Experiment, epochs: list[Epoch]) -> dict[str, Any]:
     """What a file tells of its training.
 
-    The accuracy is that of the last epoch's training graph for the images held out, where there
-    are any.
+    The task's first metric is that of the last epoch's training graph for the images held out,
+    where there are any.
     """
-    validated = epochs[-1].validation_accuracy
+    validated, key = epochs[-1].validation_score, task_of(config).metric.key
     return {
         "title": config.title,
         "date": today(),
         "command": command_line(),
         "epochs": len(epochs),
-        **({} if validated is None else {"validation_accuracy": validated}),
+        **({} if validated is None else {f"validation_{key}": validated}),
     }
 
 

@@ -19,7 +19,7 @@ from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
 from keras_metamix.launch.config import Experiment
-from keras_metamix.launch.datasets import Data
+from keras_metamix.launch.datasets import Data, task_of
 from keras_metamix.launch.distribution import (
     distributed_training,
     has_workers,
@@ -130,7 +130,8 @@ class Session(Generic[E]):
             else:
                 model.optimizer.build(model.trainable_variables)
                 build_metrics(model, train)
-        lines, callbacks = EpochLines(title, phases, budget, self.chief), [*callbacks]
+        metric, callbacks = task_of(self.config).metric, [*callbacks]
+        lines = EpochLines(title, phases, budget, self.chief, metric)
         if model.optimizer.use_ema:
             callbacks.append(AveragedWeights(self.statistics_batches, train))
         callbacks.append(lines)

@@ -1,6 +1,8 @@
-"""Shrinks an ImageNet recipe until it runs in one to two minutes on two CPU cores."""
+"""Shrinks a recipe until it runs in one to two minutes on two CPU cores."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -9,11 +11,18 @@ from keras_metamix.data.imagenet_sample import NAME
 ARGUMENT = "smoke"
 
 
-def apply_argument(config: ConfigDict, argument: str) -> ConfigDict:
+def apply_argument(
+    config: ConfigDict, argument: str, shrink: Callable[[ConfigDict], ConfigDict] | None = None
+) -> ConfigDict:
     """What a recipe's `get_config(argument)` returns: the recipe, or with "smoke" a tiny one.
 
-    The smoke run takes every step of the recipe on JPEGs that the project draws
-    (`data.imagenet_sample`). What it trains is worth nothing.
+    The smoke run takes every step of the recipe. What it trains is worth nothing.
+
+    Args:
+      config: of the recipe.
+      argument: what stands behind the file's name.
+      shrink: makes it tiny; default: an ImageNet recipe, which then runs on JPEGs that the project
+        draws (`data.imagenet_sample`).
 
     Raises:
       ValueError: another argument.
@@ -23,7 +32,7 @@ def apply_argument(config: ConfigDict, argument: str) -> ConfigDict:
             f"config argument: expected {ARGUMENT!r}, as in FILE.py:{ARGUMENT}, or none, "
             f"found {argument!r}."
         )
-    return _shrink(config) if argument else config
+    return (shrink or _shrink)(config) if argument else config
 
 
 def _shrink(config: ConfigDict) -> ConfigDict:

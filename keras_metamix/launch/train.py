@@ -24,11 +24,11 @@ from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.budget import load_table
 from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.config import SCHEMAS, complete
-from keras_metamix.launch.datasets import load_data
+from keras_metamix.launch.datasets import load_data, task_of
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
 from keras_metamix.launch.messages import command_line, run_main
 from keras_metamix.launch.optimization import make_optimizer
-from keras_metamix.launch.results import Candidate, measure, run_facts
+from keras_metamix.launch.results import Candidate, masks, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
 from keras_metamix.launch.training import float_network, train_float
 from keras_metamix.report import Results, render_page, results_table
@@ -103,15 +103,18 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     float_row = Candidate("float", "float.tflite", float_file(float_model), float_model)
     candidates = [float_row, *outcome.candidates]
     rows = measure(candidates, data.test_images, data.test_labels, experiment)
+    task = task_of(experiment)
     results = Results(
         title=experiment.title,
+        metrics=task.names,
         run=run_facts(experiment, command_line(), time.perf_counter() - started),
         rows=rows,
         layers=outcome.layers,
         epochs=outcome.epochs,
-        notes=[*NOTES, *outcome.notes, *data.notes],
+        notes=[*NOTES, *task.notes, *outcome.notes, *data.notes],
         search=outcome.search,
         mixer=outcome.mixer,
+        masks=masks(candidates[-1], data) if task.maps else None,
     )
     files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in candidates}
     files |= outcome.files

@@ -5,10 +5,11 @@ Needs neither TensorFlow nor Keras: a run can be reported on any machine that ha
 
 from keras_metamix.report.page import render_page, write_figures, write_report
 from keras_metamix.report.plots import (
-    accuracy_against_bops,
     alpha_trajectories,
     bits_per_layer,
+    masks,
     pareto_front,
+    score_against_bops,
     training_curves,
 )
 from keras_metamix.report.results import Results, read_results
@@ -17,16 +18,17 @@ from keras_metamix.report.table import layers_markdown, results_markdown, result
 
 __all__ = [
     "Results",
-    "accuracy_against_bops",
     "alpha_trajectories",
     "bits_per_layer",
     "layers_markdown",
+    "masks",
     "pareto_front",
     "read_results",
     "render_page",
     "results_markdown",
     "results_table",
     "save_figure",
+    "score_against_bops",
     "training_curves",
     "write_figures",
     "write_report",

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from keras_metamix.report import numbers, style
+from keras_metamix.report.pictures import decoded
 from keras_metamix.report.results import Epoch, Layer, Mixer, Results
 
 _PHASES = {
@@ -25,7 +27,10 @@ _PHASES = {
     "network_wide": ("network-wide bits", "#e69f00"),
     "layer_wise": ("layer-wise bits", "#56b4e9"),
 }
-_LEAST_ACCURACY_SPAN = 0.04  # hundredths of a point are no difference to look at
+_LEAST_SPAN = 0.04  # hundredths of a point are no difference to look at
+CLASS_COLOURS = (  # of pixels; the first is the ground's
+    "#e4e7eb", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442",
+)  # fmt: skip
 _MAX_POINTS = 150  # of one alpha curve: finer cannot be seen in a panel
 
 
@@ -100,26 +105,26 @@ def alpha_trajectories(results: Results) -> Figure:
 
 
 def training_curves(results: Results) -> Figure:
-    """Accuracy per epoch, above a panel for the cost that each budget counts; phases are shaded.
+    """Score per epoch, above a panel for the cost that each budget counts; phases are shaded.
 
-    A budget is a dashed line; where nothing was searched there is accuracy alone.
+    A budget is a dashed line; where nothing was searched there is the score alone.
     """
-    epochs, budgets = results.epochs, results.budgets
+    epochs, budgets, metric = results.epochs, results.budgets, results.metric
     places = [epoch.epoch for epoch in epochs]
     count = 1 + len(budgets)
     figure = Figure(figsize=(style.WIDTH, 1.4 + 1.7 * count), dpi=100, layout="constrained")
     axes = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     marker = "o" if len(epochs) <= 40 else None
     line = {"marker": marker, "markersize": 4, "linewidth": 1.8}
-    curve = [epoch.accuracy for epoch in epochs]
-    handles = axes[0].plot(places, curve, color=style.GREY, label="training accuracy", **line)
-    validation = [epoch.validation_accuracy for epoch in epochs]
+    curve = [epoch.score for epoch in epochs]
+    handles = axes[0].plot(places, curve, color=style.GREY, label=f"training {metric}", **line)
+    validation = [epoch.validation_score for epoch in epochs]
     gaps = [math.nan if value is None else value for value in validation]
-    validated = axes[0].plot(places, gaps, color="#0072b2", label="validation accuracy", **line)
+    validated = axes[0].plot(places, gaps, color="#0072b2", label=f"validation {metric}", **line)
     if any(value is not None for value in validation):
         handles += validated
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, 1, " %"))
-    style.finish(axes[0], ylabel="accuracy")
+    style.finish(axes[0], ylabel=metric)
     for axis, budget in zip(axes[1:], budgets, strict=True):
         name = numbers.cost_name(budget.cost)
         curve = [epoch.costs[budget.cost] for epoch in epochs]
@@ -139,22 +144,23 @@ def training_curves(results: Results) -> Figure:
     return figure
 
 
-def accuracy_against_bops(results: Results) -> Figure:
-    """Test accuracy over BOPs (log axis), one marker a model, the budget as a dashed line.
+def score_against_bops(results: Results) -> Figure:
+    """Test score over BOPs (log axis), one marker a model, the budget as a dashed line.
 
-    A model without BOPs is a dotted line at its accuracy.
+    A model without BOPs is a dotted line at its score.
     """
-    figure, axis = _accuracies("test accuracy", "BOPs")
+    figure, axis = _scores(f"test {results.metric}", "BOPs")
     colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
     for index, row in enumerate(results.rows):
+        score = row.scores[results.metric]
         look: dict[str, Any] = {"color": colours[index % len(colours)]}
-        look["label"] = f"{style.label(row.name, 30)}: {numbers.percent(row.test_accuracy)}"
+        look["label"] = f"{style.label(row.name, 30)}: {numbers.percent(score)}"
         if row.bops is None:
-            axis.axhline(row.test_accuracy, linestyle=":", linewidth=2, **look)
+            axis.axhline(score, linestyle=":", linewidth=2, **look)
         else:
             look["label"] += f", {numbers.count(row.bops)} BOPs"
             marker = "osD^vP"[index % 6]
-            axis.scatter([row.bops], [row.test_accuracy], marker=marker, s=90, zorder=3, **look)
+            axis.scatter([row.bops], [score], marker=marker, s=90, zorder=3, **look)
     for budget in results.budgets:
         if budget.cost == "bops":
             axis.axvline(budget.limit, **style.BUDGET)
@@ -162,14 +168,14 @@ def accuracy_against_bops(results: Results) -> Figure:
     style.count_axis(axis.xaxis)
     axis.margins(x=0.12, y=0.2)
     low, high = axis.get_ylim()
-    short = max(0.0, _LEAST_ACCURACY_SPAN - (high - low)) / 2
+    short = max(0.0, _LEAST_SPAN - (high - low)) / 2
     axis.set_ylim(low - short, high + short)
     figure.legend(loc="outside right upper", **style.LEGEND)
     return figure
 
 
-def _accuracies(measured: str, cost: str) -> tuple[Figure, Axes]:
-    """A figure of accuracy, in percent, over a cost."""
+def _scores(measured: str, cost: str) -> tuple[Figure, Axes]:
+    """A figure of scores, in percent, over a cost."""
     figure = Figure(figsize=(style.WIDTH, 3.6), dpi=100, layout="constrained")
     axis = figure.subplots()
     axis.yaxis.set_major_formatter(PercentFormatter(1, 1, " %"))
@@ -177,13 +183,13 @@ def _accuracies(measured: str, cost: str) -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def operating_points(mixer: Mixer) -> Figure:
-    """`pareto_front` of a Bit-Mixer's run."""
+def operating_points(mixer: Mixer, metric: str) -> Figure:
+    """`pareto_front` of a Bit-Mixer's run, whose scores are of a metric."""
     return pareto_front(
-        [(p.cost, p.test_accuracy, p.name) for p in mixer.points],
-        [(u.cost, u.test_accuracy, u.bits) for u in mixer.uniform],
+        [(p.cost, p.score, p.name) for p in mixer.points],
+        [(u.cost, u.score, u.bits) for u in mixer.uniform],
         mixer.unit,
-        "test accuracy",
+        f"test {metric}",
     )
 
 
@@ -201,7 +207,7 @@ def pareto_front(
       unit: of the cost.
       measured: what the accuracy is called.
     """
-    figure, axis = _accuracies(measured, unit)
+    figure, axis = _scores(measured, unit)
     line = sorted((cost, accuracy) for cost, accuracy, _ in points)
     axis.plot(*zip(*line, strict=True), color=style.GREY, marker="o", label="chosen by budget")
     for cost, accuracy, name in points:
@@ -216,6 +222,33 @@ def pareto_front(
     axis.xaxis.set_major_formatter(FuncFormatter(style.tick))
     axis.margins(x=0.1, y=0.15)
     figure.legend(loc="outside right upper", **style.LEGEND)
+    return figure
+
+
+def masks(results: Results) -> Figure:
+    """Test images, above the true classes of their pixels and those that a file gives."""
+    if results.masks is None:
+        raise ValueError("masks: expected the results of a segmentation.")
+    found, strips = results.masks, {}
+    for title, text in (("image", found.images), ("truth", found.truth), ("file", found.found)):
+        strips[title] = decoded(text)
+    height, width = strips["image"].shape[:2]
+    size = (style.WIDTH, 3.2 * style.WIDTH * height / width + 0.6)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    palette = to_rgba_array(
+        [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(found.classes))]
+    )
+    for axis, (title, strip) in zip(figure.subplots(3, 1), strips.items(), strict=True):
+        axis.imshow(strip if title == "image" else palette[strip[..., 0]], interpolation="nearest")
+        axis.set_ylabel(title, color=style.INK, fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    handles = [
+        Patch(color=colour, label=style.label(name, 20))
+        for name, colour in zip(found.classes, palette, strict=True)
+    ]
+    style.legend_above(figure, handles)
     return figure
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from keras_metamix.report.pictures import decoded
 from keras_metamix.schema import read, setting
 
 
@@ -29,7 +30,7 @@ class Row:
 
     Attributes:
       name, file: in the table, and in the run's folder.
-      test_accuracy: over the test images, which nothing else was measured on.
+      scores: over the test images, which nothing else was measured on, by metric.
       bops: of one image, Eq. 6; None where it is not known.
       average_bits: of activations and weights, weighted by MACs.
       latency_us, latency_spread_us: median, 10th and 90th percentile, microseconds.
@@ -38,7 +39,7 @@ class Row:
 
     name: str
     file: str
-    test_accuracy: float
+    scores: dict[str, float]
     bops: float | None
     average_bits: tuple[float, float]
     file_bytes: int = setting(least=1)
@@ -70,8 +71,8 @@ class Epoch:
     Attributes:
       epoch: from 0 on.
       phase: of the method.
-      loss, accuracy: of the training images, while the weights moved.
-      validation_loss, validation_accuracy: of the images held out, at its end; None where none
+      loss, score: of the training images, while the weights moved; the run's first metric.
+      validation_loss, validation_score: of the images held out, at its end; None where none
         are, or it was not validated.
       seconds: that it took.
       costs: of the bits that it was validated at: "bops", and what else the budget counts.
@@ -80,9 +81,9 @@ class Epoch:
     epoch: int
     phase: str
     loss: float = setting(least=-math.inf)
-    accuracy: float
+    score: float
     validation_loss: float | None = setting(least=-math.inf)
-    validation_accuracy: float | None
+    validation_score: float | None
     seconds: float
     costs: dict[str, float]
 
@@ -159,12 +160,12 @@ class Search:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """An assignment of a Bit-Mixer: `name` is that of a signature, or ""."""
+    """An assignment of a Bit-Mixer: `name` is that of a signature, or ""; `score` is of tests."""
 
     name: str
     cost: float
     budget: float
-    test_accuracy: float
+    score: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,12 +174,12 @@ class UniformPoint:
 
     bits: int
     cost: float
-    test_accuracy: float
+    score: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixer:
-    """Bit-Mixer: one network at several assignments, the training graph's test accuracy of each.
+    """Bit-Mixer: one network at several assignments, the training graph's score of each.
 
     Attributes:
       unit: of the costs, for an axis.
@@ -194,10 +195,48 @@ class Mixer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Masks:
+    """The classes of the pixels of a few test images.
+
+    Attributes:
+      name: of the row whose file gave them.
+      classes: their names.
+      images, truth, found: as `pictures.encoded` writes them; the latter two of class numbers.
+    """
+
+    name: str
+    classes: list[str]
+    images: str
+    truth: str
+    found: str
+
+    def __post_init__(self) -> None:
+        shapes = []
+        for name in ("images", "truth", "found"):
+            try:
+                pixels = decoded(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            shapes.append(pixels.shape[:2])
+            if name != "images" and pixels.max() >= len(self.classes):
+                expected = f"expected numbers below {len(self.classes)}, one for each class"
+                raise ValueError(f"{name}: {expected}, found {pixels.max()}.")
+        if len({*shapes}) > 1:
+            raise ValueError(f"truth: expected pictures of one size, found {shapes}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that a page shows; `search` or `mixer` is of the run's method."""
+    """All that a page shows.
+
+    Attributes:
+      metrics: names of the scores; curves and head figures show the first.
+      search, mixer: of the run's method.
+      masks: of a segmentation.
+    """
 
     title: str
+    metrics: list[str]
     run: RunFacts
     rows: list[Row]
     layers: list[Layer]
@@ -205,12 +244,24 @@ class Results:
     notes: list[str]
     search: Search | None = None
     mixer: Mixer | None = None
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError("metrics: expected at least one, found none")
+        for number, row in enumerate(self.rows):
+            for metric in self.metrics:
+                if metric not in row.scores:
+                    raise ValueError(f"rows[{number}].scores: missing key '{metric}'")
         for budget in self.budgets:
             for number, epoch in enumerate(self.epochs):
                 if budget.cost not in epoch.costs:
                     raise ValueError(f"epochs[{number}].costs: missing key '{budget.cost}'")
+
+    @property
+    def metric(self) -> str:
+        """The one that curves and head figures show."""
+        return self.metrics[0]
 
     @property
     def budgets(self) -> list[Budget]:

@@ -12,17 +12,20 @@ from keras_metamix.report.results import Budget, Mixer, Results, Row
 
 METAMIX = "MetaMix"  # the row of its network
 _EPOCHS_OF_METAMIX = (
-    "Accuracy and cost after each epoch; the shades are the phases of the search. Validation "
-    "accuracy is of images held out of training, at the bits whose cost stands below it; before "
-    "weight training, training accuracy is that of the fewest candidate bits in all layers."
+    "{Metric} and cost after each epoch; the shades are the phases of the search. Validation "
+    "{metric} is of images held out of training, at the bits whose cost stands below it; before "
+    "weight training, training {metric} is that of the fewest candidate bits in all layers."
 )
 _EPOCHS_OF_BITMIXER = (
-    "Accuracy after each epoch; the shades are the stages. Validation accuracy is of images held "
-    "out of training, at the most bits in all layers; training accuracy is of the bits that each "
+    "{Metric} after each epoch; the shades are the stages. Validation {metric} is of images held "
+    "out of training, at the most bits in all layers; training {metric} is of the bits that each "
     "step drew."
 )
+_MASKS = (
+    "Test images, the true classes of their pixels, and the classes that the file of {name} gives."
+)
 _PARETO = (
-    "Test accuracy of one network over what its bits cost: the operating points of the file by "
+    "Test {metric} of one network over what its bits cost: the operating points of the file by "
     "name, others chosen by budget, and uniform bit-widths."
 )
 
@@ -71,13 +74,22 @@ def sections(results: Results) -> Sections:
         "Activation bits (bars) and weight bits (ticks) of each layer in network order, above its "
         f"multiply-accumulate operations{f', at operating point {names[-1]!r}' if names else ''}."
     )
-    epochs = _EPOCHS_OF_BITMIXER if mixer else _EPOCHS_OF_METAMIX
+    metric, masks = results.metric, results.masks
+    names_of_metric = {"metric": metric, "Metric": metric[0].upper() + metric[1:]}
+    epochs = (_EPOCHS_OF_BITMIXER if mixer else _EPOCHS_OF_METAMIX).format(**names_of_metric)
     shared = [
+        Drawing(
+            "masks",
+            "Results",
+            _MASKS.format(name=masks.name if masks else ""),
+            plots.masks,
+            masks is not None,
+        ),
         Drawing(
             "rows",
             "Results",
-            "Test accuracy of each exported file over its bit operations.",
-            plots.accuracy_against_bops,
+            f"Test {metric} of each exported file over its bit operations.",
+            plots.score_against_bops,
             bool(results.rows),
         ),
         Drawing("layers", "Bits per layer", layers, plots.bits_per_layer, bool(results.layers)),
@@ -93,9 +105,14 @@ def sections(results: Results) -> Sections:
     if mixer:
         drawn = bool(mixer.points and mixer.uniform)
         pareto = Drawing(
-            "pareto", "Results", _PARETO, lambda _: plots.operating_points(mixer), drawn
+            "pareto",
+            "Results",
+            _PARETO.format(metric=metric),
+            lambda _: plots.operating_points(mixer, metric),
+            drawn,
         )
-        return Sections("", _mixer_facts(rows, mixer, names), [pareto, *shared], names)
+        facts = _mixer_facts(rows, mixer, names, metric)
+        return Sections("", facts, [pareto, *shared], names)
     alphas = Drawing(
         "alphas",
         "Search",
@@ -105,7 +122,7 @@ def sections(results: Results) -> Sections:
         "No search was recorded: the bits were given.",
     )
     told = " and ".join(map(_told, results.budgets))
-    facts = _search_facts(rows, results.budgets)
+    facts = _search_facts(rows, results.budgets, metric)
     return Sections(told, facts, [*shared, alphas], [METAMIX])
 
 
@@ -117,14 +134,16 @@ def _told(budget: Budget) -> str:
     return f"{text} ({budget.source})" if budget.source else text
 
 
-def _search_facts(rows: dict[str, Row], budgets: list[Budget]) -> list[tuple[str, str]]:
+def _search_facts(
+    rows: dict[str, Row], budgets: list[Budget], metric: str
+) -> list[tuple[str, str]]:
     """The result in four numbers, and how it compares with the float row."""
     if METAMIX not in rows:
         return []
     ours, reference = rows[METAMIX], rows.get("float")
-    accuracy, size, latency, bops = "test accuracy", "file size", "median latency", "BOPs"
+    score, size, latency, bops = f"test {metric}", "file size", "median latency", "BOPs"
     if reference is not None:
-        accuracy += _points_against(reference, ours)
+        score += _points_against(reference, ours, metric)
         size += _against(reference.file_bytes, ours.file_bytes, "smaller", "larger")
         latency += _against(reference.latency_us, ours.latency_us, "faster", "slower")
     for budget in budgets:
@@ -136,31 +155,33 @@ def _search_facts(rows: dict[str, Row], budgets: list[Budget]) -> list[tuple[str
         elif budget.cost == "size_bytes":
             size += f"; {share}"
     return [
-        (numbers.percent(ours.test_accuracy), accuracy),
+        (numbers.percent(ours.scores[metric]), score),
         (numbers.count(ours.bops), bops),
         (numbers.size(ours.file_bytes), size),
         (numbers.duration(ours.latency_us), latency),
     ]
 
 
-def _mixer_facts(rows: dict[str, Row], mixer: Mixer, names: list[str]) -> list[tuple[str, str]]:
+def _mixer_facts(
+    rows: dict[str, Row], mixer: Mixer, names: list[str], metric: str
+) -> list[tuple[str, str]]:
     """The best and the cheapest operating point, the range of BOPs, and the one file."""
     points = sorted((rows[name] for name in names if name in rows), key=lambda r: -(r.bops or 0))
     if not points:
         return []
     most, fewest, reference = points[0], points[-1], rows.get("float")
-    best = f"test accuracy at {most.name!r}"
+    best = f"test {metric} at {most.name!r}"
     size = f"one file with {len(points)} operating points"
     if reference is not None:
-        best += _points_against(reference, most)
+        best += _points_against(reference, most, metric)
         size += _against(reference.file_bytes, most.file_bytes, "smaller", "larger")
     if mixer.separate_bytes:
         size += f"; {numbers.size(mixer.separate_bytes)} as files of their own"
-    lost = _points_against(most, fewest, repr(most.name))
+    lost = _points_against(most, fewest, metric, repr(most.name))
     ratio = (most.bops or 0) / fewest.bops if fewest.bops else 1
     return [
-        (numbers.percent(most.test_accuracy), best),
-        (numbers.percent(fewest.test_accuracy), f"test accuracy at {fewest.name!r}{lost}"),
+        (numbers.percent(most.scores[metric]), best),
+        (numbers.percent(fewest.scores[metric]), f"test {metric} at {fewest.name!r}{lost}"),
         (numbers.count(fewest.bops), f"BOPs at {fewest.name!r}, {numbers.ratio(ratio)} fewer"),
         (numbers.size(most.file_bytes), size),
     ]
@@ -172,6 +193,7 @@ def _against(reference: float, ours: float, better: str, worse: str) -> str:
     return f", {numbers.ratio(ratio)} {word} than float"
 
 
-def _points_against(reference: Row, ours: Row, whom: str = "float") -> str:
+def _points_against(reference: Row, ours: Row, metric: str, whom: str = "float") -> str:
     """`, -0.69 points against float`."""
-    return f", {100 * (ours.test_accuracy - reference.test_accuracy):+.2f} points against {whom}"
+    gained = ours.scores[metric] - reference.scores[metric]
+    return f", {100 * gained:+.2f} points against {whom}"

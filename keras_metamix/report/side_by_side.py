@@ -19,9 +19,18 @@ from keras_metamix.report.table import markdown, threads_text
 
 BASELINE = "stock int8 PTQ"  # what sizes and latencies are ratios to
 _TOP1 = "top-1 as graph"
-HEADERS = ("file", "test accuracy", "size", "latency", "XNNPACK", _TOP1, "values off")
-_RIGHT = range(1, 4)
-_LEAST_SPAN = 2.0  # points of accuracy on the axis: hundredths are no difference to look at
+_LEAST_SPAN = 2.0  # points of a score on the axis: hundredths are no difference to look at
+
+
+def headers(comparison: Mapping[str, Any]) -> list[str]:
+    """Column names: a score for each metric of the run's task."""
+    tested = (f"test {metric}" for metric in comparison["metrics"])
+    return ["file", *tested, "size", "latency", "XNNPACK", _TOP1, "values off"]
+
+
+def _right(comparison: Mapping[str, Any]) -> range:
+    """The columns of numbers: scores, size, latency."""
+    return range(1, len(comparison["metrics"]) + 3)
 
 
 def comparison_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -29,7 +38,7 @@ def comparison_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
             row["name"],
-            numbers.percent(row["accuracy"]),
+            *(numbers.percent(row["scores"][metric]) for metric in comparison["metrics"]),
             f"{numbers.size(row['file_bytes'])} ({numbers.ratio(row['size_ratio'])})",
             f"{numbers.duration(row['latency_us'])} ({numbers.ratio(row['latency_ratio'])})",
             "whole" if row["delegated"] else f"{row['partitions']} parts",
@@ -53,10 +62,11 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """The files for the terminal, without the top-1 column; names verbatim, never as markup."""
     title = Text(f"{comparison['title']}: side by side")
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    shown = [index for index, header in enumerate(HEADERS) if header != _TOP1]
+    columns, numeric = headers(comparison), _right(comparison)
+    shown = [index for index, header in enumerate(columns) if header != _TOP1]
     for index in shown:
-        header = HEADERS[index].replace(" ", "\n")
-        right = index in _RIGHT  # a number and its unit stay in one line
+        header = columns[index].replace(" ", "\n")
+        right = index in numeric  # a number and its unit stay in one line
         table.add_column(header, justify="right" if right else "left", no_wrap=right, min_width=9)
     for cells in comparison_cells(comparison):
         table.add_row(*(Text(cells[index]) for index in shown))
@@ -101,8 +111,8 @@ def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
     ]
     lines = [
         f"# {comparison['title']}: side by side",
-        markdown(HEADERS, comparison_cells(comparison), _RIGHT),
-        f"![Test accuracy, size and latency of each file]({picture})",
+        markdown(headers(comparison), comparison_cells(comparison), _right(comparison)),
+        f"![Test {comparison['metrics'][0]}, size and latency of each file]({picture})",
         "",
         *(f"- {note}" for note in notes),
     ]
@@ -114,22 +124,22 @@ def _epochs(count: int) -> str:
 
 
 def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
-    """Accuracy as points, size and latency as bars, a row for each file; ours in colour."""
-    rows = comparison["rows"]
+    """Score as points, size and latency as bars, a row for each file; ours in colour."""
+    rows, metric = comparison["rows"], comparison["metrics"][0]
     places = range(len(rows))
     height = 1.0 + 0.36 * len(rows)
     figure = Figure(figsize=(style.WIDTH, height), dpi=100, layout="constrained")
-    accuracy, size, latency = figure.subplots(1, 3, sharey=True)
+    score, size, latency = figure.subplots(1, 3, sharey=True)
     colours = [
         style.bit_colour(4) if row["name"].startswith("ours") else style.GREY for row in rows
     ]
-    percents = [100 * row["accuracy"] for row in rows]
-    accuracy.scatter(percents, places, color=colours, s=45)
+    percents = [100 * row["scores"][metric] for row in rows]
+    score.scatter(percents, places, color=colours, s=45)
     for percent, place in zip(percents, places, strict=True):
-        accuracy.annotate(f"  {percent:.2f}", (percent, place), va="center", fontsize=8)
+        score.annotate(f"  {percent:.2f}", (percent, place), va="center", fontsize=8)
     span = max(max(percents) - min(percents), _LEAST_SPAN)
-    accuracy.set_xlim(min(percents) - 0.2 * span, max(percents) + 0.6 * span)  # room for the texts
-    accuracy.xaxis.set_major_locator(MaxNLocator(4))
+    score.set_xlim(min(percents) - 0.2 * span, max(percents) + 0.6 * span)  # room for the texts
+    score.xaxis.set_major_locator(MaxNLocator(4))
     for axis, key, write in (
         (size, "file_bytes", numbers.size),
         (latency, "latency_us", numbers.duration),
@@ -138,10 +148,10 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
         axis.bar_label(bars, [write(row[key]) for row in rows], padding=3, fontsize=8)
         axis.margins(x=0.3)
         axis.set_xticks([])
-    accuracy.set_yticks(places, [style.label(row["name"], 24) for row in rows])
-    accuracy.invert_yaxis()
+    score.set_yticks(places, [style.label(row["name"], 24) for row in rows])
+    score.invert_yaxis()
     for axis, title in (
-        (accuracy, "test accuracy, %"),
+        (score, f"test {metric}, %"),
         (size, "file size"),
         (latency, f"latency, {threads_text(comparison['threads'])}"),
     ):

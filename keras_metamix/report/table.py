@@ -13,7 +13,6 @@ LAYER_HEADERS = (
     "chosen by",
 )  # fmt: skip
 NO_LAYERS = "No layers were recorded."
-_RIGHT = range(1, 5)  # columns of numbers, of the results
 
 _MARKDOWN_ESCAPES = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "}
@@ -25,7 +24,8 @@ def result_headers(results: Results) -> list[str]:
     """Column names of the results; the thread count is in the name when all rows share it."""
     threads = _shared_threads(results)
     latency = "latency" if threads is None else f"latency, {threads_text(threads)}"
-    return ["model", "test accuracy", "BOPs", "bits A/W", "file size", latency, "parity"]
+    tested = [f"test {metric}" for metric in results.metrics]
+    return ["model", *tested, "BOPs", "bits A/W", "file size", latency, "parity"]
 
 
 def result_cells(results: Results) -> list[list[str]]:
@@ -35,7 +35,7 @@ def result_cells(results: Results) -> list[list[str]]:
     return [
         [
             row.name,
-            numbers.percent(row.test_accuracy),
+            *(numbers.percent(row.scores[metric]) for metric in results.metrics),
             bops_cell(row.bops, target),
             "/".join(numbers.bits(average) for average in row.average_bits),
             numbers.size(row.file_bytes),
@@ -105,7 +105,8 @@ def results_table(results: Results) -> Table:
     Returns:
         A `rich` table with one row for each model. Names are shown verbatim, never as markup.
     """
-    return terminal(results.title, result_headers(results), result_cells(results), _RIGHT)
+    cells = result_headers(results), result_cells(results)
+    return terminal(results.title, *cells, _right(results))
 
 
 def terminal(
@@ -127,7 +128,12 @@ def terminal(
 
 def results_markdown(results: Results) -> str:
     """The results as a Markdown table that ends in a newline."""
-    return markdown(result_headers(results), result_cells(results), _RIGHT)
+    return markdown(result_headers(results), result_cells(results), _right(results))
+
+
+def _right(results: Results) -> range:
+    """The columns of numbers: scores, BOPs, bits, size."""
+    return range(1, len(results.metrics) + 4)
 
 
 def layers_markdown(results: Results) -> str:

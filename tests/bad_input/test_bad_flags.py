@@ -13,7 +13,7 @@ NAN, INF = float("nan"), float("inf")
 ROW = {
     "name": "float",
     "file": "f.tflite",
-    "test_accuracy": 0.5,
+    "scores": {"accuracy": 0.5},
     "bops": 10,
     "file_bytes": 100,
     "average_bits": [32.0, 32.0],
@@ -37,9 +37,9 @@ EPOCH = {
     "epoch": 0,
     "phase": "float",
     "loss": 1.0,
-    "accuracy": 0.5,
+    "score": 0.5,
     "validation_loss": 1.0,
-    "validation_accuracy": 0.5,
+    "validation_score": 0.5,
     "costs": {"bops": 1.0},
     "seconds": 1.0,
 }
@@ -53,6 +53,7 @@ RUN = {
 }
 METRICS = {
     "title": "run",
+    "metrics": ["accuracy"],
     "run": RUN,
     "rows": [ROW],
     "layers": [LAYER],
@@ -233,12 +234,12 @@ DAMAGED = {
         FILE + r"rows\[0\]: expected a section of fields, found 'x'",
     ),
     "accuracy text": (
-        edited(["rows", 0, "test_accuracy"], "x"),
-        r"rows\[0\].test_accuracy: expected a finite number, at least 0, found 'x'",
+        edited(["rows", 0, "scores", "accuracy"], "x"),
+        r"rows\[0\].scores\['accuracy'\]: expected a finite number, at least 0, found 'x'",
     ),
     "accuracy NaN": (
-        edited(["rows", 0, "test_accuracy"], NAN),
-        r"rows\[0\].test_accuracy: " + FINITE,
+        edited(["rows", 0, "scores", "accuracy"], NAN),
+        r"rows\[0\].scores\['accuracy'\]: " + FINITE,
     ),
     "latency inf": (edited(["rows", 0, "latency_us"], INF), r"rows\[0\].latency_us: " + FINITE),
     "spread NaN": (edited(["rows", 0, "latency_spread_us"], [NAN, 1]), "spread_us: " + FINITE),

@@ -78,13 +78,13 @@ def test_an_experiment_writes_one_file_with_its_operating_points(config, tmp_pat
     assert low <= rows["eco"].bops <= low + 0.3 * (high - low)
     for name in points:
         assert rows[name].parity.differing == 0 and rows[name].parity.delegated
-        assert rows[name].test_accuracy > 0.3  # ten classes, three epochs
+        assert rows[name].scores["accuracy"] > 0.3  # ten classes, three epochs
     mixer = results.mixer
     assert [point.name for point in mixer.points[:2]] == ["full", "eco"] and mixer.unit == "BOPs"
     assert all(point.cost <= point.budget for point in mixer.points)
     for point in mixer.points[:2]:  # of the training graph: the file's, but for a rare rounding
         assert point.cost == rows[point.name].bops
-        assert point.test_accuracy == pytest.approx(rows[point.name].test_accuracy, abs=2e-3)
+        assert point.score == pytest.approx(rows[point.name].scores["accuracy"], abs=2e-3)
     assert [point.bits for point in mixer.uniform] == [4, 3, 2]
     page = (tmp_path / "report.html").read_text()
     assert "test accuracy at &#39;full&#39;" in page and "<h2>Search</h2>" not in page

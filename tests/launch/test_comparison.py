@@ -85,7 +85,7 @@ def test_files_of_all_tools(run, trained, no_tfmot, command):
     expected["ours, fast"] = quantized.predict(images, verbose=0)
     for name, outputs in expected.items():
         accuracy = np.mean(outputs.argmax(-1) == labels)
-        assert rows[name]["accuracy"] == pytest.approx(accuracy, abs=2e-3)
+        assert rows[name]["scores"]["accuracy"] == pytest.approx(accuracy, abs=2e-3)
         assert rows[name]["top1_agreement"] > 0.998
     flat = mt.convert(quantized)
     assert rows["ours, fast"]["file_bytes"] == len(flat)
@@ -103,7 +103,7 @@ def test_files_of_all_tools(run, trained, no_tfmot, command):
         assert row["size_ratio"] == row["file_bytes"] / base["file_bytes"]
         assert row["latency_ratio"] == row["latency_us"] / base["latency_us"]
     for name in POST_TRAINING:  # a network that learned something, and files that kept it
-        assert rows["float"]["accuracy"] - 0.1 < rows[name]["accuracy"] > 0.3
+        assert rows["float"]["scores"]["accuracy"] - 0.1 < rows[name]["scores"]["accuracy"] > 0.3
 
     page = (run.parent / "side.md").read_text()
     assert page == comparison_markdown(found, "side.png")
@@ -121,7 +121,9 @@ def test_tfmot_in_a_process_of_its_own(run, command):
     assert found["missing"] == [] and found["qat_epochs"] == 1 and found["our_epochs"] == 8
     rows = {row["name"]: row for row in found["rows"]}
     row = rows["tfmot int8 QAT"]
-    assert row["accuracy"] > rows["float"]["accuracy"]  # it went on training, on ten times the data
+    assert (
+        row["scores"]["accuracy"] > rows["float"]["scores"]["accuracy"]
+    )  # it went on training, on ten times the data
     assert row["top1_agreement"] > 0.97 and row["delegated"]
     assert "tensorflow-model-optimization" in found["run"]["versions"]
 

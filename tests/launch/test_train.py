@@ -49,14 +49,14 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
     ours, (budget,) = results.rows[-1], results.search.budgets
     assert budget.cost == "bops" and ours.bops == budget.found <= budget.limit
     assert ours.parity.differing == 0 and ours.parity.outputs == 20_000
-    assert ours.test_accuracy > 0.3  # ten classes, an epoch of weight training
+    assert ours.scores["accuracy"] > 0.3  # ten classes, an epoch of weight training
     assert results.run.config["train"]["epochs"] == 3 and results.mixer is None
 
     bits = kmm.BitAssignment.load(tmp_path / "bits.json")
     flat = (tmp_path / "model.tflite").read_bytes()
     told = mt.verify(flat, bits).metadata["run"]
     assert told["title"] == config.title
-    assert told["validation_accuracy"] == results.epochs[-1].validation_accuracy
+    assert told["validation_accuracy"] == results.epochs[-1].validation_score
     model = keras.models.load_model(tmp_path / "model.keras")
     assert model.bit_assignment == bits
     assert kmm.bops(model, bits) == ours.bops
@@ -68,7 +68,7 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
     [
         ("search.target_bops", 4.0e-9, r"target_bops=4e-09: .*expected at least \d+ BOPs"),
         ("model.name", "resnet", r"config.model.name: expected one of .*found 'resnet'"),
-        ("data.name", "mnist", r"unknown data set 'mnist'"),
+        ("data.name", "mnist", r"config.data.name: expected one of .*found 'mnist'"),
         ("train.epochs", 2, r"config.train.epochs=2 leaves no epoch for weight training"),
         ("space.activation_bits", (9, 4), r"activation_bits: expected a bit-width .*found 9"),
         ("export.weight_container", "tiny", r"weight_container: expected one of .*'tiny'"),

@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
+
+from keras_metamix.report.pictures import encoded
 
 LAYERS = [
     # name, MACs, weights, activation bits, weight bits, searched
@@ -23,7 +26,7 @@ LAYERS = [
 
 def _row(name, accuracy, bops, bits, size, latency, parity, file):
     return {
-        "name": name, "test_accuracy": accuracy, "bops": bops, "average_bits": bits,
+        "name": name, "scores": {"accuracy": accuracy}, "bops": bops, "average_bits": bits,
         "file_bytes": size, "latency_us": latency,
         "latency_spread_us": [0.96 * latency, 1.11 * latency], "threads": 1, "parity": parity,
         "file": f"{file}.tflite",
@@ -53,8 +56,8 @@ def _epochs():
     return [
         {
             "epoch": index, "phase": phase, "loss": 2 / (index + 2),
-            "accuracy": 0.92 - 0.4 / (index + 1) - (0.05 if phase == "bit_search" else 0),
-            "validation_loss": 2.1 / (index + 2), "validation_accuracy": 0.91 - 0.35 / (index + 1),
+            "score": 0.92 - 0.4 / (index + 1) - (0.05 if phase == "bit_search" else 0),
+            "validation_loss": 2.1 / (index + 2), "validation_score": 0.91 - 0.35 / (index + 1),
             "costs": {"bops": 270_000_000 if index < 8 else 189_000_000}, "seconds": 15.0,
         }
         for index, phase in enumerate(phases)
@@ -85,6 +88,20 @@ def latency_metrics(metrics):
 
 
 @pytest.fixture
+def mask_metrics(metrics):
+    """Those of a segmentation: two metrics, and two test images of 4 x 6 pixels."""
+    metrics["metrics"] = ["mean IoU", "pixel accuracy"]
+    for row in metrics["rows"]:
+        row["scores"] = {"mean IoU": 0.62, "pixel accuracy": row["scores"]["accuracy"]}
+    numbers = np.arange(48, dtype=np.uint8).reshape(2, 4, 6, 1)
+    names = ["images", "truth", "found"]
+    pictures = dict(zip(names, (5 * numbers, numbers % 3, numbers % 2), strict=True))
+    found = {name: encoded(pixels) for name, pixels in pictures.items()}
+    masks = {"name": "MetaMix", "classes": ["ground", "t<op>", "bag"], **found}
+    return metrics | {"masks": masks}
+
+
+@pytest.fixture
 def mixer_metrics(metrics):
     """Those of a Bit-Mixer with two operating points."""
     names = ("full", "eco")
@@ -99,12 +116,11 @@ def mixer_metrics(metrics):
     mixer = {
         "unit": "BOPs",
         "points": [
-            {"name": name, "cost": cost, "budget": 1.01 * cost, "test_accuracy": accuracy}
+            {"name": name, "cost": cost, "budget": 1.01 * cost, "score": accuracy}
             for name, cost, accuracy in front
         ],
         "uniform": [
-            {"bits": bits, "cost": cost, "test_accuracy": 0.9}
-            for bits, cost in ((4, 189e6), (2, 60e6))
+            {"bits": bits, "cost": cost, "score": 0.9} for bits, cost in ((4, 189e6), (2, 60e6))
         ],
         "separate_bytes": 132_000,
     }
@@ -117,6 +133,7 @@ def metrics():
     final = {name: bits for name, *_, bits, _, _ in LAYERS}
     return {
         "title": "quickstart",
+        "metrics": ["accuracy"],
         "run": {
             "config": {"train": {"batch_size": 64, "epochs": 20}, "space": {"bits": [8, 4, 3]}},
             "date": "2026-01-02", "versions": {"tensorflow": "2.21.0", "keras": "3.15.0"},

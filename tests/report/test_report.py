@@ -190,6 +190,22 @@ def test_a_mixer_has_a_page_of_its_own(mixer_metrics):
     assert page.count('<tr class="ours">') == 2
 
 
+def test_a_segmentation_shows_its_own_scores(mask_metrics):
+    results = made(mask_metrics)
+    header, _, *rows = report.results_markdown(results).splitlines()
+    assert header.startswith("| model | test mean IoU | test pixel accuracy | BOPs |")
+    assert rows[2].startswith("| MetaMix | 62.00 % | 91.02 % | 189 M")
+    page = report.render_page(results)
+    texts = _read(page).texts
+    assert "test mean IoU, +0.00 points against float" in texts
+    caption = (
+        "Test images, the true classes of their pixels, and the classes that the file of MetaMix"
+    )
+    assert any(text.startswith(caption) for text in texts)
+    assert any(text.startswith("Mean IoU and cost after each epoch") for text in texts)
+    assert "accuracy" not in page.replace("pixel accuracy", "")
+
+
 def test_same_metrics_give_the_same_page(metrics):
     assert report.render_page(made(metrics)) == report.render_page(made(copy.deepcopy(metrics)))
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import keras_metamix.report as report
@@ -65,7 +66,7 @@ def test_each_budget_has_a_panel(metrics):
 
 def test_training_without_a_search_or_validation_is_one_curve(mixer_metrics):
     for epoch in mixer_metrics["epochs"]:
-        epoch["validation_loss"] = epoch["validation_accuracy"] = None
+        epoch["validation_loss"] = epoch["validation_score"] = None
     figure = report.training_curves(made(mixer_metrics))
     (axis,) = figure.axes
     assert axis.get_ylabel() == "accuracy" and axis.get_xlabel() == "epoch"
@@ -75,16 +76,27 @@ def test_training_without_a_search_or_validation_is_one_curve(mixer_metrics):
 
 def test_pareto_has_the_points_and_the_uniform_bits(mixer_metrics):
     results = made(mixer_metrics)
-    (axis,) = operating_points(results.mixer).axes
+    (axis,) = operating_points(results.mixer, results.metric).axes
     assert list(axis.lines[0].get_xdata()) == [70e6, 150e6, 189e6]
     assert [len(c.get_offsets()) for c in axis.collections] == [1, 1]
     assert {text.get_text() for text in axis.texts} == {"full", "eco"}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("BOPs", "test accuracy")
 
 
+def test_masks_have_a_strip_for_images_truth_and_file(mask_metrics):
+    figure = report.masks(made(mask_metrics))
+    strips = [axis.images[0].get_array() for axis in figure.axes]
+    assert [axis.get_ylabel() for axis in figure.axes] == ["image", "truth", "file"]
+    assert strips[0][1, 7].tolist() == [5 * 31] * 3  # second image, second row and column
+    assert len(np.unique(strips[1].reshape(-1, 4), axis=0)) == 3
+    assert len(np.unique(strips[2].reshape(-1, 4), axis=0)) == 2
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == mask_metrics["masks"]["classes"]
+
+
 def test_scatter_has_a_marker_for_each_row(metrics):
-    (axis,) = report.accuracy_against_bops(made(metrics)).axes
+    (axis,) = report.score_against_bops(made(metrics)).axes
     assert len(axis.collections) == 3
     metrics["rows"][0]["bops"] = None
-    (axis,) = report.accuracy_against_bops(made(metrics)).axes
+    (axis,) = report.score_against_bops(made(metrics)).axes
     assert len(axis.collections) == 2 and len(axis.lines) == 2  # float accuracy and the budget

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import keras_metamix.report as report
 from keras_metamix.launch import report as launcher
 from keras_metamix.launch.messages import exit_status
+from keras_metamix.report.pictures import decoded, encoded
 
 
 def made(metrics):
@@ -21,12 +23,12 @@ def made(metrics):
     [
         (lambda m: m.pop("rows"), r"metrics\.json: rows is missing"),
         (
-            lambda m: m["rows"][1].pop("test_accuracy"),
-            r"metrics\.json: rows\[1\]\.test_accuracy is missing",
+            lambda m: m["rows"][1].pop("scores"),
+            r"metrics\.json: rows\[1\]\.scores is missing",
         ),
         (
-            lambda m: m["rows"][0].update(test_accuracy="high"),
-            r"rows\[0\]\.test_accuracy: expected a finite number, at least 0, found 'high'",
+            lambda m: m["rows"][0]["scores"].update(accuracy="high"),
+            r"rows\[0\]\.scores\['accuracy'\]: expected a finite number, at least 0, found 'high'",
         ),
         (
             lambda m: m["rows"][0].update(average_bits=[8]),
@@ -76,7 +78,41 @@ def test_a_malformed_latency_budget_is_named(latency_metrics, spoil, message):
         made(latency_metrics)
 
 
-@pytest.mark.parametrize("kind", ["metrics", "latency_metrics", "mixer_metrics"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: m.update(metrics=[]), r"metrics: expected at least one, found none"),
+        (
+            lambda m: m["rows"][2]["scores"].pop("mean IoU"),
+            r"rows\[2\]\.scores: missing key 'mean IoU'",
+        ),
+        (
+            lambda m: m["masks"].update(truth="no picture"),
+            r"masks\.truth: expected a PNG in base64, found something else",
+        ),
+        (
+            lambda m: m["masks"].update(found=encoded(np.zeros((1, 4, 6, 1), np.uint8))),
+            r"masks\.truth: expected pictures of one size, found",
+        ),
+        (
+            lambda m: m["masks"].update(classes=["ground", "top"]),
+            r"masks\.truth: expected numbers below 2, one for each class, found 2",
+        ),
+    ],
+)
+def test_malformed_scores_and_masks_are_named(mask_metrics, spoil, message):
+    made(mask_metrics)
+    spoil(mask_metrics)
+    with pytest.raises(ValueError, match=message):
+        made(mask_metrics)
+
+
+def test_pictures_are_what_was_encoded():
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(decoded(encoded(images)), np.concatenate([*images], axis=1))
+
+
+@pytest.mark.parametrize("kind", ["metrics", "latency_metrics", "mixer_metrics", "mask_metrics"])
 def test_results_are_what_was_written(kind, request, tmp_path):
     results = made(request.getfixturevalue(kind))
     (tmp_path / "metrics.json").write_text(results.to_json())

@@ -16,7 +16,7 @@ from keras_metamix.report.side_by_side import (
 def row(name, accuracy, size, latency, partitions=1, differing=0, steps=0):
     return {
         "name": name,
-        "accuracy": accuracy,
+        "scores": {"accuracy": accuracy},
         "file_bytes": size,
         "size_ratio": size / 4e6,
         "latency_us": latency,
@@ -34,6 +34,7 @@ def row(name, accuracy, size, latency, partitions=1, differing=0, steps=0):
 def comparison():
     return {
         "title": "a [bold] run",
+        "metrics": ["accuracy"],
         "rows": [
             row("float", 0.8765, 14e6, 1300, differing=None),
             row("stock int8 PTQ", 0.87, 4e6, 1000, differing=500, steps=3),
@@ -87,6 +88,16 @@ def test_page(comparison):
         assert text in page
 
 
+def test_a_column_for_each_metric(comparison):
+    comparison["metrics"] = ["mean IoU", "pixel accuracy"]
+    for found in comparison["rows"]:
+        found["scores"] = {"mean IoU": 0.625, "pixel accuracy": 0.9}
+    page = comparison_markdown(comparison, "side.png").splitlines()
+    assert page[1].startswith("| file | test mean IoU | test pixel accuracy | size |")
+    assert page[3].startswith("| float | 62.50 % | 90.00 % | 14.0 MB")
+    assert comparison_figure(comparison).axes[0].get_xlabel() == "test mean IoU, %"
+
+
 def test_table_shows_names_verbatim(comparison):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(comparison_table(comparison))
@@ -112,6 +123,6 @@ def test_picture(comparison):
 
 def test_equal_accuracies_have_an_axis(comparison):
     for found in comparison["rows"]:
-        found["accuracy"] = 0.0
+        found["scores"] = {"accuracy": 0.0}
     low, high = comparison_figure(comparison).axes[0].get_xlim()
     assert high - low > 1

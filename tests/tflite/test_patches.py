@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from metamix_tflite.containers import mac_form
+from metamix_tflite.containers import MacForm, mac_form
 from metamix_tflite.run.runner import Runner
 from metamix_tflite.write.operator_files import operator_files
 
@@ -149,3 +149,13 @@ def test_patches_are_timed_with_their_product():
     assert [d["shape"].tolist() for d in runner.input_details] == [[1, 9, 8, 32]]
     (output,) = runner.invoke(np.zeros((1, 9, 8, 32), np.int8))
     assert output.shape == (1, 5, 4, 32) and runner.delegated
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_transposed_kernel_of_its_stride_is_a_product_where_that_is_faster(bits):
+    def form(container, strides=(2, 2)):
+        return mac_form("transpose", (2, 2, 8, 16), strides, 16, bits, container)
+
+    assert form("fast") == MacForm("FULLY_CONNECTED", "INT4" if bits == 4 else "INT8", blocks=True)
+    transposed = MacForm("TRANSPOSE_CONV", "INT8")
+    assert form("smallest") == form("edgetpu") == form("fast", (1, 1)) == transposed

@@ -14,8 +14,8 @@ CONTAINERS = ("fast", "smallest", "edgetpu")
 INT4_BITS = 4
 # Fewer weights than these save less by INT4 than the operators of their patches take in a file.
 LEAST_FOR_PATCHES = 8192
-# What INT4 weights of blocks take besides: bytes of an operator, and of the scales and the bias of
-# each row that INT8 weights do without.
+# What weights of blocks take besides: bytes of an operator, and of the scales and the bias of each
+# row that a TRANSPOSE_CONV does without.
 _BLOCKS, _ROW = 128, 20
 BLOCKS = "/blocks"  # behind a layer's name: the tensor of its pixels, laid out
 PATCHES = "/patches"  # behind a layer's name: where the names of its patches' tensors begin
@@ -94,8 +94,10 @@ def mac_form(
         height, width, filters, _ = kernel_shape
         square = height == width > 1 and [height, width] == [*strides]
         more = _BLOCKS + _ROW * (height * width - 1) * filters
-        if square and as_matrix == "INT4" and math.prod(kernel_shape) // 2 > more:
-            return MacForm("FULLY_CONNECTED", "INT4", blocks=True)
+        saves = as_matrix == "INT4" and math.prod(kernel_shape) // 2 > more
+        # XNNPACK takes many times as long for a TRANSPOSE_CONV of few channels as for the product.
+        if square and (weight_container == "fast" or saves):
+            return MacForm("FULLY_CONNECTED", as_matrix, blocks=True)
         return MacForm("TRANSPOSE_CONV", "INT8")
     if kind == "depthwise":
         return MacForm("DEPTHWISE_CONV_2D", as_convolution)

@@ -1,4 +1,4 @@
-"""One trained model beside what other tools make of it: accuracy, size, latency, parity."""
+"""One trained model beside what other tools make of it: scores, size, latency, parity."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from keras_metamix.launch.comparison.litert_quantizer import static_file
 from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
 from keras_metamix.launch.comparison.tfmot_qat import qat_file
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix, complete
-from keras_metamix.launch.datasets import Data, load_data
+from keras_metamix.launch.datasets import Data, load_data, task_of
 from keras_metamix.launch.export import load_float_model, load_model
 from keras_metamix.launch.messages import check_output, command_line
 from keras_metamix.launch.results import run_facts
+from keras_metamix.launch.tasks import Task
 from keras_metamix.report import save_figure
 from keras_metamix.report.side_by_side import (
     BASELINE,
@@ -107,9 +108,11 @@ def run_comparison(
     flats = {entry.name: entry.flat for entry in entries}
     reports = benchmark_all(flats, "local", threads, runs, warmup)
     base = reports[BASELINE]
+    task = task_of(config)
     comparison = {
         "title": config.title,
-        "rows": [_row(entry, reports[entry.name], base, data) for entry in entries],
+        "metrics": task.names,
+        "rows": [_row(entry, reports[entry.name], base, data, task) for entry in entries],
         "missing": missing,
         "parity": [
             {"name": name, **dataclasses.asdict(parity(flats[name], model, data.test_images))}
@@ -120,7 +123,7 @@ def run_comparison(
         "our_epochs": ours,
         "threads": threads,
         "runs": runs,
-        "notes": [*data.notes],
+        "notes": [*task.notes, *data.notes],
         "run": _facts(config, time.perf_counter() - started),
     }
     return comparison_table(comparison), _write(comparison, entries, run, output)
@@ -183,17 +186,16 @@ def _outputs(model: Any, images: np.ndarray) -> np.ndarray:
 
 
 def _row(
-    entry: Entry, report: BenchmarkReport, base: BenchmarkReport, data: Data
+    entry: Entry, report: BenchmarkReport, base: BenchmarkReport, data: Data, task: Task
 ) -> dict[str, Any]:
     """What was measured of a file; size and latency also over those of the stock int8 file."""
     batch = min(_BATCH, len(data.test_images))
     found = Runner(entry.flat, batch_size=batch).predict(data.test_images)
     step = _output_step(entry.flat)
     steps = None if step is None else np.rint(np.abs(found - entry.expected) / step)
-    classes = found.argmax(-1)
     return {
         "name": entry.name,
-        "accuracy": float(np.mean(classes == data.test_labels)),
+        "scores": task.scores(found, data.test_labels),
         "file_bytes": report.file_bytes,
         "latency_us": report.median_us,
         "latency_spread_us": [report.low_us, report.high_us],
@@ -202,7 +204,7 @@ def _row(
         "outputs": found.size,
         "differing": None if steps is None else int(np.count_nonzero(steps)),
         "max_steps": None if steps is None else int(steps.max()),
-        "top1_agreement": float(np.mean(classes == entry.expected.argmax(-1))),
+        "top1_agreement": float(np.mean(found.argmax(-1) == entry.expected.argmax(-1))),
         "size_ratio": report.file_bytes / base.file_bytes,
         "latency_ratio": report.median_us / base.median_us,
     }

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from keras_metamix.launch.comparison.stock_converter import converted
 from keras_metamix.launch.config import Experiment, complete
-from keras_metamix.launch.datasets import Data, load_data
+from keras_metamix.launch.datasets import Data, load_data, task_of
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
@@ -55,14 +55,11 @@ def _train(model: Any, config: Experiment, data: Data, epochs: int) -> None:
     optimizer = type(tf_keras.optimizers.get(train.optimizer))(
         learning_rate=schedule, global_clipnorm=train.clip_norm or None
     )
-    if train.label_smoothing:
-        loss = tf_keras.losses.CategoricalCrossentropy(True, train.label_smoothing)
-    else:
-        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    task = task_of(config)
+    model.compile(optimizer, **task.compiled(tf_keras, data.classes, train.label_smoothing))
 
     def say(epoch: int, logs: dict[str, float]) -> None:
-        numbers = f"loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}"
+        numbers = f"loss {logs['loss']:.4f}  {task.metric.name} {logs[task.metric.key]:.4f}"
         print(f"  tfmot QAT  epoch {epoch + 1}/{epochs}  {numbers}", flush=True)
 
     model.fit(
