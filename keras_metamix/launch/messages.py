@@ -89,7 +89,7 @@ class EpochLines(keras.callbacks.Callback):
     Args:
       title: what is trained.
       phases: epochs of each phase, in their order.
-      budget: of the search, with a limit; None where there is none.
+      budgets: of the search, with limits.
       prints: whether this process prints.
 
     Attributes:
@@ -100,11 +100,11 @@ class EpochLines(keras.callbacks.Callback):
         self,
         title: str,
         phases: Sequence[int] = (),
-        budget: Budget | None = None,
+        budgets: Sequence[Budget] = (),
         prints: bool = True,
     ):
         super().__init__()
-        self.title, self.prints, self.budget = title, prints, budget
+        self.title, self.prints, self.budgets = title, prints, budgets
         self.ends = list(itertools.accumulate(phases))
         self.records: list[dict[str, Any]] = []
         self._epoch = self._steps = 0
@@ -164,9 +164,10 @@ class EpochLines(keras.callbacks.Callback):
         )
         if record["validation_accuracy"] is not None:
             line += f"  validation {record['validation_accuracy']:.4f}"
-        if self.budget is not None and self.budget.log in record["costs"]:
-            cost, limit = record["costs"][self.budget.log], self.budget.limit
-            line += f"  {told(self.budget, cost)} of {told(self.budget, limit)}"
+        for budget in self.budgets:
+            if budget.log in record["costs"]:
+                cost = record["costs"][budget.log]
+                line += f"  {told(budget, cost)} of {told(budget, budget.limit)}"
         left = self._epochs_left(epoch)
         ahead = f", {_clock(left * record['seconds'])} of this phase left" if left else ""
         print(f"{line}  {record['seconds']:.1f} s{ahead}", flush=True)
@@ -174,6 +175,8 @@ class EpochLines(keras.callbacks.Callback):
 
 def told(budget: Budget, cost: float) -> str:
     """A cost in the unit of a budget: "38.00 M BOPs", "85.0 us"."""
+    if budget.unit == "bytes":
+        return f"{cost:,.0f} bytes"
     return f"{cost / 1e6:.2f} M BOPs" if budget.unit == "BOPs" else f"{cost:,.1f} {budget.unit}"
 
 

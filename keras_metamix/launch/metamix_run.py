@@ -7,11 +7,18 @@ import dataclasses
 import keras
 
 from keras_metamix.checks import naming
-from keras_metamix.cost import Latency, assignment_bops
+from keras_metamix.cost import Bops, Latency, Size, assignment_bops, require_all_reachable
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import layer_costs
-from keras_metamix.launch.budget import UNIFORM_BITS, naming_table, search_budget, target_field
+from keras_metamix.launch.budget import (
+    UNIFORM_BITS,
+    check_size,
+    naming_kind,
+    search_budgets,
+    uniform_name,
+)
 from keras_metamix.launch.config import MetaMix
+from keras_metamix.launch.messages import told
 from keras_metamix.launch.optimization import compile_quantized, load_teacher
 from keras_metamix.launch.results import (
     Candidate,
@@ -32,12 +39,18 @@ from metamix_tflite import convert, verify
 def check(session: Session[MetaMix], float_model: keras.Model) -> None:
     """Finds out what is wrong with the search before hours of float training."""
     config = session.config
+    check_size(config, config.search.kinds)
     model = MetaMixModel.from_float(float_model, search_space(config))
-    with naming_table(config):
-        budget = search_budget(config, session.table, float_model).priced(model)
-        field = target_field(config)
-        with naming(f"config.search.{field}={getattr(config.search, field)}"):
-            budget.require_reachable()
+    priced = []
+    for kind, budget in zip(
+        config.search.kinds, search_budgets(config, session.table, float_model), strict=True
+    ):
+        field = config.search.field_of(kind)
+        with naming_kind(config, kind):
+            priced.append(budget.priced(model))
+            with naming(f"config.search.{field}={getattr(config.search, field)}"):
+                priced[-1].require_reachable()
+    require_all_reachable(priced)
     teacher = load_teacher(config, float_model)
     if teacher is not None:
         Teacher(teacher, config.train.distillation, model)
@@ -61,19 +74,21 @@ def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
 
         uniform = train_uniform(session, float_model, UNIFORM_BITS, config.train.epochs, ready)
         flat = convert(uniform, weight_container=container)
-        candidates.append(Candidate("uniform A4W4", "uniform.tflite", flat, uniform))
+        candidates.append(Candidate(uniform_name(config), "uniform.tflite", flat, uniform))
     session.say("export, verification, benchmark")
     bits, argmax = model.bit_assignment, callback.argmax_assignment
-    flat = convert(model, weight_container=container, run=training_run(config, epochs))
-    budget, summary = _budget(session, callback, model)
+    run = training_run(config, epochs)
+    flat = convert(model, weight_container=container, run=run, budget=callback.budgets)
+    budgets, summary = _budgets(session, callback, model, flat)
     return Outcome(
         model,
         [*candidates, Candidate(METAMIX, "model.tflite", flat, model)],
         layers=layer_rows(verify(flat, bits), model, bits),
         epochs=epochs,
         search=Search(
-            budgets=[budget],
+            budgets=budgets,
             argmax_bits=dict(argmax.activation_bits) if argmax else {},
+            argmax_weight_bits=dict(argmax.weight_bits) if argmax else {},
             alphas=search_history(callback, model),
         ),
         files={"bits.json": bits.save},
@@ -81,15 +96,25 @@ def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     )
 
 
-def _budget(
-    session: Session[MetaMix], callback: MetaMixCallback, model: MetaMixModel
-) -> tuple[Budget, str]:
-    """The budget and what the chosen bits cost, for `metrics.json` and in words."""
-    bits, (given,) = model.bit_assignment, callback.budgets
-    priced, bops = given.priced(model), assignment_bops(layer_costs(model), bits)
-    budget = Budget(cost=priced.log, limit=priced.limit, found=priced.total(bits))
-    if not isinstance(given, Latency):
-        return budget, f"BOPs {bops:,} of {budget.limit:,.0f}; "
-    source, origin = session.config.search.latency_table, dict(given.table.origin)
-    told = f"predicted latency {budget.found:,.1f} us of {budget.limit:,.1f} us; "
-    return dataclasses.replace(budget, source=source, origin=origin), f"BOPs {bops:,}; {told}"
+def _budgets(
+    session: Session[MetaMix], callback: MetaMixCallback, model: MetaMixModel, flat: bytes
+) -> tuple[list[Budget], str]:
+    """The budgets and what the chosen bits cost, for `metrics.json` and in words."""
+    bits, found, summary = model.bit_assignment, [], []
+    if not any(isinstance(given, Bops) for given in callback.budgets):
+        summary.append(f"BOPs {assignment_bops(layer_costs(model), bits):,}")
+    for given in callback.budgets:
+        priced = given.priced(model)
+        budget = Budget(cost=priced.log, limit=priced.limit, found=priced.total(bits))
+        cost, limit = told(given, budget.found), told(given, budget.limit)
+        if isinstance(given, Latency):
+            source, origin = session.config.search.latency_table, dict(given.table.origin)
+            budget = dataclasses.replace(budget, source=source, origin=origin)
+            summary.append(f"predicted latency {cost} of {limit}")
+        elif isinstance(given, Size):
+            budget = dataclasses.replace(budget, written=len(flat))
+            summary.append(f"file {len(flat):,} bytes, predicted {cost}, of {limit}")
+        else:
+            summary.append(f"BOPs {budget.found:,} of {budget.limit:,.0f}")
+        found.append(budget)
+    return found, "; ".join([*summary, ""])

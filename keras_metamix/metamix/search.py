@@ -91,6 +91,18 @@ def candidate_scores(model: MetaMixModel) -> Scores:
     }
 
 
+def searched_choices(model: MetaMixModel) -> dict[str, BitChoice]:
+    """The choices with several candidates: a layer's by its name, its weights' by NAME/weights."""
+    found = {}
+    for layer in model.mac_layers:
+        activation, weight = layer.input_quantizer.choice, layer.weight_quantizer.choice
+        if activation.searched:
+            found[layer.name] = activation
+        if weight.searched and weight is not activation:
+            found[f"{layer.name}/weights"] = weight
+    return found
+
+
 def layer_scores(activation: BitChoice, weight: BitChoice) -> dict[tuple[int, int], float]:
     """Log-probability of every candidate pair of a MAC layer.
 

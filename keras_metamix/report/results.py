@@ -107,6 +107,7 @@ class Budget:
       cost: what it is of, a name in each epoch's `costs`: "bops", "latency_us", "size_bytes".
       limit, found: in its unit; `found` of the chosen bits.
       source, origin: a latency table's file, and what it was measured on.
+      written: of a budget of bytes, those of the file; `found` is their prediction.
     """
 
     cost: str
@@ -114,6 +115,7 @@ class Budget:
     found: float
     source: str = ""
     origin: dict = dataclasses.field(default_factory=dict)
+    written: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ class Alphas:
     """Probabilities of the candidates during the search.
 
     Attributes:
-      candidates: bit-widths by layer.
+      candidates: bit-widths by layer; of its weights by NAME/weights.
       history: by layer, a record for each of `steps`: a probability for each candidate.
       steps: of bit-search.
     """
@@ -149,12 +151,13 @@ class Search:
     """MetaMix: what was searched under which budgets.
 
     Attributes:
-      argmax_bits: each layer's most probable activation bits, whatever they cost.
+      argmax_bits, argmax_weight_bits: each layer's most probable bits, whatever they cost.
     """
 
     budgets: list[Budget]
     argmax_bits: dict[str, int]
     alphas: Alphas
+    argmax_weight_bits: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
