@@ -5,8 +5,8 @@
 
 With `:smoke` behind the file's name the same code runs on images that the project draws.
 
-Published: 71.80 % at 30.3 G BOPs, beside 71.49 % at 30.1 G where activations alone are searched. All
-that is not named here is of metamix_resnet18.py. Not run to its end, as that one.
+Published: 71.80 % at 30.3 G BOPs, beside 71.49 % at 30.1 G where activations alone are searched.
+All that is not named here is of metamix_resnet18.py. Not run to its end, as that one.
 """
 
 import runpy

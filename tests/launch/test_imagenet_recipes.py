@@ -85,9 +85,7 @@ def test_a_recipe_has_the_published_values(name):
 def test_a_recipes_network_is_searchable(name):
     """At 32 pixels and a tenth of the width."""
     config = config_fields.complete(load(name))
-    assert config.data.pixels == (
-        "standardized" if name in RESNET18 else "minus_one_to_one"
-    )
+    assert config.data.pixels == ("standardized" if name in RESNET18 else "minus_one_to_one")
     model = getattr(zoo, config.model["name"])((32, 32, 3), 10, width=0.1)
     metamix = kmm.MetaMixModel.from_float(model, training.search_space(config))
     searched = {tuple(pairs) for pairs in metamix.cost_table.candidates.values()}
