@@ -10,7 +10,6 @@ import numpy as np
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.bitmixer.operating_points import (
     choose_points,
-    cost_axis,
     measured_points,
     uniform_points,
 )
@@ -25,6 +24,7 @@ from keras_metamix.launch.results import (
 )
 from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_mixer
+from keras_metamix.points import cost_axis
 from keras_metamix.report import save_figure
 from keras_metamix.report.plots import operating_points
 from keras_metamix.report.results import Mixer, Point, UniformPoint

@@ -82,7 +82,7 @@ def _search_budget(
     return budget_of(kind, table, target)
 
 
-def uniform_bits(config: Experiment, bits: int = UNIFORM_BITS) -> dict[str, int]:
+def uniform_bits(config: Experiment, bits: int = UNIFORM_BITS) -> dict[str, Any]:
     """Bit-widths of a uniform network, as `QuantizedModel.from_float` takes them.
 
     Where the config has one bit-width of activations, it is that; the ends are the config's, with
@@ -105,7 +105,7 @@ def uniform_name(config: Experiment, bits: int = UNIFORM_BITS) -> str:
     return f"uniform A{wanted['activation_bits']}W{bits}"
 
 
-def budget_of(kind: str, table: LatencyTable | None, *limit: Any, **share: float) -> Budget:
+def budget_of(kind: str, table: Any, *limit: Any, **share: float) -> Budget:
     """A budget of one of `config.KINDS`, with a limit or a share."""
     if kind == "latency":
         return Latency(table, *limit, **share)

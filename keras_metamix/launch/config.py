@@ -112,6 +112,17 @@ def _bytes(name: str, value: Any) -> None:
             Size(value)
 
 
+def _multiples(name: str, value: Any) -> None:
+    if not isinstance(value, list | tuple):
+        raise ValueError(
+            f"{name}: expected several numbers, as in (0.9, 0.8), found {shown(value)}."
+        )
+    for number, multiple in enumerate(value):
+        require_number(f"{name}[{number}]", multiple, 0, above=True)
+        if multiple in value[:number]:
+            raise ValueError(f"{name}: expected each once, found {shown(value)}.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search(Budgeted):
     """MetaMix's search for bit-widths under a budget."""
@@ -128,6 +139,17 @@ class Search(Budgeted):
     )
     meta_epochs: int = setting("of bit-meta")
     search_epochs: int = setting("of bit-search")
+    budgets: tuple = setting(
+        "further budgets of the same search, as multiples of the first, such as (0.9, 0.8): a file "
+        "and a point of the Pareto picture each",
+        (),
+        check=_multiples,
+    )
+    point_epochs: int = setting(
+        "of weight training of each of them, from the dearest to the cheapest, beginning with the "
+        "weights of the one before; 0: none",
+        0,
+    )
     meta_weights: MetaWeights = setting(
         "searched weights in bit-meta: quantized at their candidates, or float, as in Table 1",
         "quantized",

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from keras_metamix.report import numbers, style
-from keras_metamix.report.results import Epoch, Layer, Mixer, Results
+from keras_metamix.report.results import Epoch, Layer, Mixer, Results, Search
 
 _PHASES = {
     "bit_meta": ("bit-meta", "#cc79a7"),
@@ -187,13 +187,19 @@ def operating_points(mixer: Mixer) -> Figure:
     )
 
 
+def searched_points(search: Search) -> Figure:
+    """`pareto_front` of the budgets of one search."""
+    points = [(p.cost, p.test_accuracy, p.name) for p in search.points]
+    return pareto_front(points, [], search.unit, "test accuracy")
+
+
 def pareto_front(
     points: Sequence[tuple[float, float, str]],
     uniform: Sequence[tuple[float, float, int]],
     unit: str,
     measured: str = "accuracy",
 ) -> Figure:
-    """Accuracy over cost of a Bit-Mixer's operating points, beside its uniform bit-widths.
+    """Accuracy over cost of operating points, beside uniform bit-widths.
 
     Args:
       points: cost, accuracy and name of each; those of the file have one.

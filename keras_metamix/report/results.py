@@ -147,27 +147,40 @@ class Alphas:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """An assignment under a budget.
+
+    Attributes:
+      name: of a Bit-Mixer's signature, or of a MetaMix file's row; or "".
+      cost, budget: in the unit of the budget, of several that of the first.
+      images, epochs: of MetaMix: training images read to ready the network for these bits, as a
+        share of all of them, and epochs of training besides.
+    """
+
+    name: str
+    cost: float
+    budget: float
+    test_accuracy: float
+    images: float = 0.0
+    epochs: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
     """MetaMix: what was searched under which budgets.
 
     Attributes:
       argmax_bits, argmax_weight_bits: each layer's most probable bits, whatever they cost.
+      points: the chosen bits, and those of further budgets of the same search.
+      unit: of the points' costs, for an axis.
     """
 
     budgets: list[Budget]
     argmax_bits: dict[str, int]
     alphas: Alphas
     argmax_weight_bits: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
-    """An assignment of a Bit-Mixer: `name` is that of a signature, or ""."""
-
-    name: str
-    cost: float
-    budget: float
-    test_accuracy: float
+    points: list[Point] = dataclasses.field(default_factory=list)
+    unit: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

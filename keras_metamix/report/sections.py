@@ -25,6 +25,10 @@ _PARETO = (
     "Test accuracy of one network over what its bits cost: the operating points of the file by "
     "name, others chosen by budget, and uniform bit-widths."
 )
+_FRONT = (
+    "Test accuracy over cost of the bits that one search gave under several budgets, the training "
+    "graph's, each a file of its own."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,11 @@ def sections(results: Results) -> Sections:
     )
     told = " and ".join(map(_told, results.budgets))
     facts = _search_facts(rows, results.budgets)
-    return Sections(told, facts, [*shared, alphas], [METAMIX])
+    drawings = [*shared, alphas]
+    if search and search.points:
+        front = Drawing("pareto", "Results", _FRONT, lambda _: plots.searched_points(search), True)
+        drawings.insert(0, front)
+    return Sections(told, facts, drawings, [METAMIX])
 
 
 def _told(budget: Budget) -> str:
