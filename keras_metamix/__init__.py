@@ -4,10 +4,8 @@ from keras_metamix.assignment import BitAssignment, LayerBits, SearchSpace
 from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.bitmixer.operating_points import (
-    OperatingPoint,
     choose_bits,
     choose_points,
-    pareto_front,
 )
 from keras_metamix.calibration import calibrate
 from keras_metamix.cost import (
@@ -37,6 +35,8 @@ from keras_metamix.layers.mode import quantizers_off
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.search import prepare_weight_training, select_bits
+from keras_metamix.pareto import pareto_front
+from keras_metamix.points import OperatingPoint
 from keras_metamix.quantized_model import QuantizedModel
 
 __version__ = "0.1.0"

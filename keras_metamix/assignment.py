@@ -36,6 +36,11 @@ def _candidates(value: object, where: str) -> tuple[int, ...]:
     return tuple(sorted(bits, reverse=True))
 
 
+def _one_or_several(value: Any, field: str) -> int | tuple[int, ...]:
+    where = f"SearchSpace.{field}"
+    return _check_bits(value, where) if isinstance(value, int) else _candidates(value, where)
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerBits:
     """The bit-widths of one MAC layer: its input activation and its weights."""
@@ -53,6 +58,8 @@ class SearchSpace:
       weight_bits: a bit-width, candidates that are searched with the activations (pairs), or
         "same": a layer's weights take the bit-width of its activation.
       edge_bits: bit-width of both tensors of the first and of the last MAC layer (not searched).
+      edge_weight_bits: bit-width of their weights, or candidates that are searched; None:
+        `edge_bits`.
       stream_bits: bit-width of tensors that no MAC layer reads directly (residual sums, pooled
         features, logits); None leaves them in float, which cannot be exported.
 
@@ -64,6 +71,7 @@ class SearchSpace:
     weight_bits: int | tuple[int, ...] | Literal["same"] = 4
     edge_bits: int = 8
     stream_bits: int | None = 8
+    edge_weight_bits: int | tuple[int, ...] | None = None
 
     def __post_init__(self):
         set_ = object.__setattr__
@@ -78,11 +86,12 @@ class SearchSpace:
                     "SearchSpace.weight_bits: expected a bit-width, several, or 'same', "
                     f"found {shown(self.weight_bits)}."
                 )
-        elif isinstance(self.weight_bits, int):
-            _check_bits(self.weight_bits, "SearchSpace.weight_bits")
         else:
-            set_(self, "weight_bits", _candidates(self.weight_bits, "SearchSpace.weight_bits"))
+            set_(self, "weight_bits", _one_or_several(self.weight_bits, "weight_bits"))
         _check_bits(self.edge_bits, "SearchSpace.edge_bits")
+        if self.edge_weight_bits is not None:
+            ends = _one_or_several(self.edge_weight_bits, "edge_weight_bits")
+            set_(self, "edge_weight_bits", ends)
         if self.stream_bits is not None and (
             not isinstance(self.stream_bits, int) or self.stream_bits != 8
         ):
@@ -93,17 +102,15 @@ class SearchSpace:
 
     def layer_candidates(self, edge: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Candidates of a layer's activation and of its weights."""
-        if edge:
-            return (self.edge_bits,), (self.edge_bits,)
-        if self.weight_bits == "same":
-            return self.activation_bits, self.activation_bits
-        weights = self.weight_bits
-        return self.activation_bits, (weights,) if isinstance(weights, int) else tuple(weights)
+        activations = (self.edge_bits,) if edge else self.activation_bits
+        weights: Any = self.edge_weight_bits if edge else self.weight_bits
+        if weights is None or weights == "same":
+            return activations, activations
+        return activations, (weights,) if isinstance(weights, int) else weights
 
-    @property
-    def weight_bits_tied(self) -> bool:
+    def tied(self, edge: bool) -> bool:
         """Whether a layer's weights take the bit-width of its activation."""
-        return self.weight_bits == "same"
+        return self.weight_bits == "same" and not (edge and self.edge_weight_bits is not None)
 
     def to_dict(self) -> dict:
         """JSON-ready fields."""

@@ -98,6 +98,7 @@ class QuantizedModel(NetworkModel):
         weight_bits: int = 4,
         edge_bits: int = 8,
         float_layers: Iterable[str] = (),
+        edge_weight_bits: int | None = None,
     ) -> Self:
         """Rewrites a functional or Sequential Keras model; the float model stays as it is.
 
@@ -106,12 +107,15 @@ class QuantizedModel(NetworkModel):
           activation_bits, weight_bits: of every MAC layer but the first and the last.
           edge_bits: of both tensors of the first and of the last MAC layer.
           float_layers: names of layers to leave in float, so that no file can be exported.
+          edge_weight_bits: of the weights of these two; None: `edge_bits`.
 
         Raises:
           TypeError: the model has no graph.
           ValueError: a bit-width outside 2 to 8, or a layer that is not supported; names it.
         """
-        space = SearchSpace((activation_bits,), weight_bits, edge_bits)
+        space = SearchSpace(
+            (activation_bits,), weight_bits, edge_bits, edge_weight_bits=edge_weight_bits
+        )
         network, names = quantize(model, space, float_layers)
         return cls(network, space, float_layers=sorted(names), name=f"{model.name}_quantized")
 

@@ -22,6 +22,7 @@ def test_defaults_are_the_contract_s():
         "weight_bits": 4,
         "edge_bits": 8,
         "stream_bits": 8,
+        "edge_weight_bits": None,
     }
 
 
@@ -47,7 +48,21 @@ def test_layer_candidates(weight_bits, inner, tied):
     space = SearchSpace((8, 3), weight_bits, edge_bits=6)
     assert space.layer_candidates(edge=False) == inner
     assert space.layer_candidates(edge=True) == ((6,), (6,))
-    assert space.weight_bits_tied is tied
+    assert space.tied(edge=False) is space.tied(edge=True) is tied
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"), [(4, (4,)), ((2, 8), (8, 2)), ([5], (5,)), (None, (6,))], ids=str
+)
+@pytest.mark.parametrize("weight_bits", [4, (8, 4), "same"], ids=str)
+def test_weights_of_the_ends_may_have_bits_of_their_own(given, weights, weight_bits):
+    space = SearchSpace((8, 3), weight_bits, edge_bits=6, edge_weight_bits=given)
+    assert space.layer_candidates(edge=True) == ((6,), weights)
+    assert space.layer_candidates(edge=False) == SearchSpace((8, 3), weight_bits).layer_candidates(
+        edge=False
+    )
+    assert space.tied(edge=True) is (weight_bits == "same" and given is None)
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
 
 
 @pytest.mark.parametrize(
@@ -68,6 +83,9 @@ def test_layer_candidates(weight_bits, inner, tied):
         ({"weight_bits": ()}, r"weight_bits.*at least one"),
         ({"edge_bits": 32}, r"edge_bits.*found 32"),
         ({"edge_bits": None}, r"edge_bits.*found None"),
+        ({"edge_weight_bits": 1}, r"edge_weight_bits.*found 1"),
+        ({"edge_weight_bits": (8, 8)}, r"edge_weight_bits.*once"),
+        ({"edge_weight_bits": "same"}, r"edge_weight_bits.*found 'same'"),
         ({"stream_bits": 4}, r"stream_bits.*expected 8.*found 4"),
         ({"stream_bits": 0}, r"stream_bits.*found 0"),
     ],

@@ -92,11 +92,12 @@ class BitMixerModel(QuantizedModel):
         space = space or SearchSpace((4, 3, 2), "same")
         require_space(space)
         require_whole("seed", seed)
-        if isinstance(space.weight_bits, tuple):
-            raise ValueError(
-                "Bit-Mixer: SearchSpace.weight_bits: expected 'same' or one bit-width, found "
-                f"candidates {list(space.weight_bits)}."
-            )
+        for field, expected in (("weight_bits", "'same' or "), ("edge_weight_bits", "")):
+            if isinstance(found := getattr(space, field), tuple):
+                raise ValueError(
+                    f"Bit-Mixer: SearchSpace.{field}: expected {expected}one bit-width, found "
+                    f"candidates {list(found)}: MetaMixModel searches bits of weights alone."
+                )
         one_of("batch_norm", batch_norm, READINGS)
         network, names = quantize(model, space, float_layers, batch_norm)
         name = f"{model.name}_bitmixer"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
-from keras_metamix.checks import found_model, one_of, require_whole, shown
+from keras_metamix.checks import found_model, one_of, shown
 from keras_metamix.cost import (
     Bops,
     Budget,
@@ -23,25 +20,11 @@ from keras_metamix.cost import (
     require_all_reachable,
     select,
 )
+from keras_metamix.points import OperatingPoint
 
 Name = TypeVar("Name")
 Method = Literal["solver", "greedy"]
 Budgets = tuple[PricedBudget, ...]  # all of which an operating point meets
-
-
-@dataclasses.dataclass(frozen=True)
-class OperatingPoint:
-    """An assignment with what it costs and how well it does.
-
-    Attributes:
-      bits: the assignment.
-      cost: in the unit of its budget, of several that of the first.
-      metrics: what `evaluate` gave, "loss" among them; empty where it was not evaluated.
-    """
-
-    bits: BitAssignment
-    cost: float
-    metrics: Mapping[str, float]
 
 
 def choose_bits(
@@ -87,43 +70,6 @@ def choose_points(
     return dict(zip(budgets, points, strict=True))
 
 
-def pareto_front(
-    model: BitMixerModel,
-    data: Any,
-    budgets: int | Sequence[Any] = 8,
-    method: Method = "solver",
-    plot: str | os.PathLike[str] | None = None,
-    verbose: int = 1,
-) -> list[OperatingPoint]:
-    """Operating points from the cheapest to the best, none of which another one beats.
-
-    Args:
-      budgets: how many budgets of BOPs, evenly from the fewest bits to the most, or the budgets
-        themselves, of one kind: `[Size(share=s) for s in (0, 0.5, 1)]`.
-      plot: a PNG to write, of the points' accuracy on `data` over their cost, beside the uniform
-        bit-widths'; the model has to be compiled with metrics=["accuracy"] then.
-      model, data, method, verbose: see `choose_bits`.
-
-    Raises:
-      TypeError, ValueError: see `choose_bits`; no accuracy to plot.
-    """
-    if not isinstance(budgets, Sequence):
-        require_whole("budgets", budgets, 1)
-        budgets = [Bops(share=float(s)) for s in np.linspace(0, 1, budgets)]
-    if not budgets:
-        raise ValueError("budgets: expected at least one, found none.")
-    points = _points(model, data, list(budgets), method, verbose)
-    points.sort(key=lambda point: (point.cost, point.metrics["loss"]))
-    front: list[OperatingPoint] = []
-    for point in points:
-        if not front or point.metrics["loss"] < front[-1].metrics["loss"]:
-            front.append(point)
-    if plot is not None:
-        (budget, *_) = as_budgets(budgets[0])
-        _plot(plot, front, uniform_points(model, data, budget), cost_axis(budget))
-    return front
-
-
 def uniform_points(
     model: BitMixerModel, data: Any, budget: Budget | None = None
 ) -> dict[int, OperatingPoint]:
@@ -150,28 +96,6 @@ def measured_points(
         }
     finally:
         model.set_bits(before)
-
-
-def _plot(
-    path: str | os.PathLike[str],
-    front: Sequence[OperatingPoint],
-    uniform: Mapping[int, OperatingPoint],
-    axis: str,
-) -> None:
-    if "accuracy" not in front[0].metrics:
-        raise ValueError(
-            "plot: expected a model compiled with metrics=['accuracy'], found metrics "
-            f"{[*front[0].metrics]}."
-        )
-    points = [(p.cost, p.metrics["accuracy"], "") for p in front]
-    rows = [(p.cost, p.metrics["accuracy"], bits) for bits, p in uniform.items()]
-    report.save_figure(report.pareto_front(points, rows, axis), path)
-
-
-def cost_axis(budget: Budget) -> str:
-    """What a budget is counted in, for the axis of a figure."""
-    axes = {"us": "predicted latency, µs", "bytes": "predicted file size, bytes", "BOPs": "BOPs"}
-    return axes.get(budget.unit, "cost")
 
 
 class _Measure:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_metamix.cost.file_size import FileBytes, MacShape
+from keras_metamix.cost.file_size import FileBytes, MacShape, with_margin
 from keras_metamix.cost.table import FileOutline
 from keras_metamix.graph.fold_bn import fold_network, require_foldable
 from keras_metamix.graph.operators.multiply import IntegerFactors
@@ -45,10 +45,12 @@ def file_outline(model: Any) -> FileOutline:
         file.golden(math.prod(tensor.shape[1:]))
     bits = {layer.name: layer.weight_quantizer.candidates for layer in model.mac_layers}
     return FileOutline(
-        file.total,
+        with_margin(file.total),
         {
             name: {
-                b: sum(shape.bytes_at(b, number > 0) for number, shape in enumerate(found))
+                b: with_margin(
+                    sum(shape.bytes_at(b, number > 0) for number, shape in enumerate(found))
+                )
                 for b in bits[name]
             }
             for name, found in shapes.items()

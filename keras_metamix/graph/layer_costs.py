@@ -93,14 +93,22 @@ def bops(model: keras.Model, bits: BitAssignment) -> int:
 
 
 def uniform_assignment(
-    model: keras.Model, activation_bits: int, weight_bits: int, edge_bits: int = 8
+    model: keras.Model,
+    activation_bits: int,
+    weight_bits: int,
+    edge_bits: int = 8,
+    edge_weight_bits: int | None = None,
 ) -> BitAssignment:
-    """The same bit-widths in every MAC layer but the first and the last."""
-    SearchSpace((activation_bits,), weight_bits, edge_bits)  # checks the bit-widths
+    """The same bit-widths in every MAC layer but the first and the last.
+
+    These take `edge_bits`, their weights `edge_weight_bits`; None: `edge_bits` too.
+    """
+    ends = edge_bits if edge_weight_bits is None else edge_weight_bits
+    SearchSpace((activation_bits,), weight_bits, edge_bits, edge_weight_bits=ends)  # checks them
     costs = layer_costs(model)
     return BitAssignment(
         {c.name: edge_bits if c.edge else activation_bits for c in costs},
-        {c.name: edge_bits if c.edge else weight_bits for c in costs},
+        {c.name: ends if c.edge else weight_bits for c in costs},
     )
 
 

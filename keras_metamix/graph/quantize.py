@@ -203,14 +203,14 @@ class _Rewrite:
         return self.space.layer_candidates(name in self.edges)
 
     def _quantized_mac(self, operation: Any, config: dict[str, Any]) -> Any:
-        name = operation.name
+        name, edge = operation.name, operation.name in self.edges
         norm = self._norm_behind(name)
         config |= {
-            "weight_bits": "same" if self.space.weight_bits_tied else self._candidates(name)[1],
+            "weight_bits": "same" if self.space.tied(edge) else self._candidates(name)[1],
             "input_quantizer": self._input_quantizer(name),
             "norm": norm and self._batch_norm(norm, norm.get_config()),
             "nested_weights": self.reading is not None,
-            "edge": name in self.edges,
+            "edge": edge,
         }
         for cls, quantized in (
             (keras.layers.DepthwiseConv2D, QuantizedDepthwiseConv2D),

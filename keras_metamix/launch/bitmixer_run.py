@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import keras
 import numpy as np
@@ -11,12 +10,11 @@ import numpy as np
 from keras_metamix.bitmixer.model import BitMixerModel
 from keras_metamix.bitmixer.operating_points import (
     choose_points,
-    cost_axis,
     measured_points,
     uniform_points,
 )
-from keras_metamix.cost import Bops, Budget, Latency, Size
-from keras_metamix.launch.budget import naming_table
+from keras_metamix.cost import Budget, Size
+from keras_metamix.launch.budget import budget_of, check_size, naming_kind
 from keras_metamix.launch.config import BitMixer
 from keras_metamix.launch.datasets import task_of
 from keras_metamix.launch.results import (
@@ -27,12 +25,11 @@ from keras_metamix.launch.results import (
 )
 from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import search_space, train_mixer
+from keras_metamix.points import cost_axis
 from keras_metamix.report import save_figure
 from keras_metamix.report.plots import operating_points
 from keras_metamix.report.results import Mixer, Point, UniformPoint
 from metamix_tflite import convert, verify
-
-_KINDS: dict[str, Any] = {"bops": Bops, "size": Size}  # of config.mixer.cost
 
 
 def check(session: Session[BitMixer], float_model: keras.Model) -> None:
@@ -42,16 +39,16 @@ def check(session: Session[BitMixer], float_model: keras.Model) -> None:
       ValueError: a latency table of another model; names it.
     """
     config = session.config
+    check_size(config, config.mixer.kinds)
     model = BitMixerModel.from_float(float_model, search_space(config), config.mixer.batch_norm)
-    with naming_table(config):
-        _budget(session, 1.0).priced(model)
+    for kind, budget in zip(config.mixer.kinds, _budgets(session, 1.0), strict=True):
+        with naming_kind(config, kind):
+            budget.priced(model)
 
 
-def _budget(session: Session[BitMixer], share: float) -> Budget:
-    """A share of the way from the fewest bits' cost to that of the most."""
-    if session.table is not None:
-        return Latency(session.table, share=share)
-    return _KINDS[session.config.mixer.cost](share=share)
+def _budgets(session: Session[BitMixer], share: float) -> list[Budget]:
+    """Of each kind a share of the way from the fewest bits' cost to that of the most."""
+    return [budget_of(kind, session.table, share=share) for kind in session.config.mixer.kinds]
 
 
 def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
@@ -62,9 +59,9 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
 
     session.say("operating points")
     shares = sorted(mixer.operating_points.items(), key=lambda item: -item[1])
-    budgets = {name: _budget(session, share) for name, share in shares}
+    budgets = {name: _budgets(session, share) for name, share in shares}
     front = np.linspace(0, 1, mixer.front)
-    front = {f"front {n}": _budget(session, float(share)) for n, share in enumerate(front)}
+    front = {f"front {n}": _budgets(session, float(share)) for n, share in enumerate(front)}
     batches = -(-mixer.images // config.train.batch_size)
     known = data.train.take(batches).cache()  # the test images choose nothing
     chosen = choose_points(model, known, budgets | front, mixer.method)
@@ -73,15 +70,15 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     for name in front:  # those whose bits are new
         if chosen[name].bits not in drawn.values():
             drawn[name] = chosen[name].bits
-    limits = {name: limit.priced(model).limit for name, limit in (budgets | front).items()}
+    limits = {name: of[0].priced(model).limit for name, of in (budgets | front).items()}
 
     session.say("export, verification, benchmark")
     told = training_run(config, epochs)
     flat = convert(model, container, operating_points=bits, run=told)
     graphs = verify(flat, bits)
     *_, last = bits
-    alone = [convert(model, container, operating_points={name: bits[name]}) for name in bits]
-    whole = _budget(session, 1.0)
+    alone = {n: convert(model, container, operating_points={n: bits[n]}) for n in bits}
+    whole, *_ = _budgets(session, 1.0)
     found = Mixer(
         unit=cost_axis(whole),
         points=[
@@ -97,13 +94,21 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
             UniformPoint(bits=number, cost=point.cost, score=point.metrics[metric.key])
             for number, point in uniform_points(model, data.test, whole).items()
         ],
-        separate_bytes=sum(map(len, alone)),
+        separate_bytes=sum(map(len, alone.values())),
     )
     notes = [
         f"Operating point {name!r}: {chosen[name].cost:,.1f} us predicted by "
         f"{mixer.latency_table}, of a budget of {limits[name]:,.1f} us."
-        for name in (budgets if session.table else ())
+        for name in (budgets if mixer.kinds[0] == "latency" else ())
     ]
+    for name, given in budgets.items():
+        for size in (one.priced(model) for one in given if isinstance(one, Size)):
+            found_bytes = len(alone[name])
+            met = "within" if found_bytes <= size.limit else "above"
+            notes.append(
+                f"Operating point {name!r}: a file of its own has {found_bytes:,} bytes, "
+                f"{size.total(bits[name]):,.0f} predicted, {met} its budget of {size.limit:,.0f}."
+            )
     return Outcome(
         model,
         [Candidate(name, "model.tflite", flat, model, name, bits[name]) for name in bits],

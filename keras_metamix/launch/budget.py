@@ -1,17 +1,19 @@
-"""What a search may cost: BOPs, or microseconds by the latency table that the config names."""
+"""What bits may cost: the budgets that a config describes."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_metamix.assignment import SearchSpace
 from keras_metamix.checks import naming
-from keras_metamix.cost import Bops, Budget, Latency, LatencyTable
-from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
+from keras_metamix.cost import Bops, Budget, Latency, LatencyTable, Size
 from keras_metamix.launch.config import Experiment, MetaMix
+from keras_metamix.quantized_model import QuantizedModel
 
 UNIFORM_BITS = 4
 TABLE_SECTIONS = {"metamix": "search", "bitmixer": "mixer"}  # where a method's config names it
@@ -51,27 +53,75 @@ def naming_table(config: Experiment) -> contextlib.AbstractContextManager[Any]:
     return naming(where) if path else contextlib.nullcontext()
 
 
-def search_budget(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> Budget:
-    """The budget: the target of `config.search`, or a share of what uniform 4-bit layers cost.
+def search_budgets(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> list[Budget]:
+    """The budgets of `config.search`, by its `kinds`, all of which are met.
 
     Args:
       config: as `complete` gives it.
-      table: of the config; without it the budget is in BOPs, with it in microseconds.
+      table: the one that it names.
       model: the float model.
 
     Raises:
-      ValueError: the table lacks what the share is of; names the layer.
+      ValueError: the table lacks what a share is of; names the layer.
     """
-    field = target_field(config)
+    return [_search_budget(kind, config, table, model) for kind in config.search.kinds]
+
+
+def _search_budget(
+    kind: str, config: MetaMix, table: LatencyTable | None, model: keras.Model
+) -> Budget:
+    """A target of `config.search`, or a share of what the uniform network costs."""
+    field = config.search.field_of(kind)
     target = getattr(config.search, field)
     if field == "target_ratio":
-        uniform = uniform_assignment(model, UNIFORM_BITS, UNIFORM_BITS, config.space.edge_bits)
-        costs = layer_costs(model)
-        target *= bops(model, uniform) if table is None else table.predict(costs, uniform)
-    return Bops(target) if table is None else Latency(table, target)
+        bits = uniform_bits(config)
+        uniform = QuantizedModel.from_float(model, **bits)
+        with naming_kind(config, kind):
+            priced = budget_of(kind, table, share=1.0).priced(uniform)
+            target *= priced.total(uniform.bit_assignment)
+    return budget_of(kind, table, target)
 
 
-def target_field(config: MetaMix) -> str:
-    """The field of `config.search` that the budget is of."""
-    field = "target_latency" if config.search.latency_table else "target_bops"
-    return "target_ratio" if getattr(config.search, field) is None else field
+def uniform_bits(config: Experiment, bits: int = UNIFORM_BITS) -> dict[str, Any]:
+    """Bit-widths of a uniform network, as `QuantizedModel.from_float` takes them.
+
+    Where the config has one bit-width of activations, it is that; the ends are the config's, with
+    the most of their weights' bits.
+    """
+    space = SearchSpace(**dataclasses.asdict(config.space))
+    several = len(space.activation_bits) > 1
+    (edge,), (edge_weights, *_) = space.layer_candidates(edge=True)
+    return {
+        "activation_bits": bits if several else space.activation_bits[0],
+        "weight_bits": bits,
+        "edge_bits": edge,
+        "edge_weight_bits": edge_weights,
+    }
+
+
+def uniform_name(config: Experiment, bits: int = UNIFORM_BITS) -> str:
+    """`uniform A4W4`."""
+    wanted = uniform_bits(config, bits)
+    return f"uniform A{wanted['activation_bits']}W{bits}"
+
+
+def budget_of(kind: str, table: Any, *limit: Any, **share: float) -> Budget:
+    """A budget of one of `config.KINDS`, with a limit or a share."""
+    if kind == "latency":
+        return Latency(table, *limit, **share)
+    return (Size if kind == "size" else Bops)(*limit, **share)
+
+
+def naming_kind(config: Experiment, kind: str) -> contextlib.AbstractContextManager[Any]:
+    """Names the table in what is wrong with a budget of it."""
+    return naming_table(config) if kind == "latency" else contextlib.nullcontext()
+
+
+def check_size(config: Experiment, kinds: list[str]) -> None:
+    """Raises ValueError if a budget of bytes is of another file than the config exports."""
+    container = config.export.weight_container
+    if "size" in kinds and container != "fast":
+        raise ValueError(
+            "config.export.weight_container: a budget of size is of a file that has 'fast', found "
+            f"{container!r}."
+        )

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from keras_metamix.bitmixer.operating_points import Method
-from keras_metamix.checks import one_of, require_number, shown
+from keras_metamix.checks import naming, one_of, require_number, shown
+from keras_metamix.cost import Size
 from keras_metamix.graph.transitions import Reading
 from keras_metamix.metamix.loss import CostForm
-from keras_metamix.metamix.model import Meta
+from keras_metamix.metamix.model import Meta, MetaWeights
 from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting, without_none
 
 
@@ -54,6 +55,7 @@ class Space:
     activation_bits: tuple = setting("candidates of the layers' inputs, of 8 to 2")
     weight_bits: Any = setting("a bit-width, several to search, or 'same' as the activations'")
     edge_bits: Any = setting("of the first and the last layer")
+    edge_weight_bits: Any = setting("of their weights, or several to search; None: edge_bits", None)
     stream_bits: int | None = setting(
         "8: of tensors that no layer reads directly; None: float, and no file"
     )
@@ -68,25 +70,105 @@ class Float:
     weights: str = setting("a .weights.h5 file of the network, loaded before its training", "")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Search:
-    """MetaMix's search for bit-widths under a budget."""
+KINDS = ("bops", "size", "latency")  # of budgets
 
-    target_bops: float | None = setting("the budget in BOPs", above=True)
-    target_ratio: float | None = setting(
-        "without one: the budget as a share of what A4W4 costs", above=True
-    )
-    latency_table: str = setting(
-        "a file of metamix-profile: the budget is in microseconds then; target_bops and cost are "
-        "of searches without a table",
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budgeted:
+    """What bit-widths may cost, in a section of either method."""
+
+    budget: str = setting(
+        "what it is of: bops, size, latency, or several, such as size,latency, all of which are "
+        "met; empty: latency with a latency_table, size with a target_size, else bops",
         "",
     )
-    target_latency: float | None = setting("that budget; None: target_ratio", None, above=True)
+    latency_table: str = setting(
+        "of a budget of latency: a file of metamix-profile, microseconds", ""
+    )
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of the budget, of KINDS."""
+        if self.budget:
+            return self.budget.split(",")
+        given = {"size": getattr(self, "target_size", None), "latency": self.latency_table}
+        return [kind for kind, found in given.items() if found] or ["bops"]
+
+    def __post_init__(self) -> None:
+        for number, kind in enumerate(self.kinds):
+            if kind not in KINDS or kind in self.kinds[:number]:
+                raise ValueError(
+                    f"budget: expected some of {', '.join(KINDS)}, with a comma between, each "
+                    f"once, found {shown(self.budget)}."
+                )
+        if self.latency_table and "latency" not in self.kinds:
+            table = f"latency_table={self.latency_table!r}"
+            raise ValueError(
+                f"budget: expected latency in it beside {table}, found {shown(self.budget)}."
+            )
+        if "latency" in self.kinds and not self.latency_table:
+            raise ValueError(
+                "latency_table: expected the file of metamix-profile that budget=latency is of, "
+                "found none."
+            )
+
+
+def _bytes(name: str, value: Any) -> None:
+    if value is not None:
+        with naming(name):
+            Size(value)
+
+
+def _multiples(name: str, value: Any) -> None:
+    if not isinstance(value, list | tuple):
+        raise ValueError(
+            f"{name}: expected several numbers, as in (0.9, 0.8), found {shown(value)}."
+        )
+    for number, multiple in enumerate(value):
+        require_number(f"{name}[{number}]", multiple, 0, above=True)
+        if multiple in value[:number]:
+            raise ValueError(f"{name}: expected each once, found {shown(value)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search(Budgeted):
+    """MetaMix's search for bit-widths under a budget."""
+
+    target_bops: float | None = setting("a budget of BOPs", above=True)
+    target_size: Any = setting(
+        "a budget of size: bytes of the file, or a text such as '64 kB'", None, check=_bytes
+    )
+    target_latency: float | None = setting("a budget of latency, microseconds", None, above=True)
+    target_ratio: float | None = setting(
+        "of a budget that has no target: the share of what A4W4 costs; where activations have one "
+        "bit-width, of that and W4",
+        above=True,
+    )
     meta_epochs: int = setting("of bit-meta")
     search_epochs: int = setting("of bit-search")
     meta: Meta = setting("what a candidate sees: the whole batch, or split: a part", "whole")
-    cost: CostForm = setting("form of Eq. 4; the paper's is in 1e9 BOPs", "relative")
-    cost_strength: float | None = setting("lambda of Eq. 3")
+    budgets: tuple = setting(
+        "further budgets of the same search, as multiples of the first, such as (0.9, 0.8): a file "
+        "and a point of the Pareto picture each",
+        (),
+        check=_multiples,
+    )
+    point_epochs: int = setting(
+        "of weight training of each of them, from the dearest to the cheapest, beginning with the "
+        "weights of the one before; 0: none",
+        0,
+    )
+    meta_weights: MetaWeights = setting(
+        "searched weights in bit-meta: quantized at their candidates, or float, as in Table 1",
+        "quantized",
+    )
+    cost: CostForm = setting(
+        "form of Eq. 4; the paper's is of BOPs, in 1e9: other budgets have the relative form",
+        "relative",
+    )
+    cost_strength: float | None = setting(
+        "lambda of Eq. 3 in that form; None, and of other budgets than cost is of: 8"
+    )
     learning_rate: float | None = setting(
         "of the architecture parameters; None: 1 / (steps of search)", None, above=True
     )
@@ -95,9 +177,28 @@ class Search:
         if self.target_latency is not None and not self.latency_table:
             found = f"target_latency={self.target_latency!r}"
             raise ValueError(f"{found}: expected latency_table beside it, found none.")
-        target = "target_latency" if self.latency_table else "target_bops"
-        if getattr(self, target) is None and self.target_ratio is None:
-            raise ValueError(f"{target}: expected it, or target_ratio; found neither.")
+        super().__post_init__()
+        if self.target_size is not None and "size" not in self.kinds:
+            found = f"target_size={self.target_size!r}"
+            raise ValueError(f"budget: expected size in it beside {found}, found {self.budget!r}.")
+        for kind in self.kinds:
+            if self.field_of(kind) == "target_ratio" and self.target_ratio is None:
+                raise ValueError(f"target_{kind}: expected it, or target_ratio; found neither.")
+
+    def field_of(self, kind: str) -> str:
+        """The field that a kind of budget is given by."""
+        target = f"target_{kind}"
+        return "target_ratio" if getattr(self, target) is None else target
+
+    @property
+    def cost_form(self) -> CostForm:
+        """Of the budget's kinds: the paper's is of BOPs alone."""
+        return self.cost if self.kinds == ["bops"] else "relative"
+
+    @property
+    def strength(self) -> float | None:
+        """The lambda of `cost_form`; None: its default."""
+        return self.cost_strength if self.cost_form == self.cost else None
 
 
 def _points(name: str, value: Any) -> None:
@@ -117,7 +218,7 @@ def _points(name: str, value: Any) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mixer:
+class Mixer(Budgeted):
     """Bit-Mixer's stages and operating points."""
 
     batch_norm: Reading = setting("which transitions have parameters, see docs/bitmixer.md")
@@ -127,10 +228,6 @@ class Mixer:
         "signatures of the file and their budgets, from 0, the fewest bits, to 1, the most",
         check=_points,
     )
-    cost: Literal["bops", "size"] = setting("what the budgets are of", "bops")
-    latency_table: str = setting(
-        "in its place, a file of metamix-profile: predicted microseconds", ""
-    )
     method: Method = setting("see `choose_bits`", "solver")
     images: int = setting("of the training data, that bit-widths are chosen on", 1000, least=1)
     front: int = setting("budgets of the Pareto front", 8)
@@ -138,9 +235,7 @@ class Mixer:
     def __post_init__(self) -> None:
         if not sum(self.stage_epochs):
             raise ValueError("stage_epochs: expected at least one epoch, found none.")
-        if self.latency_table and self.cost != "bops":
-            table = f"latency_table={self.latency_table!r}"
-            raise ValueError(f"cost: expected no other beside {table}, found {shown(self.cost)}.")
+        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class EpochLines(keras.callbacks.Callback):
     Args:
       title: what is trained.
       phases: epochs of each phase, in their order.
-      budget: of the search, with a limit; None where there is none.
+      budgets: of the search, with limits.
       prints: whether this process prints.
       metric: whose values are the scores.
 
@@ -102,12 +102,12 @@ class EpochLines(keras.callbacks.Callback):
         self,
         title: str,
         phases: Sequence[int] = (),
-        budget: Budget | None = None,
+        budgets: Sequence[Budget] = (),
         prints: bool = True,
         metric: Metric = ACCURACY,
     ):
         super().__init__()
-        self.title, self.prints, self.budget, self.metric = title, prints, budget, metric
+        self.title, self.prints, self.budgets, self.metric = title, prints, budgets, metric
         self.ends = list(itertools.accumulate(phases))
         self.records: list[dict[str, Any]] = []
         self._epoch = self._steps = 0
@@ -167,9 +167,10 @@ class EpochLines(keras.callbacks.Callback):
         )
         if record["validation_score"] is not None:
             line += f"  validation {record['validation_score']:.4f}"
-        if self.budget is not None and self.budget.log in record["costs"]:
-            cost, limit = record["costs"][self.budget.log], self.budget.limit
-            line += f"  {told(self.budget, cost)} of {told(self.budget, limit)}"
+        for budget in self.budgets:
+            if budget.log in record["costs"]:
+                cost = record["costs"][budget.log]
+                line += f"  {told(budget, cost)} of {told(budget, budget.limit)}"
         left = self._epochs_left(epoch)
         ahead = f", {_clock(left * record['seconds'])} of this phase left" if left else ""
         print(f"{line}  {record['seconds']:.1f} s{ahead}", flush=True)
@@ -177,6 +178,8 @@ class EpochLines(keras.callbacks.Callback):
 
 def told(budget: Budget, cost: float) -> str:
     """A cost in the unit of a budget: "38.00 M BOPs", "85.0 us"."""
+    if budget.unit == "bytes":
+        return f"{cost:,.0f} bytes"
     return f"{cost / 1e6:.2f} M BOPs" if budget.unit == "BOPs" else f"{cost:,.1f} {budget.unit}"
 
 

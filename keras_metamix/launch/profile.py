@@ -56,6 +56,7 @@ class Options:
     activation_bits: tuple[int, ...] = option("to measure", (8, 4, 3))
     weight_bits: tuple[int, ...] = option("to measure", (8, 4))
     edge_bits: int = option("of the first and the last layer", 8)
+    edge_weight_bits: int | None = option("of their weights; default: edge_bits", None)
     containers: Literal["fast", "smallest", "edgetpu"] = option(
         "weight container of metamix-export", "fast"
     )
@@ -83,7 +84,8 @@ def main(options: Options) -> None:
     costs = layer_costs(model)  # refuses sizes that are not known
     files = _files(model, options)
     _measure(table, files, options)
-    low, high = _add_up(table, costs, files, options.edge_bits)
+    ends = options.edge_bits, options.edge_weight_bits or options.edge_bits
+    low, high = _add_up(table, costs, files, ends)
     _write(table, options.output)
     print(
         f"{options.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
@@ -131,14 +133,17 @@ def _begin(options: Options) -> dict[str, Any]:
 
 def _files(model: keras.Model, options: Options) -> Files:
     """Operators of the network's file at each pair of bit-widths, in all layers but the ends."""
-    space = SearchSpace(options.activation_bits, options.weight_bits, options.edge_bits)
+    ends = options.edge_bits, options.edge_weight_bits
+    space = SearchSpace(
+        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
+    )
     quantized = MetaMixModel.from_float(model, space)
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
     calibrate(quantized, images[0] if len(images) == 1 else images)
     files = {}
     for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
-        quantized.set_bits(uniform_assignment(model, activation, weight, space.edge_bits))
+        quantized.set_bits(uniform_assignment(model, activation, weight, *ends))
         files[activation, weight] = operator_files(convert(quantized, options.containers, golden=0))
     return files
 
@@ -160,13 +165,13 @@ def _measure(table: dict[str, Any], files: Files, options: Options) -> None:
 
 
 def _add_up(
-    table: dict[str, Any], costs: list[LayerCost], files: Files, edge_bits: int
+    table: dict[str, Any], costs: list[LayerCost], files: Files, ends: tuple[int, int]
 ) -> tuple[float, float]:
     """Prices of the layers' operations, and of the rest, whose least and most are returned."""
     kernels = table["kernels"]
     for (activation, weight), found in files.items():
         for cost in costs:
-            bits = f"{edge_bits}/{edge_bits}" if cost.edge else f"{activation}/{weight}"
+            bits = "/".join(map(str, ends if cost.edge else (activation, weight)))
             calls = [file.kernel for file in found if file.layer == cost.name]
             for text, kernel in zip(cost.operations, calls, strict=True):
                 macs = cost.macs // len(cost.operations)

@@ -21,6 +21,7 @@ from keras_metamix.launch.datasets import Data, task_of
 from keras_metamix.launch.messages import command_line
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.metamix.search import searched_choices
 from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.report.pictures import encoded
 from keras_metamix.report.results import (
@@ -164,7 +165,7 @@ def layer_rows(graph: FileGraph, model: Any, bits: BitAssignment) -> list[Layer]
             weight_bits=bits[cost.name].weight,
             weights=cost.weights,
             container=declared[cost.name]["container"],
-            searched=not cost.edge,
+            searched=len(model.cost_table.choices[cost.name]) > 1,
         )
         for cost in layer_costs(model)
     ]
@@ -173,11 +174,10 @@ def layer_rows(graph: FileGraph, model: Any, bits: BitAssignment) -> list[Layer]
 def search_history(callback: MetaMixCallback, model: MetaMixModel) -> Alphas:
     """The alphas' probabilities, layer by layer, as the report draws them."""
     records = callback.probabilities
-    names = list(records[0]["layers"]) if records else []
-    quantizers = {layer.name: layer.input_quantizer for layer in model.mac_layers}
+    choices = searched_choices(model) if records else {}
     return Alphas(
-        candidates={name: list(quantizers[name].candidates) for name in names},
-        history={name: [r["layers"][name] for r in records] for name in names},
+        candidates={name: list(choice.candidates) for name, choice in choices.items()},
+        history={name: [r["layers"][name] for r in records] for name in choices},
         steps=[r["step"] for r in records],
     )
 

@@ -110,14 +110,14 @@ class Session(Generic[E]):
         title: str,
         phases: Sequence[int],
         callbacks: Sequence[Any],
-        budget: Budget | None = None,
+        budgets: Sequence[Budget] = (),
     ) -> tuple[Any, list[Epoch]]:
         """Trains a compiled model, or goes on where an earlier run of this folder stopped.
 
         Args:
           name: of the training, unique in the experiment.
           model: made and compiled in `scope`.
-          title, phases, budget: see `EpochLines`.
+          title, phases, budgets: see `EpochLines`.
           callbacks: the method's, in their order.
 
         Returns:
@@ -131,7 +131,7 @@ class Session(Generic[E]):
                 model.optimizer.build(model.trainable_variables)
                 build_metrics(model, train)
         metric, callbacks = task_of(self.config).metric, [*callbacks]
-        lines = EpochLines(title, phases, budget, self.chief, metric)
+        lines = EpochLines(title, phases, budgets, self.chief, metric)
         if model.optimizer.use_ema:
             callbacks.append(AveragedWeights(self.statistics_batches, train))
         callbacks.append(lines)

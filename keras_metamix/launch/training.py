@@ -19,7 +19,7 @@ from keras_metamix.calibration import calibrate
 from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.graph.fast_float import fast_float
 from keras_metamix.graph.layer_costs import uniform_assignment
-from keras_metamix.launch.budget import search_budget
+from keras_metamix.launch.budget import search_budgets, uniform_bits, uniform_name
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.distribution import local_copy
@@ -88,23 +88,25 @@ def train_metamix(
     config, data = session.config, session.data
     meta, search = config.search.meta_epochs, config.search.search_epochs
     with session.scope():
-        model = MetaMixModel.from_float(float_model, search_space(config))
+        model = MetaMixModel.from_float(
+            float_model, search_space(config), meta_weights=config.search.meta_weights
+        )
         compile_quantized(model, config, data.steps, meta + search, teacher)
-    budget = search_budget(config, session.table, float_model)
+    budgets = search_budgets(config, session.table, float_model)
     callback = MetaMixCallback(
-        budget,
+        budgets,
         meta_epochs=meta,
         search_epochs=search,
-        cost_form="relative" if session.table else config.search.cost,
-        cost_strength=config.search.cost_strength,
+        cost_form=config.search.cost_form,
+        cost_strength=config.search.strength,
         meta=config.search.meta,
         statistics_batches=session.statistics_batches,
         statistics_data=data.train,
         verbose=0,
     )
     phases = (meta, search, config.train.epochs - meta - search)
-    session.say(f"MetaMix: budget {told(budget, budget.limit)}")
-    return *session.fit("metamix", model, "MetaMix", phases, [callback], budget), callback
+    session.say(f"MetaMix: budget {', '.join(told(b, b.limit) for b in budgets)}")
+    return *session.fit("metamix", model, "MetaMix", phases, [callback], budgets), callback
 
 
 def train_uniform(
@@ -118,21 +120,21 @@ def train_uniform(
 
     Args:
       session, float_model: as of the method that it is compared with.
-      bits: the bit-width.
+      bits: the bit-width; of weights alone, where the config has one of activations.
       epochs: of training.
       ready: compiles it.
     """
     config = session.config
-    edge = config.space.edge_bits
+    wanted = uniform_bits(config, bits)
     with session.scope():
-        space = SearchSpace((bits,), bits, edge, config.space.stream_bits)
+        space = SearchSpace(stream_bits=config.space.stream_bits, **wanted)
         model = MetaMixModel.from_float(float_model, space)
         for images in image_batches(session.data.train, 1):
             calibrate(model, images)
-        model.set_bits(uniform_assignment(float_model, bits, bits, edge))
+        model.set_bits(uniform_assignment(float_model, **wanted))
         ready(model)
     callbacks = [StopOnNonFinite(session.data.train)]
-    title = f"uniform A{bits}W{bits}"
+    title = uniform_name(config, bits)
     return session.fit("uniform", model, title, [epochs], callbacks)[0]
 
 

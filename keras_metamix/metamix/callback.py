@@ -27,6 +27,7 @@ from keras_metamix.metamix.model import METAS, PHASES, Meta, MetaMixModel, Phase
 from keras_metamix.metamix.search import (
     candidate_scores,
     prepare_weight_training,
+    searched_choices,
 )
 from keras_metamix.training import check_statistics_data, epoch_steps, training_batches
 
@@ -67,7 +68,8 @@ class MetaMixCallback(keras.callbacks.Callback):
       argmax_assignment: each layer's most probable bits, whatever they cost.
       assignment: the bits chosen: of those that meet the budget and use at least 97 % of it the
         most probable ones, see `cost.select`.
-      probabilities: records {"step", "layers": {name: probabilities}} of the search.
+      probabilities: records {"step", "layers": {name: probabilities}} of the search; of weights
+        that are searched by themselves, the name is that of the layer with "/weights" behind it.
       phases: the phase of each epoch.
 
     Raises:
@@ -258,12 +260,10 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     def _record(self) -> None:
         model: Any = self.model
-        layers = {}
-        for layer in model.mac_layers:
-            choice = layer.input_quantizer.choice
-            if choice.searched:
-                layers[layer.name] = np.exp(choice.log_probabilities()).tolist()
-        self.probabilities.append({"step": self._step, "layers": layers})
+        found = {}
+        for name, choice in searched_choices(model).items():
+            found[name] = np.exp(choice.log_probabilities()).tolist()
+        self.probabilities.append({"step": self._step, "layers": found})
 
     def _budget_line(self) -> str:
         model: Any = self.model

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import keras
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate_weights
+from keras_metamix.checks import one_of
 from keras_metamix.cost import as_budgets, require_all_reachable
 from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.graph.quantize import quantize
@@ -21,6 +22,7 @@ from keras_metamix.training import Progress, restart_averages
 
 Meta = Literal["whole", "split"]
 Phase = Literal["bit_meta", "bit_search", "weight_training"]
+MetaWeights = Literal["quantized", "float"]
 PHASES: tuple[Phase, ...] = ("bit_meta", "bit_search", "weight_training")
 METAS: tuple[Meta, ...] = ("whole", "split")
 
@@ -34,13 +36,14 @@ class MetaMixModel(QuantizedModel):
 
     - "bit_meta": one update of weights, batch norm and activation steps from the average of the
       candidates' losses (Eq. 1), weights in float, as in the paper; where their bits are
-      searched too, quantized to a candidate that changes from step to step;
+      searched too, quantized at their candidates in turn, unless `meta_weights="float"`;
     - "bit_search": on each mini-batch a bit-meta update, then an update of the architecture
       parameters alone (Eq. 2 to 5);
     - "weight_training": bits fixed, weights and streams quantized, everything but the
       architecture parameters trains.
 
     Attributes:
+      meta_weights: "quantized" or "float": what searched weights are in bit-meta updates.
       objective: the cost term of bit-search; None before `set_objective`.
       meta: whether each candidate of a bit-meta update sees the "whole" mini-batch or, "split",
         a part of it; see `MetaMixCallback`.
@@ -55,9 +58,11 @@ class MetaMixModel(QuantizedModel):
         space: SearchSpace,
         float_layers: Sequence[str] = (),
         phase: Phase = "bit_meta",
+        meta_weights: MetaWeights = "quantized",
         **kwargs: Any,
     ):
         super().__init__(network, space, float_layers, **kwargs)
+        self.meta_weights: MetaWeights = one_of("meta_weights", meta_weights, get_args(MetaWeights))
         self.search_optimizer: Any = None
         self.search_optimizer_is_default = True
         self.objective: Objective | None = None
@@ -71,6 +76,7 @@ class MetaMixModel(QuantizedModel):
         model: keras.Model,
         space: SearchSpace | None = None,
         float_layers: Iterable[str] = (),
+        meta_weights: MetaWeights = "quantized",
     ) -> Self:
         """Rewrites a functional or Sequential Keras model; the float model stays as it is.
 
@@ -78,14 +84,20 @@ class MetaMixModel(QuantizedModel):
           model: the float model; models and composite layers inside it are opened.
           space: the candidates.
           float_layers: names of layers to leave in float, so that no file can be exported.
+          meta_weights: what bit-meta trains where bits of weights are searched: "quantized", so
+            that the meta-state is one at which every candidate pair works, as Eq. 1 has it of
+            activations, or "float", as Table 1 has it; weights of few bits are then new to the
+            network when they are searched. Weights of one bit-width are always in float there.
 
         Raises:
           TypeError: the model has no graph.
-          ValueError: a layer that is not supported; names it.
+          ValueError: another `meta_weights`, or a layer that is not supported; names it.
         """
         space = space or SearchSpace()
+        one_of("meta_weights", meta_weights, get_args(MetaWeights))
         network, names = quantize(model, space, float_layers)
-        return cls(network, space, float_layers=sorted(names), name=f"{model.name}_metamix")
+        name = f"{model.name}_metamix"
+        return cls(network, space, sorted(names), meta_weights=meta_weights, name=name)
 
     @property
     def architecture_variables(self) -> list[keras.Variable]:
@@ -100,6 +112,11 @@ class MetaMixModel(QuantizedModel):
         """Whether a layer's weights have candidates to choose from."""
         return any(layer.weight_quantizer.choice.searched for layer in self.mac_layers)
 
+    @property
+    def quantizes_meta_weights(self) -> bool:
+        """Whether bit-meta updates compute with quantized weights."""
+        return self.weights_searched and self.meta_weights == "quantized"
+
     def assign_bits(self, bits: BitAssignment) -> None:
         """Writes the bit-widths into the layers' variables; phase and steps stay."""
         super().set_bits(bits)
@@ -111,7 +128,7 @@ class MetaMixModel(QuantizedModel):
           ValueError: the assignment is of another model, or not within the search space.
         """
         self.assign_bits(bits)
-        if self.phase != "weight_training":  # the weights were in float: their steps are stale
+        if self.phase != "weight_training":  # weights were in float, or moved at other bits
             calibrate_weights(self.network, self.weight_rule)
             restart_averages(self)
         self.phase = "weight_training"
@@ -128,6 +145,8 @@ class MetaMixModel(QuantizedModel):
         if phase == self.phase:
             return
         before = self.evaluation_mode()
+        if phase == "bit_search" and self.weights_searched and not self.quantizes_meta_weights:
+            calibrate_weights(self.network, self.weight_rule)  # they were in float
         self.progress.write(phase)
         if self.evaluation_mode() != before:
             self.test_function = self.predict_function = None
@@ -148,7 +167,8 @@ class MetaMixModel(QuantizedModel):
         """What `call` does in the present phase."""
         if self.phase == "weight_training":
             return super().evaluation_mode()
-        weights = "assigned" if self.weights_searched else "off"
+        quantized = self.quantizes_meta_weights or self.phase == "bit_search"
+        weights = "assigned" if self.weights_searched and quantized else "off"
         return QuantizationMode(weights=weights, streams=False)
 
     # --- training --------------------------------------------------------------------------
@@ -229,7 +249,7 @@ class MetaMixModel(QuantizedModel):
         return self.compute_metrics(seen, labels, predictions, sample_weight=weights) | logs
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"phase": self.phase}
+        return super().get_config() | {"phase": self.phase, "meta_weights": self.meta_weights}
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

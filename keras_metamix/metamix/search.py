@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_metamix.batches import readable
+from keras_metamix.batches import count_images, readable
 from keras_metamix.calibration import (
     SEARCHED,
     calibrate_streams,
@@ -56,7 +57,7 @@ def select_bits(model: MetaMixModel, budget: Any) -> Any:
 
 def prepare_weight_training(
     model: MetaMixModel, data: Any = None, batches: int = 32, batch_size: int | None = None
-) -> None:
+) -> int:
     """Enters weight training at the bits assigned: step sizes, then batch norm.
 
     The step sizes of weights are set from the kernels and those of streams from images; batch
@@ -69,6 +70,9 @@ def prepare_weight_training(
       batches: number of its batches that estimate batch norm's statistics; 0 leaves these alone.
       batch_size: images in a batch where `data` is arrays; default 32.
 
+    Returns:
+      How many images were read, those that were read twice counted twice.
+
     Raises:
       TypeError: not a MetaMixModel, or data that cannot be read twice.
     """
@@ -76,11 +80,20 @@ def prepare_weight_training(
     require_whole("batches", batches)
     data = readable(data)
     calibrate_weights(model.network, model.weight_rule)
-    calibrate_streams(model.network, training_batches(model, data, SEARCHED, batch_size))
+    images = 0
+
+    def counted(count: int) -> Iterator[Any]:
+        nonlocal images
+        for batch in training_batches(model, data, count, batch_size):
+            images += count_images(batch)
+            yield batch
+
+    calibrate_streams(model.network, counted(SEARCHED))
     model.phase = "weight_training"
     with quantization_mode(model.evaluation_mode()):
-        reestimate_batch_norm(model.network, training_batches(model, data, batches, batch_size))
+        reestimate_batch_norm(model.network, counted(batches))
     restart_averages(model)
+    return images
 
 
 def candidate_scores(model: MetaMixModel) -> Scores:
@@ -89,6 +102,18 @@ def candidate_scores(model: MetaMixModel) -> Scores:
         layer.name: layer_scores(layer.input_quantizer.choice, layer.weight_quantizer.choice)
         for layer in model.mac_layers
     }
+
+
+def searched_choices(model: MetaMixModel) -> dict[str, BitChoice]:
+    """The choices with several candidates: a layer's by its name, its weights' by NAME/weights."""
+    found = {}
+    for layer in model.mac_layers:
+        activation, weight = layer.input_quantizer.choice, layer.weight_quantizer.choice
+        if activation.searched:
+            found[layer.name] = activation
+        if weight.searched and weight is not activation:
+            found[f"{layer.name}/weights"] = weight
+    return found
 
 
 def layer_scores(activation: BitChoice, weight: BitChoice) -> dict[tuple[int, int], float]:

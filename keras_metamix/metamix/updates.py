@@ -21,6 +21,9 @@ from keras_metamix.workers import has_synchronized_norm
 def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, Any, dict[str, Any]]:
     """One update from the average of the candidates' losses (Eq. 1).
 
+    Of pairs of activation and weight bits each candidate of the one that has more stands beside a
+    candidate of the other, which moves on from step to step.
+
     A loop, one candidate after the other: their activations are never held together. Batch norm
     that replicas share cannot stand in a loop of TensorFlow's: Python loops then.
 
@@ -33,7 +36,8 @@ def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, Any, dict
       name.
     """
     variables = model.trainable_variables
-    count = len(model.space.activation_bits)
+    candidates, of = _averaged(model)
+    count = len(candidates)
     trained = [False] * len(variables)
     batch = (x, y, weight)
 
@@ -67,7 +71,7 @@ def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, Any, dict
     gradients = [g if used else None for g, used in zip(sums, trained, strict=True)]
     track_loss(model, descend(model.optimizer, gradients, variables, loss), x)
     each = tf.unstack(losses * count * model.distribute_strategy.num_replicas_in_sync)
-    names = [f"loss_{bits}_bits" for bits in model.space.activation_bits]
+    names = [f"loss_{bits}_{of}bits" for bits in candidates]
     return predictions, last, dict(zip(names, each, strict=True))
 
 
@@ -90,19 +94,33 @@ def _part(batch: Any, index: Any, count: int) -> Any:
     return tree.map_structure(lambda v: None if v is None else rows(v), batch)
 
 
-def _meta_mode(model: Any, index: Any) -> QuantizationMode:
-    """Candidate number `index` in every searched layer (Eq. 1).
+def _averaged(model: Any) -> tuple[tuple[int, ...], str]:
+    """The bit-widths whose losses a step averages, and what the logs call them.
 
-    With searched weights the pairs rotate: each step takes every activation candidate once,
-    beside a weight candidate that moves on from step to step.
+    The activations' candidates, or the weights' where there are more of these.
     """
-    if not model.weights_searched:
+    activations = model.space.activation_bits
+    if model.quantizes_meta_weights:
+        untied = [x.weight_quantizer.candidates for x in model.mac_layers if not x.tied]
+        weights = max(untied, key=len, default=())
+        if len(weights) > len(activations):
+            return weights, "weight_"
+    return activations, ""
+
+
+def _meta_mode(model: Any, index: Any) -> QuantizationMode:
+    """Candidate number `index` of what the step averages (Eq. 1), in every searched layer."""
+    if not model.quantizes_meta_weights:
         return QuantizationMode("forced", "off", streams=False, forced=index)
-    weight = index
-    if not model.space.weight_bits_tied:
-        count = len(model.space.layer_candidates(edge=False)[1])
-        weight = (index + tf.cast(model.optimizer.iterations, "int32")) % count
-    return QuantizationMode("forced", "forced", False, forced=index, forced_weights=weight)
+    _, of = _averaged(model)
+    moved = index + tf.cast(model.optimizer.iterations, "int32")
+    activation, weight = (moved, index) if of else (index, moved)
+    forced, forced_weights = {}, {}
+    for layer in model.mac_layers:
+        choice, other = layer.input_quantizer.choice, layer.weight_quantizer.choice
+        forced[choice] = activation % len(choice.candidates)
+        forced_weights[other] = weight % len(other.candidates)
+    return QuantizationMode("forced", "forced", False, forced, forced_weights)
 
 
 def _empty_predictions(network: Any, x: Any) -> Any:

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from keras_metamix.report import numbers, style
 from keras_metamix.report.pictures import decoded
-from keras_metamix.report.results import Epoch, Layer, Mixer, Results
+from keras_metamix.report.results import Epoch, Layer, Mixer, Results, Search
 
 _PHASES = {
     "bit_meta": ("bit-meta", "#cc79a7"),
@@ -193,13 +193,19 @@ def operating_points(mixer: Mixer, metric: str) -> Figure:
     )
 
 
+def searched_points(search: Search, metric: str) -> Figure:
+    """`pareto_front` of the budgets of one search, whose scores are of a metric."""
+    points = [(p.cost, p.score, p.name) for p in search.points]
+    return pareto_front(points, [], search.unit, f"test {metric}")
+
+
 def pareto_front(
     points: Sequence[tuple[float, float, str]],
     uniform: Sequence[tuple[float, float, int]],
     unit: str,
     measured: str = "accuracy",
 ) -> Figure:
-    """Accuracy over cost of a Bit-Mixer's operating points, beside its uniform bit-widths.
+    """Accuracy over cost of operating points, beside uniform bit-widths.
 
     Args:
       points: cost, accuracy and name of each; those of the file have one.

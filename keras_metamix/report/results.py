@@ -108,6 +108,7 @@ class Budget:
       cost: what it is of, a name in each epoch's `costs`: "bops", "latency_us", "size_bytes".
       limit, found: in its unit; `found` of the chosen bits.
       source, origin: a latency table's file, and what it was measured on.
+      written: of a budget of bytes, those of the file; `found` is their prediction.
     """
 
     cost: str
@@ -115,6 +116,7 @@ class Budget:
     found: float
     source: str = ""
     origin: dict = dataclasses.field(default_factory=dict)
+    written: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ class Alphas:
     """Probabilities of the candidates during the search.
 
     Attributes:
-      candidates: bit-widths by layer.
+      candidates: bit-widths by layer; of its weights by NAME/weights.
       history: by layer, a record for each of `steps`: a probability for each candidate.
       steps: of bit-search.
     """
@@ -146,26 +148,40 @@ class Alphas:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Search:
-    """MetaMix: what was searched under which budgets.
+class Point:
+    """An assignment under a budget.
 
     Attributes:
-      argmax_bits: each layer's most probable activation bits, whatever they cost.
+      name: of a Bit-Mixer's signature, or of a MetaMix file's row; or "".
+      cost, budget: in the unit of the budget, of several that of the first.
+      images, epochs: of MetaMix: training images read to ready the network for these bits, as a
+        share of all of them, and epochs of training besides.
     """
-
-    budgets: list[Budget]
-    argmax_bits: dict[str, int]
-    alphas: Alphas
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
-    """An assignment of a Bit-Mixer: `name` is that of a signature, or ""; `score` is of tests."""
 
     name: str
     cost: float
     budget: float
     score: float
+    images: float = 0.0
+    epochs: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """MetaMix: what was searched under which budgets.
+
+    Attributes:
+      argmax_bits, argmax_weight_bits: each layer's most probable bits, whatever they cost.
+      points: the chosen bits, and those of further budgets of the same search.
+      unit: of the points' costs, for an axis.
+    """
+
+    budgets: list[Budget]
+    argmax_bits: dict[str, int]
+    alphas: Alphas
+    argmax_weight_bits: dict[str, int] = dataclasses.field(default_factory=dict)
+    points: list[Point] = dataclasses.field(default_factory=list)
+    unit: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,10 @@ _PARETO = (
     "Test {metric} of one network over what its bits cost: the operating points of the file by "
     "name, others chosen by budget, and uniform bit-widths."
 )
+_FRONT = (
+    "Test {metric} over cost of the bits that one search gave under several budgets, the training "
+    "graph's, each a file of its own."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +127,14 @@ def sections(results: Results) -> Sections:
     )
     told = " and ".join(map(_told, results.budgets))
     facts = _search_facts(rows, results.budgets, metric)
-    return Sections(told, facts, [*shared, alphas], [METAMIX])
+    drawings = [*shared, alphas]
+    if search and search.points:
+        caption = _FRONT.format(metric=metric)
+        front = Drawing(
+            "pareto", "Results", caption, lambda _: plots.searched_points(search, metric), True
+        )
+        drawings.insert(0, front)
+    return Sections(told, facts, drawings, [METAMIX])
 
 
 def _told(budget: Budget) -> str:

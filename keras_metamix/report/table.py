@@ -75,20 +75,24 @@ def parity_cell(parity: Parity | None) -> str:
 def layer_cells(results: Results) -> list[list[str]]:
     """One list of formatted cells for each layer, in network order, not escaped.
 
-    Activation bits that the budget moved away from the most probable candidate name it too.
+    Bits that the budget moved away from the most probable candidate name it too.
     """
-    cells = []
-    argmax_bits = results.search.argmax_bits if results.search else {}
+    cells, search = [], results.search
+    activations = search.argmax_bits if search else {}
+    weights = search.argmax_weight_bits if search else {}
+
+    def told(bits: int, argmax: int | None) -> str:
+        return str(bits) if argmax in (None, bits) else f"{bits} (argmax {argmax})"
+
     for layer in results.layers:
-        bits, argmax = layer.activation_bits, argmax_bits.get(layer.name)
-        moved = layer.searched and argmax is not None and argmax != bits
+        found = activations if layer.searched else {}, weights if layer.searched else {}
         cells.append([
             layer.name,
             layer.kind,
             numbers.count(layer.macs),
             numbers.count(layer.bops),
-            f"{bits} (argmax {argmax})" if moved else str(bits),
-            str(layer.weight_bits),
+            told(layer.activation_bits, found[0].get(layer.name)),
+            told(layer.weight_bits, found[1].get(layer.name)),
             numbers.count(layer.weights),
             layer.container,
             "search" if layer.searched else "rule",

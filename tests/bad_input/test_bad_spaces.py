@@ -73,6 +73,20 @@ SPACES = [
         r"Bit-Mixer: .*weight_bits: expected 'same' or one .* found candidates \[4, 2\]",
     ),
     (
+        "mixer of the ends' weights",
+        lambda g: kmm.BitMixerModel.from_float(
+            g.model, Space((4, 2), "same", edge_weight_bits=(8, 4))
+        ),
+        ValueError,
+        r"Bit-Mixer: .*edge_weight_bits: expected one bit-width, found candidates \[8, 4\]",
+    ),
+    (
+        "float weights in bit-meta",
+        lambda g: kmm.MetaMixModel.from_float(g.model, meta_weights="full"),
+        ValueError,
+        "meta_weights: expected one of .*'quantized', 'float'.* found 'full'",
+    ),
+    (
         "tuple for a space",
         lambda g: kmm.MetaMixModel.from_float(g.model, (8, 4)),
         TypeError,

@@ -11,8 +11,8 @@ from keras_metamix.bitmixer.operating_points import (
     METHODS,
     choose_bits,
     choose_points,
-    pareto_front,
 )
+from keras_metamix.pareto import pareto_front
 
 LAYERS = ("stem", "one", "two", "three", "logits")
 BITS = (4, 3, 2)

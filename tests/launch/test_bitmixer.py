@@ -118,7 +118,7 @@ def test_a_recipe_has_the_published_values(name):
     [
         ("", "method", "metamax", "config.method: expected one of"),
         ("mixer", "batch_norm", "none", "batch_norm: expected one of"),
-        ("mixer", "cost", "joules", "config.mixer.cost: expected one of"),
+        ("mixer", "budget", "joules", "config.mixer.budget: expected some of bops, size, latency"),
         ("mixer", "method", "luck", "config.mixer.method: expected one of"),
         ("mixer", "operating_points", {}, "operating_points: expected at least one"),
         ("mixer", "operating_points", {"eco": -0.1}, "operating_points.eco: expected a share"),

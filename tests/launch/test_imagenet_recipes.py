@@ -25,7 +25,11 @@ PUBLISHED = {
     "metamix_mobilenet_v2": ((8, 4, 3), 140, 1.0, 5.394e9),
     "metamix_mobilenet_v3": ((8, 4, 3), 140, 4.0, 3.787e9),
     "metamix_resnet18": ((8, 4, 2), 90, 0.4, 34.714e9),
+    "metamix_pairs_842": ((8, 4, 2), 90, 0.4, 34.714e9),  # the supplement's
+    "metamix_pairs_642": ((6, 4, 2), 90, 0.4, 34.714e9),
 }
+RESNET18 = [name for name in PUBLISHED if "mobilenet" not in name]
+PAIRS = [name for name in PUBLISHED if "pairs" in name]
 
 
 def load(name: str, argument: str = ""):
@@ -64,7 +68,8 @@ def test_a_recipe_has_the_published_values(name):
     config = config_fields.complete(load(name))
     candidates, epochs, strength, uniform_bops = PUBLISHED[name]
     assert config.space.activation_bits == candidates
-    assert (config.space.weight_bits, config.space.edge_bits) == (4, 8)
+    assert config.space.weight_bits == (candidates if name in PAIRS else 4)
+    assert (config.space.edge_bits, config.space.edge_weight_bits) == (8, None)
     assert (config.search.meta_epochs, config.search.search_epochs) == (1, 1)
     assert config.train.epochs == epochs
     assert (config.search.cost, config.search.cost_strength) == ("paper", strength)
@@ -80,13 +85,12 @@ def test_a_recipe_has_the_published_values(name):
 def test_a_recipes_network_is_searchable(name):
     """At 32 pixels and a tenth of the width."""
     config = config_fields.complete(load(name))
-    assert config.data.pixels == (
-        "standardized" if name == "metamix_resnet18" else "minus_one_to_one"
-    )
+    assert config.data.pixels == ("standardized" if name in RESNET18 else "minus_one_to_one")
     model = getattr(zoo, config.model["name"])((32, 32, 3), 10, width=0.1)
     metamix = kmm.MetaMixModel.from_float(model, training.search_space(config))
     searched = {tuple(pairs) for pairs in metamix.cost_table.candidates.values()}
-    assert tuple((b, 4) for b in config.space.activation_bits) in searched
+    weights = config.space.weight_bits if name in PAIRS else (4,)
+    assert tuple((a, w) for a in config.space.activation_bits for w in weights) in searched
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -103,7 +103,8 @@ def mixer(content, written):
 
 def target(config, network):
     config = complete(config)
-    return budget.search_budget(config, budget.load_table(config), network).limit
+    (found,) = budget.search_budgets(config, budget.load_table(config), network)
+    return found.limit
 
 
 def test_a_target_is_of_the_unit_that_is_searched_against(config, network):
@@ -192,9 +193,69 @@ def test_a_share_of_bits_that_were_not_measured_is_refused(config, content, writ
     assert target(config, None) == 200.0
 
 
+@pytest.mark.parametrize(
+    ("fields", "kinds"),
+    [
+        ({}, [kmm.Bops]),
+        ({"target_size": "20 kB"}, [kmm.Size]),
+        ({"target_bops": 1e6, "target_size": 2e4}, [kmm.Size]),  # a recipe's target_bops
+        ({"budget": "bops,size", "target_bops": 1e6}, [kmm.Bops, kmm.Size]),
+        ({"target_size": "20 kB"}, [kmm.Size, kmm.Latency]),
+        ({"budget": "latency,bops"}, [kmm.Latency, kmm.Bops]),
+    ],
+    ids=str,
+)
+def test_a_config_s_budgets_are_of_the_kinds_that_it_gives(fields, kinds, config, network):
+    if kmm.Latency not in kinds:
+        config.search.latency_table = ""
+    config.search.update(fields)
+    given = complete(config)
+    found = budget.search_budgets(given, budget.load_table(given), network)
+    assert [type(one) for one in found] == kinds
+    uniform = kmm.QuantizedModel.from_float(network, 4, 4)
+    for one in found:
+        target = {kmm.Bops: fields.get("target_bops"), kmm.Size: fields.get("target_size")}
+        if (expected := target.get(type(one))) is None:  # 0.9 of what A4W4 costs
+            cost = type(one)(one.table, 1.0) if isinstance(one, kmm.Latency) else type(one)(1.0)
+            expected = 0.9 * cost.priced(uniform).total(uniform.bit_assignment)
+        assert one.limit == pytest.approx(20e3 if expected == "20 kB" else expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"search.budget": "latency"}, "latency_table: expected the file of metamix-profile"),
+        (
+            {"search.budget": "bops", "search.target_size": 2e4},
+            "budget: expected size in it beside",
+        ),
+        ({"search.budget": "joules"}, "budget: expected some of bops, size, latency, .*'joules'"),
+        ({"search.budget": "bops,bops"}, "budget: .*each once"),
+        ({"search.target_size": "3 apples"}, "target_size: Size: expected bytes.*'3 apples'"),
+        ({"search.target_size": "1 kB"}, r"target_size=1 kB: Size\(1000\): expected at least"),
+        (
+            {"search.target_size": "30 kB", "export.weight_container": "smallest"},
+            "export.weight_container: .* 'fast', found 'smallest'",
+        ),
+        (
+            {"search.budget": "bops,size", "search.target_size": 9e9, "search.target_bops": 1.0},
+            "target_bops=1.0: .*expected at least",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_budgets_are_refused_before_training(fields, message, config, tmp_path):
+    config.search.latency_table = ""
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ValueError, match=rf"config\.(search\.)?{message}"):
+        train.run_experiment(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_table_is_the_only_cost_of_operating_points(mixer, tmp_path):
-    mixer.mixer.cost = "size"
-    with pytest.raises(ValueError, match=r"config.mixer.cost: .*latency_table='.*found 'size'"):
+    mixer.mixer.budget = "size"
+    message = r"config.mixer.budget: expected latency .*latency_table='.*found 'size'"
+    with pytest.raises(ValueError, match=message):
         train.run_experiment(mixer, tmp_path / "run")
 
 

@@ -35,6 +35,7 @@ def config():
 
 @pytest.mark.slow
 def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
+    config.search.budgets = (1.05,)
     run_experiment(config, tmp_path)
     printed = capsys.readouterr().out
     for name in ("bits.json", "model.keras", "model.tflite", "metrics.json", "report.html"):
@@ -45,8 +46,18 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
         assert re.search(rf"{phase} +epoch", printed), phase
 
     results = read_results(tmp_path)
-    assert [row.name for row in results.rows] == ["float", "MetaMix"]
-    ours, (budget,) = results.rows[-1], results.search.budgets
+    assert [row.name for row in results.rows] == ["float", "MetaMix", "MetaMix x1.05"]
+    (_, ours, further), (budget,) = results.rows, results.search.budgets
+    assert [point.name for point in results.search.points] == ["MetaMix", "MetaMix x1.05"]
+    point = results.search.points[1]
+    assert point.cost == further.bops <= point.budget == 1.05 * budget.limit
+    assert further.parity.differing == 0 and 0 < point.images < 0.2 and point.epochs == 0
+    others = [tmp_path / f"model_x1.05.{kind}" for kind in ("tflite", "bits.json", "keras")]
+    mt.verify(others[0].read_bytes(), kmm.BitAssignment.load(others[1]))
+    assert kmm.bops(keras.models.load_model(others[2]), kmm.BitAssignment.load(others[1])) == (
+        point.cost
+    )
+    assert "several budgets, the training" in (tmp_path / "report.html").read_text()
     assert budget.cost == "bops" and ours.bops == budget.found <= budget.limit
     assert ours.parity.differing == 0 and ours.parity.outputs == 20_000
     assert ours.scores["accuracy"] > 0.3  # ten classes, an epoch of weight training
@@ -63,9 +74,35 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
     assert mt.convert(model, run=told) == flat
 
 
+@pytest.mark.slow
+@pytest.mark.long  # half a minute
+def test_weight_bits_under_a_budget_of_bytes(config, tmp_path, capsys):
+    config.model.name, config.model.width = "small_mobilenet", 16
+    config.space.activation_bits, config.space.weight_bits = (8,), (8, 4, 3, 2)
+    config.space.edge_weight_bits = (8, 4)
+    config.search.target_size, config.search.budgets = "60 kB", (0.95,)
+    config.search.point_epochs, config.train.uniform = 1, True
+    run_experiment(config, tmp_path)
+    assert "60,000 bytes" in capsys.readouterr().out
+    results = read_results(tmp_path)
+    assert [r.name for r in results.rows] == [
+        "float", "uniform A8W4", "MetaMix", "MetaMix x0.95"
+    ]  # fmt: skip
+    (budget,) = results.search.budgets
+    row, further = results.rows[2:]
+    assert budget.cost == "size_bytes" and budget.written == row.file_bytes <= 60_000
+    assert budget.found == pytest.approx(row.file_bytes, rel=0.01)
+    assert further.file_bytes <= 57_000 and results.search.points[1].epochs == 1
+    assert further.parity.differing == row.parity.differing == 0
+    assert any(name.endswith("/weights") for name in results.search.alphas.history)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("search.budgets", (0.9, -1), r"search.budgets\[1\]: .*above 0, found -1"),
+        ("search.budgets", (1e-9,), r"search.budgets=1e-09: .*expected at least \d+ BOPs"),
         ("search.target_bops", 4.0e-9, r"target_bops=4e-09: .*expected at least \d+ BOPs"),
         ("model.name", "resnet", r"config.model.name: expected one of .*found 'resnet'"),
         ("data.name", "mnist", r"config.data.name: expected one of .*found 'mnist'"),

@@ -157,11 +157,15 @@ def test_searched_weights_have_alphas_unless_tied_and_forced_steps(name, metamix
 def test_pairs_rotate_through_all_nine(metamix, batch, monkeypatch):
     """Eq. 1 has |B| terms; with pairs they rotate from step to step."""
     model = metamix(SPACES["pairs"])
+    searched = [x for x in model.mac_layers if x.input_quantizer.choice.searched]
     seen = []
 
     def spy(mode):
         if mode.activations == "forced":
-            seen.append((int(mode.forced), int(mode.forced_weights)))
+            choices = [(x.input_quantizer.choice, x.weight_quantizer.choice) for x in searched]
+            found = {(int(mode.forced[a]), int(mode.forced_weights[w])) for a, w in choices}
+            assert len(found) == 1  # the same pair in all layers
+            seen.extend(found)
         return quantization_mode(mode)
 
     monkeypatch.setattr(updates, "quantization_mode", spy)
@@ -169,6 +173,40 @@ def test_pairs_rotate_through_all_nine(metamix, batch, monkeypatch):
         model.train_step(batch)
         assert {a for a, _ in seen[3 * step :]} == {0, 1, 2}
     assert sorted(seen) == [(a, w) for a in range(3) for w in range(3)]
+
+
+def test_weights_that_are_searched_alone_are_averaged_over(metamix, batch, changes):
+    """Eq. 1 over the weights' candidates, of which there are more; the ends have their own."""
+    space = SearchSpace(8, (8, 4, 3, 2), edge_weight_bits=(8, 4))
+    model = metamix(space)
+    layers = {layer.name: layer for layer in model.mac_layers}
+    inner, end = (layers[name].weight_quantizer for name in ("project", "stem"))
+    assert (inner.candidates, end.candidates) == ((8, 4, 3, 2), (8, 4))
+    logs = {}
+    changed = changes(model, lambda: logs.update(model.train_step(batch)))
+    assert {f"loss_{bits}_weight_bits" for bits in (8, 4, 3, 2)} <= set(logs)
+    for layer in layers:
+        assert np.all(np.any(changed[f"{layer}/weight_quantizer/log_step"] != 0, axis=1)), layer
+    alphas = {f"{layer}/weight_quantizer/alpha" for layer in layers}
+    model.phase = "bit_search"
+    assert set(changes(model, lambda: search_update(model, *batch, None))) == alphas
+
+
+def test_weights_may_be_in_float_in_bit_meta(metamix, batch, changes):
+    """As Table 1 has it; the search begins with steps of the kernels that it finds."""
+    model = metamix(SPACES["pairs"])
+    model = MetaMixModel.from_config(model.get_config() | {"meta_weights": "float"})
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    model.calibrated = True
+    changed = changes(model, lambda: model.train_step(batch))
+    assert not any("weight_quantizer" in path for path in changed)
+    assert any(path.endswith("kernel") for path in changed)
+    model.phase = "bit_search"
+    for layer in model.mac_layers:
+        steps = np.array(layer.weight_quantizer.log_step)
+        layer.weight_quantizer.initialize_steps(layer.kernel)
+        np.testing.assert_array_equal(layer.weight_quantizer.log_step, steps)
+    assert model.evaluation_mode().weights == "assigned"
 
 
 # --- Eq. 1 ------------------------------------------------------------------------------------
@@ -293,16 +331,19 @@ def test_a_fit_meets_its_budget_and_records_what_it_chose(fitted):
             assert callback.argmax_assignment.activation_bits[layer.name] == best
     if 0.97 * budget.limit <= bops(model, callback.argmax_assignment) <= budget.limit:
         assert callback.assignment == callback.argmax_assignment
-    if model.space.weight_bits_tied:
+    if model.space.tied(edge=False):
         for name in ("depthwise", "project"):
             assert callback.assignment[name].activation == callback.assignment[name].weight
 
 
 def test_the_search_is_recorded(fitted):
-    _, callback, _, _ = fitted
+    model, callback, _, _ = fitted
+    pairs = isinstance(model.space.weight_bits, tuple)
+    names = {"depthwise", "project"}
+    names |= {f"{name}/weights" for name in names} if pairs else set()
     assert [r["step"] for r in callback.probabilities] == [0, 2, 3]
     for record in callback.probabilities:
-        assert list(record["layers"]) == ["depthwise", "project"]
+        assert set(record["layers"]) == names
         for p in record["layers"].values():
             assert len(p) == 3
             assert sum(p) == pytest.approx(1)

@@ -183,3 +183,19 @@ def half_even():
         return np.clip(np.rint(scaled).astype(np.int64) + zero_point, low, high)
 
     return requantize
+
+
+@pytest.fixture(scope="session")
+def as_trained():
+    """as_trained(network) gives variables values that differ, as those of a trained one do."""
+
+    def change(network, seed=0):
+        generator = np.random.default_rng(seed)
+        for variable in network.weights:
+            noise = generator.normal(size=variable.shape, scale=0.2).astype(np.float32)
+            if variable.name in ("beta", "bias", "moving_mean"):
+                variable.assign(variable + noise)
+            if variable.name in ("gamma", "moving_variance"):
+                variable.assign(variable * np.exp(noise))
+
+    return change

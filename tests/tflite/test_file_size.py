@@ -74,21 +74,10 @@ NETWORKS = {
 }
 
 
-def as_trained(network, seed=0):
-    """Gives variables values that differ, as those of a trained network do."""
-    generator = np.random.default_rng(seed)
-    for variable in network.weights:
-        noise = generator.normal(size=variable.shape, scale=0.2).astype(np.float32)
-        if variable.name in ("beta", "bias", "moving_mean"):
-            variable.assign(variable + noise)
-        if variable.name in ("gamma", "moving_variance"):
-            variable.assign(variable * np.exp(noise))
-
-
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.long] * (n == "mobilenet_v3")) for n in NETWORKS]
 )
-def test_size_is_that_of_the_file(name):
+def test_size_is_that_of_the_file(name, as_trained):
     keras.utils.set_random_seed(0)
     network = NETWORKS[name]()
     model = kmm.MetaMixModel.from_float(network, kmm.SearchSpace((8, 4, 3), (8, 4, 2)))
@@ -110,7 +99,7 @@ def test_size_is_that_of_the_file(name):
     assert (most, least) == (untrained.most, untrained.least)
 
 
-def test_a_mixer_s_point_has_a_size_of_its_own():
+def test_a_mixer_s_point_has_a_size_of_its_own(as_trained):
     keras.utils.set_random_seed(0)
     mixer = kmm.BitMixerModel.from_float(zoo.small_resnet((28, 28, 1), 10))
     as_trained(mixer.network)

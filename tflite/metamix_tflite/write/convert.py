@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import keras
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.checks import found_model
+from keras_metamix.cost import Budget, Size, as_budgets
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
@@ -36,6 +38,7 @@ def convert(
     operating_points: Mapping[str, BitAssignment] | None = None,
     run: Mapping[str, Any] | None = None,
     golden: int = 4,
+    budget: Any = None,
 ) -> bytes:
     """The .tflite of a trained model; its integers are the trained ones.
 
@@ -63,12 +66,15 @@ def convert(
       run: what the file is to tell of its training: anything that JSON holds.
       golden: inputs of each signature whose outputs the file holds, 0 to 64. The folded network
         runs once for each.
+      budget: as `MetaMixCallback` takes it. A warning tells if the file, of one signature, has more
+        bytes than a `Size` in it allows: the search predicts them to within 1 %.
 
     Raises:
-      TypeError: another model.
+      TypeError: another model, or no budget.
       ValueError: an argument, or a layer that has no exact operator; names it.
     """
     _check_arguments(weight_container, io, golden)
+    budgets = () if budget is None else as_budgets(budget)
     if not _is_folded(model):
         require_quantized_model("convert", model)
     origin = {"versions": _versions(), "run": _checked_run(run or {})}
@@ -91,7 +97,25 @@ def convert(
     declared |= {"weight_container": weight_container, "io": io, **origin}
     file.metadata(METADATA_NAME, encode(declared))
     file.metadata(HASH_NAME, PLACEHOLDER)
-    return hashed(file.finish())
+    flat = hashed(file.finish())
+    if operating_points is None:
+        _check_size(len(flat), model, budgets)
+    return flat
+
+
+def _check_size(found: int, model: Any, budgets: Iterable[Budget]) -> None:
+    """Warns if a file has more bytes than a budget of them."""
+    for budget in budgets:
+        if not isinstance(budget, Size):
+            continue
+        limit = budget.limit if budget.share is None else budget.priced(model).limit
+        if found > limit:
+            warnings.warn(
+                f"the file has {found:,} bytes, {found - limit:,.0f} more than {budget} allows: "
+                f"search with a limit of {limit * limit / found:,.0f} bytes instead, or convert "
+                "with fewer golden outputs (golden=0).",
+                stacklevel=3,
+            )
 
 
 def _check_arguments(weight_container: str, io: str, golden: int) -> None:
