@@ -22,6 +22,12 @@ def calls_of(operation: Any) -> list[Any]:
     return operation._inbound_nodes
 
 
+def call_of(tensor: Any) -> Any:
+    """The call that a symbolic tensor comes from, as a Keras Node."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
 def calls_in(model: keras.Model) -> Iterator[Any]:
     """Keras' Nodes of a functional model, its inputs left out, in the order in which they run."""
     functional: Any = model

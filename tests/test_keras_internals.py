@@ -27,6 +27,12 @@ def test_calls_of(branched):
     assert calls[0].input_tensors[0] is branched.input
 
 
+def test_call_of(branched):
+    calls = internals.calls_of(branched.get_layer("shared"))
+    for call in calls:
+        assert internals.call_of(call.outputs[0]) is call
+
+
 def test_calls_in_their_order(branched):
     names = [call.operation.name for call in internals.calls_in(branched)]
     assert names == ["shared", "shared", "shared", "total"]

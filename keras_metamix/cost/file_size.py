@@ -141,7 +141,9 @@ class MacShape:
     def _patches(self, stored: bool) -> int:
         """Bytes of the operators that lay out patches, as `operators.patches` writes them."""
         file, name = FileBytes(0 if stored else _PATCHES), f"{self.name}/patches/column0"
-        new = not stored  # an earlier call may have stored the constants
+        # An earlier call may have stored the constants. Of begin, end and strides one is new: the
+        # others equal those of other slices, ends of one row those of none.
+        new = 0 if stored else 2 if self.kernel_shape[0] == 1 else 1
         for axis in (1, 0):
             taps, stride = self.kernel_shape[axis], self.strides[axis]
             if stride > 1:
@@ -156,12 +158,11 @@ class MacShape:
         return file.total
 
 
-def _moved(file: FileBytes, name: str, constants: int, new: bool, *shape: int) -> None:
+def _moved(file: FileBytes, name: str, constants: int, new: int, *shape: int) -> None:
     """Adds an operator that moves values, its constants, and its output; some share a shape."""
     file.tensor(name, (1, 1, 1, 1, *shape)[-4:], "grid")
     for number in range(constants):
-        # Of begin, end and strides one is new: the others equal those of other slices.
-        file.tensor(f"{name}/begin", (4,), data=16 if new and number == 0 else None)
+        file.tensor(f"{name}/begin", (4,), data=16 if number < new else None)
     file.operator(1 + constants)
     file.declared(patches=1)
 

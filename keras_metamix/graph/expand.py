@@ -8,6 +8,8 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - Every leaky ReLU becomes a LeakyReLU; it and an average pool are one layer for each call.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
+- 1-D layers become 2-D ones. Sequences are images of one row between them, and sequences again
+  where anything else reads them.
 
 What else a layer carries stays with it: what trains, regularizers, constraints, seeds. The activity
 regularizer of a layer that is split acts on the same values as before, on the last of its parts.
@@ -39,6 +41,7 @@ from keras_metamix.graph.pieces import GATES, Pieces
 from keras_metamix.graph.reasons import (
     RELU_ARGUMENTS,
     changed_by_keras,
+    described,
     not_copied,
     reason,
 )
@@ -50,9 +53,10 @@ from keras_metamix.graph.refusals import (
     place_behind,
     why_none,
 )
+from keras_metamix.graph.sequences import IN_TIME, on_row
 from keras_metamix.graph.topology import as_functional, inputs_like
 from keras_metamix.graph.training_only import acts_in_training_alone, returns_what_it_is_given
-from keras_metamix.keras_internals import layers_inside, takes_training
+from keras_metamix.keras_internals import call_of, layers_inside, operation_of, takes_training
 
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
 _POOL = ("pool_size", "strides", "padding", "data_format")
@@ -124,6 +128,10 @@ class _Expansion(Pieces):
         self.stand_ins: dict[int, Refused] = {}
         self.met: set[str] = set()
         self.kept: set[str] = set()
+        self.in_time = any(isinstance(layer, IN_TIME) for layer in layers_inside(model))
+        # By what each belongs to, which they keep alive.
+        self.rows: dict[int, tuple[Any, Any]] = {}  # of sequences
+        self.on_rows: dict[int, tuple[Any, Any]] = {}  # of operations on sequences
 
     def run(self) -> Expanded:
         inputs = inputs_like(self.model.input)
@@ -167,6 +175,13 @@ class _Expansion(Pieces):
     ) -> Any:
         """What stands for a layer or a raw operation whose arithmetic is that of `cls`."""
         cls = cls or type(None)
+        if self.in_time and _are_sequences(args, kwargs):
+            if issubclass(cls, layers.Flatten) or cls.__name__ == "Reshape":
+                _, source = self.rows.get(id(args[0]), args[:1] * 2)
+                return self._clone(operation)(source, *args[1:], **kwargs)
+            rows = tree.map_structure(self._row, (args, kwargs))
+            if (twin := self._on_row(operation, *_tensors(*rows))) is not None:
+                return self._sequence(operation, self._on_rows(operation, twin, *rows))
         if issubclass(cls, layers.SeparableConv2D):
             return self._separable(operation, args[0])
         if issubclass(cls, MAC_LAYERS):
@@ -249,6 +264,51 @@ class _Expansion(Pieces):
             return activation_name(operation.activation) or ""
         return _RAW_GATES.get(cls.__name__, "")
 
+    # --- sequences -------------------------------------------------------------------------
+
+    def _row(self, value: Any) -> Any:
+        """A sequence as an image of one row; whatever is no sequence as it is."""
+        if not keras.utils.is_keras_tensor(value):
+            return value
+        if id(value) not in self.rows:
+            operation, source = operation_of(value), value
+            plain = getattr(operation, "activity_regularizer", None) is None
+            if plain and type(operation).__name__ == "Reshape":  # both in one
+                (source,) = call_of(value).input_tensors
+            name = self._name(f"{operation.name}_row", operation.name)
+            row = layers.Reshape((1, *value.shape[1:]), name=name)(source)
+            self.rows[id(value)] = value, row
+        return self.rows[id(value)][1]
+
+    def _on_row(self, operation: Any, row: Any, *_: Any) -> Any:
+        """The one operation on rows that an operation on sequences is."""
+        if id(operation) not in self.on_rows:
+            self.on_rows[id(operation)] = operation, on_row(operation, row.shape)
+        return self.on_rows[id(operation)][1]
+
+    def _on_rows(self, operation: Any, twin: Any, args: Any, kwargs: Any) -> Any:
+        """What stands for a call on sequences, on their rows."""
+        if getattr(operation, "padding", "") == "causal":
+            reach = (operation.kernel_size[0] - 1) * operation.dilation_rate[0]
+            border = {"padding": ((0, 0), (reach, 0))}
+            args = (self._part(layers.ZeroPadding2D, operation, "causal", **border)(args[0]),)
+        kwargs = {key: value for key, value in kwargs.items() if key != "mask"}  # it is None
+        outer, self.place = self.place, dataclasses.replace(self.place, cls=described(operation))
+        try:
+            return self._replaced(twin, keras_class(twin), args, kwargs)
+        finally:
+            self.place = outer
+
+    def _sequence(self, operation: Any, row: Any) -> Any:
+        """A row as the sequence that it is; what has no time is the result already."""
+        if len(row.shape) != 4:
+            return row
+        sequence = self._part(layers.Reshape, operation, "sequence", target_shape=row.shape[2:])(
+            row
+        )
+        self.rows[id(sequence)] = sequence, row
+        return sequence
+
     # --- opening ---------------------------------------------------------------------------
 
     def _open_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -305,6 +365,11 @@ def float_names(float_layers: Any) -> frozenset[str]:
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     return [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
+
+
+def _are_sequences(args: Any, kwargs: Any) -> bool:
+    found = _tensors(args, kwargs)
+    return bool(found) and all(len(tensor.shape) == 3 for tensor in found)
 
 
 def _trains_always(operation: Any, flag: Any) -> bool:

@@ -127,7 +127,7 @@ def pool_is_padded(node: Node) -> bool:
 
 
 def four_dimensional(layer: IntegerMac, tensor: Any, names: Names) -> Any:
-    """Applies a layer; a depthwise one to features without height and width too.
+    """Applies a layer; a depthwise one to features and to sequences too.
 
     Args:
       layer, tensor: what is applied to what.
@@ -135,14 +135,15 @@ def four_dimensional(layer: IntegerMac, tensor: Any, names: Names) -> Any:
     """
     if layer.kind != "depthwise" or len(tensor.shape) == 4:
         return layer(tensor)
-    if len(tensor.shape) != 2:
+    shape = tuple(tensor.shape[1:])
+    if len(shape) > 2:
         raise ValueError(
-            f"Layer {layer.name!r}: expected a tensor of 2 or 4 dimensions, found {tensor.shape}."
+            f"Layer {layer.name!r}: expected a tensor of 2 to 4 dimensions, found {tensor.shape}."
         )
-    channels = tensor.shape[-1]
+    ones = (1, 1)[: 3 - len(shape)]
     first, last = (names.new(f"{layer.name}_{end}") for end in ("image", "features"))
-    image = layers.Reshape((1, 1, channels), name=first)(tensor)
-    return layers.Reshape((channels,), name=last)(layer(image))
+    image = layers.Reshape((*ones, *shape), name=first)(tensor)
+    return layers.Reshape(shape, name=last)(layer(image))
 
 
 def _labels(input_grid: Grid, grid: Grid) -> float:

@@ -170,7 +170,7 @@ def _moved_to_the_end(node: Node, topology: Topology) -> str:
 
 def _rank(node: Node) -> str:
     rank = len(node.output.shape)
-    if rank in (2, 4):
+    if rank in (2, 3, 4):
         return ""
     return (
         f"not exported yet over {rank - 1} axes, found {tuple(node.output.shape[1:])}; put it "

@@ -102,7 +102,8 @@ class Pieces:
             activity_regularizer=_activity(layer),
         )
         self.opened[id(new)], self.given[id(new)] = new, new.name
-        outer, self.place = self.place, dataclasses.replace(self.place, owner=layer.name)
+        outer = self.place
+        self.place = dataclasses.replace(self.place, owner=layer.name, cls="")
         try:
             return self._call(new, inputs)
         finally:

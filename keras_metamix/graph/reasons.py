@@ -21,7 +21,7 @@ _UNIT = (
     "no exact integer form; at the end of the model it is left out of the file (cosine "
     "similarity is the same without), inside it use BatchNormalization"
 )
-_IN_2D = "not exported yet; use the 2-D layer on Reshape((1, time, channels))"
+_IN_TIME = "exported with data_format='channels_last' and without a mask; use it so"
 _NEAREST = "not exported yet; UpSampling2D and keras.ops.image.resize repeat rows and columns"
 _RESIZE = (
     "exported as bilinear, or nearest by whole factors, with antialias=False and without keeping "
@@ -37,7 +37,7 @@ _ORDER = "not exported yet; keep the order of the axes"
 _ATTENTION = (
     "no exact integer form that holds on every CPU, for its softmax; gate by Multiply and sigmoid"
 )
-_RECURRENT = "not exported yet; use dilated Conv2D over time"
+_RECURRENT = "not exported yet; use Conv1D with padding='causal', dilated layer by layer"
 _3D = "no exact integer form; use the 2-D layer on each slice"
 _MATRIX = "not exported yet; use Dense or a 1x1 Conv2D where the second factor is a weight"
 _LOOKUP = "no exact integer form; look values up outside the model"
@@ -47,20 +47,20 @@ _GATE = "not exported yet; gate by Multiply and sigmoid, or by ReLU"
 _RESHAPE = "not exported as this operation; use the layer Reshape"
 _CHOICE = f"not exported; {_APP}"
 _CHANNELS = "over channels Conv2D(1, 1), or Dense(1), which learn their weights"
-_TIME = "GlobalAveragePooling2D on Reshape((1, time, channels))"
+_TIME = "GlobalAveragePooling1D"
 _MOST = f"not exported yet; over height and width use GlobalMaxPooling2D, {_CHANNELS}"
 # Raw operations that have no form themselves, and the layer that has.
 _LAYERS = {
-    "maxpool": "MaxPooling2D",
-    "averagepool": "AveragePooling2D",
+    "maxpool": "MaxPooling2D or MaxPooling1D",
+    "averagepool": "AveragePooling2D or AveragePooling1D",
     "adaptiveaveragepool": "GlobalAveragePooling2D or AveragePooling2D",
     "adaptivemaxpool": "GlobalMaxPooling2D or MaxPooling2D",
     "pad": "ZeroPadding2D, whose border is of zeros",
     "padimages": "ZeroPadding2D",
     "cropimages": "Cropping2D",
-    "conv": "Conv2D",
-    "depthwiseconv": "DepthwiseConv2D",
-    "separableconv": "SeparableConv2D",
+    "conv": "Conv2D or Conv1D",
+    "depthwiseconv": "DepthwiseConv2D or DepthwiseConv1D",
+    "separableconv": "SeparableConv2D or SeparableConv1D",
     "batchnorm": "BatchNormalization",
 }
 # What is said of an operation, by its name in lower case without underscores: of a layer's class,
@@ -156,7 +156,7 @@ _REASONS: dict[str, str] = {
             "cropping1d",
             "upsampling1d",
         ),
-        _IN_2D,
+        _IN_TIME,
     ),
     **dict.fromkeys(
         (

@@ -76,6 +76,7 @@ class Origin:
       composite: what `float_layers` takes for the layer whose call it is part of, "" for none.
       around: that layer, or the model inside the given one, as a message has it.
       stuck: why that layer cannot be copied, so that `float_layers` does not help, "" if it can.
+      cls: class of the user's layer, where that of the flat model has another one; else "".
     """
 
     name: str
@@ -83,10 +84,11 @@ class Origin:
     composite: str = ""
     around: str = ""
     stuck: str = ""
+    cls: str = ""
 
     def label(self, operation: Any) -> str:
         """A layer as a message has it."""
-        return f"{(self.owner or self.name)!r} ({described(operation)})"
+        return f"{(self.owner or self.name)!r} ({self.cls or described(operation)})"
 
     def refusal(
         self, operation: Any, why: str, place: str = "", may_stay: bool = True, stuck: str = ""
@@ -100,7 +102,7 @@ class Origin:
           may_stay: whether `float_layers` helps.
           stuck: why the layer cannot be kept as it is, "" where it can.
         """
-        what = described(operation)
+        what = self.cls or described(operation)
         if isinstance(operation, layers.Layer):
             inside = f" inside {self.around}" if self.around else ""
             what, cls = f"Layer {self.label(operation)}{inside}", what

@@ -157,7 +157,12 @@ CASES = [
                 "no exact integer form",
                 lambda: through(layers.Conv2DTranspose(2, 3, dilation_rate=2, name="up")),
             ),
-            "time": ("not exported yet", lambda: through(layers.Conv1D(2, 3, name="time"), (8, 2))),
+            "time": (
+                "exported with data_format='channels_last'",
+                lambda: through(
+                    layers.Conv1D(2, 1, data_format="channels_first", name="time"), (8, 2)
+                ),
+            ),
             "volume": (
                 "no exact integer form",
                 lambda: through(layers.Conv3D(2, 3, name="volume"), (4, 4, 4, 1)),

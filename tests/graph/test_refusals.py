@@ -591,18 +591,14 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "block": "something else in training"}),
     "Monte Carlo dropout": (lambda: model_of(Sampled(name="block")), {
         "block": "calls 'drop' with training=True"}),
-    "a norm over anchors": (lambda: anchors(
-        layers.ReLU(), layers.BatchNormalization(name="norm")), {"norm": "over 2 axes"}),
+    "a norm over blocks": (lambda: model_of(
+        layers.Reshape((2, 4, 8, 4)), layers.BatchNormalization(name="norm")), {
+        "norm": "over 4 axes"}),
     "a layer that cannot be copied": (lambda: augmented(layers.RandomShear(0.2, name="shear")), {
         "shear": "cannot be copied"}),
-    **{
-        name: (lambda layer=layer: sequence(layer), {"time": "not exported yet; use the 2-D"})
-        for name, layer in {
-            "Conv1D": layers.Conv1D(4, 3, name="time"),
-            "MaxPooling1D": layers.MaxPooling1D(name="time"),
-            "GlobalAveragePooling1D": layers.GlobalAveragePooling1D(name="time"),
-        }.items()
-    },
+    "channels before time": (lambda: sequence(
+        layers.MaxPooling1D(data_format="channels_first", name="time")), {
+        "time": "exported with data_format='channels_last'"}),
     "LSTM": (lambda: sequence(layers.LSTM(3, name="time")), {"time": NOT_YET}),
     "MultiHeadAttention": (
         lambda: sequence(lambda x: layers.MultiHeadAttention(2, 3, name="attention")(x, x)),
@@ -670,9 +666,6 @@ REASONS = {  # the same, where only what is said is of interest
         {"act": "where it is the last layer, found 'row' behind it; put that before"}),
     "boxes at the end": (lambda: behind_logits(lambda x: x[:, :2]), {
         "get_item": "at the end of the model, as here, the app can compute it, too"}),
-    "batch norm over time": (lambda: sequence(layers.Conv1D(4, 3, name="time"),
-                                              layers.BatchNormalization(name="norm")), {
-        "time": NOT_YET, "norm": r"on Reshape\(\(height, width, channels\)\)"}),
     "NaN": (with_nan, {"stem": r"'stem' \(Conv2D\): .* found 144 of 144 in kernel that are not"}),
     "an infinite variance": (lambda: with_nan("norm", 3, np.inf), {
         "norm": "found 4 of 4 in moving_variance"}),
@@ -852,9 +845,8 @@ def test_names_that_do_not_help_are_not_offered(refused):
 
 
 REMEDIES = {
-    "Conv1D": lambda: sequence(
-        layers.Reshape((1, 8, 4)), conv(5, (1, 3)), layers.MaxPooling2D((1, 2)), layers.ReLU(6.0)
-    ),
+    "LSTM": lambda: sequence(layers.Conv1D(5, 3, padding="causal", dilation_rate=2)),
+    "a norm of the features of each step": lambda: sequence(layers.BatchNormalization()),
     "slices": lambda: model_of(lambda x: layers.Concatenate()([conv(2)(x), conv(3)(x)])),
     "a dilated Conv2DTranspose": lambda: model_of(layers.UpSampling2D(), conv(4, dilation_rate=2)),
     "Conv2DTranspose of any kernel": lambda: model_of(

@@ -53,6 +53,16 @@ def elementwise(image_shape=(12, 12, 3)):
     return keras.Model(image, layers.UnitNormalization()(layers.Dense(10, name="b")(x)))
 
 
+def sequences(image_shape=(24, 6)):
+    """Over time: causal, separable, strided, pooled, a result for each step."""
+    x = signal = keras.Input(image_shape, name="signal")
+    x = layers.Conv1D(32, 5, padding="causal", dilation_rate=2, activation="relu", name="a")(x)
+    x = layers.Conv1D(64, 5, padding="causal", dilation_rate=2, activation="relu", name="b")(x)
+    x = layers.SeparableConv1D(48, 3, name="separable")(layers.MaxPooling1D()(x))
+    x = layers.Conv1D(48, 3, 2, "same", name="c")(layers.AveragePooling1D(3, 1, "same")(x))
+    return keras.Model(signal, layers.Dense(10, name="each")(x))
+
+
 def maps(image_shape=(40, 40, 3)):
     """An output of more values than a file holds."""
     image = keras.Input(image_shape, name="image")
@@ -65,6 +75,7 @@ NETWORKS = {
     "sizes": sizes,
     "elementwise": elementwise,
     "maps": maps,
+    "sequences": sequences,
     "small_cnn": lambda: zoo.small_cnn((28, 28, 1), 10, width=8),
     "tiny_cnn": lambda: zoo.small_cnn((8, 8, 1), 4, width=4),
     "small_resnet": lambda: zoo.small_resnet((28, 28, 1), 10),

@@ -237,9 +237,113 @@ class RandomModel:
         return keras.Model(image, self.head(x), name="random")
 
 
+class RandomSequence(RandomModel):
+    """The same over time: 1-D layers, and those of no dimension between them."""
+
+    def conv(self, x, filters=None, strides=None, padding=None):
+        size, strides = min(self.pick(1, 2, 3, 5), x.shape[1]), strides or self.pick(1, 1, 2)
+        fits = strides == 1 and size > 1 and x.shape[1] > 2 * (size - 1)
+        fused, filters = self.fused(), filters or self.number(1, 8)
+        layer = layers.Conv1D(
+            filters,
+            size,
+            strides,
+            padding or self.pick("same", "valid", "causal"),
+            dilation_rate=self.pick(1, 2) if fits else 1,
+            groups=self.pick(1, 1, 2) if x.shape[-1] % 2 == filters % 2 == 0 else 1,
+            use_bias=self.pick(True, False),
+            activation=fused,
+            name=self.name("conv"),
+        )
+        return self.behind_mac(layer(x), fused)
+
+    def depthwise(self, x):
+        fused = self.fused()
+        layer = layers.DepthwiseConv1D(
+            min(self.pick(2, 3), x.shape[1]),
+            self.pick(1, 2),
+            self.pick("same", "valid"),
+            depth_multiplier=self.pick(1, 1, 2),
+            use_bias=self.pick(True, False),
+            activation=fused,
+            name=self.name("depthwise"),
+        )
+        return self.behind_mac(layer(x), fused)
+
+    def separable(self, x):
+        layer = layers.SeparableConv1D(
+            self.number(1, 6), min(3, x.shape[1]), self.pick(1, 2), "same",
+            use_bias=self.pick(True, False), activation=self.pick("linear", "relu"),
+            name=self.name("separable"),
+        )  # fmt: skip
+        return layer(x)
+
+    def transposed(self, x):
+        size, padding = self.pick(1, 2, 3), self.pick("same", "valid")
+        if x.shape[1] > 20:
+            return self.conv(x)
+        fused = self.fused()
+        layer = layers.Conv1DTranspose(
+            self.number(1, 6), size, self.pick(size, 1, 2), padding, activation=fused,
+            name=self.name("transposed"),
+        )  # fmt: skip
+        return self.behind_mac(layer(x), fused)
+
+    def twice(self, x):
+        layer = layers.Conv1D(x.shape[-1], 3, padding="causal", name=self.name("shared"))
+        return self.activation(layer(self.activation(layer(x))))
+
+    def each(self, x):
+        return layers.Dense(self.number(1, 6), self.fused(), name=self.name("each"))(x)
+
+    def pool(self, x):
+        if x.shape[1] < 2:
+            return self.conv(x)
+        cls = self.pick(layers.MaxPooling1D, layers.AveragePooling1D)
+        return cls(2, self.pick(1, 2), self.pick("same", "valid"), name=self.name("pool"))(x)
+
+    def pad(self, x):
+        amounts = self.number(0, 2), self.number(0, 2)
+        if x.shape[1] > 4 and self.pick(True, False, False):
+            return layers.Cropping1D(amounts, name=self.name("crop"))(x)
+        return layers.ZeroPadding1D(amounts, name=self.name("pad"))(x)
+
+    def resized(self, x):
+        return layers.UpSampling1D(2, name=self.name("resized"))(x)
+
+    def squeeze_and_excite(self, x):
+        gate = layers.GlobalAveragePooling1D(keepdims=True, name=self.name("squeeze"))(x)
+        gate = layers.Dense(x.shape[-1], activation="sigmoid", name=self.name("expand"))(gate)
+        return layers.Multiply(name=self.name("excite"))([x, gate])
+
+    def head(self, x):
+        kind = self.pick("pool", "max", "flatten", "steps")
+        if kind == "steps":
+            return self.conv(x)
+        ends = {
+            "pool": layers.GlobalAveragePooling1D(name="mean"),
+            "max": layers.GlobalMaxPooling1D(name="largest"),
+            "flatten": layers.Flatten(name="flatten"),
+        }
+        x = layers.Dense(self.number(2, 7), name="logits")(ends[kind](x))
+        return self.pick(lambda t: t, layers.Softmax(name="softmax"))(x)
+
+    def build(self):
+        keras.utils.set_random_seed(self.number(0, 9))
+        x = signal = keras.Input((self.number(5, 20), self.number(1, 6)), name="signal")
+        blocks = (
+            self.conv, self.conv, self.depthwise, self.separable, self.twice, self.pool, self.pad,
+            self.residual, self.dense_block, self.squeeze_and_excite, self.constants, self.norm,
+            self.activation, self.nested, self.resized, self.transposed, self.each,
+        )  # fmt: skip
+        for _ in range(self.number(1, 4)):
+            x = self.pick(*blocks)(x)
+        return keras.Model(signal, self.head(x), name="random")
+
+
 def check_random(pick, quantized, differing):
     """ "exact", or "refused" with an error that names a layer."""
-    source = RandomModel(pick).build()
+    source = pick(RandomModel, RandomModel, RandomSequence)(pick).build()
     names = [operation.name for operation in source._operations]
     try:
         model, images = quantized(source, 0, images=16)

@@ -38,6 +38,7 @@ class Add(Operator):
     """`keras.layers.Add` and `keras.ops.add`."""
 
     title, litert, arity = "sum", "ADD", 2
+    placewise = True
     layers, raw = (keras.layers.Add,), ("Add",)
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:

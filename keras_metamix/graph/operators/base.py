@@ -32,6 +32,7 @@ class Operator:
       takes_labels: whether its integer layer can scale its result for a labelled grid.
       joins_parts: whether the quantizer behind it is that of its inputs too.
       keeps_grid: whether its result lies on the grid of its input, so that no quantizer is behind.
+      placewise: whether each value of its result depends on the values at its place alone.
       gate_minimum: least value of x times this operation of x, None where it is no gate.
     """
 
@@ -46,6 +47,7 @@ class Operator:
     takes_labels: bool = False
     joins_parts: bool = False
     keeps_grid: bool = False
+    placewise: bool = False
     gate_minimum: float | None = None
 
     def takes(self, operation: Any, node: Node | None) -> bool:

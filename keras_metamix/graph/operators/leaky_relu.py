@@ -44,6 +44,7 @@ class LeakyRelu(Operator):
     """`keras.layers.LeakyReLU`, which `expand` makes of all other forms."""
 
     title, litert, stage, keeps_grid = "leaky ReLU", "LEAKY_RELU", Stage.CLOSED, True
+    placewise = True
     layers = (keras.layers.LeakyReLU,)
 
     def refusal(self, node: Any) -> str:

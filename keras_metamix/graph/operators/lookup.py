@@ -79,6 +79,7 @@ class Sigmoid(Operator):
     """The sigmoid, whose scale the device fixes."""
 
     title, litert, stage, fixed_step = "sigmoid", "LOGISTIC", Stage.CLOSED, 1 / 256
+    placewise = True
     raw, functions = ("Sigmoid",), ("sigmoid",)
     gate_minimum = -0.27846
 
@@ -94,6 +95,7 @@ class Tanh(Operator):
     """The hyperbolic tangent, whose scale the device fixes."""
 
     title, litert, stage, fixed_step = "tanh", "TANH", Stage.CLOSED, 1 / 128
+    placewise = True
     raw, functions = ("Tanh",), ("tanh",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
@@ -108,6 +110,7 @@ class Elu(Operator):
     """ELU with alpha=1, whose values begin at -1."""
 
     title, litert, stage = "ELU", "ELU", Stage.CLOSED
+    placewise = True
     layers, raw, functions = (keras.layers.ELU,), ("Elu", "Celu"), ("elu", "celu")
 
     def refusal(self, node: Any) -> str:

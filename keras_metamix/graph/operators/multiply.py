@@ -68,6 +68,7 @@ class Multiply(Operator):
     """`keras.layers.Multiply` and `keras.ops.multiply`; of a tensor and its gate, swish."""
 
     title, litert, arity = "product", "MUL", 2
+    placewise = True
     layers, raw = (keras.layers.Multiply,), ("Multiply",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:

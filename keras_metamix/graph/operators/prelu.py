@@ -29,7 +29,8 @@ class PRelu(Operator):
     def refusal(self, node: Any) -> str:
         slopes = node.operation.alpha
         if int(np.prod(slopes.shape)) != slopes.shape[-1]:
-            return "no exact integer form with a slope for each pixel; use shared_axes=[1, 2]"
+            axes = list(range(1, len(node.output.shape) - 1))
+            return f"no exact integer form with a slope for each pixel; use shared_axes={axes}"
         if len(node.output.shape) not in (2, 4):
             return "not exported yet over this number of axes; put it before the Reshape"
         if node.occurrence:

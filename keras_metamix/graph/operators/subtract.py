@@ -25,6 +25,7 @@ class Subtract(Operator):
     """`keras.layers.Subtract` and `keras.ops.subtract`."""
 
     title, litert, arity = "difference", "SUB", 2
+    placewise = True
     layers, raw = (keras.layers.Subtract,), ("Subtract",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
