@@ -5,7 +5,6 @@ import json
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from ml_collections import config_flags  # noqa: F401  a config file takes it
 
 import keras_metamix as kmm
@@ -156,9 +155,8 @@ def test_the_picture_shows_what_the_file_gives(small):
 
 
 @pytest.mark.slow
-@pytest.mark.long  # a minute and a half
+@pytest.mark.long  # two minutes, tfmot in a process of its own among them
 def test_a_segmentation_from_end_to_end(config, tmp_path, monkeypatch, command, capsys):
-    tf.keras.backend.clear_session()
     monkeypatch.chdir(tmp_path)
     run_experiment(config, tmp_path / "run")
     assert "mean IoU" in capsys.readouterr().out
