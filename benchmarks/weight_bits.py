@@ -159,9 +159,8 @@ def _trained(session: Any, model: Any, bits: BitAssignment, epochs: int) -> tupl
         model, dataclasses.replace(session.config, train=train), session.data.steps, 0
     )
     before: Any = model.evaluate(session.data.test, verbose=0, return_dict=True)
-    model.fit(
-        session.data.train, epochs=epochs, steps_per_epoch=session.data.steps, verbose=0
-    )  # fmt: skip
+    settings: Any = {"epochs": epochs, "steps_per_epoch": session.data.steps, "verbose": 0}
+    model.fit(session.data.train, shuffle=False, **settings)  # the data set shuffles
     after: Any = model.evaluate(session.data.test, verbose=0, return_dict=True)
     return float(after["accuracy"]), float(before["accuracy"])
 

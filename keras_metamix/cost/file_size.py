@@ -3,7 +3,7 @@
 The fixed costs of the flatbuffer and of the compressed declaration were fitted to files of
 `metamix_tflite.convert`: seven networks of 5.5 kB to 2.8 MB, whose sizes they give to within 1 %,
 and rather too high than too low, so that a file stays within its budget. Only outputs of many
-values are not known: a file holds up to 2 kB of each, of which compression may leave a half.
+values are not known: a file holds up to 16 kB of each, of which compression may leave a half.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PATCHES = 48  # of a convolution of patches, besides its operators
 _TENSOR, _QUANTIZED, _OPERATOR, _BUFFER = 36.2, 17.2, 32.5, 17.9
 _DECLARED_LAYER, _DECLARED_TENSOR, _DECLARED_PATCH = 25.8, 11.6, 5.7
 _GOLDEN = 4  # of each output value: four inputs; values that are alike are compressed to less
-_LARGEST_OUTPUT = 512  # values of an output that a file keeps
+_LARGEST_OUTPUT = 4096  # values of an output that a file keeps
 _ALIGNED = 16  # bytes to which a buffer is filled
 _MOST_JOINED = 5  # tensors of one CONCATENATION
 

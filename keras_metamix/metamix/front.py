@@ -103,8 +103,9 @@ def _made(
     model.set_bits(point.bits)
     images = prepare_weight_training(model, train, batches)
     if point.epochs:
-        arrays = train if isinstance(train, tuple) else (train,)
-        model.fit(*arrays, epochs=point.epochs, steps_per_epoch=steps, verbose=0)  # pyright: ignore[reportArgumentType]
+        several = isinstance(train, tuple)
+        settings: Any = {"epochs": point.epochs, "steps_per_epoch": steps, "verbose": 0}
+        model.fit(*(train if several else (train,)), shuffle=several, **settings)
     arrays = data if isinstance(data, tuple) else (data,)
     found: Any = model.evaluate(*arrays, verbose=0, return_dict=True)
     if not np.isfinite(found.get("loss", np.nan)):

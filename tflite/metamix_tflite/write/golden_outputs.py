@@ -13,7 +13,7 @@ from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import Dequantize, QuantizeInput
 from metamix_tflite.read.golden_inputs import GENERATOR, as_bytes, dequantized, golden_codes
 
-_LARGEST_OUTPUT = 512  # values of one input that are kept; of more every second, third, ...
+_LARGEST_OUTPUT = 4096  # values of one input that are kept; of more every second, third, ...
 
 
 def golden_outputs(folded: keras.Model, images: int) -> dict[str, Any]:
