@@ -14,7 +14,7 @@ from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import ENDINGS, RELUS, Kind
 from keras_metamix.graph.layer_costs import costs_of
-from keras_metamix.graph.operations import MOVES, move_of
+from keras_metamix.graph.operations import MOVES, kind, move_of
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
@@ -208,6 +208,8 @@ def _mac_form(node: Node, weight_bits: int) -> MacForm:
 def _move(operation: Any) -> str:
     if (move := move_of(operation)) is not None:
         return move.litert(operation)
+    if isinstance(found := kind(operation), Operator):  # it joins parts of one tensor
+        return found.litert
     if isinstance(operation, keras.layers.MaxPooling2D) and tuple(operation.pool_size) == (1, 1):
         return "DEPTHWISE_CONV_2D"  # XNNPACK has no pool of 1x1
     if not isinstance(operation, keras.layers.Layer):

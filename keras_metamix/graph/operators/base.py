@@ -135,6 +135,25 @@ class Move:
         return copy_of(node.operation, node.call_name)
 
 
+def reduced_axes(operation: Any, rank: int | None = None) -> tuple[int, ...]:
+    """The axes that an operation such as `keras.ops.mean` reduces, in order.
+
+    Args:
+      operation: the operation.
+      rank: of its input; None where that is not known yet, and axes count as they are given.
+
+    Returns:
+      () where the batch is among them.
+    """
+    axis = operation.axis
+    if axis is None:
+        return ()
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    if rank is not None:
+        axes = tuple(sorted({n % rank for n in axes}))
+    return () if 0 in axes else tuple(axes)
+
+
 def require_levels(node: Node, value: Levels | Group) -> Levels:
     """`value`, or ValueError where it is no tensor of levels; names the layer that reads it."""
     if isinstance(value, Group):
