@@ -165,7 +165,7 @@ class _Reader:
             operator,
             xnnpack=not outside,
             gpu=LITERT[operator].gpu,
-            edge_tpu=LITERT[operator].edge_tpu,
+            edge_tpu=LITERT[operator].edge_tpu and _takes_edge_tpu(node, found),
             note="requantizes" if found in RELUS else outside,
         )
 
@@ -203,6 +203,13 @@ def _mac_form(node: Node, weight_bits: int) -> MacForm:
     kind = next((kind for cls, kind in kinds.items() if isinstance(layer, cls)), "conv")
     strides = () if kind == "dense" else layer.strides
     return mac_form(kind, layer.kernel.shape, strides, node.inputs[0].shape[-1], weight_bits)
+
+
+def _takes_edge_tpu(node: Node, found: Any) -> bool:
+    """Whether the Edge TPU takes a call of an operator that it has: of three dimensions above 1."""
+    outer = [size for t in (*node.inputs[:1], node.output) for size in t.shape[1:-3]]
+    own = not isinstance(found, Operator) or found.takes_edge_tpu(node)
+    return own and all(size == 1 for size in outer)
 
 
 def _move(operation: Any) -> str:

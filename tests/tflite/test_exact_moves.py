@@ -4,6 +4,8 @@ Each network computes as its float model while its quantizers are off, and its f
 is exact, within one XNNPACK partition, with the names of the model's outputs.
 """
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -298,15 +300,15 @@ def test_moves_and_reductions_are_exact(build, quantized, differing):
         assert list(mt.Runner(flat).predict(images[:1])) == list(expected)
 
 
+QUICK = [(shufflenet_v2, "MetaMix"), (cbam, "Bit-Mixer")]
 TRAINED = [
-    pytest.param(build, marks=[pytest.mark.long] * (build not in (shufflenet_v2, cbam)))
-    for build in NETWORKS
+    pytest.param(*case, marks=[pytest.mark.long] * (case not in QUICK))
+    for case in itertools.product(NETWORKS, ("MetaMix", "Bit-Mixer"))
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["MetaMix", "Bit-Mixer"])
-@pytest.mark.parametrize("build", TRAINED)
+@pytest.mark.parametrize(("build", "method"), TRAINED)
 def test_networks_train_in_all_phases_and_are_saved(build, method, tmp_path):
     keras.utils.set_random_seed(2)
     source = build()
@@ -432,5 +434,5 @@ def test_what_no_file_can_move_is_refused_with_a_remedy(name):
     function, message = REFUSED[name]
     image = keras.Input((9, 8, 3), name="image")
     source = keras.Model(image, function(layers.Conv2D(6, 3, padding="same", name="stem")(image)))
-    with pytest.raises(ValueError, match=f"behind layer '.*': .*{message}"):
+    with pytest.raises(ValueError, match=rf"behind layer '\w+' .*{message}"):
         kmm.MetaMixModel.from_float(source)

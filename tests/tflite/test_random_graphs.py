@@ -166,7 +166,12 @@ class RandomModel:
         kind = self.pick("slice", "split", "shuffle", "turn", "strides", "stack", "copies")
         if kind == "slice":
             first = self.number(0, channels - 1)
-            return x[:, self.number(0, height - 1) // 2 :, :, first : self.number(first, 8) + 1]
+            return x[
+                :,
+                self.number(0, height - 1) // 2 :,
+                :,
+                first : self.number(first, channels - 1) + 1,
+            ]
         if kind == "split" and channels % 2 == 0:
             first, second = keras.ops.split(x, 2, axis=-1)
             parts = [first, self.conv(second, None, 1, "same")]

@@ -63,6 +63,10 @@ class Operator:
         """The LiteRT operator that gives a call's result."""
         return self.litert
 
+    def takes_edge_tpu(self, node: Node) -> bool:
+        """Whether the Edge TPU takes a call, where it has the operator at all."""
+        return True
+
     def trained(self, node: Node) -> Any:
         """The class of a call's layer in a quantized network, an OnGrid; None for its own."""
         return None

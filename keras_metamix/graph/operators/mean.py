@@ -13,6 +13,7 @@ from keras import ops
 from keras_metamix.graph.operators.base import Operator, reduced_axes
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import IntegerLayer, as_grid
+from metamix_tflite.operators.mean import EDGE_TPU_DEPTH
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -77,12 +78,20 @@ class Mean(Operator):
     def takes(self, operation: Any, node: Any) -> bool:
         return bool(reduced_axes(operation, node and len(node.inputs[0].shape)))
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
-        operation, tensor, name = node.operation, inputs[0].tensor, node.call_name
+    def axes(self, node: Any) -> tuple[int, ...]:
+        """The axes that a call reduces."""
+        operation = node.operation
         pools = isinstance(operation, keras.layers.Layer)
-        axes = (1, 2) if pools else reduced_axes(operation, len(tensor.shape))
-        layer = self.integer(inputs[0].grid, grid, axes, operation.keepdims, name=name, **clip)
-        return layer(tensor)
+        return (1, 2) if pools else reduced_axes(operation, len(node.inputs[0].shape))
+
+    def takes_edge_tpu(self, node: Any) -> bool:
+        shape = node.inputs[0].shape
+        return len(shape) - 1 not in self.axes(node) or shape[-1] % EDGE_TPU_DEPTH == 0
+
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+        axes, keepdims, name = self.axes(node), node.operation.keepdims, node.call_name
+        layer = self.integer(inputs[0].grid, grid, axes, keepdims, name=name, **clip)
+        return layer(inputs[0].tensor)
 
 
 class Sum(Mean):
@@ -90,3 +99,6 @@ class Sum(Mean):
 
     title, litert, integer = "sum along axes", "SUM", IntegerSum
     layers, raw = (), ("Sum",)
+
+    def takes_edge_tpu(self, node: Any) -> bool:
+        return True

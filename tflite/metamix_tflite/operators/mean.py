@@ -19,7 +19,7 @@ from metamix_tflite.operators.base import (
     require_unclipped,
 )
 
-_DEPTHS = 4  # the Edge TPU reduces channels in whole ones
+EDGE_TPU_DEPTH = 4  # it takes means of a multiple of so many channels
 
 
 class Mean(Family):
@@ -63,8 +63,8 @@ class Mean(Family):
         depth = source.shape[-1]
         if axes.data is None or len(source.shape) - 1 not in axes.data % len(source.shape):
             return ""
-        fits = depth % _DEPTHS == 0
-        return "" if fits else f"reduces {depth} channels, which is no multiple of {_DEPTHS}"
+        rest = depth % EDGE_TPU_DEPTH
+        return f"reduces {depth} channels, no multiple of {EDGE_TPU_DEPTH}" if rest else ""
 
 
 class Sum(Mean):
