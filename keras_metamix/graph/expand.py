@@ -6,6 +6,7 @@ Every step keeps the arithmetic: the outputs are those of the given model, bit b
 - The activation of a MAC layer becomes a layer of its own behind it.
 - A separable convolution becomes a depthwise and a pointwise one.
 - Every leaky ReLU becomes a LeakyReLU; it and an average pool are one layer for each call.
+- Slices, splits, transposes, stacks and repeats become Slice, Permute, Reshape and Concatenate.
 - swish and hard-swish become the product of the tensor and its gate, as the device computes them.
 - Sums and products of more than two tensors become chains of two.
 - 1-D layers become 2-D ones. Sequences are images of one row between them, and sequences again
@@ -27,6 +28,7 @@ from keras import layers, tree
 
 from keras_metamix.checks import shown
 from keras_metamix.graph.kinds import RELUS, Kind
+from keras_metamix.graph.moving import Moving, NotMovedError
 from keras_metamix.graph.opening import NotOpenedError, opened
 from keras_metamix.graph.operations import MAC_LAYERS, kind
 from keras_metamix.graph.ownership import (
@@ -37,7 +39,7 @@ from keras_metamix.graph.ownership import (
     negative_slope,
     overrides,
 )
-from keras_metamix.graph.pieces import GATES, Pieces
+from keras_metamix.graph.pieces import GATES
 from keras_metamix.graph.reasons import (
     RELU_ARGUMENTS,
     changed_by_keras,
@@ -118,7 +120,7 @@ def expansion(model: keras.Model, float_layers: frozenset[str] = frozenset()) ->
     return _Expansion(as_functional(model), float_layers).run()
 
 
-class _Expansion(Pieces):
+class _Expansion(Moving):
     """One walk over a model."""
 
     def __init__(self, model: keras.Model, float_layers: frozenset[str]):
@@ -182,6 +184,12 @@ class _Expansion(Pieces):
             rows = tree.map_structure(self._row, (args, kwargs))
             if (twin := self._on_row(operation, *_tensors(*rows))) is not None:
                 return self._sequence(operation, self._on_rows(operation, twin, *rows))
+        try:
+            if (moved := self._moved(operation, cls, args, kwargs)) is not None:
+                return moved
+        except NotMovedError as error:
+            why = why_none(operation, _tensors(args, kwargs), str(error))
+            return self._refuse(operation, args, kwargs, why)
         if issubclass(cls, layers.SeparableConv2D):
             return self._separable(operation, args[0])
         if issubclass(cls, MAC_LAYERS):

@@ -14,7 +14,7 @@ from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import ENDINGS, RELUS, Kind
 from keras_metamix.graph.layer_costs import costs_of
-from keras_metamix.graph.operations import MOVES, move_of
+from keras_metamix.graph.operations import MOVES, kind, move_of
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
@@ -165,7 +165,7 @@ class _Reader:
             operator,
             xnnpack=not outside,
             gpu=LITERT[operator].gpu,
-            edge_tpu=LITERT[operator].edge_tpu,
+            edge_tpu=LITERT[operator].edge_tpu and _takes_edge_tpu(node, found),
             note="requantizes" if found in RELUS else outside,
         )
 
@@ -205,9 +205,18 @@ def _mac_form(node: Node, weight_bits: int) -> MacForm:
     return mac_form(kind, layer.kernel.shape, strides, node.inputs[0].shape[-1], weight_bits)
 
 
+def _takes_edge_tpu(node: Node, found: Any) -> bool:
+    """Whether the Edge TPU takes a call of an operator that it has: of three dimensions above 1."""
+    outer = [size for t in (*node.inputs[:1], node.output) for size in t.shape[1:-3]]
+    own = not isinstance(found, Operator) or found.takes_edge_tpu(node)
+    return own and all(size == 1 for size in outer)
+
+
 def _move(operation: Any) -> str:
     if (move := move_of(operation)) is not None:
         return move.litert(operation)
+    if isinstance(found := kind(operation), Operator):  # it joins parts of one tensor
+        return found.litert
     if isinstance(operation, keras.layers.MaxPooling2D) and tuple(operation.pool_size) == (1, 1):
         return "DEPTHWISE_CONV_2D"  # XNNPACK has no pool of 1x1
     if not isinstance(operation, keras.layers.Layer):

@@ -24,7 +24,6 @@ MOVES: dict[type, str] = {
     layers.MaxPooling2D: "MAX_POOL_2D",
     layers.GlobalMaxPooling2D: "MAX_POOL_2D",
     layers.ZeroPadding2D: "PAD",
-    layers.Cropping2D: "STRIDED_SLICE",
     layers.Flatten: "RESHAPE",
     layers.Reshape: "RESHAPE",
 }
@@ -34,7 +33,6 @@ _FLOAT_LAYERS = (
     layers.GroupNormalization,
     layers.Maximum,
     layers.Minimum,
-    layers.Permute,
 )
 # The identity in evaluation. Others are found out by what they compute: `acts_in_training_alone`.
 _DROPS = (layers.Dropout, layers.SpatialDropout2D, layers.Identity)

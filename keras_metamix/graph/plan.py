@@ -33,12 +33,14 @@ class TensorPlan:
       on_grid: whether it is quantized, or is a moved copy of a quantized tensor.
       stream: whether it carries a stream quantizer.
       fixed_step: of that quantizer, where the device leaves no choice.
+      source: the tensor whose quantizer gave the grid that it lies on.
     """
 
     group: Group
     on_grid: bool = False
     stream: bool = False
     fixed_step: float | None = None
+    source: Any = None
 
 
 class Plan:
@@ -108,16 +110,25 @@ class Plan:
 
     def _result(self, node: Node) -> TensorPlan:
         """The plan of a node's output, before quantizers are placed."""
+        if self._joins_parts_of_one(node):
+            self.kinds[id(node)] = Kind.PASS
         source, found = self[node.inputs[0]], self.kind(node)
         if found in (Kind.PASS, Kind.ROUND):
             moved = source.group.joined(node, Kind.PASS) or source.group
             # What rounds has a quantizer before it, on whose grid its result lies.
-            return TensorPlan(moved, on_grid=source.on_grid or found is Kind.ROUND)
+            on_grid = source.on_grid or found is Kind.ROUND
+            return TensorPlan(moved, on_grid, source=source.source)
         joined = None if source.on_grid else self._joined(source.group, node)
         group = joined or self._begun(node)
         self._whole[id(group.head)] = group
         kept = isinstance(found, Operator) and found.keeps_grid
-        return TensorPlan(group, on_grid=kept and source.on_grid)
+        return TensorPlan(group, kept and source.on_grid, source=source.source if kept else None)
+
+    def _joins_parts_of_one(self, node: Node) -> bool:
+        """Whether a node joins tensors that lie on the grid of one quantizer: that moves them."""
+        found, plans = self.kind(node), [self[tensor] for tensor in node.inputs]
+        joins = isinstance(found, Operator) and found.joins_parts
+        return joins and plans[0].on_grid and len({id(plan.source) for plan in plans}) == 1
 
     def _joined(self, group: Group, node: Node) -> Group | None:
         """A group with a node behind it; a batch norm that is called again elsewhere stays out."""
@@ -151,6 +162,7 @@ class Plan:
         if inside or self._is_direct(tensor, plan, only) or self._leaves_in_float(node):
             return
         plan.stream = plan.on_grid = True
+        plan.source = tensor
 
     def _fixed_step(self, plan: TensorPlan, node: Node) -> float | None:
         if self.kind(node) is Kind.PASS:

@@ -11,7 +11,6 @@ from keras import layers, ops
 
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
 from keras_metamix.graph.training_only import CALL_ERRORS
-from keras_metamix.keras_internals import calls_of
 
 _PIPELINE = "put it into the data pipeline, and into the app that runs the file"
 _APP = "leave it to the app that reads the outputs"
@@ -28,12 +27,6 @@ _RESIZE = (
     "the aspect ratio; use one of these"
 )
 _TRANSPOSED = "not exported yet; use the layer Conv2DTranspose"
-_PARTS = (
-    "not exported yet; give each part a Conv2D or Dense of its own, or use Cropping2D for height "
-    "and width"
-)
-_NEW_AXES = "not exported as a slice; use the layer Reshape, or keepdims=True of what stands before"
-_ORDER = "not exported yet; keep the order of the axes"
 _ATTENTION = (
     "no exact integer form that holds on every CPU, for its softmax; gate by Multiply and sigmoid"
 )
@@ -46,9 +39,7 @@ _CURVE = "no exact integer form; put a ReLU, hard_sigmoid, sigmoid or tanh in it
 _GATE = "not exported yet; gate by Multiply and sigmoid, or by ReLU"
 _RESHAPE = "not exported as this operation; use the layer Reshape"
 _CHOICE = f"not exported; {_APP}"
-_CHANNELS = "over channels Conv2D(1, 1), or Dense(1), which learn their weights"
-_TIME = "GlobalAveragePooling1D"
-_MOST = f"not exported yet; over height and width use GlobalMaxPooling2D, {_CHANNELS}"
+_REDUCED = "exported along axes behind the batch's, without initial; give these"
 # Raw operations that have no form themselves, and the layer that has.
 _LAYERS = {
     "maxpool": "MaxPooling2D or MaxPooling1D",
@@ -76,7 +67,7 @@ _REASONS: dict[str, str] = {
         "no exact integer form within XNNPACK; use x * ops.sigmoid(1.702 * x), which is GELU to "
         "within 0.021, or silu"
     ),
-    "glu": "not exported yet; give each half a Conv2D or Dense of its own, and use Multiply",
+    "glu": "not exported as this function; use ops.split, sigmoid and Multiply",
     **dict.fromkeys(("softplus", "squareplus"), "no exact integer form; use ReLU()"),
     "mish": "no exact integer form; use silu or hard_silu",
     **dict.fromkeys(
@@ -117,26 +108,26 @@ _REASONS: dict[str, str] = {
         ("power", "square"), "not exported as this operation; Multiply()([x, x]) is the square"
     ),
     "absolute": "not exported yet; Add()([ReLU()(x), ReLU()(Rescaling(-1.0)(x))]) is |x|",
-    **dict.fromkeys(("expanddims", "squeeze", "ravel"), _RESHAPE),
-    "stack": "not exported as this operation; use Reshape and Concatenate",
+    "ravel": _RESHAPE,
     **dict.fromkeys(("hstack", "vstack", "dstack", "append"), "not exported; use Concatenate"),
-    "mean": f"not exported yet; over time use {_TIME}, {_CHANNELS}",
-    "sum": f"not exported yet; over time use {_TIME} and Rescaling, {_CHANNELS}",
-    **dict.fromkeys(("max", "amax"), _MOST),
+    **dict.fromkeys(("mean", "sum", "max", "amax", "min", "amin"), _REDUCED),
     **dict.fromkeys(
-        ("min", "amin"), "not exported yet; use GlobalMaxPooling2D between two Rescaling(-1.0)"
+        ("prod", "median", "any", "all"), "no exact integer form; use a mean, a sum or a maximum"
     ),
     **dict.fromkeys(("argmax", "argmin", "topk", "argsort", "sort", "intopk"), _CHOICE),
     **dict.fromkeys(("where", "greater", "greaterequal", "less", "lessequal", "equal"), _GATE),
     **dict.fromkeys(("notequal", "logicaland", "logicalor", "logicalnot", "select"), _GATE),
     **dict.fromkeys(("upsampling2d", "resizing", "resize"), _RESIZE),
-    **dict.fromkeys(("repeat", "tile", "broadcastto"), _NEAREST),
+    **dict.fromkeys(("broadcastto",), _NEAREST),
     "repeatvector": (
         "not exported yet; Concatenate()(n * [x]) and Reshape((n, features)) are the same"
     ),
-    **dict.fromkeys(("permute", "transpose", "swapaxes", "moveaxis"), _ORDER),
-    "roll": "not exported yet; Cropping2D of both parts and Concatenate(axis=1 or 2) do the same",
-    **dict.fromkeys(("getitem", "slice", "split", "take", "unstack"), _PARTS),
+    "permute": "exported of up to 6 axes; join axes that stay together by Reshape",
+    **dict.fromkeys(
+        ("flip", "fliplr", "flipud", "rot90"),
+        "no form within XNNPACK; turn the data, or the weights behind it, before the model",
+    ),
+    "roll": "not exported yet; Concatenate of both slices does the same",
     **dict.fromkeys(
         ("extractpatches",),
         "not exported yet; use a Conv2D with the block as kernel_size and strides",
@@ -222,9 +213,10 @@ _WORDS = {
     "Transpose": "a transpose",
     "Split": "a split",
     "Matmul": "a matrix product",
-    "Mean": "a mean (of other axes than height and width)",
+    "Mean": "a mean over axes",
     "Sum": "a sum over axes",
-    "Max": "a maximum over axes",
+    **dict.fromkeys(("Max", "Amax"), "a maximum over axes"),
+    **dict.fromkeys(("Min", "Amin"), "a minimum over axes"),
     "Clip": "a clip",
     "ReLU": "a relu with a threshold",
     "Power": "a power",
@@ -244,15 +236,7 @@ RELU_ARGUMENTS = ("max_value", "negative_slope", "threshold")
 
 def reason(operation: Any) -> str | None:
     """What the table says of an operation of Keras' own, None where it says nothing."""
-    return _NEW_AXES if _adds_axes(operation) else _REASONS.get(_key(operation))
-
-
-def _adds_axes(operation: Any) -> bool:
-    """Whether an operation is a slice such as x[:, None, None]."""
-    if type(operation).__name__ != "GetItem" or not calls_of(operation):
-        return False
-    _, key = calls_of(operation)[0].arguments.args
-    return None in (key if isinstance(key, tuple) else (key,))
+    return _REASONS.get(_key(operation))
 
 
 def reason_of(name: str) -> str | None:

@@ -155,14 +155,15 @@ def place_behind(tensors: Sequence[Any], origins: dict[str, Origin]) -> str:
     return ""
 
 
-def why_none(operation: Any, tensors: Sequence[Any]) -> str:
+def why_none(operation: Any, tensors: Sequence[Any], known: str | None = None) -> str:
     """Why an operation that cannot be opened is not exported, and what does instead.
 
     Args:
       operation: the Keras operation.
       tensors: of the flat model, which it reads.
+      known: the reason; that of the table where there is none.
     """
-    known = reason(operation)
+    known = known or reason(operation)
     if "data pipeline" not in (known or "") and _reads_the_input(operation, tensors):
         return on_input(operation)
     return known or OTHERWISE

@@ -230,7 +230,7 @@ def test_mean_is_one_product(size, keepdims):
     for output in (0.1, 0.037):
         source, target = Grid.of(0.1, 0, 255), Grid.of(output, 0, 255)
         levels = random_levels(rng, source, (4, *size, 30))
-        found = numpy(IntegerMean(source, target, keepdims)(levels))
+        found = numpy(IntegerMean(source, target, keepdims=keepdims)(levels))
         sums = levels.astype(np.int64).sum((1, 2), keepdims=keepdims)
         multiplier = f32(f32(0.1) / f32(output)) / f32(size[0] * size[1])
         np.testing.assert_array_equal(found, requantized(sums, multiplier, 0, 255))

@@ -63,6 +63,21 @@ def sequences(image_shape=(24, 6)):
     return keras.Model(signal, layers.Dense(10, name="each")(x))
 
 
+def moves(image_shape=(12, 12, 3)):
+    """Slices of the image, halves that are shuffled, other orders and reduced axes."""
+    x = image = keras.Input(image_shape, name="image")
+    x = keras.ops.concatenate([x[:, a::2, b::2] for a in (0, 1) for b in (0, 1)], -1)
+    x = layers.Conv2D(48, 3, padding="same", activation="relu", name="first")(x)
+    first, second = keras.ops.split(x, 2, axis=-1)
+    x = keras.ops.concatenate([first, layers.Conv2D(24, 1, name="second")(second)], -1)
+    x = layers.Permute((1, 2, 4, 3))(layers.Reshape((6, 6, 2, 24))(x))
+    x = layers.Conv2D(32, 3, name="third")(layers.Reshape((6, 6, 48))(x))
+    gate = [f(x, -1, keepdims=True) for f in (keras.ops.mean, keras.ops.max)]
+    gate = layers.Conv2D(1, 3, padding="same", name="gate")(keras.ops.concatenate(gate, -1))
+    x = layers.Dense(20, name="rows")(keras.ops.swapaxes(x * keras.ops.sigmoid(gate), 1, 3))
+    return keras.Model(image, layers.Dense(10, name="a")(keras.ops.sum(x, (1, 2))))
+
+
 def maps(image_shape=(40, 40, 3)):
     """An output of more values than a file holds."""
     image = keras.Input(image_shape, name="image")
@@ -76,6 +91,7 @@ NETWORKS = {
     "elementwise": elementwise,
     "maps": maps,
     "sequences": sequences,
+    "moves": moves,
     "small_cnn": lambda: zoo.small_cnn((28, 28, 1), 10, width=8),
     "tiny_cnn": lambda: zoo.small_cnn((8, 8, 1), 4, width=4),
     "small_resnet": lambda: zoo.small_resnet((28, 28, 1), 10),

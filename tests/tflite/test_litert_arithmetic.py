@@ -27,10 +27,11 @@ PAIRS = [
 ]
 
 
-def computed(op, inputs, output, activation="NONE"):
+def computed(op, inputs, output, activation="NONE", constant=None):
     """The codes that a family says an operator computes.
 
-    `inputs` are (codes, scale, zero-point), `output` is (shape, scale, zero-point).
+    `inputs` are (codes, scale, zero-point), `output` is (shape, scale, zero-point); `constant` are
+    the integers that it reads behind them.
     """
 
     def tensor(name, shape, scale, zero_point):
@@ -42,6 +43,7 @@ def computed(op, inputs, output, activation="NONE"):
     operator = FileOperator(op, indices, (len(read),), activation)
     graph = FileGraph([*read, tensor("o", *output)], [operator], indices, (len(read),), (), (), {})
     levels = [codes.astype(np.int64) - zero_point for codes, _, zero_point in inputs]
+    levels += [] if constant is None else [np.array(constant)]
     return FAMILY[op].computed(Call(graph, operator), levels) + output[2]
 
 
@@ -194,7 +196,10 @@ def test_mean_rounds_half_to_even(size, equal_scales, run_operator, int8):
         ties += np.sum(np.abs(sums / count % 1.0) == 0.5)
         np.testing.assert_array_equal(found, mean_codes(sums, count, (source, output), zero_points))
         said = computed(
-            "MEAN", [(codes, source, zero_points[0])], ((1, 64), output, zero_points[1])
+            "MEAN",
+            [(codes, source, zero_points[0])],
+            ((1, 64), output, zero_points[1]),
+            constant=[1, 2],
         )
         np.testing.assert_array_equal(found, said[0])
     if size in ((2, 2), (2, 3), (14, 14)):

@@ -160,6 +160,51 @@ class RandomModel:
             return keras.ops.space_to_depth(x, 2)
         return keras.ops.image.resize(x, (height // 2, width), "nearest")
 
+    def moved(self, x):
+        """Values in other places: slices, halves, orders of the axes, copies."""
+        height, width, channels = x.shape[1:]
+        kind = self.pick("slice", "split", "shuffle", "turn", "strides", "stack", "copies")
+        if kind == "slice":
+            first = self.number(0, channels - 1)
+            return x[
+                :,
+                self.number(0, height - 1) // 2 :,
+                :,
+                first : self.number(first, channels - 1) + 1,
+            ]
+        if kind == "split" and channels % 2 == 0:
+            first, second = keras.ops.split(x, 2, axis=-1)
+            parts = [first, self.conv(second, None, 1, "same")]
+            return keras.ops.concatenate(parts[:: self.pick(1, -1)], axis=-1)
+        if kind in ("split", "shuffle"):
+            groups = self.pick(2, 3) if channels % 6 == 0 else 1 + (channels % 2 == 0)
+            x = keras.ops.reshape(x, (-1, height, width, groups, channels // groups))
+            x = keras.ops.transpose(x, (0, 1, 2, 4, 3))
+            return keras.ops.reshape(x, (-1, height, width, channels))
+        if kind == "turn":
+            orders = ((2, 1, 3), (1, 3, 2), (3, 1, 2)) if max(x.shape[1:]) < 13 else ((2, 1, 3),)
+            return layers.Permute(self.pick(*orders), name=self.name("turn"))(x)
+        if kind == "strides":
+            corners = [x[:, a::2, b::2] for a in (0, height > 1) for b in (0, width > 1)]
+            if height % 2 or width % 2:
+                return self.pick(*corners)
+            return keras.ops.concatenate(corners, -1)
+        if kind == "stack":
+            rows = [x[:, n] for n in range(min(height, 3))]
+            return keras.ops.stack(rows, self.pick(1, 2))
+        if max(height, width) > 12:
+            return x[:, ::2, ::2]
+        return keras.ops.repeat(x, 2, 1) if self.pick(True, False) else keras.ops.tile(x, (2, 1))
+
+    def reduced(self, x):
+        """An axis, or two, as one place."""
+        function = self.pick("mean", "sum", "max", "min")
+        axes = self.pick(-1, (-1,), (1,), 2, (1, 2), (2, 3))
+        found = getattr(keras.ops, function)(x, axes, keepdims=True)
+        if self.pick(True, True, False):
+            return x * keras.ops.sigmoid(found)
+        return found
+
     def residual(self, x):
         """Post- or pre-activation, a sum of two or three, or a product."""
         branch = self.activation(self.norm(x)) if self.pick(True, False) else x
@@ -205,7 +250,7 @@ class RandomModel:
         return keras.Model(inner, self.conv(inner), name=self.name("inner"))(x)
 
     def head(self, x):
-        kind = self.pick("pool", "max", "flatten", "maps", "pixels")
+        kind = self.pick("pool", "max", "flatten", "maps", "pixels", "rows")
         if kind == "pool":
             x = layers.GlobalAveragePooling2D(keepdims=self.pick(True, False), name="mean")(x)
             x = self.norm(x) if self.pick(True, False, False) else x
@@ -216,6 +261,8 @@ class RandomModel:
             if self.pick(True, False):
                 x = layers.Dense(6, activation=self.pick("relu", "relu6", "tanh"), name="hidden")(x)
                 x = layers.Dropout(0.5, name="dropout")(x)
+        elif kind == "rows":
+            x = getattr(keras.ops, self.pick("mean", "sum", "max"))(x, self.pick(1, -1))
         elif kind == "maps":
             return self.conv(x)
         x = layers.Dense(self.number(2, 7), name="logits")(x)
@@ -231,6 +278,7 @@ class RandomModel:
             self.conv, self.conv, self.depthwise, self.separable, self.twice, self.pool, self.pad,
             self.residual, self.dense_block, self.squeeze_and_excite, self.constants, self.norm,
             self.activation, self.nested, self.resized, self.transposed,
+            self.moved, self.moved, self.reduced,
         )  # fmt: skip
         for _ in range(self.number(1, 4)):
             x = self.pick(*blocks)(x)

@@ -65,6 +65,10 @@ class Operator:
         """The LiteRT operator that gives a call's result."""
         return self.litert
 
+    def takes_edge_tpu(self, node: Node) -> bool:
+        """Whether the Edge TPU takes a call, where it has the operator at all."""
+        return True
+
     def trained(self, node: Node) -> Any:
         """The class of a call's layer in a quantized network, an OnGrid; None for its own."""
         return None
@@ -135,6 +139,25 @@ class Move:
     def layer(self, node: Node) -> Any:
         """The layer of a call in a folded network, for levels of any grid."""
         return copy_of(node.operation, node.call_name)
+
+
+def reduced_axes(operation: Any, rank: int | None = None) -> tuple[int, ...]:
+    """The axes that an operation such as `keras.ops.mean` reduces, in order.
+
+    Args:
+      operation: the operation.
+      rank: of its input; None where that is not known yet, and axes count as they are given.
+
+    Returns:
+      () where the batch is among them.
+    """
+    axis = operation.axis
+    if axis is None:
+        return ()
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    if rank is not None:
+        axes = tuple(sorted({n % rank for n in axes}))
+    return () if 0 in axes else tuple(axes)
 
 
 def require_levels(node: Node, value: Levels | Group) -> Levels:

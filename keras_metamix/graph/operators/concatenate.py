@@ -1,4 +1,7 @@
-"""Concatenations: every part is computed on the grid of the whole."""
+"""Concatenations: every part is computed on the grid of the whole.
+
+Parts that lie on one grid already, such as slices of one tensor, are moved alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import keras
 
 from keras_metamix.graph.group import Group
 from keras_metamix.graph.operators.base import Operator
-from keras_metamix.graph.requantize import clip_ends, rescaled
+from keras_metamix.graph.requantize import Levels, clip_ends, rescaled
 
 
 class Concatenate(Operator):
@@ -18,7 +21,11 @@ class Concatenate(Operator):
     title, litert, arity, joins_parts = "concatenation", "CONCATENATION", None, True
     layers, raw = (keras.layers.Concatenate,), ("Concatenate",)
 
-    def begin(self, node: Any, values: Sequence[Any]) -> Group:
+    def begin(self, node: Any, values: Sequence[Levels | Group]) -> Levels | Group:
+        parts = [value for value in values if isinstance(value, Levels)]
+        if len(parts) == len(values) and len({part.grid for part in parts}) == 1:
+            whole = keras.layers.Concatenate(axis=node.operation.axis, name=node.call_name)
+            return Levels(whole([part.tensor for part in parts]), parts[0].grid)
         return Group(node, self, self.stage, inputs=tuple(values))
 
     def finish(self, group: Group, grid: Any, clip: dict[str, Any], fold: Any) -> Any:

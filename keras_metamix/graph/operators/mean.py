@@ -1,4 +1,4 @@
-"""Means over height and width."""
+"""Means and sums along axes."""
 
 from __future__ import annotations
 
@@ -10,57 +10,95 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_metamix.graph.operators.base import Operator
+from keras_metamix.graph.operators.base import Operator, reduced_axes
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import IntegerLayer, as_grid
-
-_SPACE = ((1, 2), (-3, -2))
+from metamix_tflite.operators.mean import EDGE_TPU_DEPTH
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class IntegerMean(IntegerLayer):
-    """Mean over height and width."""
+    """Mean along axes.
+
+    Args:
+      input_grid: of the input.
+      axes: that it is taken along, none of them the batch's.
+      keepdims: whether these stay, with one place each.
+    """
 
     def __init__(
         self,
         input_grid: Grid | dict[str, Any],
         output_grid: Grid | dict[str, Any],
+        axes: Sequence[int] = (1, 2),
         keepdims: bool = False,
         **kwargs: Any,
     ):
         super().__init__(output_grid, **kwargs)
-        self.input_grid, self.keepdims = as_grid(input_grid), keepdims
+        self.input_grid, self.axes, self.keepdims = as_grid(input_grid), tuple(axes), keepdims
+
+    def share(self, count: int) -> np.float32:
+        """What each of so many values counts for."""
+        return np.float32(1) / np.float32(count)
 
     def call(self, x: Any) -> Any:
         # XNNPACK sums codes and applies both zero-points in float32, which may turn a tie.
-        source, target, count = self.input_grid, self.output_grid, x.shape[1] * x.shape[2]
+        source, target = self.input_grid, self.output_grid
+        count = int(np.prod([x.shape[axis] for axis in self.axes]))
         multiplier = np.float32(source.scale) / np.float32(target.scale)
-        multiplier *= np.float32(1) / np.float32(count)
+        multiplier *= self.share(count)
         zero = np.float32(source.zero_point * count)
         offset = np.float32(target.zero_point) - zero * multiplier
-        codes = ops.sum(x, axis=(1, 2), keepdims=self.keepdims) + zero
+        codes = ops.sum(x, axis=self.axes, keepdims=self.keepdims) + zero
         levels = ops.round(codes * multiplier + offset) - target.zero_point
         return ops.clip(levels, self.low, self.high)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "input_grid": dataclasses.asdict(self.input_grid),
+            "axes": self.axes,
             "keepdims": self.keepdims,
         }
 
 
-class Mean(Operator):
-    """`keras.layers.GlobalAveragePooling2D` and `keras.ops.mean` over space."""
+@keras.saving.register_keras_serializable("keras_metamix")
+class IntegerSum(IntegerMean):
+    """Sum along axes."""
 
-    title, litert = "mean over space", "MEAN"
+    def share(self, count: int) -> np.float32:
+        return np.float32(1)
+
+
+class Mean(Operator):
+    """`keras.layers.GlobalAveragePooling2D` and `keras.ops.mean`."""
+
+    title, litert, integer = "mean along axes", "MEAN", IntegerMean
     layers, raw = (keras.layers.GlobalAveragePooling2D,), ("Mean",)
 
     def takes(self, operation: Any, node: Any) -> bool:
-        axis = operation.axis if isinstance(operation.axis, (tuple, list)) else (operation.axis,)
-        images = node is None or len(node.inputs[0].shape) == 4
-        return images and tuple(axis) in _SPACE
+        return bool(reduced_axes(operation, node and len(node.inputs[0].shape)))
+
+    def axes(self, node: Any) -> tuple[int, ...]:
+        """The axes that a call reduces."""
+        operation = node.operation
+        pools = isinstance(operation, keras.layers.Layer)
+        return (1, 2) if pools else reduced_axes(operation, len(node.inputs[0].shape))
+
+    def takes_edge_tpu(self, node: Any) -> bool:
+        shape = node.inputs[0].shape
+        return len(shape) - 1 not in self.axes(node) or shape[-1] % EDGE_TPU_DEPTH == 0
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
-        keepdims = node.operation.keepdims
-        layer = IntegerMean(inputs[0].grid, grid, keepdims, name=node.call_name, **clip)
+        axes, keepdims, name = self.axes(node), node.operation.keepdims, node.call_name
+        layer = self.integer(inputs[0].grid, grid, axes, keepdims, name=name, **clip)
         return layer(inputs[0].tensor)
+
+
+class Sum(Mean):
+    """`keras.ops.sum`."""
+
+    title, litert, integer = "sum along axes", "SUM", IntegerSum
+    layers, raw = (), ("Sum",)
+
+    def takes_edge_tpu(self, node: Any) -> bool:
+        return True

@@ -38,13 +38,29 @@ def gates():
     return keras.Model(image, layers.Dense(5, name="logits")(x), name="gates")
 
 
+def moves():
+    """A network that moves values, and reduces axes, in all ways that files have."""
+    image = keras.Input((8, 8, 3), name="image")
+    x = keras.ops.concatenate([image[:, a::2, b::2] for a in (0, 1) for b in (0, 1)], -1)
+    x = layers.Conv2D(8, 3, padding="same", name="stem")(x)
+    left, right = keras.ops.split(x, 2, axis=-1)
+    x = keras.ops.stack([left, layers.Conv2D(4, 1, name="half")(right)], axis=-1)
+    x = layers.Conv2D(8, 1, name="shuffled")(layers.Reshape((4, 4, 8))(x))
+    gates = [f(x, -1, keepdims=True) for f in (keras.ops.mean, keras.ops.max, keras.ops.sum)]
+    x = x * layers.Conv2D(1, 3, padding="same", name="gate")(keras.ops.concatenate(gates, -1))
+    x = layers.Dense(5, name="rows")(layers.Permute((3, 1, 2), name="turned")(x))
+    return keras.Model(
+        image, layers.Dense(5, name="logits")(keras.ops.min(x, (1, 2))), name="moves"
+    )
+
+
 @emulated
 @pytest.mark.slow
 def test_arm_s_kernels_give_the_trained_integers(quantized):
     from keras_metamix.zoo.small import small_mobilenet, small_resnet
 
     files = {}
-    for make in (gates, small_mobilenet, small_resnet):
+    for make in (gates, moves, small_mobilenet, small_resnet):
         for seed in range(2):  # the fixture's networks have dead channels, and all bit-widths
             keras.utils.set_random_seed(seed)
             model, _ = quantized(make(), seed)

@@ -62,8 +62,12 @@ def _fused(call: Call) -> str:
 
 
 def _batch(call: Call) -> str:
-    large = any(len(t.shape) > 3 and t.shape[0] > 1 for t in (*call.inputs[:1], *call.outputs))
-    return "takes several images at once: only the last three dimensions may be" if large else ""
+    """Only the last three dimensions may be above 1."""
+    outer = [t.shape[:-3] for t in (*call.inputs[:1], *call.outputs)]
+    if any(shape[0] > 1 for shape in outer if shape):
+        return "takes several images at once: only the last three dimensions may be above 1"
+    large = any(size > 1 for shape in outer for size in shape)
+    return "has more than three dimensions above 1" if large else ""
 
 
 _CHECKS: tuple[Callable[[Call], str], ...] = (_float_ends, _listed, _types, _own, _fused, _batch)

@@ -54,33 +54,18 @@ class Pad(Move):
         file.values[id(node.output)] = padded(file, node.name, source, node.operation.padding)
 
 
-class Crop(Move):
-    """STRIDED_SLICE over height and width."""
-
-    layers = ("Cropping2D",)
-    litert = (Litert("STRIDED_SLICE", (4,)),)
-    constants = (4, 4, 4)
-
-    def write(self, file: FileWriter, node: Any) -> None:
-        (source,), (top, left) = file.read(node), (pair[0] for pair in node.operation.cropping)
-        shape = batch_one(node.output)
-        file.values[id(node.output)] = sliced(file, node.name, source, (top, left, 0), shape)
-
-    def edge_tpu_refusal(self, call: Call) -> str:
-        strides = call.inputs[3].data
-        return "" if strides is not None and (strides == 1).all() else "has strides other than 1"
-
-
 class Reshape(Move):
     """RESHAPE."""
 
     layers = ("Flatten", "Reshape")
     litert = (Litert("RESHAPE", (2,)),)
-    constants = (4,)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,), shape = file.read(node), batch_one(node.output)
         file.values[id(node.output)] = reshaped(file, node.name, source, shape)
+
+    def outline(self, node: Any) -> list[tuple[int, tuple[int, ...]]]:
+        return [(1, (len(node.output.shape),))]
 
 
 class Same(Family):
@@ -109,7 +94,7 @@ def sliced(
     file: FileWriter,
     name: str,
     source: WrittenTensor,
-    begin: tuple[int, int, int],
+    begin: Sequence[int],
     shape: tuple[int, ...],
 ) -> WrittenTensor:
     """STRIDED_SLICE without strides, which leaves the batch size open.
@@ -118,17 +103,17 @@ def sliced(
 
     Args:
       file, name, source: what is cut, and the name of the result.
-      begin: row, column and channel of its first value.
+      begin: place of its first value on each axis behind the batch.
       shape: of the result.
     """
     if shape == source.shape:
         return source
     target = file.tensor(name, shape, source.grid)
     end = [first + size for first, size in zip(begin, shape[1:], strict=True)]
-    corners = ("begin", [0, *begin]), ("end", [0, *end]), ("strides", [1, 1, 1, 1])
+    corners = ("begin", [0, *begin]), ("end", [0, *end]), ("strides", [1] * len(shape))
     vectors = [file.vector(f"{name}/{which}", corner) for which, corner in corners]
     options = schema.StridedSliceOptionsT()
-    options.beginMask = options.endMask = 0b0001  # all of the batch
+    options.beginMask = options.endMask = 1  # all of the batch
     inputs = [source.index, *vectors]
     file.graph.operator(Op.STRIDED_SLICE, inputs, [target.index], options, version=2)
     return target

@@ -1,0 +1,24 @@
+"""Other orders of the axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import layers
+
+from keras_metamix.graph.kinds import Kind
+from keras_metamix.graph.operators.base import Move
+
+_MOST_AXES = 6  # of LiteRT's TRANSPOSE, the batch's among them
+
+
+class Transpose(Move):
+    """`keras.layers.Permute`, which `expand` makes of all other forms."""
+
+    layers = (layers.Permute,)
+
+    def kind(self, operation: Any, node: Any) -> Kind:
+        return Kind.PASS if len(operation.dims) < _MOST_AXES else Kind.FLOAT
+
+    def litert(self, operation: Any) -> str:
+        return "TRANSPOSE"
