@@ -52,7 +52,7 @@ from keras_metamix.graph.refusals import (
 )
 from keras_metamix.graph.topology import as_functional, inputs_like
 from keras_metamix.graph.training_only import acts_in_training_alone, returns_what_it_is_given
-from keras_metamix.keras_internals import layers_inside, takes_training
+from keras_metamix.keras_internals import layers_inside, operation_of, takes_training
 
 _RAW_GATES = {"Silu": "silu", "HardSilu": "hard_silu"}
 _POOL = ("pool_size", "strides", "padding", "data_format")
@@ -175,6 +175,8 @@ class _Expansion(Pieces):
             return self._chain(operation, cls, args[0])
         if issubclass(cls, layers.Average) and len(args[0]) == 2:
             return self._halved_sum(operation, args[0])
+        if cls.__name__ == "Minimum" and (end := self._relu_end(args)) is not None:
+            return self._last(layers.ReLU, operation, max_value=end[1])(end[0])
         if issubclass(cls, layers.CenterCrop) and (borders := _cropped(operation, args[0])):
             return self._last(layers.Cropping2D, operation, cropping=borders)(args[0])
         if (slope := negative_slope(operation, cls)) is not None:
@@ -243,6 +245,14 @@ class _Expansion(Pieces):
             self.refused[name] = refusal
             self.stand_ins[id(operation)] = Refused(operation, name)
         return self.stand_ins[id(operation)](*args, **kwargs)
+
+    def _relu_end(self, args: tuple[Any, ...]) -> tuple[Any, float] | None:
+        """The ReLU and the constant of a minimum of these, None for any other."""
+        for tensor, end in (args, args[::-1]) if len(args) == 2 else ():
+            number = isinstance(end, (int, float)) and 0 < end < float("inf")
+            if number and kind(operation_of(tensor)) in RELUS:
+                return tensor, float(end)
+        return None
 
     def _function(self, operation: Any, cls: type) -> str:
         if issubclass(cls, layers.Activation):

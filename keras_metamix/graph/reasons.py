@@ -41,7 +41,6 @@ _RECURRENT = "not exported yet; use dilated Conv2D over time"
 _3D = "no exact integer form; use the 2-D layer on each slice"
 _MATRIX = "not exported yet; use Dense or a 1x1 Conv2D where the second factor is a weight"
 _LOOKUP = "no exact integer form; look values up outside the model"
-_DIFFERENCE = "Add()([a, Rescaling(-1.0)(b)])"
 _CURVE = "no exact integer form; put a ReLU, hard_sigmoid, sigmoid or tanh in its place"
 _GATE = "not exported yet; gate by Multiply and sigmoid, or by ReLU"
 _RESHAPE = "not exported as this operation; use the layer Reshape"
@@ -72,10 +71,6 @@ _REASONS: dict[str, str] = {
     },
     **dict.fromkeys(("relu", "leakyrelu", "prelu", "elu", "selu", "celu", "clip"), _RELU),
     "threshold": _RELU,
-    "gelu": (
-        "no exact integer form within XNNPACK; use x * ops.sigmoid(1.702 * x), which is GELU to "
-        "within 0.021, or silu"
-    ),
     "glu": "not exported yet; give each half a Conv2D or Dense of its own, and use Multiply",
     **dict.fromkeys(("softplus", "squareplus"), "no exact integer form; use ReLU()"),
     "mish": "no exact integer form; use silu or hard_silu",
@@ -102,10 +97,13 @@ _REASONS: dict[str, str] = {
         "that, whose kernel is normalized already"
     ),
     **dict.fromkeys(("unitnormalization", "normalize", "norm"), _UNIT),
-    "maximum": f"not exported yet; Add()([b, ReLU()({_DIFFERENCE})]) is the maximum of a and b",
+    "maximum": (
+        "exported of tensors of one shape, and of a tensor and 0; ReLU()(x - c) + c is the maximum "
+        "of x and a constant c"
+    ),
     "minimum": (
-        f"not exported yet; Add()([a, Rescaling(-1.0)(ReLU()({_DIFFERENCE}))]) is the minimum of "
-        "a and b"
+        "exported of tensors of one shape, and of a ReLU and a constant; c - ReLU()(c - x) is the "
+        "minimum of x and a constant c"
     ),
     "average": "not exported yet; use Add and Rescaling",
     **dict.fromkeys(
