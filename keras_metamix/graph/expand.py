@@ -27,6 +27,7 @@ from keras_metamix.checks import shown
 from keras_metamix.graph.kinds import RELUS, Kind
 from keras_metamix.graph.opening import NotOpenedError, opened
 from keras_metamix.graph.operations import MAC_LAYERS, kind
+from keras_metamix.graph.operators.batch_matmul import product_of
 from keras_metamix.graph.ownership import (
     activation_name,
     config_of,
@@ -185,6 +186,8 @@ class _Expansion(Pieces):
         if issubclass(cls, layers.AveragePooling2D) and operation.padding == "same":
             config = {k: v for k, v in config_of(operation).items() if k in _POOL}
             return self._last(layers.AveragePooling2D, operation, **config)(args[0])
+        if (product := product_of(operation, _tensors(args, kwargs))) is not None:
+            return self._product(operation, args, product)
         function = self._function(operation, cls)
         if function in GATES and len(args) == 1:
             return self._gated(operation, function, args[0])

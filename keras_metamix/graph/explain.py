@@ -14,9 +14,10 @@ from keras_metamix.cost import LayerCost
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import ENDINGS, RELUS, Kind
-from keras_metamix.graph.layer_costs import costs_of
+from keras_metamix.graph.layer_costs import PRODUCT_BITS, costs_of
 from keras_metamix.graph.operations import MOVES, move_of
 from keras_metamix.graph.operators import Operator
+from keras_metamix.graph.operators.batch_matmul import product_macs
 from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
@@ -27,7 +28,7 @@ _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
     Kind.AFFINE: "DEPTHWISE_CONV_2D",
     Kind.HARD_SIGMOID: "DEPTHWISE_CONV_2D",
-    **dict.fromkeys(RELUS, "MUL"),
+    **dict.fromkeys((*RELUS, Kind.SYMMETRIC), "MUL"),
 }
 _HEADERS = ("layer", "class", "LiteRT operator", "weights in", "input bits", "weight bits")
 _HEADERS += ("XNNPACK", "GPU", "Edge TPU", "MACs", "MAC share", "BOPs share", "note")
@@ -125,8 +126,14 @@ class _Reader:
         self.plan, self.space, self.calls = found.plan, space, found.macs
         self.found = found
         self.costs = {cost.name: cost for cost in costs_of(found.macs)} if found.macs else {}
-        self.macs = sum(cost.macs for cost in self.costs.values())
+        products = sum(self._product_macs(node) for node in found.topology.nodes)
+        self.macs = sum(cost.macs for cost in self.costs.values()) + products
         self.bops = sum(self._most_bops(cost) for cost in self.costs.values())
+        self.bops += products * PRODUCT_BITS**2
+
+    def _product_macs(self, node: Node) -> int:
+        in_float = node.name in self.found.kept or node.name in self.found.refused
+        return 0 if in_float else product_macs(node)
 
     def _most_bops(self, cost: LayerCost) -> int:
         activation, weight = self.space.layer_candidates(cost.edge)
@@ -156,7 +163,7 @@ class _Reader:
         operator = self._operator(node)
         if not operator:
             return LayerExplanation(*named, "left out", note="does nothing on the device")
-        outside = self._outside(node, operator)
+        outside, macs = self._outside(node, operator), self._product_macs(node)
         return LayerExplanation(
             *named,
             "integer",
@@ -164,7 +171,10 @@ class _Reader:
             xnnpack=not outside,
             gpu=LITERT[operator].gpu,
             edge_tpu=LITERT[operator].edge_tpu,
-            note="requantizes" if found in RELUS else outside,
+            macs=macs,
+            mac_share=macs / self.macs if macs else 0.0,
+            bops_share=macs * PRODUCT_BITS**2 / self.bops if macs else 0.0,
+            note="requantizes" if found in (*RELUS, Kind.SYMMETRIC) else outside,
         )
 
     def _operator(self, node: Node) -> str:

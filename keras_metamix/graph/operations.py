@@ -17,6 +17,7 @@ from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_c
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
 from keras_metamix.keras_internals import calls_of, operation_of
+from keras_metamix.layers.symmetric import Symmetric
 
 MAC_LAYERS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.Dense)
 # Layers that move or select values, and LiteRT's operator for them.
@@ -44,6 +45,7 @@ _KINDS: dict[type, Kind | Operator] = {
     layers.Normalization: Kind.AFFINE,
     layers.Softmax: Kind.SOFTMAX,
     layers.UnitNormalization: Kind.UNIT_NORM,
+    Symmetric: Kind.SYMMETRIC,
     **dict.fromkeys((*MOVES, *_DROPS), Kind.PASS),
     **dict.fromkeys(_FLOAT_LAYERS, Kind.FLOAT),
     **{cls: operator for operator in OPERATORS for cls in operator.layers},

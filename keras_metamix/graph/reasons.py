@@ -40,6 +40,11 @@ _ATTENTION = (
 _RECURRENT = "not exported yet; use dilated Conv2D over time"
 _3D = "no exact integer form; use the 2-D layer on each slice"
 _MATRIX = "not exported yet; use Dense or a 1x1 Conv2D where the second factor is a weight"
+_PRODUCT = (
+    "exported for each image of matrices of two tensors whose other axes are equal, as ops.matmul, "
+    "ops.einsum('bij,bjk->bik') and layers.Dot(axes=(2, 1)) compute it of three axes; use Dense or "
+    "a 1x1 Conv2D where the second factor is a weight"
+)
 _LOOKUP = "no exact integer form; look values up outside the model"
 _CURVE = "no exact integer form; put a ReLU, hard_sigmoid, sigmoid or tanh in its place"
 _GATE = "not exported yet; gate by Multiply and sigmoid, or by ReLU"
@@ -172,7 +177,8 @@ _REASONS: dict[str, str] = {
     ),
     **dict.fromkeys(("multiheadattention", "groupedqueryattention"), _ATTENTION),
     **dict.fromkeys(("attention", "additiveattention", "dotproductattention"), _ATTENTION),
-    **dict.fromkeys(("einsumdense", "einsum", "matmul", "tensordot", "dot", "inner"), _MATRIX),
+    **dict.fromkeys(("einsumdense", "tensordot", "inner"), _MATRIX),
+    **dict.fromkeys(("einsum", "matmul", "dot"), _PRODUCT),
     **dict.fromkeys(
         ("lstm", "gru", "simplernn", "rnn", "convlstm1d", "convlstm2d", "convlstm3d"), _RECURRENT
     ),

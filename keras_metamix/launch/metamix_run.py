@@ -7,9 +7,9 @@ import dataclasses
 import keras
 
 from keras_metamix.checks import naming
-from keras_metamix.cost import Latency, assignment_bops
+from keras_metamix.cost import Latency
 from keras_metamix.distillation import Teacher
-from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.graph.layer_costs import bops
 from keras_metamix.launch.budget import UNIFORM_BITS, naming_table, search_budget, target_field
 from keras_metamix.launch.config import MetaMix
 from keras_metamix.launch.optimization import compile_quantized, load_teacher
@@ -86,10 +86,10 @@ def _budget(
 ) -> tuple[Budget, str]:
     """The budget and what the chosen bits cost, for `metrics.json` and in words."""
     bits, (given,) = model.bit_assignment, callback.budgets
-    priced, bops = given.priced(model), assignment_bops(layer_costs(model), bits)
+    priced, found = given.priced(model), bops(model, bits)
     budget = Budget(cost=priced.log, limit=priced.limit, found=priced.total(bits))
     if not isinstance(given, Latency):
-        return budget, f"BOPs {bops:,} of {budget.limit:,.0f}; "
+        return budget, f"BOPs {found:,} of {budget.limit:,.0f}; "
     source, origin = session.config.search.latency_table, dict(given.table.origin)
     told = f"predicted latency {budget.found:,.1f} us of {budget.limit:,.1f} us; "
-    return dataclasses.replace(budget, source=source, origin=origin), f"BOPs {bops:,}; {told}"
+    return dataclasses.replace(budget, source=source, origin=origin), f"BOPs {found:,}; {told}"

@@ -52,7 +52,7 @@ class IntegerMean(IntegerLayer):
 class Mean(Operator):
     """`keras.layers.GlobalAveragePooling2D` and `keras.ops.mean` over space."""
 
-    title, litert = "mean over space", "MEAN"
+    title, litert, fuses = "mean over space", "MEAN", False
     layers, raw = (keras.layers.GlobalAveragePooling2D,), ("Mean",)
 
     def takes(self, operation: Any, node: Any) -> bool:

@@ -194,6 +194,10 @@ class Family:
             return LevelRange(max(full.low, -unit), min(full.high, unit))
         return full
 
+    def bops(self, call: Call) -> int:
+        """BOPs of a product of two activations, 0 of other operators; `verify` counts a Mac's."""
+        return 0
+
     def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
         """The integers that the device computes, in NumPy, to the bit: what tests hold it to.
 
