@@ -35,7 +35,8 @@ _PARTS = (
 _NEW_AXES = "not exported as a slice; use the layer Reshape, or keepdims=True of what stands before"
 _ORDER = "not exported yet; keep the order of the axes"
 _ATTENTION = (
-    "no exact integer form that holds on every CPU, for its softmax; gate by Multiply and sigmoid"
+    "no exact integer form that holds on every CPU, for its softmax; build it of ops.matmul or "
+    "ops.einsum with a ReLU in the softmax's place, or gate by Multiply and sigmoid"
 )
 _RECURRENT = "not exported yet; use dilated Conv2D over time"
 _3D = "no exact integer form; use the 2-D layer on each slice"

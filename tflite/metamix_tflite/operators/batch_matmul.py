@@ -54,6 +54,9 @@ class BatchMatmul(Family):
         file.declared["bops"] += macs * _BITS * _BITS
 
     def check(self, call: Call) -> None:
+        ranks = {len(tensor.shape) for tensor in (*call.inputs, call.output)}
+        if len(ranks) != 1 or min(ranks) < 3:
+            call.fail("axes of its tensors", "as many of each, 3 or more", sorted(ranks))
         if call.inputs[1].zero_points.tolist() != [0]:
             call.fail("zero-point of its second factor", 0, call.inputs[1].zero_points.tolist())
 
