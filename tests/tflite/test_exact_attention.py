@@ -318,3 +318,18 @@ def test_attention_trains_in_all_phases():
     mixer = kmm.BitMixerModel.from_float(source, kmm.SearchSpace((8, 4), "same"))
     mixer.compile("adam", loss)
     mixer.fit(tokens, labels, batch_size=16, epochs=1, verbose=0)
+
+
+def test_a_second_factor_of_another_zero_point_is_named():
+    tokens = keras.Input((6, 5), name="tokens")
+    x = kmm.QuantizedDense(4, activation="relu", activation_bits=8, weight_bits=8, name="keys")(
+        tokens
+    )
+    x = kmm.ActivationQuantizer(8, "unsigned", role="stream", name="keys_stream")(x)
+    x = kmm.ActivationQuantizer(8, role="stream", name="scores")(ops.einsum("bqd,bkd->bqk", x, x))
+    x = kmm.QuantizedDense(3, activation_bits=8, weight_bits=8, name="logits")(x)
+    x = kmm.ActivationQuantizer(8, role="stream", name="logits_stream")(x)
+    model = kmm.QuantizedModel(keras.Model(tokens, x))
+    kmm.calibrate(model, np.random.default_rng(0).normal(size=(8, 6, 5)).astype(np.float32))
+    with pytest.raises(ValueError, match=r"'einsum.*before its second factor.*zero-point -128"):
+        kmm.fold_batch_norm(model)

@@ -251,9 +251,9 @@ def test_options_that_litert_ignores_are_refused(resnet, remake):
 def test_another_operator_is_named(resnet, remake):
     def edit(model):
         code = model.operatorCodes[operator_of(model, "features").opcodeIndex]
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.REDUCE_MAX
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.REDUCE_PROD
 
-    with pytest.raises(mt.VerificationError, match="'features': operator: .*found REDUCE_MAX"):
+    with pytest.raises(mt.VerificationError, match="'features': operator: .*found REDUCE_PROD"):
         mt.verify(remake(resnet[2], edit), resnet[3])
 
 
