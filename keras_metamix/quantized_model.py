@@ -17,7 +17,7 @@ from keras_metamix.batches import Replay
 from keras_metamix.cost import CostTable
 from keras_metamix.graph.file_outline import file_outline
 from keras_metamix.graph.layer_bits import BitWidths, allowed_pairs, candidate_pairs
-from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.graph.layer_costs import layer_costs, product_bops
 from keras_metamix.graph.quantize import connect, quantize, require_network
 from keras_metamix.keras_internals import hand_on_inputs, loss_of
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
@@ -198,6 +198,7 @@ class QuantizedModel(NetworkModel):
             {layer.name: candidate_pairs(layer) for layer in layers},
             {layer.name: allowed_pairs(layer) for layer in layers},
             functools.cache(lambda: file_outline(self)),
+            product_bops(self.network),
         )
 
     def require_quantized(self) -> None:

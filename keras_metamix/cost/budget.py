@@ -96,7 +96,10 @@ class _OfTable:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bops(Budget):
-    """Bit operations of one image, MetaMix Eq. 6: MACs x activation bits x weight bits."""
+    """Bit operations of one image, MetaMix Eq. 6: MACs x activation bits x weight bits.
+
+    Those of products of two activations, of 8 bits each, are added to them.
+    """
 
     unit = "BOPs"
     log = "bops"
@@ -109,7 +112,7 @@ class Bops(Budget):
                 for a, w in table.candidates[layer.name]
             }
             for layer in table.layers
-        }, 0
+        }, table.product_bops
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

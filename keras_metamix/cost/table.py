@@ -34,6 +34,7 @@ class CostTable:
       choices: those that a layer may take: only equal ones, if its weights take the bits of its
         activation.
       outline: makes the outline of its file; raises ValueError if it cannot be exported.
+      product_bops: BOPs of products of two activations, whose bits are no choice.
     """
 
     model: str
@@ -41,3 +42,4 @@ class CostTable:
     candidates: Mapping[str, Sequence[Pair]]
     choices: Mapping[str, Sequence[Pair]]
     outline: Callable[[], FileOutline]
+    product_bops: int = 0

@@ -31,6 +31,7 @@ from keras_metamix.graph.kinds import RELUS, Kind
 from keras_metamix.graph.moving import Moving, NotMovedError
 from keras_metamix.graph.opening import NotOpenedError, opened
 from keras_metamix.graph.operations import MAC_LAYERS, kind
+from keras_metamix.graph.operators.batch_matmul import product_of
 from keras_metamix.graph.ownership import (
     activation_name,
     config_of,
@@ -198,6 +199,8 @@ class _Expansion(Moving):
             return self._chain(operation, cls, args[0])
         if issubclass(cls, layers.Average) and len(args[0]) == 2:
             return self._halved_sum(operation, args[0])
+        if cls.__name__ == "Minimum" and (end := self._relu_end(args)) is not None:
+            return self._last(layers.ReLU, operation, max_value=end[1])(end[0])
         if issubclass(cls, layers.CenterCrop) and (borders := _cropped(operation, args[0])):
             return self._last(layers.Cropping2D, operation, cropping=borders)(args[0])
         if (slope := negative_slope(operation, cls)) is not None:
@@ -206,6 +209,8 @@ class _Expansion(Moving):
         if issubclass(cls, layers.AveragePooling2D) and operation.padding == "same":
             config = {k: v for k, v in config_of(operation).items() if k in _POOL}
             return self._last(layers.AveragePooling2D, operation, **config)(args[0])
+        if (product := product_of(operation, _tensors(args, kwargs))) is not None:
+            return self._product(operation, args, product)
         function = self._function(operation, cls)
         if function in GATES and len(args) == 1:
             return self._gated(operation, function, args[0])
@@ -266,6 +271,14 @@ class _Expansion(Moving):
             self.refused[name] = refusal
             self.stand_ins[id(operation)] = Refused(operation, name)
         return self.stand_ins[id(operation)](*args, **kwargs)
+
+    def _relu_end(self, args: tuple[Any, ...]) -> tuple[Any, float] | None:
+        """The ReLU and the constant of a minimum of these, None for any other."""
+        for tensor, end in (args, args[::-1]) if len(args) == 2 else ():
+            number = isinstance(end, (int, float)) and 0 < end < float("inf")
+            if number and kind(operation_of(tensor)) in RELUS:
+                return tensor, float(end)
+        return None
 
     def _function(self, operation: Any, cls: type) -> str:
         if issubclass(cls, layers.Activation):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -13,20 +14,21 @@ from keras_metamix.cost import LayerCost
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import ENDINGS, RELUS, Kind
-from keras_metamix.graph.layer_costs import costs_of
+from keras_metamix.graph.layer_costs import PRODUCT_BITS, costs_of
 from keras_metamix.graph.operations import MOVES, kind, move_of
 from keras_metamix.graph.operators import Operator
+from keras_metamix.graph.operators.batch_matmul import product_macs
 from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
-from metamix_tflite.containers import MacForm, mac_form, xnnpack_takes_pool
+from metamix_tflite.containers import MacForm, mac_form, xnnpack_partitions, xnnpack_takes_pool
 from metamix_tflite.operators import LITERT
 
 _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
     Kind.AFFINE: "DEPTHWISE_CONV_2D",
     Kind.HARD_SIGMOID: "DEPTHWISE_CONV_2D",
-    **dict.fromkeys(RELUS, "MUL"),
+    **dict.fromkeys((*RELUS, Kind.SYMMETRIC), "MUL"),
 }
 _HEADERS = ("layer", "class", "LiteRT operator", "weights in", "input bits", "weight bits")
 _HEADERS += ("XNNPACK", "GPU", "Edge TPU", "MACs", "MAC share", "BOPs share", "note")
@@ -124,8 +126,14 @@ class _Reader:
         self.plan, self.space, self.calls = found.plan, space, found.macs
         self.found = found
         self.costs = {cost.name: cost for cost in costs_of(found.macs)} if found.macs else {}
-        self.macs = sum(cost.macs for cost in self.costs.values())
+        products = sum(self._product_macs(node) for node in found.topology.nodes)
+        self.macs = sum(cost.macs for cost in self.costs.values()) + products
         self.bops = sum(self._most_bops(cost) for cost in self.costs.values())
+        self.bops += products * PRODUCT_BITS**2
+
+    def _product_macs(self, node: Node) -> int:
+        in_float = node.name in self.found.kept or node.name in self.found.refused
+        return 0 if in_float else product_macs(node)
 
     def _most_bops(self, cost: LayerCost) -> int:
         activation, weight = self.space.layer_candidates(cost.edge)
@@ -152,13 +160,10 @@ class _Reader:
         if self.plan.joins(node):
             head = self.plan[node.output].group.head
             return LayerExplanation(*named, "folded", note=f"into {head.name}" if head else "")
-        if isinstance(found, Operator):
-            operator = found.operator(node)
-        else:
-            operator = _OPERATORS.get(found) or _move(node.operation)
+        operator = self._operator(node)
         if not operator:
             return LayerExplanation(*named, "left out", note="does nothing on the device")
-        outside = _outside_xnnpack(node.operation, operator)
+        outside, macs = self._outside(node, operator), self._product_macs(node)
         return LayerExplanation(
             *named,
             "integer",
@@ -166,7 +171,45 @@ class _Reader:
             xnnpack=not outside,
             gpu=LITERT[operator].gpu,
             edge_tpu=LITERT[operator].edge_tpu and _takes_edge_tpu(node, found),
-            note="requantizes" if found in RELUS else outside,
+            macs=macs,
+            mac_share=macs / self.macs if macs else 0.0,
+            bops_share=macs * PRODUCT_BITS**2 / self.bops if macs else 0.0,
+            note="requantizes" if found in (*RELUS, Kind.SYMMETRIC) else outside,
+        )
+
+    def _operator(self, node: Node) -> str:
+        """LiteRT's operator of a call that is no MAC layer's and joins no group, "" for none."""
+        found = self.plan.kind(node)
+        if isinstance(found, Operator):
+            return found.operator(node)
+        return _OPERATORS.get(found) or _move(node.operation)
+
+    def _outside(self, node: Node, operator: str) -> str:
+        """What is said of an operator that XNNPACK leaves to LiteRT's own kernel, "" of others."""
+        why = _not_taken(node.operation, operator)
+        if not why:
+            return ""
+        parts = f"{self._partitions} partition{'s' * (self._partitions != 1)}"
+        return f"{why}: exact, but not run by XNNPACK, which runs {parts} of the file"
+
+    @functools.cached_property
+    def _partitions(self) -> int:
+        """How many partitions of the file XNNPACK runs, those of the ends included."""
+        topology = self.found.topology
+
+        def names(tensors: Sequence[Any]) -> list[int]:
+            return [id(tensor) for tensor in tensors]
+
+        def taken(node: Node) -> bool:
+            inside = self.plan.kind(node) in (Kind.MAC, *ENDINGS) or self.plan.joins(node)
+            return inside or not _not_taken(node.operation, self._operator(node))
+
+        return xnnpack_partitions(
+            [
+                ((), names(topology.inputs), True),
+                *((names(n.inputs), names(n.outputs), taken(n)) for n in topology.nodes),
+                *((names([tensor]), (), True) for tensor in topology.outputs),
+            ]
         )
 
     def _mac(self, node: Node, named: tuple[str, str]) -> LayerExplanation:
@@ -224,13 +267,13 @@ def _move(operation: Any) -> str:
     return next((MOVES[cls] for cls in MOVES if isinstance(operation, cls)), "")
 
 
-def _outside_xnnpack(operation: Any, operator: str) -> str:
-    """Why XNNPACK leaves an operator to LiteRT's own kernels, "" if it does not."""
-    if operator != "MAX_POOL_2D" or not isinstance(operation, keras.layers.MaxPooling2D):
-        return ""
-    if xnnpack_takes_pool(operation.pool_size, operation.strides):
-        return ""
-    return "its strides are larger than its window: exact, but not run by XNNPACK"
+def _not_taken(operation: Any, operator: str) -> str:
+    """Why XNNPACK leaves an operator to LiteRT's own kernel, "" if it does not."""
+    if operator == "MAX_POOL_2D" and isinstance(operation, keras.layers.MaxPooling2D):
+        whole = xnnpack_takes_pool(operation.pool_size, operation.strides)
+        return "" if whole else "its strides are larger than its window"
+    taken = not operator or LITERT[operator].xnnpack
+    return "" if taken else f"XNNPACK has no {operator} of INT8"
 
 
 def _cells(row: LayerExplanation) -> list[str]:

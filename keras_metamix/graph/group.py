@@ -74,6 +74,15 @@ class Group:
         """Where no fused activation clips: the grid itself has to end there, or below."""
         return None if self.high in RELU_ENDS.values() else self.high
 
+    @property
+    def saturates(self) -> bool:
+        """Whether no fused activation can clip it at 0: saturation does, at 8 unsigned bits."""
+        return self.low >= 0 and not self._fuses
+
+    @property
+    def _fuses(self) -> bool:
+        return getattr(self.kind, "fuses", True)
+
     @classmethod
     def begun(cls, head: Node, kind: Any, inputs: tuple[Any, ...] = ()) -> Group:
         """The group of an operation that is no Operator and joins no other."""
@@ -95,7 +104,13 @@ class Group:
             return dataclasses.replace(self, stage=Stage.CLOSED, moves=(*self.moves, node))
         if kind in RELUS:
             end = relu_end(node.operation, kind)
-            return self.clipped(0.0, end) if self.stage >= Stage.CLIPS else None
+            fits = self.stage >= Stage.CLIPS and (self._fuses or end != RELU_ENDS[Kind.RELU6])
+            return self.clipped(0.0, end) if fits else None
+        if kind is Kind.SYMMETRIC:
+            fixed = getattr(self.kind, "fixed_step", None) or self.maximum or self.saturates
+            if self.kind is None or fixed:  # its grid is another's
+                return None
+            return dataclasses.replace(self, stage=Stage.CLOSED, sign="signed", minimum=None)
         if kind is Kind.BATCH_NORM:
             normed = dataclasses.replace(self, stage=Stage.SCALED, norm=node)
             return normed if self.stage is Stage.MAC else None

@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     UNIT_NORM = "division by the L2 norm"
     PASS = "moves or selects values"
     ROUND = "moves values, and rounds them to the grid that they lie on"
+    SYMMETRIC = "has to lie on a grid of zero-point 0"
     FLOAT = "computes in float"
 
 

@@ -12,11 +12,13 @@ from keras_metamix.cost import LayerCost, assignment_bops
 from keras_metamix.graph.expand import expansion
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.operations import kind
+from keras_metamix.graph.operators.batch_matmul import product_macs
 from keras_metamix.graph.refusals import Refused, UnsupportedLayerError
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.network_model import network_of
 
+PRODUCT_BITS = 8  # of a factor that is an activation
 _CLASSES = (
     keras.layers.DepthwiseConv2D,
     keras.layers.Conv2DTranspose,
@@ -58,13 +60,22 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
     Raises:
       ValueError: no MAC layer, or an unknown spatial size; names the layer.
     """
-    network = network_of(model)
-    if not any(isinstance(layer, QuantizedMac) for layer in getattr(network, "layers", ())):
-        network = _expanded(network)
-    nodes = mac_nodes(Topology(network))
+    nodes = mac_nodes(_topology(model))
     if not nodes:
         raise ValueError(f"Model {model.name!r} has no Conv2D, DepthwiseConv2D or Dense layer.")
     return costs_of(nodes)
+
+
+def product_bops(model: keras.Model) -> int:
+    """BOPs for one image of a model's products of two activations, which have 8 bits each."""
+    return sum(map(product_macs, _topology(model).nodes)) * PRODUCT_BITS**2
+
+
+def _topology(model: keras.Model) -> Topology:
+    network = network_of(model)
+    if not any(isinstance(layer, QuantizedMac) for layer in getattr(network, "layers", ())):
+        network = _expanded(network)
+    return Topology(network)
 
 
 def _expanded(model: keras.Model) -> keras.Model:
@@ -88,8 +99,11 @@ def costs_of(nodes: dict[str, list[Node]]) -> list[LayerCost]:
 
 
 def bops(model: keras.Model, bits: BitAssignment) -> int:
-    """BOPs for one image (MetaMix Eq. 6): sum of activation bits * weight bits * MACs."""
-    return assignment_bops(layer_costs(model), bits)
+    """BOPs for one image (MetaMix Eq. 6): sum of activation bits * weight bits * MACs.
+
+    Products of two activations, such as attention's, count with 8 bits of each.
+    """
+    return assignment_bops(layer_costs(model), bits) + product_bops(model)
 
 
 def uniform_assignment(

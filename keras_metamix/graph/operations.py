@@ -17,6 +17,7 @@ from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_c
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
 from keras_metamix.keras_internals import calls_of, operation_of
+from keras_metamix.layers.symmetric import Symmetric
 
 MAC_LAYERS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.Dense)
 # Layers that move or select values, and LiteRT's operator for them.
@@ -31,8 +32,6 @@ MOVES: dict[type, str] = {
 _FLOAT_LAYERS = (
     layers.LayerNormalization,
     layers.GroupNormalization,
-    layers.Maximum,
-    layers.Minimum,
 )
 # The identity in evaluation. Others are found out by what they compute: `acts_in_training_alone`.
 _DROPS = (layers.Dropout, layers.SpatialDropout2D, layers.Identity)
@@ -44,6 +43,7 @@ _KINDS: dict[type, Kind | Operator] = {
     layers.Normalization: Kind.AFFINE,
     layers.Softmax: Kind.SOFTMAX,
     layers.UnitNormalization: Kind.UNIT_NORM,
+    Symmetric: Kind.SYMMETRIC,
     **dict.fromkeys((*MOVES, *_DROPS), Kind.PASS),
     **dict.fromkeys(_FLOAT_LAYERS, Kind.FLOAT),
     **{cls: operator for operator in OPERATORS for cls in operator.layers},
@@ -53,7 +53,6 @@ _RAW_OPERATIONS = {
     "Relu6": Kind.RELU6,
     "HardSigmoid": Kind.HARD_SIGMOID,
     "Softmax": Kind.SOFTMAX,
-    "Gelu": Kind.FLOAT,
     "Reshape": Kind.PASS,
     "Identity": Kind.PASS,
 }
@@ -209,7 +208,7 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
         return _relu_kind(operation)
     if name == "Normalize":
         return Kind.UNIT_NORM if operation.order == 2 else Kind.FLOAT
-    if name in ("Maximum", "Clip"):
+    if name == "Clip" or (name == "Maximum" and node is not None and len(node.inputs) == 1):
         return _clip_kind(operation, node)
     if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
         return Kind.PASS
@@ -238,7 +237,7 @@ def _capped(end: float) -> Kind:
 
 def _clip_kind(operation: Any, node: Node | None) -> Kind:
     """A ReLU that is written as a maximum or a clip."""
-    if node is None or len(node.inputs) > 1:
+    if node is None:
         return Kind.FLOAT
     low, high = getattr(operation, "x_min", None), getattr(operation, "x_max", None)
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):

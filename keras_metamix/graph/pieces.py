@@ -11,8 +11,10 @@ from keras import layers, tree
 
 from keras_metamix.graph.copying import copy_of
 from keras_metamix.graph.names import Names
+from keras_metamix.graph.operators.batch_matmul import Product
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
 from keras_metamix.graph.refusals import Origin
+from keras_metamix.layers.symmetric import Symmetric
 
 GATES = {
     "silu": "sigmoid",
@@ -136,6 +138,14 @@ class Pieces:
         """The average of two tensors."""
         total = self._part(layers.Add, layer, "sum")(tensors)
         return self._last(layers.Rescaling, layer, scale=0.5)(total)
+
+    def _product(self, operation: Any, args: tuple[Any, ...], product: Product) -> Any:
+        """A matrix product, with a mark on what has to be symmetric."""
+        layer = isinstance(operation, layers.Layer)
+        factors = list(args[0] if layer else args)
+        place = product.order[1]
+        factors[place] = self._part(Symmetric, operation, "factor")(factors[place])
+        return self._clone(operation)(factors) if layer else self._clone(operation)(*factors)
 
     def _separable(self, layer: Any, inputs: Any) -> Any:
         linear = activation_name(layer.activation) == "linear"

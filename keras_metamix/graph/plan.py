@@ -118,6 +118,8 @@ class Plan:
             # What rounds has a quantizer before it, on whose grid its result lies.
             on_grid = source.on_grid or found is Kind.ROUND
             return TensorPlan(moved, on_grid, source=source.source)
+        if found is Kind.SYMMETRIC and _is_symmetric(source):
+            return TensorPlan(source.group, on_grid=True)
         joined = None if source.on_grid else self._joined(source.group, node)
         group = joined or self._begun(node)
         self._whole[id(group.head)] = group
@@ -177,7 +179,8 @@ class Plan:
         whole = plan.group.kind not in (None, Kind.FLOAT, *ENDINGS)
         found = self.kind(only)
         joins = isinstance(found, Operator) and found.joins_parts
-        return joins and plan.fixed_step is None and whole and plan.group.maximum is None
+        free = plan.fixed_step is None and plan.group.maximum is None
+        return joins and free and whole and not plan.group.saturates
 
     def _is_direct(self, tensor: Any, plan: TensorPlan, only: Node | None) -> bool:
         """Whether the one reader's own quantizer will do.
@@ -199,7 +202,7 @@ class Plan:
             return False
         labelled = first in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
         labelled |= isinstance(first, Operator) and first.takes_labels
-        return labelled or plan.group.sign == "unsigned"
+        return labelled or (plan.group.sign == "unsigned" and not plan.group.saturates)
 
     def _reader_behind_moves(self, node: Node | None) -> Node | None:
         """The one operation that reads a tensor in the end."""
@@ -209,6 +212,11 @@ class Plan:
 
     def _leaves_in_float(self, node: Node | None) -> bool:
         return node is not None and self.kind(node) in ENDINGS
+
+
+def _is_symmetric(plan: TensorPlan) -> bool:
+    """Whether a tensor's grid has zero-point 0; data decide that of an input."""
+    return plan.on_grid and plan.group.kind is not None and plan.group.sign == "signed"
 
 
 def _input_plan(tensor: Any) -> TensorPlan:

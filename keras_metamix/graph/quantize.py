@@ -232,7 +232,11 @@ class _Rewrite:
             outputs = operation(args[0])
         elif self.plan.kind(node) is Kind.ROUND:
             outputs = self._resize(node)(args[0])
-        elif self._is_owned(node) or self._absorbed(node.output) != "linear":
+        elif (
+            self.plan.kind(node) is Kind.SYMMETRIC
+            or self._is_owned(node)
+            or self._absorbed(node.output) != "linear"
+        ):
             outputs = args[0]
         else:
             outputs = operation(*args, **kwargs)

@@ -28,13 +28,18 @@ _RESIZE = (
 )
 _TRANSPOSED = "not exported yet; use the layer Conv2DTranspose"
 _ATTENTION = (
-    "no exact integer form that holds on every CPU, for its softmax; gate by Multiply and sigmoid"
+    "no exact integer form that holds on every CPU, for its softmax; build it of ops.matmul or "
+    "ops.einsum with a ReLU in the softmax's place, or gate by Multiply and sigmoid"
 )
 _RECURRENT = "not exported yet; use Conv1D with padding='causal', dilated layer by layer"
 _3D = "no exact integer form; use the 2-D layer on each slice"
 _MATRIX = "not exported yet; use Dense or a 1x1 Conv2D where the second factor is a weight"
+_PRODUCT = (
+    "exported for each image of matrices of two tensors whose other axes are equal, as ops.matmul, "
+    "ops.einsum('bij,bjk->bik') and layers.Dot(axes=(2, 1)) compute it of three axes; use Dense or "
+    "a 1x1 Conv2D where the second factor is a weight"
+)
 _LOOKUP = "no exact integer form; look values up outside the model"
-_DIFFERENCE = "Add()([a, Rescaling(-1.0)(b)])"
 _CURVE = "no exact integer form; put a ReLU, hard_sigmoid, sigmoid or tanh in its place"
 _GATE = "not exported yet; gate by Multiply and sigmoid, or by ReLU"
 _RESHAPE = "not exported as this operation; use the layer Reshape"
@@ -63,10 +68,6 @@ _REASONS: dict[str, str] = {
     },
     **dict.fromkeys(("relu", "leakyrelu", "prelu", "elu", "selu", "celu", "clip"), _RELU),
     "threshold": _RELU,
-    "gelu": (
-        "no exact integer form within XNNPACK; use x * ops.sigmoid(1.702 * x), which is GELU to "
-        "within 0.021, or silu"
-    ),
     "glu": "not exported as this function; use ops.split, sigmoid and Multiply",
     **dict.fromkeys(("softplus", "squareplus"), "no exact integer form; use ReLU()"),
     "mish": "no exact integer form; use silu or hard_silu",
@@ -93,10 +94,13 @@ _REASONS: dict[str, str] = {
         "that, whose kernel is normalized already"
     ),
     **dict.fromkeys(("unitnormalization", "normalize", "norm"), _UNIT),
-    "maximum": f"not exported yet; Add()([b, ReLU()({_DIFFERENCE})]) is the maximum of a and b",
+    "maximum": (
+        "exported of tensors of one shape, and of a tensor and 0; ReLU()(x - c) + c is the maximum "
+        "of x and a constant c"
+    ),
     "minimum": (
-        f"not exported yet; Add()([a, Rescaling(-1.0)(ReLU()({_DIFFERENCE}))]) is the minimum of "
-        "a and b"
+        "exported of tensors of one shape, and of a ReLU and a constant; c - ReLU()(c - x) is the "
+        "minimum of x and a constant c"
     ),
     "average": "not exported yet; use Add and Rescaling",
     **dict.fromkeys(
@@ -165,7 +169,8 @@ _REASONS: dict[str, str] = {
     ),
     **dict.fromkeys(("multiheadattention", "groupedqueryattention"), _ATTENTION),
     **dict.fromkeys(("attention", "additiveattention", "dotproductattention"), _ATTENTION),
-    **dict.fromkeys(("einsumdense", "einsum", "matmul", "tensordot", "dot", "inner"), _MATRIX),
+    **dict.fromkeys(("einsumdense", "tensordot", "inner"), _MATRIX),
+    **dict.fromkeys(("einsum", "matmul", "dot"), _PRODUCT),
     **dict.fromkeys(
         ("lstm", "gru", "simplernn", "rnn", "convlstm1d", "convlstm2d", "convlstm3d"), _RECURRENT
     ),

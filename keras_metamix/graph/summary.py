@@ -8,7 +8,7 @@ import keras
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import LayerCost, assignment_bops, average_bits, weight_bytes
-from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.graph.layer_costs import layer_costs, product_bops
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.network_model import NetworkModel
 
@@ -39,13 +39,15 @@ def summary(model: keras.Model, bits: BitAssignment | None = None) -> str:
     totals = _cost_cells("total", "", costs)
     if bits is None:
         return text_table(COST_HEADERS, rows, totals)
-    bops = assignment_bops(costs, bits)
+    products = product_bops(model)
+    bops = assignment_bops(costs, bits) + products
     for row, cost in zip(rows, costs, strict=True):
         row += _bits_cells(cost, bits, bops)
     totals += ["", "", f"{bops:,}", f"{1:.1%}"]
     activation, weight = average_bits(costs, bits)
+    of_two = f"products of two activations: {products:,} BOPs of these\n" if products else ""
     return (
-        f"{text_table((*COST_HEADERS, *BITS_HEADERS), rows, totals)}\n"
+        f"{text_table((*COST_HEADERS, *BITS_HEADERS), rows, totals)}\n{of_two}"
         f"average bits: A {activation:.2f}, W {weight:.2f} (first and last layer left out)\n"
         f"model size: {weight_bytes(costs, bits):,} bytes (kernels, scales and biases)\n"
     )

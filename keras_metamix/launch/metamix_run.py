@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from keras_metamix.checks import naming
-from keras_metamix.cost import Bops, Latency, Size, assignment_bops, require_all_reachable
+from keras_metamix.cost import Bops, Latency, Size, require_all_reachable
 from keras_metamix.distillation import Teacher
-from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.graph.layer_costs import bops
 from keras_metamix.launch.budget import (
     UNIFORM_BITS,
     check_size,
@@ -185,7 +185,7 @@ def _budgets(
     """The budgets and what the chosen bits cost, for `metrics.json` and in words."""
     bits, found, summary = model.bit_assignment, [], []
     if not any(isinstance(given, Bops) for given in callback.budgets):
-        summary.append(f"BOPs {assignment_bops(layer_costs(model), bits):,}")
+        summary.append(f"BOPs {bops(model, bits):,}")
     for given in callback.budgets:
         priced = given.priced(model)
         budget = Budget(cost=priced.log, limit=priced.limit, found=priced.total(bits))

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
-from keras_metamix.cost import assignment_bops, average_bits
-from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.cost import average_bits
+from keras_metamix.graph.layer_costs import PRODUCT_BITS, bops, layer_costs, product_bops
 from keras_metamix.launch.config import Experiment
 from keras_metamix.launch.datasets import Data, task_of
 from keras_metamix.launch.messages import command_line
@@ -102,12 +102,12 @@ def measure(
     for candidate in candidates:
         report = reports[candidate.name]
         runner = Runner(candidate.flat, batch_size=_BATCH, signature=candidate.signature)
-        bops, average, agreement = _bits_and_parity(candidate, images)
+        cost, average, agreement = _bits_and_parity(candidate, images)
         row = Row(
             name=candidate.name,
             file=candidate.file,
             scores=task.scores(runner.predict(images), labels),
-            bops=bops,
+            bops=cost,
             average_bits=average,
             file_bytes=report.file_bytes,
             latency_us=report.median_us,
@@ -140,7 +140,8 @@ def _bits_and_parity(
     """BOPs, average bits of activations and weights, and how the file agrees with its model."""
     model, signature, costs = candidate.model, candidate.signature, layer_costs(candidate.model)
     if not isinstance(model, QuantizedModel):
-        return sum(cost.macs for cost in costs) * 32 * 32, (32.0, 32.0), None
+        macs = sum(cost.macs for cost in costs) + product_bops(model) // PRODUCT_BITS**2
+        return macs * 32 * 32, (32.0, 32.0), None
     bits = candidate.bits or model.bit_assignment
     if signature is None:
         verify(candidate.flat, bits)
@@ -149,7 +150,7 @@ def _bits_and_parity(
         report = parity(candidate.flat, model, images, {signature: bits})[signature]
     fields = [field.name for field in dataclasses.fields(Parity)]
     agreement = Parity(**{name: getattr(report, name) for name in fields})
-    return assignment_bops(costs, bits), average_bits(costs, bits), agreement
+    return bops(model, bits), average_bits(costs, bits), agreement
 
 
 def layer_rows(graph: FileGraph, model: Any, bits: BitAssignment) -> list[Layer]:

@@ -21,7 +21,7 @@ from keras_metamix.cost import (
     select,
 )
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
-from keras_metamix.graph.layer_costs import layer_costs
+from keras_metamix.graph.layer_costs import layer_costs, product_bops
 from keras_metamix.metamix.loss import CostForm, require_cost
 from keras_metamix.metamix.model import METAS, PHASES, Meta, MetaMixModel, Phase
 from keras_metamix.metamix.search import (
@@ -122,6 +122,7 @@ class MetaMixCallback(keras.callbacks.Callback):
                 f"found {type(model).__name__}."
             )
         self._layers = layer_costs(model.network)
+        self._product_bops = product_bops(model.network)
         model.set_objective(self.budgets, self.cost_strength, self.cost_form)
         model.meta = self.meta
         for line in filter(None, (budget.beyond() for budget in self._priced)):
@@ -176,7 +177,8 @@ class MetaMixCallback(keras.callbacks.Callback):
         self._steps = self._batch + 1
         model.progress.end_epoch(self._epoch)
         if logs is not None:
-            logs["bops"] = assignment_bops(self._layers, model.bit_assignment)
+            bops = assignment_bops(self._layers, model.bit_assignment)
+            logs["bops"] = bops + self._product_bops
             for budget in self._priced:
                 logs[budget.log] = budget.total(model.bit_assignment)
 

@@ -504,7 +504,8 @@ RAW = {  # function, name for float_layers, and what the message says
     "many copies": (lambda x: ops.tile(x, (1, 1, 1, 40)), "tile", "1 to 16 copies.*found 40"),
     "flip": (lambda x: ops.flip(x, 1), "flip", "turn the data, or the weights"),
     "roll": (lambda x: ops.roll(x, 1, 1), "roll", "Concatenate of both slices"),
-    "gelu": (ops.gelu, "gelu", r"x \* ops.sigmoid\(1.702 \* x\)"),
+    "a minimum of a constant": (
+        lambda x: ops.minimum(x + 1.0, 2.0), "minimum", r"c - ReLU\(\)\(c - x\) is the minimum"),
     "a plane of constants": (
         lambda x: x + np.ones((8, 8, 4), "float32"), "add",
         r"for each channel, found \(8, 8, 4\); give others to the model as an input"),
@@ -522,8 +523,8 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
     "ELU": (lambda: model_of(layers.ELU(0.5, name="act")), {"act": NO_FORM}),
     "ReLU with a threshold": (lambda: model_of(layers.ReLU(4.0, threshold=0.5, name="act")), {
         "act": r"'act' \(ReLU\(max_value=4, threshold=0.5\)\): not exported yet"}),
-    "fused gelu": (lambda: model_of(conv(activation="gelu", name="next")), {
-        "next_activation": r"'next' \(activation 'gelu'\): no exact integer form.*1.702"}),
+    "fused mish": (lambda: model_of(conv(activation="mish", name="next")), {
+        "next_activation": r"'next' \(activation 'mish'\): no exact integer form; use silu"}),
     "a relu of one's own": (lambda: model_of(conv(activation=relu, name="next")), {
         "next_activation": r"'next' \(activation 'relu' of your own\) computes a clip"}),
     "a hard tanh of one's own": (lambda: model_of(layers.Activation(hard_tanh, name="act")), {
@@ -546,7 +547,8 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         "norm": "no exact integer form; use BatchNormalization"}),
     "UnitNormalization": (lambda: model_of(layers.UnitNormalization(name="norm")), {
         "norm": "cosine"}),
-    "Maximum": (lambda: model_of(two(layers.Maximum(name="most"))), {"most": NOT_YET}),
+    "Maximum of two shapes": (lambda: model_of(
+        lambda x: layers.Maximum(name="most")([x, conv(1)(x)])), {"most": "tensors of one shape"}),
     "a raw quotient": (lambda: model_of(two(lambda x: x[0] / x[1])), {
         "true_divide": "A quotient behind layer '"}),
     **{
@@ -608,10 +610,10 @@ REFUSED = {  # model, and what the message says of each, by the name that float_
         {"attention": "holds on every CPU"}),
     "Embedding": (lambda: sequence(layers.Dense(1), layers.Flatten(), layers.Embedding(
         5, 3, name="lookup")), {"lookup": NO_FORM}),
-    "several": (lambda: model_of(layers.ELU(0.5, name="a"), conv(activation="gelu", name="b"),
+    "several": (lambda: model_of(layers.ELU(0.5, name="a"), conv(activation="mish", name="b"),
                                  layers.GroupNormalization(1, name="c"),
                                  lambda x: x[:, ::-1]), {
-        "a": "ELU", "b_activation": "gelu", "c": "GroupNormalization", "get_item": "A slice"}),
+        "a": "ELU", "b_activation": "mish", "c": "GroupNormalization", "get_item": "A slice"}),
 }  # fmt: skip
 REASONS = {  # the same, where only what is said is of interest
     **{
@@ -858,12 +860,11 @@ REMEDIES = {
 
 def written_otherwise(a, b):
     """What messages advise instead of operations that are refused, and these."""
-    add, relu, minus = layers.Add(), layers.ReLU(), layers.Rescaling(-1.0)
+    relu, minus = layers.ReLU(), layers.Rescaling(-1.0)
     row = layers.Cropping2D(((0, 1), (0, 0))), layers.Cropping2D(((7, 0), (0, 0)))
     return [
-        (layers.Add()([b, relu(add([a, minus(b)]))]), ops.maximum(a, b)),
-        (layers.Add()([a, layers.Rescaling(-1.0)(layers.ReLU()(layers.Add()([a, minus(b)])))]),
-         ops.minimum(a, b)),
+        (relu(b - 0.5) + 0.5, ops.maximum(b, 0.5)),
+        (0.5 - layers.ReLU()(0.5 - a), ops.minimum(a, 0.5)),
         (layers.Add()([layers.ReLU()(a), layers.ReLU()(minus(a))]), ops.abs(a)),
         (layers.Multiply()([a, a]), a**2),
         (layers.Concatenate(axis=1)([row[1](a), row[0](a)]), ops.roll(a, 1, 1)),

@@ -634,7 +634,7 @@ REFUSED = {
     "LayerNormalization": lambda: layers.LayerNormalization(name="bad"),
     "GroupNormalization": lambda: layers.GroupNormalization(2, name="bad"),
     "LeakyReLU": lambda: layers.LeakyReLU(0.001, name="bad"),
-    "gelu": lambda: act("gelu", "bad"),
+    "mish": lambda: act("mish", "bad"),
     "softmax": lambda: act("softmax", "bad"),
     "padded average pooling": lambda: layers.AveragePooling2D(5, 1, "same", name="bad"),
     "bicubic": lambda: layers.UpSampling2D(2, interpolation="bicubic", name="bad"),

@@ -78,6 +78,19 @@ def moves(image_shape=(12, 12, 3)):
     return keras.Model(image, layers.Dense(10, name="a")(keras.ops.sum(x, (1, 2))))
 
 
+def attention(token_shape=(12, 16)):
+    """Products of two activations, one of them shared, maxima and minima, and GELU."""
+    x = tokens = keras.Input(token_shape, name="tokens")
+    x = layers.Dense(48, activation="gelu", name="first")(x)
+    parts = [layers.Dense(48, name=name)(x) for name in ("queries", "keys", "values")]
+    queries, keys, values = parts
+    scores = keras.ops.relu(keras.ops.einsum("bqd,bkd->bqk", queries, keys))
+    y = layers.Dot((1, 1), name="product")([scores, values])
+    x = layers.Maximum(name="most")([x, layers.Dense(48, name="projected")(y), queries])
+    x = layers.Flatten()(keras.ops.minimum(x, layers.Dense(48, "relu", name="last")(x)))
+    return keras.Model(tokens, layers.Dense(10, name="logits")(x))
+
+
 def maps(image_shape=(40, 40, 3)):
     """An output of more values than a file holds."""
     image = keras.Input(image_shape, name="image")
@@ -89,6 +102,7 @@ def maps(image_shape=(40, 40, 3)):
 NETWORKS = {
     "sizes": sizes,
     "elementwise": elementwise,
+    "attention": attention,
     "maps": maps,
     "sequences": sequences,
     "moves": moves,

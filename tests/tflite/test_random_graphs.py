@@ -213,7 +213,8 @@ class RandomModel:
         if self.pick(True, False, False):
             parts.append(self.conv(x, x.shape[-1], 1, "same"))
         if self.pick(True, False, False, False):
-            return layers.Multiply(name=self.name("multiply"))(parts)
+            joins = layers.Multiply, layers.Maximum, layers.Minimum
+            return self.pick(*joins)(name=self.name("joined"))(parts)
         if len(parts) == 2 and self.pick(True, False, False):
             return parts[0] + parts[1]
         return self.activation(layers.Add(name=self.name("add"))(parts))
@@ -226,6 +227,19 @@ class RandomModel:
         if self.pick(True, False, False):
             x = layers.Concatenate(name=self.name("concat"))([x] * 6)
         return self.activation(self.norm(x)) if self.pick(True, False) else x
+
+    def attention(self, x):
+        """Products of pixels with pixels, or of channels with channels."""
+        height, width, channels = x.shape[1:]
+        x = layers.Reshape((height * width, channels), name=self.name("pixels"))(x)
+        keys = layers.Dense(3, self.pick("linear", "relu", "sigmoid"), name=self.name("keys"))(x)
+        if self.pick(True, False):
+            sums = layers.Dot((1, 1), name=self.name("dot"))([keys, x])
+            y = keras.ops.matmul(keys, sums)
+        else:
+            scores = self.activation(keras.ops.einsum("bqd,bkd->bqk", keys, keys))
+            y = scores @ x
+        return layers.Reshape((height, width, channels), name=self.name("image"))(y)
 
     def squeeze_and_excite(self, x):
         gate = layers.GlobalAveragePooling2D(keepdims=True, name=self.name("squeeze"))(x)
@@ -278,7 +292,7 @@ class RandomModel:
             self.conv, self.conv, self.depthwise, self.separable, self.twice, self.pool, self.pad,
             self.residual, self.dense_block, self.squeeze_and_excite, self.constants, self.norm,
             self.activation, self.nested, self.resized, self.transposed,
-            self.moved, self.moved, self.reduced,
+            self.moved, self.moved, self.reduced, self.attention,
         )  # fmt: skip
         for _ in range(self.number(1, 4)):
             x = self.pick(*blocks)(x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 CONTAINERS = ("fast", "smallest", "edgetpu")
 INT4_BITS = 4
@@ -113,6 +113,24 @@ def mac_form(
     if weight_container == "fast" and gains and large and not grouped:
         return MacForm("FULLY_CONNECTED", "INT4", patches=True)
     return MacForm("CONV_2D", as_convolution)
+
+
+def xnnpack_partitions(
+    calls: Iterable[tuple[Iterable[Hashable], Iterable[Hashable], bool]],
+) -> int:
+    """How many partitions XNNPACK runs of a graph: LiteRT gives it all that it can run at a time.
+
+    Args:
+      calls: what each operator reads and writes, in order, and whether XNNPACK takes it.
+    """
+    before: dict[Hashable, int] = {}  # operators of others on the way to a tensor
+    parts = set()
+    for inputs, outputs, taken in calls:
+        depth = max((before.get(tensor, 0) for tensor in inputs), default=0)
+        if taken:
+            parts.add(depth)
+        before |= dict.fromkeys(outputs, depth + (not taken))
+    return len(parts)
 
 
 def xnnpack_takes_pool(size: Sequence[int], strides: Sequence[int]) -> bool:

@@ -29,6 +29,7 @@ class Operator:
       arity: how many tensors it reads; None for any number.
       stage: what may join the group that it begins.
       fixed_step: of the quantizer behind it, where the device leaves no choice.
+      fuses: whether it clips by a fused activation; else INT8's saturation alone does.
       takes_labels: whether its integer layer can scale its result for a labelled grid.
       joins_parts: whether the quantizer behind it is that of its inputs too.
       keeps_grid: whether its result lies on the grid of its input, so that no quantizer is behind.
@@ -44,6 +45,7 @@ class Operator:
     arity: int | None = 1
     stage: Stage = Stage.CLIPS
     fixed_step: float | None = None
+    fuses: bool = True
     takes_labels: bool = False
     joins_parts: bool = False
     keeps_grid: bool = False

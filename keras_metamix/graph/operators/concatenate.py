@@ -40,4 +40,8 @@ class Concatenate(Operator):
                 whole = Group(node, self, low=group.low, high=group.high)
                 ends = clip_ends(whole, grid, part_name)
                 tensors.append(rescaled(part, grid, ends, part_name))
-        return keras.layers.Concatenate(axis=node.operation.axis, name=name)(tensors)
+        return self.joined(node, name)(tensors)
+
+    def joined(self, node: Any, name: str) -> Any:
+        """The layer of a call, for levels of one grid."""
+        return keras.layers.Concatenate(axis=node.operation.axis, name=name)

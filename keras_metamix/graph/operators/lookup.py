@@ -18,18 +18,20 @@ from keras_metamix.graph.operators.base import Operator
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import IntegerLayer, as_grid
 
+_GELU_MINIMUM = -0.17005  # of either form
+
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class IntegerTable(IntegerLayer):
     """A function of one 8-bit tensor: on the device, a table of 256 codes.
 
     Args:
-      function: "sigmoid", "tanh" or "elu".
+      function: "sigmoid", "tanh", "elu", "gelu" or, by the hyperbolic tangent, "gelu_tanh".
     """
 
     def __init__(
         self,
-        function: Literal["sigmoid", "tanh", "elu"],
+        function: Literal["sigmoid", "tanh", "elu", "gelu", "gelu_tanh"],
         input_grid: Grid | dict[str, Any],
         output_grid: Grid | dict[str, Any],
         **kwargs: Any,
@@ -42,10 +44,14 @@ class IntegerTable(IntegerLayer):
         levels = np.arange(-128, 128) - self.input_grid.zero_point
         x = levels.astype(np.float32) * np.float32(self.input_grid.scale)
         y = _FUNCTIONS[self.function](x).astype(np.float32)
-        # The device adds the zero-point before it rounds: a tie may go the other way.
-        zero_point = np.float32(self.output_grid.zero_point)
-        codes = np.rint(y * np.float32(1 / self.output_grid.scale) + zero_point)
-        return np.clip(codes - zero_point, self.low, self.high)
+        scaled = y * np.float32(1 / self.output_grid.scale)
+        if self.function in _HALF_AWAY:
+            rounded = np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))
+        else:
+            # The device adds the zero-point before it rounds: a tie may go the other way.
+            zero_point = np.float32(self.output_grid.zero_point)
+            rounded = np.rint(scaled + zero_point) - zero_point
+        return np.clip(rounded, self.low, self.high)
 
     def call(self, x: Any) -> Any:
         codes = ops.cast(x, "int32") + (self.input_grid.zero_point + 128)
@@ -68,11 +74,24 @@ def _by_c_library(function: np.ufunc, x: np.ndarray) -> np.ndarray:
     return np.array([called(value) for value in x.tolist()], np.float32)
 
 
+def _gelu(x: np.ndarray) -> np.ndarray:
+    half = np.float32(0.5) * x
+    return half * _by_c_library(scipy.special.erfc, x * np.float32(-np.sqrt(0.5)))
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return np.float32(0.5) * x * (np.float32(1) + _by_c_library(np.tanh, inner))
+
+
 _FUNCTIONS = {
     "sigmoid": lambda x: scipy.special.expit(x.astype(np.float64)),
     "tanh": lambda x: _by_c_library(np.tanh, x),
     "elu": lambda x: np.where(x > 0, x, _by_c_library(np.expm1, np.minimum(x, 0))),
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
 }
+_HALF_AWAY = ("gelu", "gelu_tanh")  # whose kernel is none of XNNPACK's
 
 
 class Sigmoid(Operator):
@@ -126,4 +145,21 @@ class Elu(Operator):
 
     def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
         layer = IntegerTable("elu", inputs[0].grid, grid, name=node.call_name, **clip)
+        return layer(inputs[0].tensor)
+
+
+class Gelu(Operator):
+    """GELU by the error function, or with approximate=True by the hyperbolic tangent."""
+
+    title, litert, stage = "GELU", "GELU", Stage.CLOSED
+    raw, functions = ("Gelu",), ("gelu",)
+
+    def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
+        if sources[0].sign == "unsigned":
+            return Group(node, self, sign="unsigned")
+        return Group(node, self, sign="offset", minimum=_GELU_MINIMUM)
+
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+        function = "gelu_tanh" if getattr(node.operation, "approximate", False) else "gelu"
+        layer = IntegerTable(function, inputs[0].grid, grid, name=node.call_name, **clip)
         return layer(inputs[0].tensor)

@@ -72,7 +72,7 @@ class IntegerSum(IntegerMean):
 class Mean(Operator):
     """`keras.layers.GlobalAveragePooling2D` and `keras.ops.mean`."""
 
-    title, litert, integer = "mean along axes", "MEAN", IntegerMean
+    title, litert, integer, fuses = "mean along axes", "MEAN", IntegerMean, False
     layers, raw = (keras.layers.GlobalAveragePooling2D,), ("Mean",)
 
     def takes(self, operation: Any, node: Any) -> bool:

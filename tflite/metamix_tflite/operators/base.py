@@ -22,6 +22,7 @@ class Litert:
       geometry: options that its time depends on.
       source: place of the tensor that it computes from among its inputs.
       options, numbers: the schema's options that hold numbers to verify, and which these are.
+      xnnpack: whether XNNPACK takes it as the files hold it; else LiteRT's own kernel runs it.
       gpu, edge_tpu: whether the delegate's published list has it: LiteRT's GPU delegate, which
         dequantizes to float, so that its results are not exact, and Coral's compiler.
     """
@@ -32,6 +33,7 @@ class Litert:
     geometry: tuple[str, ...] = ()
     options: Any = None
     numbers: tuple[str, ...] = ()
+    xnnpack: bool = True
     gpu: bool = True
     edge_tpu: bool = True
     source: int = 0
@@ -112,6 +114,14 @@ class WrittenTensor:
     grid: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Outside:
+    """Why XNNPACK leaves an operator to LiteRT's own kernel, and what would keep it."""
+
+    why: str
+    remedy: str
+
+
 class FileWriter(Protocol):
     """What an operator is written to: `write.signature_writer.SignatureWriter`."""
 
@@ -121,6 +131,7 @@ class FileWriter(Protocol):
     values: dict[int, WrittenTensor]
     inputs: dict[str, int]
     declared: dict[str, Any]
+    outside: dict[str, Outside]
 
     def read(self, node: Any) -> list[WrittenTensor]: ...
     def output(self, node: Any, grid: Any, activation: str = "NONE") -> int: ...
@@ -182,6 +193,10 @@ class Family:
             unit = round(min(1.0 / float(call.output.scales[0]), 255.0))
             return LevelRange(max(full.low, -unit), min(full.high, unit))
         return full
+
+    def bops(self, call: Call) -> int:
+        """BOPs of a product of two activations, 0 of other operators; `verify` counts a Mac's."""
+        return 0
 
     def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
         """The integers that the device computes, in NumPy, to the bit: what tests hold it to.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.containers import xnnpack_takes_pool
 from metamix_tflite.encoding import PADDING, Op
-from metamix_tflite.operators.base import FileWriter, Litert, WrittenTensor, batch_one
+from metamix_tflite.operators.base import FileWriter, Litert, Outside, WrittenTensor, batch_one
 from metamix_tflite.operators.moves import Move, reshaped
 
 _GEOMETRY = ("padding", "strideH", "strideW", "filterHeight", "filterWidth")
@@ -25,12 +24,9 @@ class MaxPool(Move):
         layer, (source,) = node.operation, file.read(node)
         target = file.output(node, source.grid)
         if file.container == "fast" and not xnnpack_takes_pool(layer.pool_size, layer.strides):
-            warnings.warn(
-                f"Layer {node.name!r}: XNNPACK has no max pool of window "
-                f"{tuple(layer.pool_size)} and strides {tuple(layer.strides)}; LiteRT's own "
-                "kernel runs it, as exactly. Strides of at most the window keep the whole file in "
-                "XNNPACK.",
-                stacklevel=5,
+            sizes = f"window {tuple(layer.pool_size)} and strides {tuple(layer.strides)}"
+            file.outside[node.name] = Outside(
+                f"XNNPACK has no max pool of {sizes}", "Strides of at most the window"
             )
         _pool(file, source, target, layer.pool_size, layer.strides, layer.padding)
 

@@ -101,6 +101,7 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     names, layers, bops = set(), set(), 0
     for operator in graph.operators:
         family, call = FAMILY[operator.op], Call(graph, operator)
+        bops += family.bops(call)
         if not isinstance(family, Mac):
             continue
         name = _name(graph, operator)

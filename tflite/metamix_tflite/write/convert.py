@@ -21,6 +21,7 @@ from keras_metamix.quantized_model import QuantizedModel
 from metamix_tflite.containers import check_container
 from metamix_tflite.encoding import DEFAULT_SIGNATURE
 from metamix_tflite.operators import writer_of
+from metamix_tflite.operators.base import Outside
 from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
 from metamix_tflite.read.files import hashed
 from metamix_tflite.read.metadata import METADATA_NAME, MOST_GOLDEN, encode
@@ -79,6 +80,7 @@ def convert(
         require_quantized_model("convert", model)
     origin = {"versions": _versions(), "run": _checked_run(run or {})}
     file = ModelBuilder("keras-metamix")
+    written: list[SignatureWriter] = []
 
     def write(name: str, folded: keras.Model) -> dict[str, Any]:
         signature = SignatureWriter(file, name, folded, weight_container, io)
@@ -86,6 +88,7 @@ def convert(
         for node in sorted(signature.topology.nodes, key=_reads_bytes, reverse=True):
             _write(signature, node)
         signature.finish()
+        written.append(signature)
         if golden:
             signature.declared["golden"] = golden_outputs(folded, golden)
         return signature.declared
@@ -95,6 +98,8 @@ def convert(
     else:
         declared = {"signatures": _write_points(model, operating_points, write)}
     declared |= {"weight_container": weight_container, "io": io, **origin}
+    if weight_container == "fast":
+        _tell_of_partitions(written[0])
     file.metadata(METADATA_NAME, encode(declared))
     file.metadata(HASH_NAME, PLACEHOLDER)
     flat = hashed(file.finish())
@@ -116,6 +121,24 @@ def _check_size(found: int, model: Any, budgets: Iterable[Budget]) -> None:
                 "with fewer golden outputs (golden=0).",
                 stacklevel=3,
             )
+
+
+def _tell_of_partitions(signature: SignatureWriter) -> None:
+    """Says once what XNNPACK does not run, the same in all signatures of a file."""
+    layers: dict[Outside, list[str]] = {}
+    for name, found in signature.outside.items():
+        layers.setdefault(found, []).append(name)
+    parts = signature.partitions
+    where = (
+        "before or behind its one partition" if parts == 1 else f"between its {parts} partitions"
+    )
+    for found, names in layers.items():
+        first, runs = ("Layer", "runs it") if len(names) == 1 else ("Layers", "runs them")
+        warnings.warn(
+            f"{first} {', '.join(map(repr, names))}: {found.why}; LiteRT's own kernel {runs}, as "
+            f"exactly, {where}. {found.remedy} would keep the whole file in XNNPACK.",
+            stacklevel=3,
+        )
 
 
 def _check_arguments(weight_container: str, io: str, golden: int) -> None:

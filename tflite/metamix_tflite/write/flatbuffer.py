@@ -7,6 +7,7 @@ is one that the caller wrote.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import flatbuffers
 import numpy as np
@@ -83,6 +84,13 @@ class SubgraphBuilder:
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
             operator.builtinOptions = options
         self._graph.operators.append(operator)
+
+    @property
+    def calls(self) -> Iterator[tuple[str, list[int], list[int]]]:
+        """Of each operator the name of its result, and the tensors that it reads and writes."""
+        for operator in self._graph.operators:
+            name = self._graph.tensors[operator.outputs[0]].name
+            yield name, operator.inputs, operator.outputs
 
     def finish(self, signature: Signature) -> None:
         """Declares the subgraph's inputs and outputs and adds it to the model."""

@@ -12,8 +12,9 @@ from keras_metamix.graph.ends import named_inputs
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Grid, clip_level
 from keras_metamix.layers.integer import Dequantize
+from metamix_tflite.containers import xnnpack_partitions
 from metamix_tflite.encoding import TensorType
-from metamix_tflite.operators.base import WrittenTensor, batch_one
+from metamix_tflite.operators.base import Outside, WrittenTensor, batch_one
 from metamix_tflite.write.flatbuffer import ModelBuilder, Signature
 
 
@@ -32,6 +33,7 @@ class SignatureWriter:
       values: the subgraph's tensor for each of the model's, by identity.
       inputs: index of the tensor of each model input.
       declared: what `verify` compares the signature with.
+      outside: layers whose operator XNNPACK leaves to LiteRT's own kernel.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class SignatureWriter:
         self.graph = model.subgraph(name)
         self.values: dict[int, WrittenTensor] = {}
         self.inputs: dict[str, int] = {}
+        self.outside: dict[str, Outside] = {}
         self.declared: dict[str, Any] = {"bops": 0, "layers": {}, "tensors": {}}
         for tensor in self.topology.inputs:
             shape, index = batch_one(tensor), -1
@@ -59,6 +62,14 @@ class SignatureWriter:
         }
         self.declared["outputs"] = _structure(self.folded)
         self.graph.finish(Signature(inputs, outputs))
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions of the signature XNNPACK runs."""
+        return xnnpack_partitions(
+            (inputs, outputs, name not in self.outside)
+            for name, inputs, outputs in self.graph.calls
+        )
 
     def _input(self, tensor: Any, shape: tuple[int, ...]) -> int:
         """Index of the tensor of an input: of floats, or of bytes where the model takes these."""
