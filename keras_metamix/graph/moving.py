@@ -200,6 +200,9 @@ class Moving(Pieces):
         x = self._filled(operation, x, ranges)
         if _is_of_blocks(x, ranges):
             x, ranges = self._by_blocks(operation, x, ranges)
+        begin, size, strides = zip(*ranges, strict=True)
+        if max(strides) == 1 and tuple(shape) == size != tuple(x.shape[1:]):
+            return self._last(Slice, operation, begin=begin, size=size)(x)
         x = self._strided(operation, x, ranges)
         if tuple(shape) != tuple(x.shape[1:]):
             return self._last(layers.Reshape, operation, target_shape=tuple(shape))(x)

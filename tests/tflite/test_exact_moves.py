@@ -276,8 +276,17 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("build", [*NETWORKS, *MODELS.values()], ids=[
-    *(build.__name__ for build in NETWORKS), *MODELS])  # fmt: skip
+WITH_OTHERS = (shufflenet_v1, mobile_face_net, ssd, fomo)  # what the quick ones have, too
+BUILDS = [
+    *(
+        pytest.param(build, id=build.__name__, marks=[pytest.mark.long] * (build in WITH_OTHERS))
+        for build in NETWORKS
+    ),
+    *(pytest.param(build, id=name) for name, build in MODELS.items()),
+]
+
+
+@pytest.mark.parametrize("build", BUILDS)
 def test_moves_and_reductions_are_exact(build, quantized, differing):
     keras.utils.set_random_seed(1)
     source = build()
