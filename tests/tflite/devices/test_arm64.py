@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -13,6 +15,9 @@ import metamix_tflite as mt
 from metamix_tflite.devices import DeviceUnavailable, arm64_root, measure
 from metamix_tflite.devices.arm64_cpu import CPUS, show
 from metamix_tflite.devices.arm64_root import ready_root
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+import arm64_operators
 
 emulated = pytest.mark.skipif(
     "ARM64_TESTS" not in os.environ or shutil.which("qemu-aarch64-static") is None,
@@ -71,6 +76,15 @@ def test_arm_s_kernels_give_the_trained_integers(quantized):
     ]
     assert [row["differing"] for row in report.rows] == [0] * len(CPUS) * len(files)
     assert all(row["delegated"] and row["values"] > 0 for row in report.rows)
+
+
+@emulated
+@pytest.mark.slow
+def test_each_form_of_operator_gives_the_trained_integers_on_plain_neon():
+    files = {name: arm64_operators.convert(form, 1) for name, form in arm64_operators.FORMS.items()}
+    rows = {row["file"]: row for row in measure("arm64", files, cpus=["cortex-a53"]).rows}
+    assert {name: row["differing"] for name, row in rows.items()} == dict.fromkeys(files, 0)
+    assert [name for name, row in rows.items() if not row["delegated"]] == ["GELU"]
 
 
 @emulated
