@@ -44,7 +44,7 @@ def copy_state(source: Any, target: Any) -> None:
         return
     _build_alike(source, target)
     found, expected = target.variables, source.variables
-    function = getattr(source, "activation", None)
+    function: Any = getattr(source, "activation", None)
     if isinstance(function, layers.Layer) and target.activation is not function:
         apart = {id(v) for v in function.variables}  # a layer of its own in the flat model
         expected = [v for v in expected if id(v) not in apart]
