@@ -51,7 +51,7 @@ class Options:
         "a .keras file of a trained QuantizedModel, MetaMixModel or BitMixerModel", positional=True
     )
     output: Path = option("the file", Path("model.tflite"))
-    weight_container: Literal["fast", "smallest", "edgetpu"] = option(
+    weight_container: Literal["fast", "smallest", "int8"] = option(
         f"one of {', '.join(CONTAINERS)}", "fast"
     )
     io: Literal["float32", "int8"] = option(

@@ -56,7 +56,7 @@ class Options:
     activation_bits: tuple[int, ...] = option("to measure", (8, 4, 3))
     weight_bits: tuple[int, ...] = option("to measure", (8, 4))
     edge_bits: int = option("of the first and the last layer", 8)
-    containers: Literal["fast", "smallest", "edgetpu"] = option(
+    containers: Literal["fast", "smallest", "int8"] = option(
         "weight container of metamix-export", "fast"
     )
     device: str = option("local: the others time no single operators", DEVICES[0])

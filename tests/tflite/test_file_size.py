@@ -145,7 +145,7 @@ def test_bytes_may_be_a_text(text, expected):
     assert kmm.Size(text).limit == expected
 
 
-@pytest.mark.parametrize("weight_container", ["fast", "smallest", "edgetpu"])
+@pytest.mark.parametrize("weight_container", ["fast", "smallest", "int8"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_convert_explain_and_prices_hold_weights_alike(weight_container, bits):
     """What is decided in one place is what a file has."""
