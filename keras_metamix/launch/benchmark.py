@@ -57,7 +57,9 @@ class Options:
     arm64_root: Path | None = option("arm64: folder of the emulated system", None, "DIR")
     vulkan_icd: Path | None = option("gpu: the .json of a Vulkan driver", None, "FILE")
     binary: Path | None = option("android: TensorFlow's benchmark_model", None, "FILE")
-    accelerator: str | None = option("ethosu: as Vela names it; ethos-u55-256", None)
+    accelerator: str | None = option(
+        "ethosu: as Vela names it; ethos-u55-256. Of --compare: one to estimate cycles for", None
+    )
     system_config: str | None = option("ethosu: a section of --config; Arm's high end", None)
     memory_mode: str | None = option("ethosu: a section of --config; of that system", None)
     optimise: str | None = option("ethosu: Performance or Size; Performance", None)
@@ -141,6 +143,7 @@ def _compare(run: Path, options: Options, given: dict[str, Any]) -> None:
     from keras_metamix.launch.comparison import run as comparison
 
     known = ("threads", "runs", "warmup", "output", "qat_epochs", "calibration_images")
+    known += ("accelerator",)
     devices.check_options("local with --compare", known, given)
     table, written = comparison.run_comparison(run, **given)
     Console().print(table)
