@@ -25,7 +25,7 @@ from metamix_tflite.devices import ethosu
 
 ACCELERATORS = ("ethos-u55-256", "ethos-u65-256", "ethos-u85-256")
 NETWORKS = {
-    "ResNet-8": lambda: zoo.small_resnet((28, 28, 1)),
+    "ResNet-8 of the quickstart": lambda: zoo.small_resnet((28, 28, 1), stem_strides=2),
     "MobileNetV2 0.35, 96x96": lambda: zoo.mobilenet_v2((96, 96, 3), 100, 0.35),
 }
 
