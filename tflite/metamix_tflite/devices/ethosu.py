@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metamix_tflite.devices import Cell, DeviceReport, require_at_least
-from metamix_tflite.devices.ethosu_compiler import Compiled, Vela, configurations, find_vela
+from metamix_tflite.devices.ethosu_compiler import (
+    Compiled,
+    CompiledOperator,
+    Vela,
+    configurations,
+    find_vela,
+)
 from metamix_tflite.encoding import DEFAULT_SIGNATURE
 from metamix_tflite.read.files import read_signatures
 
@@ -25,12 +31,12 @@ _DEFAULTS = {
     "ethos-u85": ("Ethos_U85_SYS_Flash_High", "Shared_Sram"),
 }
 _ALL = "all"
-_IF_ANY = ("dram_bytes", "cpu_because")  # columns that are left out where they tell nothing
+_DRAM = "dram_bytes"  # a column that is left out where there is none
 _ONE_POINT = (
     "{}: write each operating point into a file of its own (convert without operating_points, or "
     "metamix-export --bits): Vela compiles every signature and repeats the weights that they share."
 )
-_CPU = "Cycles and times are the NPU's: the operators that stay on the CPU come on top."
+_CPU = "Cycles and times are the NPU's: what stays on the CPU comes on top."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +114,20 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
     vela = compiler(options)
     compiled = {name: vela.compile(name, flat) for name, flat in files.items()}
     rows = [row for name, found in compiled.items() for row in _rows(name, found)]
-    for column in _IF_ANY:
-        if not any(row.get(column) for row in rows):
-            rows = [{k: v for k, v in row.items() if k != column} for row in rows]
+    if not any(row.get(_DRAM) for row in rows):
+        rows = [{k: v for k, v in row.items() if k != _DRAM} for row in rows]
     notes = [
         f"Estimated by Vela {vela.version} for {options.accelerator}, {options.system_config}, "
         f"{options.memory_mode}, at {clock / 1e6:g} MHz: no NPU was run."
         for clock in sorted({found.clock_hz for found in compiled.values()})
     ]
-    if any(operator.refusal for found in compiled.values() for operator in found.operators):
-        notes.append(_CPU)
+    left = {
+        f"{name}: {operator.kind} stays on the CPU: {operator.refusal}.": None
+        for name, found in compiled.items()
+        for operator in found.operators
+        if operator.refusal
+    }
+    notes += [*left, *([_CPU] if left else [])]
     points = [name for name, flat in files.items() if _is_point(flat)]
     return DeviceReport("ethosu", rows, notes + [_ONE_POINT.format(name) for name in points])
 
@@ -130,26 +140,29 @@ def _is_point(flat: bytes) -> bool:
 
 def _rows(name: str, found: Compiled) -> list[dict[str, Cell]]:
     """The whole file's row, and below it those of its kinds of operators."""
-    kinds: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    kinds: dict[str, list[CompiledOperator]] = collections.defaultdict(list)
     for operator in found.operators:
-        kinds[operator.kind, operator.refusal].append(operator.cycles)
-    first: dict[str, Cell] = {
-        "file": name,
-        "operator": _ALL,
-        "count": len(found.operators),
-        "on_npu": sum(not operator.refusal for operator in found.operators),
-        "cycles": found.cycles,
-        "time_us": found.microseconds,
-        "sram_bytes": found.sram_bytes,
-        "dram_bytes": found.dram_bytes,
-        "flash_bytes": found.flash_bytes,
-        "weights_bytes": found.encoded_bytes,
-        "cpu_because": "",
-    }
-    rows = [first]
-    for (kind, refusal), cycles in kinds.items():
-        count = len(cycles)
-        row: dict[str, Cell] = {"file": name, "operator": kind, "count": count}
-        row |= {"on_npu": 0 if refusal else count, "cycles": sum(cycles), "cpu_because": refusal}
-        rows.append(row)
+        kinds[operator.kind].append(operator)
+    rows: list[dict[str, Cell]] = [
+        {
+            "file": name,
+            "operator": _ALL,
+            "count": len(found.operators),
+            "on_npu": _on_npu(found.operators),
+            "cycles": found.cycles,
+            "time_us": found.microseconds,
+            "sram_bytes": found.sram_bytes,
+            _DRAM: found.dram_bytes,
+            "flash_bytes": found.flash_bytes,
+            "weights_bytes": found.encoded_bytes,
+        }
+    ]
+    for kind, operators in kinds.items():
+        counts: dict[str, Cell] = {"count": len(operators), "on_npu": _on_npu(operators)}
+        cycles = sum(operator.cycles for operator in operators)
+        rows.append({"file": name, "operator": kind, **counts, "cycles": cycles})
     return rows
+
+
+def _on_npu(operators: Sequence[CompiledOperator]) -> int:
+    return sum(not operator.refusal for operator in operators)
