@@ -176,7 +176,7 @@ class QuantizedModel(NetworkModel):
 
     def _sum_of_steps(self) -> float:
         """The sum of the logarithms of what MAC layers read with: training moves it."""
-        quantizers = [layer.input_quantizer for layer in self.mac_layers]
+        quantizers = dict.fromkeys(layer.input_quantizer.leader() for layer in self.mac_layers)
         steps = [np.asarray(q.log_step) for q in quantizers if q.fixed_step is None]
         return float(np.float32(math.fsum(np.concatenate(steps)))) if steps else 0.0
 

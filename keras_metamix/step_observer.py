@@ -71,7 +71,7 @@ class StepObserver:
         return any(not seen.count for seen in self._seen.values())
 
     def __call__(self, quantizer: ActivationQuantizer, values: Any) -> None:
-        if quantizer.name in self._passed or quantizer.fixed_step is not None:
+        if quantizer.name in self._passed or quantizer.fixed_step is not None or quantizer.follows:
             return  # of a shared layer the first call decides
         self._passed.add(quantizer.name)
         seen = self._seen.setdefault(quantizer.name, _Seen(quantizer))

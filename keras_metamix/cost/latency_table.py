@@ -31,6 +31,21 @@ class Operation:
 
 
 @dataclasses.dataclass(frozen=True)
+class PricedLayer:
+    """The prices of a MAC layer with its weights: a device that compresses them prices no other.
+
+    Attributes:
+      operations: see `LayerCost.operations`.
+      prices: microseconds of all its calls by (activation bits, weight bits).
+      weight_bytes: bytes of its weights on the device, likewise.
+    """
+
+    operations: tuple[str, ...]
+    prices: Mapping[Pair, float]
+    weight_bytes: Mapping[Pair, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class LatencyTable:
     """What `metamix-profile` measured; `load` reads it.
 
@@ -41,6 +56,8 @@ class LatencyTable:
       rest_us: microseconds of everything else in the profiled model, whatever its bits: the
         operators that are not MAC layers, and one call of the interpreter.
       interpolate: whether a missing time is estimated, see `load`.
+      layers: in place of operations, the prices of the profiled model's MAC layers by name.
+      rest_bytes: of a table of layers, bytes of what is stored besides their weights.
     """
 
     origin: Mapping[str, Any]
@@ -48,6 +65,8 @@ class LatencyTable:
     network: Sequence[str]
     rest_us: float
     interpolate: bool = False
+    layers: Mapping[str, PricedLayer] = dataclasses.field(default_factory=dict)
+    rest_bytes: float = 0.0
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], interpolate: bool = False) -> LatencyTable:
@@ -72,14 +91,18 @@ class LatencyTable:
             )
         try:
             operations = {
-                text: Operation(
-                    _positive(row["macs"]),
-                    {_pair(k): _positive(us) for k, us in row["prices"].items()},
-                )
+                text: Operation(_positive(row["macs"]), _prices(row["prices"]))
                 for text, row in content["operations"].items()
             }
             network, origin = [str(text) for text in content["network"]], dict(content["origin"])
-            return cls(origin, operations, network, _positive(content["rest_us"]), interpolate)
+            layers = {
+                name: PricedLayer(
+                    tuple(row["operations"]), _prices(row["prices"]), _prices(row["weight_bytes"])
+                )
+                for name, row in content.get("layers", {}).items()
+            }
+            rest_us, rest_bytes = (_positive(content.get(k, 0)) for k in ("rest_us", "rest_bytes"))
+            return cls(origin, operations, network, rest_us, interpolate, layers, rest_bytes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a whole latency table: {error!r}.") from error
 
@@ -137,13 +160,53 @@ class LatencyTable:
         rest = self.rest_of("the model", layers)
         return rest + sum(us for row in prices.values() for us in row.values())
 
+    @property
+    def weight_bytes(self) -> dict[str, Mapping[Pair, float]]:
+        """Of a table of layers, the bytes of each one's weights by its bits.
+
+        `Priced(table.weight_bytes, limit, constant=table.rest_bytes)` is a budget of flash.
+        """
+        return {name: layer.weight_bytes for name, layer in self.layers.items()}
+
+    def predict_file(self, pairs: Mapping[str, Pair]) -> tuple[float, float]:
+        """Microseconds and stored bytes of a file, by a table of layers.
+
+        Args:
+          pairs: (activation bits, weight bits) of its MAC layers.
+
+        Raises:
+          ValueError: the layers are not the table's, or it lacks a pair; names the layer.
+        """
+        if set(pairs) != set(self.layers):
+            raise ValueError(
+                f"expected a table of the layers {sorted(pairs)}, found one of "
+                f"{sorted(self.layers) or 'operations'}."
+            )
+        us, stored = self.rest_us, self.rest_bytes
+        for name, pair in pairs.items():
+            layer = self.layers[name]
+            if pair not in layer.prices:
+                raise ValueError(
+                    f"layer {name!r}: the table has no {pair[0]} activation and {pair[1]} weight "
+                    f"bits, but {sorted(layer.prices)}."
+                )
+            us, stored = us + layer.prices[pair], stored + layer.weight_bytes[pair]
+        return us, stored
+
     def _measured(self, cost: LayerCost) -> list[Pair]:
         """The pairs for which all calls of a layer were timed."""
-        rows = [self._operation(cost, text).prices for text in cost.operations]
+        rows = [row.prices for row in self._calls(cost)]
         return [pair for pair in rows[0] if all(pair in row for row in rows)]
 
+    def _calls(self, cost: LayerCost) -> Sequence[Operation | PricedLayer]:
+        """What adds up to the price of a layer."""
+        layer = self.layers.get(cost.name)
+        if layer is not None and layer.operations == cost.operations:
+            return [layer]
+        return [self._operation(cost, text) for text in cost.operations]
+
     def _row(self, cost: LayerCost, pairs: Sequence[Pair]) -> dict[Pair, float]:
-        rows = [self._operation(cost, text) for text in cost.operations]
+        rows = self._calls(cost)
         return {pair: sum(self._price(cost, row, pair) for row in rows) for pair in pairs}
 
     def _operation(self, cost: LayerCost, text: str) -> Operation:
@@ -159,7 +222,7 @@ class LatencyTable:
         share = macs / nearest.macs
         return Operation(round(macs), {pair: us * share for pair, us in nearest.prices.items()})
 
-    def _price(self, cost: LayerCost, row: Operation, pair: Pair) -> float:
+    def _price(self, cost: LayerCost, row: Operation | PricedLayer, pair: Pair) -> float:
         if pair in row.prices:
             return row.prices[pair]
         if not self.interpolate:
@@ -188,6 +251,10 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{shown(content)}."
         )
     return content
+
+
+def _prices(row: Mapping[str, Any]) -> dict[Pair, float]:
+    return {_pair(bits): _positive(price) for bits, price in row.items()}
 
 
 def _pair(text: str) -> Pair:

@@ -49,7 +49,7 @@ class LayerExplanation:
         that follows from the bits found.
       activation_bits, weight_bits: candidates of a MAC layer.
       xnnpack, gpu: whether the delegate takes the operator; edge_tpu: whether the Edge TPU takes
-        it in a file of `weight_container="edgetpu"`, which has no INT4.
+        it in a file of `weight_container="int8"`, which has no INT4.
       macs: for one image.
       mac_share, bops_share: of the model's, 0 to 1; BOPs at the most bits of every layer.
       note: the reason for "float" and "refused", or what the layer becomes a part of.

@@ -175,8 +175,9 @@ class _Fold:
 
     def _quantize(self, quantizer: ActivationQuantizer, name: str, value: Levels | Group) -> Levels:
         step, low, high = (float(t) for t in quantizer.assigned_grid())
-        if self.distinct and quantizer.fixed_step is None:
-            step *= 1 + 1e-4 * self.numbers.setdefault(id(quantizer), len(self.numbers) + 1)
+        leader = quantizer.leader()
+        if self.distinct and leader.fixed_step is None:
+            step *= 1 + 1e-4 * self.numbers.setdefault(id(leader), len(self.numbers) + 1)
         grid = Grid.of(step, int(low), int(high))
         group = value if isinstance(value, Group) else Group()
         if quantizer.activation != "linear":

@@ -30,7 +30,7 @@ from keras_metamix.layers.mac import (
     QuantizedMac,
 )
 from keras_metamix.layers.on_grid import OnGrid
-from keras_metamix.layers.parts import batch_norms
+from keras_metamix.layers.parts import activation_quantizers, batch_norms
 from keras_metamix.layers.resize import GridResize
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
@@ -82,6 +82,9 @@ def connect(network: keras.Model) -> None:
             norm.follow(choices)
         if norm.input_quantizer is not None:
             norm.connect(network.get_layer(norm.input_quantizer).step)
+    for quantizer in activation_quantizers(network):
+        if quantizer.follows is not None:
+            quantizer.follow(network.get_layer(quantizer.follows))
     for layer in network.layers:
         if isinstance(layer, OnGrid) and layer.input_quantizer is not None:
             layer.connect(network.get_layer(layer.input_quantizer).acting_grid)
@@ -290,6 +293,7 @@ class _Rewrite:
             sign, minimum = grids.pop()
         absorbed = self._direct_absorbs(name, tensors[0])
         direct = not self.plan[tensors[0]].on_grid
+        shares = not direct and len(tensors) == 1 and candidates == (self.space.stream_bits,)
         return ActivationQuantizer(
             candidates,
             sign,
@@ -297,6 +301,7 @@ class _Rewrite:
             minimum=minimum,
             sign_from_data=all(group.kind is None for group in groups),
             maximum=groups[0].maximum if direct else None,
+            follows=self._stream_before(self.macs[name][0]) if shares else None,
             name=self.names.new(f"{name}_input"),
         )
 

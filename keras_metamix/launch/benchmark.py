@@ -22,8 +22,11 @@ from keras_metamix.files import written_whole
 from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.device_table import device_table
 from keras_metamix.launch.messages import check_output, run_main
+from keras_metamix.launch.predictions import beside, load_estimates
+from keras_metamix.launch.profile_ethosu import ETHOSU
 from keras_metamix.report.numbers import duration
 from metamix_tflite import devices
+from metamix_tflite.file_graph import CompiledFileError
 from metamix_tflite.read.files import only_signature, read_operating_points
 from metamix_tflite.run.latency import BenchmarkReport, benchmark_all
 from metamix_tflite.run.runner import Runner
@@ -54,6 +57,16 @@ class Options:
     arm64_root: Path | None = option("arm64: folder of the emulated system", None, "DIR")
     vulkan_icd: Path | None = option("gpu: the .json of a Vulkan driver", None, "FILE")
     binary: Path | None = option("android: TensorFlow's benchmark_model", None, "FILE")
+    accelerator: str | None = option(
+        "ethosu: as Vela names it; ethos-u55-256. Of --compare: one to estimate cycles for", None
+    )
+    system_config: str | None = option("ethosu: a section of --config; Arm's high end", None)
+    memory_mode: str | None = option("ethosu: a section of --config; of that system", None)
+    optimise: str | None = option("ethosu: Performance or Size; Performance", None)
+    config: Path | None = option("ethosu: an .ini of Vela; Arm's", None, "FILE")
+    latency_table: Path | None = option(
+        "ethosu: of metamix-profile, to show what it predicts", None, "FILE"
+    )
     compare: Path | None = option(
         "the folder of a metamix-train run: its model as float, int8 by three tools, w4a8, and "
         "ours, on this machine; takes --threads, --runs and --warmup too",
@@ -73,7 +86,8 @@ class Options:
     def given(self) -> dict[str, Any]:
         """What a device or the comparison is told."""
         values = {k: v for k, v in vars(self).items() if v is not None}
-        return {k: v for k, v in values.items() if k not in ("files", "device", "json", "compare")}
+        apart = ("files", "device", "json", "compare", "latency_table")
+        return {k: v for k, v in values.items() if k not in apart}
 
 
 def main(options: Options) -> None:
@@ -94,12 +108,19 @@ def main(options: Options) -> None:
         raise ValueError(f"--device: {expected}, found {options.device!r}.")
     if options.json is not None:
         check_output("--json", options.json)
+    table = None
+    if options.latency_table is not None:
+        if options.device != ETHOSU:
+            raise ValueError(f"--latency_table: expected --device={ETHOSU} beside it.")
+        table = load_estimates(options.latency_table, given)
     files = _read_files(options.files)
     if options.device == LOCAL:
         report, content = _measure_local(files, given)
     else:
         flats = {label: only_signature(flat, name) for label, (flat, name) in files.items()}
         report = devices.measure(options.device, flats, **given)
+        if table:
+            report = beside(report, flats, table)
         content = dataclasses.asdict(report)
     Console().print(device_table(report))
     for note in report.notes:
@@ -122,6 +143,7 @@ def _compare(run: Path, options: Options, given: dict[str, Any]) -> None:
     from keras_metamix.launch.comparison import run as comparison
 
     known = ("threads", "runs", "warmup", "output", "qat_epochs", "calibration_images")
+    known += ("accelerator",)
     devices.check_options("local with --compare", known, given)
     table, written = comparison.run_comparison(run, **given)
     Console().print(table)
@@ -142,6 +164,8 @@ def _read_files(paths: list[Path]) -> dict[str, tuple[bytes, str | None]]:
             for name in list(read_operating_points(flat)) or [None]:
                 Runner(flat, signature=name)
                 files[str(path) if name is None else f"{path}:{name}"] = flat, name
+        except CompiledFileError as error:
+            raise ValueError(f"{path}: {error}") from error
         except ValueError as error:
             found = f"{len(flat)} bytes that LiteRT refuses: {error.__cause__ or error}"
             raise ValueError(f"{path}: expected a .tflite, found {found}") from error

@@ -286,7 +286,7 @@ class Checkpoint:
 class Export:
     """The files, and how they are measured."""
 
-    weight_container: Literal["fast", "smallest", "edgetpu"] = setting("see `convert`")
+    weight_container: Literal["fast", "smallest", "int8"] = setting("see `convert`")
     threads: int = setting("CPU threads of the latency", least=1)
     runs: int = setting("timed inferences of each file", least=1)
     test_images: int = setting("of ImageNet: how many the files are run on", 1000, least=1)

@@ -51,11 +51,13 @@ class Options:
         "a .keras file of a trained QuantizedModel, MetaMixModel or BitMixerModel", positional=True
     )
     output: Path = option("the file", Path("model.tflite"))
-    weight_container: Literal["fast", "smallest", "edgetpu"] = option(
+    weight_container: Literal["fast", "smallest", "int8"] = option(
         f"one of {', '.join(CONTAINERS)}", "fast"
     )
     io: Literal["float32", "int8"] = option(
-        "inputs and outputs: float32, or int8 as the Edge TPU wants", "float32"
+        "inputs and outputs: float32, or int8 as NPUs want; default: int8 where --weight_container "
+        "is int8, else float32",
+        None,
     )
     images: Path | None = option("images for parity: a .npy, or a .npz by input; random ones", None)
     bits: Path | None = option(
@@ -87,13 +89,14 @@ def main(options: Options) -> None:
     _fix_bits(model, options)
     images = parity_images(model.network, options.images)
     named, container = points or None, options.weight_container
+    io = options.io or ("int8" if container == "int8" else "float32")
     run = {"model": options.model.name, "date": today(), "command": command_line()}
-    flat = convert(model, container, options.io, named, run)
+    flat = convert(model, container, io, named, run)
     source = f"{RANDOM_IMAGES} random images (seed 0)"
     if options.images is not None:
         source = f"{len(next(iter(images.values())))} images of {options.images}"
     compared = flat
-    if options.io != "float32":
+    if io != "float32":
         compared = convert(model, container, operating_points=named)  # the same integers
         source += ", with float32 ends"
     bits = points or {"": model.bit_assignment}

@@ -1,10 +1,12 @@
 """Times the operators of a float model's quantized files, for searches against a latency.
 
     metamix-profile MODEL.keras --output=table.json [--activation_bits=8,4,3] [--weight_bits=8,4]
+    metamix-profile MODEL.keras --output=table.json --device=ethosu [--accelerator=ethos-u55-256]
 
 Each operator that a file of any of the bit-widths has is cut out and timed alone, once however many
 layers have it. What calling LiteRT costs, measured on a file that computes nothing, is subtracted
 from each and counted once for the network. An interrupted measurement goes on where it was.
+For an Ethos-U NPU Vela estimates the layers' cycles in whole files (`profile_ethosu`).
 """
 
 from __future__ import annotations
@@ -31,14 +33,29 @@ from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
 from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.export import load_float_model
 from keras_metamix.launch.messages import check_output, command_line, run_main
+from keras_metamix.launch.profile_ethosu import ETHOSU, profile_ethosu
 from keras_metamix.launch.results import cpu_name, today
 from keras_metamix.metamix.model import MetaMixModel
-from metamix_tflite import convert
+from metamix_tflite import convert, devices
 from metamix_tflite.containers import check_container
+from metamix_tflite.devices import ethosu
 from metamix_tflite.run.latency import run_times
 from metamix_tflite.write.operator_files import OperatorFile, empty_file, operator_files
 
-DEVICES = ("local",)
+LOCAL = "local"
+# What each device is asked by default; None: what the device's own options say.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    LOCAL: {
+        "activation_bits": (8, 4, 3),
+        "weight_bits": (8, 4),
+        "containers": "fast",
+        "threads": 1,
+        "runs": 100,
+        "warmup": 10,
+    },
+    ETHOSU: {"activation_bits": (8,), "weight_bits": (8, 4, 3, 2), "containers": "int8"}
+    | dict.fromkeys(field.name for field in dataclasses.fields(ethosu.Options)),
+}
 TOGETHER = 16  # operators that take turns, between two writings of the table
 _EMPTY = ""  # name of the file that computes nothing
 # The operators of a file for each (activation bits, weight bits).
@@ -49,21 +66,29 @@ Files = dict[tuple[int, int], list[OperatorFile]]
 class Options:
     """Times each layer of a model at each bit-width."""
 
+    # What is None by default has another default for each device, see `DEFAULTS`.
+
     model: Path = option(
         "a float model, Functional or Sequential", metavar="MODEL.keras", positional=True
     )
     output: Path = option("the table", metavar="TABLE.json")
-    activation_bits: tuple[int, ...] = option("to measure", (8, 4, 3))
-    weight_bits: tuple[int, ...] = option("to measure", (8, 4))
+    activation_bits: tuple[int, ...] = option("local: 8,4,3; ethosu: 8", None)
+    weight_bits: tuple[int, ...] = option("local: 8,4; ethosu: 8,4,3,2", None)
     edge_bits: int = option("of the first and the last layer", 8)
     edge_weight_bits: int | None = option("of their weights; default: edge_bits", None)
-    containers: Literal["fast", "smallest", "edgetpu"] = option(
-        "weight container of metamix-export", "fast"
+    containers: Literal["fast", "smallest", "int8"] = option(
+        "weight container of metamix-export; local: fast; ethosu: int8", None
     )
-    device: str = option("local: the others time no single operators", DEVICES[0])
-    threads: int = option("CPU threads", 1)
-    runs: int = option("timed inferences of each operator", 100)
-    warmup: int = option("inferences before these", 10)
+    device: str = option("local or ethosu: the others price no single layers", LOCAL)
+    threads: int = option("local: CPU threads; 1", None)
+    runs: int = option("local: timed inferences of each operator; 100", None)
+    warmup: int = option("local: inferences before these; 10", None)
+    accelerator: str | None = option("ethosu: as Vela names it; ethos-u55-256", None)
+    system_config: str | None = option("ethosu: a section of --config; Arm's high end", None)
+    memory_mode: str | None = option("ethosu: a section of --config; of that system", None)
+    optimise: str | None = option("ethosu: Performance or Size; Performance", None)
+    config: Path | None = option("ethosu: an .ini of Vela; Arm's", None, "FILE")
+    timeout: int | None = option("ethosu: seconds for one file; 600", None)
     overwrite: bool = option("begin anew where the output is there", False)
 
 
@@ -74,8 +99,10 @@ def main(options: Options) -> None:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found.
     """
     check_output("--output", options.output, ".json")
-    if options.device not in DEVICES:
-        raise ValueError(f"--device: expected one of {DEVICES}, found {options.device!r}.")
+    options = _completed(options)
+    if options.device == ETHOSU:
+        profile_ethosu(options)
+        return
     check_container(options.containers)
     for flag, least in (("threads", 1), ("runs", 1), ("warmup", 0)):
         require_whole(f"--{flag}", getattr(options, flag), least)
@@ -92,6 +119,28 @@ def main(options: Options) -> None:
         f"besides its MAC layers the network takes {table['rest_us']:.1f} us ({low:.1f} to "
         f"{high:.1f}, as the bits are)"
     )
+
+
+def _completed(options: Options) -> Options:
+    """The options with the device's defaults.
+
+    Raises:
+      ValueError: no such device, or an option of another one.
+    """
+    if options.device not in DEFAULTS:
+        raise ValueError(f"--device: expected one of {tuple(DEFAULTS)}, found {options.device!r}.")
+    defaults = DEFAULTS[options.device]
+    devices.check_options(
+        options.device,
+        [*defaults],
+        [
+            field.name
+            for field in dataclasses.fields(options)
+            if field.default is None and getattr(options, field.name) is not None
+        ],
+    )
+    missing = {k: v for k, v in defaults.items() if getattr(options, k) is None}
+    return dataclasses.replace(options, **missing)
 
 
 def origin(threads: int, container: str) -> dict[str, Any]:

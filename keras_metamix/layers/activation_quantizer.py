@@ -57,6 +57,7 @@ class ActivationQuantizer(keras.layers.Layer):
         fixed_step: float | None = None,
         sign_from_data: bool = False,
         maximum: float | None = None,
+        follows: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -82,6 +83,19 @@ class ActivationQuantizer(keras.layers.Layer):
         self._signed: Any = None
         self._cap = 6.0 if activation == "relu6" else math.inf
         self.minimum, self.maximum, self.fixed_step = minimum, maximum, fixed_step
+        self.follows = follows
+        self._leader: Callable[[], ActivationQuantizer] | None = None  # no layer that it owns
+
+    def follow(self, leader: ActivationQuantizer) -> None:
+        """Takes the quantizer that `follows` names."""
+        self._leader = lambda: leader
+
+    def leader(self) -> ActivationQuantizer:
+        """The quantizer whose grid this one has: the one that it follows, or itself.
+
+        Keras saves what properties return.
+        """
+        return self if self._leader is None else self._leader()
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -91,6 +105,8 @@ class ActivationQuantizer(keras.layers.Layer):
     @property
     def sign(self) -> Sign:
         """That of the grid; where data decide it, a variable holds the one that they gave."""
+        if self._leader is not None:
+            return self.leader().sign
         if self._signed is None:
             return self._sign
         return "signed" if int(ops.convert_to_numpy(self._signed)) else "unsigned"
@@ -101,6 +117,8 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def _of_sign(self, rows: Callable[[Sign], np.ndarray]) -> Any:
         """What follows from the sign: an array, or a tensor where a variable holds the sign."""
+        if self._leader is not None:
+            return self.leader()._of_sign(rows)
         if self._signed is None:
             return rows(self._sign)
         return ops.where(ops.not_equal(self._signed, 0), rows("signed"), rows("unsigned"))
@@ -122,18 +140,20 @@ class ActivationQuantizer(keras.layers.Layer):
     def build(self, input_shape: Sequence[int | None]) -> None:
         count = len(self.candidates)
         self._elements = math.prod(n for n in input_shape[1:] if n) or 1
-        if self.fixed_step is None:
+        if self.fixed_step is None and self.follows is None:
             bound = None if self.maximum is None else self._bounded
             self.log_step = self.add_weight(
                 (count,), initializer="zeros", name="log_step", constraint=bound
             )
         self.choice.build(self)
-        if self.sign_from_data:
+        if self.sign_from_data and self.follows is None:
             start = keras.initializers.Constant(int(self._sign == "signed"))
             self._signed = self.add_weight((), start, "int32", trainable=False, name="signed")
 
     def steps(self) -> Any:
         """Step sizes of all candidates, shape (candidates,)."""
+        if self._leader is not None:
+            return self.leader().steps()
         if self.fixed_step is not None:
             return ops.full((len(self.candidates),), self.fixed_step)
         return ops.exp(self.log_step)
@@ -150,6 +170,8 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def step(self, index: Any | None = None) -> Any:
         """Step size of a candidate, default the one assigned."""
+        if self._leader is not None:
+            return self.leader().step()
         if self.fixed_step is not None:
             return ops.convert_to_tensor(self.fixed_step, "float32")
         return ops.exp(pick(self.log_step, self.choice.index() if index is None else index))
@@ -185,6 +207,10 @@ class ActivationQuantizer(keras.layers.Layer):
             return x
         if mode.activations == "off" or (self.role == "stream" and not mode.streams):
             return self.float_activation(x)
+        if self.follows is not None and (
+            self._leader is None or (mode.streams and not mode.observer)
+        ):
+            return x  # lies on the grid already, or is no more than a shape
         x = ops.cast(x, self.compute_dtype)  # the model's inputs may be integers
         if mode.activations == "mixture" and self.choice.searched:
             steps = ops.stop_gradient(self.steps())
@@ -209,6 +235,7 @@ class ActivationQuantizer(keras.layers.Layer):
             "fixed_step": self.fixed_step,
             "sign_from_data": self.sign_from_data,
             "maximum": self.maximum,
+            "follows": self.follows,
         }
 
 

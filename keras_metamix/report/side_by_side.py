@@ -114,9 +114,32 @@ def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
         markdown(headers(comparison), comparison_cells(comparison), _right(comparison)),
         f"![Test {comparison['metrics'][0]}, size and latency of each file]({picture})",
         "",
+        *_npu_lines(comparison.get("npu")),
         *(f"- {note}" for note in notes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _npu_lines(npu: Mapping[str, Any] | None) -> list[str]:
+    """What Vela estimates of the files for an NPU, where that was asked."""
+    if npu is None:
+        return []
+    cells = [
+        [
+            row["name"],
+            f"{row['cycles']:,} ({numbers.ratio(row['cycles_ratio'])})",
+            f"{numbers.size(row['stored_bytes'])} ({numbers.ratio(row['stored_ratio'])})",
+            f"{row['on_npu']} of {row['operators']}",
+        ]
+        for row in npu["rows"]
+    ]
+    return [
+        f"Estimates of {npu['compiler']} for {npu['accelerator']}; no NPU was run. Files with INT4 "
+        f"tensors do not compile. In brackets: over {BASELINE}. `ours, int8` has the integers of "
+        "the other files of ours, and their accuracy.",
+        "",
+        markdown(("file", "NPU cycles", "stored on it", "operators on it"), cells, range(1, 4)),
+    ]
 
 
 def _epochs(count: int) -> str:

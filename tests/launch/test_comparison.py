@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from keras_metamix.launch import benchmark
 from keras_metamix.launch.config import complete
 from keras_metamix.report.side_by_side import comparison_markdown
 
+VELA = Path(sys.executable).with_name("vela").exists()
 QUICK = ("--runs=5", "--warmup=1", "--calibration_images=20")
 OURS = ["ours, fast", "ours, smallest"]
 POST_TRAINING = ["stock int8 PTQ", "LiteRT Quantizer int8", "LiteRT Quantizer w4a8"]
@@ -65,7 +68,8 @@ def no_tfmot(monkeypatch):
 
 @pytest.mark.slow
 def test_files_of_all_tools(run, trained, no_tfmot, command):
-    status, out, err = command(benchmark, "--compare=run", "--output=side", *QUICK)
+    flags = ("--output=side", *QUICK, *(("--accelerator=ethos-u55-64",) if VELA else ()))
+    status, out, err = command(benchmark, "--compare=run", *flags)
     assert status == 0, err
     found = json.loads((run.parent / "side.json").read_text())
     rows = {row["name"]: row for row in found["rows"]}
@@ -105,6 +109,12 @@ def test_files_of_all_tools(run, trained, no_tfmot, command):
     for name in POST_TRAINING:  # a network that learned something, and files that kept it
         assert rows["float"]["scores"]["accuracy"] - 0.1 < rows[name]["scores"]["accuracy"] > 0.3
 
+    if VELA:
+        npu = {row["name"]: row for row in found["npu"]["rows"]}
+        assert {"stock int8 PTQ", "LiteRT Quantizer int8", "ours, int8"} <= {*npu}
+        assert "float" not in npu and "LiteRT Quantizer w4a8" not in npu
+        assert npu["ours, int8"]["stored_ratio"] < 0.9
+        assert npu["ours, int8"]["cycles"] < npu["stock int8 PTQ"]["cycles"]
     page = (run.parent / "side.md").read_text()
     assert page == comparison_markdown(found, "side.png")
     assert "**Not measured: tfmot int8 QAT**" in page and "![" in page

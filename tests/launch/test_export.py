@@ -55,11 +55,11 @@ def test_export_writes_what_convert_gives(saved, quantized, command):
 
 
 def test_a_file_for_the_edge_tpu(saved, quantized, command):
-    flags = ("--weight_container=edgetpu", "--io=int8", "--output=tpu.tflite")
+    flags = ("--weight_container=int8", "--io=int8", "--output=tpu.tflite")
     status, out, err = command(export, "model.keras", *flags)
     assert status == 0, err
     graph = mt.verify((saved / "tpu.tflite").read_bytes(), quantized.bit_assignment)
-    assert graph.metadata["weight_container"] == "edgetpu" and graph.metadata["io"] == "int8"
+    assert graph.metadata["weight_container"] == "int8" and graph.metadata["io"] == "int8"
     assert {tensor.type for tensor in graph.tensors} == {"INT8", "INT32"}
     assert "with float32 ends: 0 of 200 outputs differ" in out
 

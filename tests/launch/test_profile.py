@@ -119,7 +119,11 @@ def test_a_table_of_another_machine_is_refused_unless_asked(profiled, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--device=android",), "--device: expected one of ('local',), found 'android'"),
+        (("--device=android",), "--device: expected one of ('local', 'ethosu'), found 'android'"),
+        (("--accelerator=u55",), "--accelerator: device 'local' takes --activation_bits"),
+        (("--device=ethosu", "--runs=3"), "--runs: device 'ethosu' takes --activation_bits"),
+        (("--device=ethosu", "--containers=fast"), "--containers: Vela takes files of 'int8'"),
+        (("--device=ethosu", "--accelerator=u55"), "--accelerator: expected one of ethos-u55-32"),
         (("--runs=0",), "--runs: expected a whole number, at least 1, found 0"),
         (("--threads=0",), "--threads: expected a whole number, at least 1"),
         (("--containers=tiny",), "weight_container: expected one of"),

@@ -150,21 +150,21 @@ def test_other_models_are_exact(build, seed, quantized, differing):
 
 @pytest.mark.parametrize("io", ["float32", "int8"])
 @pytest.mark.parametrize("build", [mlp, sequential_cnn, dense_on_maps], ids=lambda b: b.__name__)
-def test_edgetpu_files_are_exact(build, io, quantized, differing):
+def test_int8_files_are_exact(build, io, quantized, differing):
     keras.utils.set_random_seed(3)
     model, images = quantized(build(), 3)
-    flat = mt.convert(model, "edgetpu", io)
+    flat = mt.convert(model, "int8", io)
     graph = mt.verify(flat, model.bit_assignment)
-    assert graph.metadata["weight_container"] == "edgetpu"
+    assert graph.metadata["weight_container"] == "int8"
     assert "FULLY_CONNECTED" not in {operator.op for operator in graph.operators}
     assert {t.type for t in graph.tensors} <= {"INT8", "INT32", io.upper()}
     if io == "float32":
         assert differing(flat, kmm.fold_batch_norm(model), images) == (0, True)
-        points = mt.convert(model, "edgetpu", operating_points={"one": model.bit_assignment})
+        points = mt.convert(model, "int8", operating_points={"one": model.bit_assignment})
         mt.verify(points, {"one": model.bit_assignment})
 
 
-@pytest.mark.parametrize("container", ["fast", "smallest", "edgetpu"])
+@pytest.mark.parametrize("container", ["fast", "smallest", "int8"])
 @pytest.mark.parametrize("build", [odd_channels, padded, sequential_cnn], ids=lambda b: b.__name__)
 def test_containers_and_integers_of_the_file(build, container, quantized):
     keras.utils.set_random_seed(1)
@@ -186,7 +186,7 @@ def test_containers_and_integers_of_the_file(build, container, quantized):
         for name, layer in layers_of.items():
             tensor = weights_of(graph, name)
             kernel = layer.integer_kernel()
-            small = layer.weight_quantizer.choice.bits <= 4 and container != "edgetpu"
+            small = layer.weight_quantizer.choice.bits <= 4 and container != "int8"
             is_dense = kernel.ndim == 2
             pointwise = is_dense or (
                 kernel.shape[:2] == (1, 1)

@@ -189,7 +189,7 @@ def test_large_kernels_hold_int4_weights_as_products_of_patches(quantized, diffe
     assert differing(flat, folded, signals) == (0, True)
 
 
-@pytest.mark.parametrize("container", ["smallest", "edgetpu"])
+@pytest.mark.parametrize("container", ["smallest", "int8"])
 def test_the_other_containers_take_them(container, quantized):
     keras.utils.set_random_seed(1)
     model, signals = quantized(tcn(), 1, images=8, space=SPACE)

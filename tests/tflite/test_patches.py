@@ -93,7 +93,7 @@ def test_the_matrix_is_the_kernel():
         ("fast", (1, 1, 96, 96), 4, True),
         ("fast", (3, 3, 31, 32), 4, False),  # an odd number of weights to an output
         ("smallest", (3, 3, 32, 32), 4, False),
-        ("edgetpu", (3, 3, 32, 32), 4, False),
+        ("int8", (3, 3, 32, 32), 4, False),
     ],
 )
 def test_which_convolutions_take_patches(container, shape, bits, expected):
@@ -105,7 +105,7 @@ def test_which_convolutions_take_patches(container, shape, bits, expected):
 @pytest.mark.parametrize("weight_bits", [8, 4])
 def test_the_file_is_smaller_where_it_takes_patches(weight_bits):
     quantized, images = calibrated(network(*GEOMETRIES[0], filters=64), 8, weight_bits)
-    fast, plain = (mt.convert(quantized, container) for container in ("fast", "edgetpu"))
+    fast, plain = (mt.convert(quantized, container) for container in ("fast", "int8"))
     packed = "STRIDED_SLICE" in operators(mt.verify(fast, quantized.bit_assignment))
     assert packed == (weight_bits == 4)
     if packed:
@@ -158,4 +158,4 @@ def test_a_transposed_kernel_of_its_stride_is_a_product_where_that_is_faster(bit
 
     assert form("fast") == MacForm("FULLY_CONNECTED", "INT4" if bits == 4 else "INT8", blocks=True)
     transposed = MacForm("TRANSPOSE_CONV", "INT8")
-    assert form("smallest") == form("edgetpu") == form("fast", (1, 1)) == transposed
+    assert form("smallest") == form("int8") == form("fast", (1, 1)) == transposed

@@ -289,15 +289,15 @@ def test_a_declaration_of_another_layer_is_named(field, other, resnet, remake):
         mt.verify(remake(resnet[2], edit))
 
 
-def test_an_edgetpu_file_with_fully_connected_is_refused(quantized, remake):
+def test_an_int8_file_with_fully_connected_is_refused(quantized, remake):
     model, _ = quantized(small_cnn((8, 8, 1), width=4), 0, space=kmm.SearchSpace((8,), 8))
 
     def edit(file):
         buffer = declaration_of(file)
-        declared = decode(bytes(bytearray(buffer.data))) | {"weight_container": "edgetpu"}
+        declared = decode(bytes(bytearray(buffer.data))) | {"weight_container": "int8"}
         buffer.data = np.frombuffer(encode(declared), np.uint8)
 
-    with pytest.raises(mt.VerificationError, match="'logits': operator of 'edgetpu': .*CONV_2D"):
+    with pytest.raises(mt.VerificationError, match="'logits': operator of 'int8': .*CONV_2D"):
         mt.verify(remake(mt.convert(model), edit))
 
 

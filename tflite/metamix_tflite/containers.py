@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Hashable, Iterable, Sequence
 
-CONTAINERS = ("fast", "smallest", "edgetpu")
+CONTAINERS = ("fast", "smallest", "int8")
 INT4_BITS = 4
 # Fewer weights than these save less by INT4 than the operators of their patches take in a file.
 LEAST_FOR_PATCHES = 8192
@@ -50,7 +50,7 @@ def takes_fully_connected(container: str) -> bool:
     Those of INT4 or of a scale for each channel are newer than the Edge TPU's last compiler: its
     dense layers are convolutions of one pixel.
     """
-    return container != "edgetpu"
+    return container != "int8"
 
 
 def weight_type(container: str, operator: str, weight_bits: int, taps: int) -> str:
@@ -58,9 +58,9 @@ def weight_type(container: str, operator: str, weight_bits: int, taps: int) -> s
 
     "fast" takes INT4 where XNNPACK does: FULLY_CONNECTED with an even number of weights
     to an output, `taps` (two share a byte). "smallest" takes it wherever the weights fit and LiteRT
-    has it, "edgetpu" nowhere.
+    has it, "int8" nowhere.
     """
-    if weight_bits > INT4_BITS or container == "edgetpu" or operator == "TRANSPOSE_CONV":
+    if weight_bits > INT4_BITS or container == "int8" or operator == "TRANSPOSE_CONV":
         return "INT8"
     if container == "smallest":
         return "INT4"
@@ -83,7 +83,7 @@ def mac_form(
       strides: of a convolution.
       channels: of the layer's input.
       weight_bits: of the layer.
-      weight_container: "fast", "smallest" or "edgetpu".
+      weight_container: "fast", "smallest" or "int8".
     """
     taps = kernel_shape[-1] if kind == "transpose" else math.prod(kernel_shape[:-1])
     as_matrix, as_convolution = (

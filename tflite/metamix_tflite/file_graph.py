@@ -22,6 +22,10 @@ class VerificationError(ValueError):
         super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}...")
 
 
+class CompiledFileError(VerificationError):
+    """A file is what a compiler made of a .tflite for one kind of chip."""
+
+
 @contextlib.contextmanager
 def named_signature(name: str, among: Collection[str]) -> Iterator[None]:
     """Puts a signature's name before what is wrong with it, where a file has several."""

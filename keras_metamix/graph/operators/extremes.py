@@ -1,11 +1,16 @@
-"""The largest and the smallest value along axes."""
+"""The largest and the smallest value, along axes or of tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import keras
+
+from keras_metamix.graph.group import Group
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.operators.base import Move, reduced_axes
+from keras_metamix.graph.operators.concatenate import Concatenate
 
 
 class Largest(Move):
@@ -29,3 +34,43 @@ class Smallest(Largest):
 
     def litert(self, operation: Any) -> str:
         return "REDUCE_MIN"
+
+
+class Maximum(Concatenate):
+    """`keras.layers.Maximum` and `keras.ops.maximum` of tensors of one shape.
+
+    Every part is computed on the grid of the whole.
+    """
+
+    title, litert = "maximum", "REDUCE_MAX"
+    layers, raw = (keras.layers.Maximum,), ("Maximum",)
+
+    def takes(self, operation: Any, node: Any) -> bool:
+        return node is None or len(node.inputs) > 1
+
+    def refusal(self, node: Any) -> str | None:
+        same = len({tuple(tensor.shape) for tensor in node.inputs}) == 1
+        return "" if same else None
+
+    def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
+        positive = any(source.sign == "unsigned" for source in sources)
+        return Group(node, self, self.stage, "unsigned" if positive else "signed")
+
+    def joined(self, node: Any, name: str) -> Any:
+        return keras.layers.Maximum(name=name)
+
+    def takes_edge_tpu(self, node: Any) -> bool:
+        return False  # an axis more counts the tensors
+
+
+class Minimum(Maximum):
+    """`keras.layers.Minimum` and `keras.ops.minimum` of tensors."""
+
+    title, litert = "minimum", "REDUCE_MIN"
+    layers, raw = (keras.layers.Minimum,), ("Minimum",)
+
+    def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
+        return Concatenate.group(self, node, sources, plan)
+
+    def joined(self, node: Any, name: str) -> Any:
+        return keras.layers.Minimum(name=name)

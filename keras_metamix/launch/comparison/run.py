@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from keras_metamix.checks import naming, one_line
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch.comparison.litert_quantizer import static_file
+from keras_metamix.launch.comparison.npu import npu_estimates
 from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
 from keras_metamix.launch.comparison.tfmot_qat import qat_file
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix, complete
@@ -67,6 +68,7 @@ def run_comparison(
     threads: int = 1,
     runs: int = 200,
     warmup: int = 20,
+    accelerator: str | None = None,
 ) -> tuple[Any, list[Path]]:
     """Makes the files, measures them in turn, and writes what was found.
 
@@ -76,6 +78,7 @@ def run_comparison(
       qat_epochs: of tfmot's training; default: as many as our own training took.
       calibration_images: of the training images, that post-training quantization sees.
       threads, runs, warmup: see `benchmark_all`.
+      accelerator: an Ethos-U NPU, for which Vela compiles the INT8 files, and one of ours.
 
     Returns:
       A `rich` table, and the paths that were written.
@@ -109,7 +112,11 @@ def run_comparison(
     reports = benchmark_all(flats, "local", threads, runs, warmup)
     base = reports[BASELINE]
     task = task_of(config)
+    npu = None
+    if accelerator is not None:
+        npu = npu_estimates(accelerator, flats | {"ours, int8": convert(model, "int8")})
     comparison = {
+        "npu": npu,
         "title": config.title,
         "metrics": task.names,
         "rows": [_row(entry, reports[entry.name], base, data, task) for entry in entries],

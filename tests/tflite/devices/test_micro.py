@@ -29,7 +29,7 @@ def model(quantized):
 @installed
 @pytest.mark.parametrize("io", ["float32", "int8"])
 def test_a_file_runs(model, io):
-    flat = mt.convert(model, "edgetpu", io)
+    flat = mt.convert(model, "int8", io)
     report = devices.measure("micro", {"a": flat}, runs=4)
     (row,) = report.rows
     assert "refused" not in row and row["file_bytes"] == len(flat)
@@ -39,7 +39,7 @@ def test_a_file_runs(model, io):
 
 
 @installed
-@pytest.mark.parametrize("container", ["fast", "edgetpu"])
+@pytest.mark.parametrize("container", ["fast", "int8"])
 def test_8_bits_run_within_two_steps(quantized, everything, container):
     model, _ = quantized(everything, 0, space=kmm.SearchSpace((8,), 8))
     for io in ("float32", "int8"):
@@ -69,7 +69,7 @@ def test_int4_is_refused_in_the_runtimes_words(model):
     report = devices.measure("micro", {"a": mt.convert(model)}, runs=1)
     (row,) = report.rows
     assert "FULLY_CONNECTED" in row["refused"] and "arena_bytes" not in row
-    assert any('weight_container="edgetpu"' in note for note in report.notes)
+    assert any('weight_container="int8"' in note for note in report.notes)
 
 
 @installed
@@ -81,8 +81,8 @@ def test_outputs_that_tell_nothing_are_noted(model, remake):
         buffer.data = 0 * buffer.data
 
     files = {
-        "dead": remake(mt.convert(model, "edgetpu"), edit),
-        "alive": mt.convert(model, "edgetpu"),
+        "dead": remake(mt.convert(model, "int8"), edit),
+        "alive": mt.convert(model, "int8"),
     }
     notes = devices.measure("micro", files, runs=3).notes
     assert [n.split(":")[0] for n in notes if "tell nothing" in n] == ["dead"]

@@ -18,6 +18,7 @@ MODULES = {
     "gpu": "metamix_tflite.devices.gpu",
     "arm64": "metamix_tflite.devices.arm64",
     "edgetpu": "metamix_tflite.devices.edgetpu",
+    "ethosu": "metamix_tflite.devices.ethosu",
     "micro": "metamix_tflite.devices.micro",
 }
 

@@ -72,7 +72,7 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
     ]
     if any("FULLY_CONNECTED" in str(row.get("refused")) for row in rows):
         notes.append(
-            'TFLM has no INT4 FULLY_CONNECTED: convert with weight_container="edgetpu", without it.'
+            'TFLM has no INT4 FULLY_CONNECTED: convert with weight_container="int8", without it.'
         )
     return DeviceReport("micro", rows, notes + telling)
 

@@ -29,7 +29,7 @@ _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TR
 _WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 4}
 _GEOMETRY = ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor")
 _DEPTHWISE = (*_GEOMETRY, "depthMultiplier")
-_CONTAINER = 'convert with weight_container="edgetpu"'
+_CONTAINER = 'convert with weight_container="int8"'
 
 
 class Mac(Family):

@@ -20,6 +20,12 @@ _NUMPY = {"FLOAT32": np.float32, "INT32": np.int32, "INT8": np.int8, "INT64": np
 _SUBGRAPHS, _SIGNATURES = 8, 18  # of Model's vectors, in its table by the schema
 _DATA = 4  # of Buffer's
 _LARGEST_RANK = 8
+_SMALL = ("INT4", "UINT4", "INT2")
+# Custom operators that compilers leave in the place of the graph.
+_COMPILERS = {
+    b"ethos-u": "Vela for an Ethos-U NPU",
+    b"edgetpu-custom-op": "edgetpu_compiler for an Edge TPU",
+}
 _LARGEST_EXPANSION = 64  # equal constants share their bytes: what is read may exceed the file
 
 
@@ -52,6 +58,27 @@ class FileReader:
         self._flat, self._model = flat, schema.Model.GetRootAs(flat, 0)
         self._unread = _LARGEST_EXPANSION * len(flat)
         self._constants: dict[tuple[int, str, tuple[int, ...]], np.ndarray | None] = {}
+
+    def compiler(self) -> str:
+        """What compiled the file, and for what; "" for a graph that any LiteRT runs."""
+        for number in range(self._model.OperatorCodesLength()):
+            self._count(0)
+            found = _COMPILERS.get(self._model.OperatorCodes(number).CustomCode() or b"")
+            if found:
+                return found
+        return ""
+
+    def small_tensors(self) -> dict[str, str]:
+        """See `small_tensors`."""
+        found = {}
+        for number in range(self._model.SubgraphsLength()):
+            graph = self._model.Subgraphs(number)
+            for index in range(graph.TensorsLength()):
+                kind = _TYPE_NAMES[graph.Tensors(index).Type()]
+                if kind in _SMALL:
+                    found[self._text(graph.Tensors(index).Name())] = kind
+                self._count(0)
+        return found
 
     def graphs(self) -> dict[str, FileGraph]:
         """The graph of each signature, in the order of the subgraphs."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from metamix_tflite.encoding import FILE_IDENTIFIER
 from metamix_tflite.file_graph import (
+    CompiledFileError,
     FileGraph,
     VerificationError,
     check_order,
@@ -108,6 +109,17 @@ def read_ends(flat: bytes, signature: str | None = None) -> Ends:
     raise _unknown_signature(names, signature)
 
 
+def small_tensors(flat: bytes) -> dict[str, str]:
+    """The types of all tensors that have fewer than 8 bits, by name.
+
+    Raises:
+      TypeError: not bytes.
+      VerificationError: not a readable .tflite.
+    """
+    with _readable(flat) as reader:
+        return reader.small_tensors()
+
+
 def require_unchanged(flat: bytes) -> None:
     """Raises unless a .tflite is, byte for byte, what `convert` wrote.
 
@@ -165,8 +177,23 @@ def _unknown_signature(names: list[str], found: str | None) -> ValueError:
 @contextlib.contextmanager
 def _readable(flat: bytes) -> Iterator[FileReader]:
     require_tflite(flat)
+    with _told():
+        reader = FileReader(bytes(flat))
+        compiler = reader.compiler()
+    if compiler:
+        raise CompiledFileError(
+            f"This file was compiled by {compiler}, where alone it runs: verify and measure the "
+            ".tflite that it was made from."
+        )
+    with _told():
+        yield reader
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tells in our words what cannot be read."""
     try:
-        yield FileReader(bytes(flat))
+        yield
     except KeyError as error:
         raise VerificationError(f"The .tflite cannot be read: unknown code {error}.") from error
     except (TypeError, ValueError, struct.error) as error:

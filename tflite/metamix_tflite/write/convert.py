@@ -34,7 +34,7 @@ _VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 def convert(
     model: Any,
-    weight_container: Literal["fast", "smallest", "edgetpu"] = "fast",
+    weight_container: Literal["fast", "smallest", "int8"] = "fast",
     io: Literal["float32", "int8"] = "float32",
     operating_points: Mapping[str, BitAssignment] | None = None,
     run: Mapping[str, Any] | None = None,
@@ -57,7 +57,7 @@ def convert(
       weight_container: "fast" keeps one XNNPACK partition: INT4 for dense and pointwise layers,
         and for convolutions large enough to be written as products of patches (`patches.py`), the
         other low-bit integers in INT8; "smallest" holds every weight of at most 4 bits in INT4,
-        which LiteRT runs outside XNNPACK, slower and rounded otherwise; "edgetpu" holds all in
+        which LiteRT runs outside XNNPACK, slower and rounded otherwise; "int8" holds all in
         INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for Microcontrollers want it,
         best with io="int8".
       io: type of the file's inputs and outputs; with "float32" an input of bytes stays one.

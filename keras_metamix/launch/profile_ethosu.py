@@ -1,0 +1,132 @@
+"""A table of what Vela estimates for each layer of a float model's quantized files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import statistics
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_metamix.assignment import SearchSpace
+from keras_metamix.calibration import calibrate
+from keras_metamix.cost import LayerCost
+from keras_metamix.cost.latency_table import FORMAT, read_table
+from keras_metamix.files import written_whole
+from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
+from keras_metamix.launch.export import load_float_model
+from keras_metamix.launch.messages import command_line
+from keras_metamix.launch.results import today
+from keras_metamix.metamix.model import MetaMixModel
+from metamix_tflite import convert
+from metamix_tflite.devices import ethosu
+from metamix_tflite.devices.ethosu_layers import layer_prices
+
+ETHOSU = "ethosu"
+CONTAINER = "int8"
+
+
+def profile_ethosu(options: Any) -> None:
+    """Compiles a uniform file for each pair of bit-widths, and writes the table.
+
+    Args:
+      options: of `metamix-profile`, with the device's defaults.
+
+    Raises:
+      ValueError, OSError: what is wrong with a file or flag, what was expected and found.
+    """
+    if options.containers != CONTAINER:
+        raise ValueError(
+            f"--containers: Vela takes files of {CONTAINER!r}, found {options.containers!r}."
+        )
+    if options.output.exists() and not options.overwrite:
+        read_table(options.output)  # what is no table is never written over
+        raise ValueError(
+            f"--output={options.output}: is there: give another name, or --overwrite it."
+        )
+    told = vela_options(vars(options))
+    vela = ethosu.compiler(told)
+    model = load_float_model(options.model, "give the one that from_float takes.")
+    costs = layer_costs(model)  # refuses sizes that are not known
+    table = {
+        "format": FORMAT,
+        "origin": origin(told) | {"compiler": f"Vela {vela.version}"},
+        "date": today(),
+        "command": command_line(),
+        "network": [text for cost in costs for text in cost.operations],
+        "operations": {},
+        **_layers(model, costs, vela, options),
+    }
+    with written_whole(options.output) as temporary:
+        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    low, high = table["rest_range_us"]
+    print(
+        f"{options.output}: {len(costs)} layers priced by Vela {vela.version} for "
+        f"{told.accelerator}, {told.system_config}, {told.memory_mode} at "
+        f"{table['clock_hz'] / 1e6:g} MHz: no NPU was run. Besides them the network takes "
+        f"{table['rest_us']:.1f} us ({low:.1f} to {high:.1f}, as the bits are)"
+    )
+
+
+def vela_options(given: dict[str, Any]) -> ethosu.Options:
+    """Of some flags those that Vela is told."""
+    names = {field.name for field in dataclasses.fields(ethosu.Options)}
+    return ethosu.Options(**{k: v for k, v in given.items() if k in names and v is not None})
+
+
+def origin(told: ethosu.Options) -> dict[str, Any]:
+    """What estimates are made for: those of another origin cannot stand beside them."""
+    digest = "" if told.config is None else hashlib.sha256(told.config.read_bytes()).hexdigest()
+    return {
+        "device": ETHOSU,
+        "accelerator": told.accelerator,
+        "system_config": told.system_config,
+        "memory_mode": told.memory_mode,
+        "optimise": told.optimise,
+        "config_sha256": digest,
+        "container": CONTAINER,
+    }
+
+
+def _layers(model: keras.Model, costs: list[LayerCost], vela: Any, options: Any) -> dict[str, Any]:
+    """Prices of the layers at each pair of bit-widths, and of the rest."""
+    ends = options.edge_bits, options.edge_weight_bits
+    space = SearchSpace(
+        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
+    )
+    quantized = MetaMixModel.from_float(model, space)
+    random = np.random.default_rng(0)
+    images = [random.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
+    calibrate(quantized, images[0] if len(images) == 1 else images)
+    kinds = ("prices", "cycles", "weight_bytes")
+    rows: dict[str, dict[str, Any]] = {
+        cost.name: {"operations": cost.operations} | {kind: {} for kind in kinds} for cost in costs
+    }
+    rest_us, rest_bytes, clock = [], [], 1.0
+    for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
+        bits = uniform_assignment(model, activation, weight, *ends)
+        quantized.set_bits(bits)
+        flat = convert(quantized, CONTAINER, "int8", golden=0)
+        compiled = vela.compile(f"A{activation}W{weight}", flat)
+        found, clock = layer_prices(flat, compiled), compiled.clock_hz
+        for name, price in found.items():
+            pair = f"{bits[name].activation}/{bits[name].weight}"
+            values = price.cycles / clock * 1e6, price.cycles, price.weight_bytes
+            for kind, value in zip(kinds, values, strict=True):
+                rows[name][kind][pair] = value
+        cycles = compiled.cycles - sum(price.cycles for price in found.values())
+        rest_us.append(cycles / clock * 1e6)
+        stored = sum(price.weight_bytes for price in found.values())
+        rest_bytes.append(compiled.read_only_bytes - stored)
+        print(f"  A{activation}W{weight}: {compiled.cycles:,} cycles, {stored:,} weight bytes")
+    return {
+        "layers": rows,
+        "clock_hz": clock,
+        "rest_us": statistics.fmean(rest_us),
+        "rest_range_us": [min(rest_us), max(rest_us)],
+        "rest_bytes": statistics.fmean(rest_bytes),
+    }
