@@ -170,7 +170,7 @@ class _Reader:
             operator,
             xnnpack=not outside,
             gpu=LITERT[operator].gpu,
-            edge_tpu=LITERT[operator].edge_tpu and _takes_edge_tpu(node, found),
+            edge_tpu=LITERT[operator].edge_tpu and _takes_edge_tpu(node),
             macs=macs,
             mac_share=macs / self.macs if macs else 0.0,
             bops_share=macs * PRODUCT_BITS**2 / self.bops if macs else 0.0,
@@ -248,8 +248,9 @@ def _mac_form(node: Node, weight_bits: int) -> MacForm:
     return mac_form(kind, layer.kernel.shape, strides, node.inputs[0].shape[-1], weight_bits)
 
 
-def _takes_edge_tpu(node: Node, found: Any) -> bool:
+def _takes_edge_tpu(node: Node) -> bool:
     """Whether the Edge TPU takes a call of an operator that it has: of three dimensions above 1."""
+    found = kind(node.operation)
     outer = [size for t in (*node.inputs[:1], node.output) for size in t.shape[1:-3]]
     own = not isinstance(found, Operator) or found.takes_edge_tpu(node)
     return own and all(size == 1 for size in outer)

@@ -52,6 +52,13 @@ def least(x):
     return conv(name="c")(ops.minimum(1.5, layers.ReLU(name="relu")(conv(name="d")(x))))
 
 
+def of_parts(x):
+    """Of slices of one tensor, which lie on one grid."""
+    x = layers.Maximum(name="most")(ops.split(conv(8, name="a")(x), 2, axis=-1))
+    x = conv(name="b")(x)
+    return conv(name="c")(ops.minimum(x[..., :3], x[..., 3:]))
+
+
 def of_features():
     x = keras.Input((12,), name="features")
     a, b = layers.Dense(8, name="a")(x), layers.Dense(8, activation="silu", name="b")(x)
@@ -166,6 +173,7 @@ MODELS = {
     "gelus": (lambda: model_of(gelus), 4),
     "gelus side by side": (lambda: model_of(gelus_side_by_side), 2),
     "gelu at the end": (gelu_at_the_end, 2),
+    "of parts": (lambda: model_of(of_parts), 1),
 }
 
 

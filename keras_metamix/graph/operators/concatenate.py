@@ -24,7 +24,7 @@ class Concatenate(Operator):
     def begin(self, node: Any, values: Sequence[Levels | Group]) -> Levels | Group:
         parts = [value for value in values if isinstance(value, Levels)]
         if len(parts) == len(values) and len({part.grid for part in parts}) == 1:
-            whole = keras.layers.Concatenate(axis=node.operation.axis, name=node.call_name)
+            whole = self.joined(node, node.call_name)
             return Levels(whole([part.tensor for part in parts]), parts[0].grid)
         return Group(node, self, self.stage, inputs=tuple(values))
 
