@@ -7,7 +7,8 @@ import pytest
 
 import keras_metamix as kmm
 
-README = Path(__file__).parents[1] / "README.md"
+TOP = Path(__file__).parents[1]
+README = TOP / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
 
 
@@ -22,10 +23,27 @@ def test_the_python_blocks_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "model.keras").is_file()
 
 
-def test_links_and_commands_of_the_readme_exist():
+PAGES = [
+    *TOP.glob("*.md"),
+    *(p for d in ("docs", "examples", "findings") for p in (TOP / d).rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_links_of_a_page_exist(page):
+    for target, anchor in re.findall(
+        r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")
+    ):
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.M)
+            names = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+            assert anchor in names, f"{target}#{anchor}"
+
+
+def test_commands_of_the_readme_exist():
     text = README.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (README.parent / target).is_file(), target
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     project = (README.parent / "pyproject.toml").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", text, re.M):

@@ -77,6 +77,49 @@ def quantized():
     return make
 
 
+@pytest.fixture
+def trains_and_is_saved(tmp_path):
+    """trains_and_is_saved(build, "MetaMix" or "Bit-Mixer", space): all phases, and its file."""
+
+    def check(build, method, space):
+        keras.utils.set_random_seed(2)
+        source = build()
+        images = np.random.default_rng(0).normal(size=(8, *source.input_shape[1:]))
+        images = images.astype(np.float32)
+        labels = keras.tree.map_structure(
+            lambda t: np.random.default_rng(1).uniform(size=(8, *t.shape[1:])).astype(np.float32),
+            source.output,
+        )
+        if method == "MetaMix":
+            model = kmm.MetaMixModel.from_float(source, space)
+            schedule = kmm.MetaMixCallback(
+                meta_epochs=1, search_epochs=1, budget=kmm.Bops(share=0.5), verbose=0
+            )
+        else:
+            model = kmm.BitMixerModel.from_float(source, kmm.SearchSpace((4, 2)))
+            schedule = kmm.BitMixerCallback(stage_epochs=(1, 1, 1))
+        # Tracing the phases takes longer than their few steps.
+        model.compile("adam", "mse", run_eagerly=method == "MetaMix")
+        fitted = model.fit(images, labels, epochs=3, batch_size=8, callbacks=[schedule], verbose=0)
+        assert np.all(np.isfinite(fitted.history["loss"]))
+        if method == "Bit-Mixer":
+            model.set_bits(model.uniform_bits(2))
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        for found, expected in zip(
+            *(keras.tree.flatten(m(images)) for m in (loaded, model)), strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)
+        flat = mt.convert(loaded)
+        mt.verify(flat, model.bit_assignment)
+        parities = mt.parity(flat, model, images)
+        found = parities.values() if isinstance(parities, dict) else [parities]
+        assert all(parity.differing == 0 for parity in found)
+        assert mt.Runner(flat).delegated
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def differing():
     """differing(file, folded model, images, signature) -> (output values that differ, delegated).
