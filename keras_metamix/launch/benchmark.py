@@ -60,10 +60,10 @@ class Options:
     accelerator: str | None = option(
         "ethosu: as Vela names it; ethos-u55-256. Of --compare: one to estimate cycles for", None
     )
-    system_config: str | None = option("ethosu: a section of --config; Arm's high end", None)
-    memory_mode: str | None = option("ethosu: a section of --config; of that system", None)
+    system_config: str | None = option("ethosu: a section of --vela_config; Arm's high end", None)
+    memory_mode: str | None = option("ethosu: a section of --vela_config; of that system", None)
     optimise: str | None = option("ethosu: Performance or Size; Performance", None)
-    config: Path | None = option("ethosu: an .ini of Vela; Arm's", None, "FILE")
+    vela_config: Path | None = option("ethosu: an .ini of Vela; Arm's", None, "FILE")
     latency_table: Path | None = option(
         "ethosu: of metamix-profile, to show what it predicts", None, "FILE"
     )

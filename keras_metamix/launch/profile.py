@@ -84,10 +84,10 @@ class Options:
     runs: int = option("local: timed inferences of each operator; 100", None)
     warmup: int = option("local: inferences before these; 10", None)
     accelerator: str | None = option("ethosu: as Vela names it; ethos-u55-256", None)
-    system_config: str | None = option("ethosu: a section of --config; Arm's high end", None)
-    memory_mode: str | None = option("ethosu: a section of --config; of that system", None)
+    system_config: str | None = option("ethosu: a section of --vela_config; Arm's high end", None)
+    memory_mode: str | None = option("ethosu: a section of --vela_config; of that system", None)
     optimise: str | None = option("ethosu: Performance or Size; Performance", None)
-    config: Path | None = option("ethosu: an .ini of Vela; Arm's", None, "FILE")
+    vela_config: Path | None = option("ethosu: an .ini of Vela; Arm's", None, "FILE")
     timeout: int | None = option("ethosu: seconds for one file; 600", None)
     overwrite: bool = option("begin anew where the output is there", False)
 

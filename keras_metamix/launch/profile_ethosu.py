@@ -80,7 +80,11 @@ def vela_options(given: dict[str, Any]) -> ethosu.Options:
 
 def origin(told: ethosu.Options) -> dict[str, Any]:
     """What estimates are made for: those of another origin cannot stand beside them."""
-    digest = "" if told.config is None else hashlib.sha256(told.config.read_bytes()).hexdigest()
+    digest = (
+        ""
+        if told.vela_config is None
+        else hashlib.sha256(told.vela_config.read_bytes()).hexdigest()
+    )
     return {
         "device": ETHOSU,
         "accelerator": told.accelerator,

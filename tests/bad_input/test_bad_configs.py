@@ -65,7 +65,7 @@ SHARED = [
     ("model", None, "config.model: expected a section of fields, found None"),
     ("title", 3, "config.title: expected text, found 3"),
     *numbers("seed", "(finite|whole) number", ["x", -1, 1.5]),
-    ("data.name", "mnist", "unknown data set 'mnist'"),
+    ("data.name", "mnist", "expected one of .*'imagenet2012_sample'.*, found 'mnist'"),
     ("data.dir", 3, "config.data.dir: expected text, found 3"),
     *numbers("data.validation", "finite number, at least 0", ["x", NAN, -0.1, None]),
     ("data.validation", 10.5, "config.data.validation: .*a whole number of images, found 10.5"),

@@ -286,7 +286,7 @@ POINTS = [
         "of a float model",
         lambda g: kmm.pareto_front(g.model, (g.images, g.labels)),
         TypeError,
-        "Expected a BitMixerModel, found Functional",
+        "Expected a MetaMixModel or BitMixerModel, found Functional",
     ),
     (
         "plot into no folder",

@@ -25,7 +25,7 @@ FAMILIES = {
 }
 # What is left in float, so that a family is not exported; `explain` names the layers.
 NOT_EXPORTED = {
-    "ConvNeXtTiny": {"LayerNormalization", "Activation"},
+    "ConvNeXtTiny": {"LayerNormalization"},
 }
 
 

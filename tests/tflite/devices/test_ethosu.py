@@ -148,13 +148,13 @@ def test_layers_and_the_rest_are_the_whole(quantized):
 def test_an_ini_of_ones_own(flat, tmp_path):
     path = tmp_path / "own.ini"
     path.write_text(OWN)
-    own = {"config": path, "system_config": "Own", "memory_mode": "Shared"}
+    own = {"vela_config": path, "system_config": "Own", "memory_mode": "Shared"}
     (row, *_) = devices.measure("ethosu", {"a": flat}, **own).rows
     assert row["time_us"] == pytest.approx(row["cycles"] / 1e9 * 1e6)
     with pytest.raises(ValueError, match="--memory_mode: expected one of Shared, found 'Other'"):
         devices.measure("ethosu", {"a": flat}, **own | {"memory_mode": "Other"})
     path.write_text("nothing")
-    with pytest.raises(ValueError, match=r"--config=.*own.ini: expected an .ini of Vela"):
+    with pytest.raises(ValueError, match=r"--vela_config=.*own.ini: expected an .ini of Vela"):
         devices.measure("ethosu", {"a": flat}, **own)
 
 
@@ -224,7 +224,10 @@ def test_it_says_how_to_get_vela(flat, tmp_path, monkeypatch):
     [
         ({"accelerator": "u55"}, "--accelerator: expected one of ethos-u55-32, .*found 'u55'"),
         ({"optimise": "Speed"}, "--optimise: expected one of Performance, Size, found 'Speed'"),
-        ({"config": Path("a.ini")}, "--config: expected --system_config and --memory_mode"),
+        (
+            {"vela_config": Path("a.ini")},
+            "--vela_config: expected --system_config and --memory_mode",
+        ),
         ({"timeout": 0}, "timeout: expected at least 1, found 0"),
     ],
 )

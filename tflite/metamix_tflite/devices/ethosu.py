@@ -45,10 +45,10 @@ class Options:
 
     Attributes:
       accelerator: one of `ACCELERATORS`.
-      system_config, memory_mode: sections of `config`, by their names; without it the accelerator's
-        family has defaults.
+      system_config, memory_mode: sections of `vela_config`, by their names; without it the
+        accelerator's family has defaults.
       optimise: for "Performance" or for "Size", the least SRAM.
-      config: an .ini of Vela; None for Arm's, which comes with it.
+      vela_config: an .ini of Vela; None for Arm's, which comes with it.
       timeout: seconds for the compilation of a file.
     """
 
@@ -56,7 +56,7 @@ class Options:
     system_config: str | None = None
     memory_mode: str | None = None
     optimise: str = OPTIMISE[0]
-    config: Path | None = None
+    vela_config: Path | None = None
     timeout: int = 600
 
     def __post_init__(self):
@@ -66,8 +66,8 @@ class Options:
             if found not in known:
                 raise ValueError(f"--{name}: expected one of {', '.join(known)}, found {found!r}.")
         names = self.system_config, self.memory_mode
-        if self.config is not None and None in names:
-            raise ValueError("--config: expected --system_config and --memory_mode beside it.")
+        if self.vela_config is not None and None in names:
+            raise ValueError("--vela_config: expected --system_config and --memory_mode beside it.")
         for name, value, default in zip(
             ("system_config", "memory_mode"),
             names,
@@ -84,17 +84,19 @@ def compiler(options: Options) -> Vela:
       DeviceUnavailable: it is not installed.
       ValueError: no such configuration file, or it has no section of that name; names those there.
     """
-    if options.config is not None and not options.config.is_file():
-        raise ValueError(f"--config: expected an .ini of Vela, found no file {options.config}.")
+    if options.vela_config is not None and not options.vela_config.is_file():
+        raise ValueError(
+            f"--vela_config: expected an .ini of Vela, found no file {options.vela_config}."
+        )
     flags = [
         f"--accelerator-config={options.accelerator}",
         f"--system-config={options.system_config}",
         f"--memory-mode={options.memory_mode}",
         f"--optimise={options.optimise}",
-        f"--config={'Arm/vela.ini' if options.config is None else options.config.absolute()}",
+        f"--config={options.vela_config.absolute() if options.vela_config else 'Arm/vela.ini'}",
     ]
     vela = find_vela(flags, options.timeout)
-    known = configurations(vela, options.config)
+    known = configurations(vela, options.vela_config)
     for name, section in (("system_config", "System_Config"), ("memory_mode", "Memory_Mode")):
         found = getattr(options, name)
         if found not in known[section]:

@@ -154,8 +154,8 @@ def configurations(vela: Vela, config: Path | None) -> dict[str, list[str]]:
     if done.returncode or not all(found.values()):
         said = _last_line(done.stderr) or f"found {found}"
         raise ValueError(
-            f"--config={path}: expected an .ini of Vela, with sections [System_Config.NAME] and "
-            f"[Memory_Mode.NAME]: {said}"
+            f"--vela_config={path}: expected an .ini of Vela, with sections [System_Config.NAME] "
+            f"and [Memory_Mode.NAME]: {said}"
         )
     return found
 
