@@ -288,6 +288,7 @@ def _table(name: str, found: dict[str, Any]) -> str:
 
 def _write(file: str, text: str) -> None:
     if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as temporary:
             temporary.write_text(text)
 

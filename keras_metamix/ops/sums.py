@@ -1,8 +1,8 @@
 """Sums over large tensors, written so that XLA's loops for CPUs are vectorised.
 
-XLA adds up `reduce_sum(f(x))` one value after another. Here the tensors are cut into blocks, and
-`f` of the blocks is added block to block, which is an elementwise loop. A barrier keeps XLA from
-merging it with the next.
+XLA adds up `reduce_sum(f(x))` one value after another. Here the tensors are cut into blocks of
+rows, and `f` of the blocks is added block to block, which is an elementwise loop. A barrier keeps
+XLA from merging it with the next.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import keras
 from keras import ops
 
-_BLOCKS = 4  # more of them need more registers than a CPU has
-_FOLDS = (8, 4, 2, 1)  # by how much the sum of the blocks is folded once more
+_CUTS = (4, 8, 8)  # the tensors, then the sums; more blocks of tensors need too many registers
 _LARGE = 2**12  # values of an image from which the longer compilation pays
+_ROW = 64  # values of a row, at least, for vectors
 
 
 def sums(integrands: Callable[..., Sequence[Any]], *tensors: Any) -> list[Any]:
@@ -28,20 +28,43 @@ def sums(integrands: Callable[..., Sequence[Any]], *tensors: Any) -> list[Any]:
       integrands: elementwise functions of the tensors, or of equal parts of them.
       tensors: of one shape, whose first size may be unknown.
     """
-    size = math.prod(n for n in tensors[0].shape[1:] if n)
-    if size < _LARGE or size % _BLOCKS:
+    shape = tensors[0].shape
+    size = math.prod(n for n in shape[1:] if n)
+    if size < _LARGE:
         return [ops.sum(values) for values in integrands(*tensors)]
-    fold = next(n for n in _FOLDS if size % (_BLOCKS * n) == 0)
-    rows = [ops.reshape(t, (-1, size // (_BLOCKS * fold))) for t in tensors]
-    blocks = zip(*(_cut(t, _BLOCKS) for t in rows), strict=True)
-    added = [sum(terms) for terms in zip(*(integrands(*block) for block in blocks), strict=True)]
-    return [ops.sum(_barrier(sum(_cut(value, fold)))) for value in map(_barrier, added)]
+    width = _row(shape)
+    rows, each = [ops.reshape(t, (-1, width)) for t in tensors], size // width
+    totals: list[Any] = []
+    for cut in _CUTS:
+        blocks, rests = _cut(rows, cut)
+        if each % cut or not each:  # else none is left over, whatever the batch
+            totals += [[ops.sum(rest) for rest in integrands(*rests)]]
+        each = 0 if each % cut else each // cut
+        terms = zip(*(integrands(*block) for block in blocks), strict=True)
+        rows, integrands = [_barrier(sum(parts)) for parts in terms], _themselves
+    totals += [[ops.sum(values) for values in rows]]
+    return [sum(parts) for parts in zip(*totals, strict=True)]
 
 
-def _cut(rows: Any, count: int) -> list[Any]:
-    """So many blocks of equally many rows."""
-    length = ops.shape(rows)[0] // count
-    return [rows[i * length : (i + 1) * length] for i in range(count)]
+def _themselves(*tensors: Any) -> Sequence[Any]:
+    return tensors
+
+
+def _row(shape: Sequence[int | None]) -> int:
+    """The length of rows: the last sizes together, so that XLA finds values without dividing."""
+    width = 1
+    for size in reversed(shape[1:]):
+        width *= size or 1
+        if width >= _ROW:
+            break
+    return width
+
+
+def _cut(rows: Sequence[Any], count: int) -> tuple[list[list[Any]], list[Any]]:
+    """So many blocks of equally many rows of each tensor, and the rows left over."""
+    length = ops.shape(rows[0])[0] // count
+    blocks = [[t[i * length : (i + 1) * length] for t in rows] for i in range(count)]
+    return blocks, [t[count * length :] for t in rows]
 
 
 def _barrier(value: Any) -> Any:
