@@ -107,7 +107,7 @@ def test_the_whole_example(example, tmp_path):
         pytest.skip(f"the wheel cannot be had: {error}")
     with archive:
         windows = data.read_windows(archive)
-    assert len(windows.motion) == 3630
+    assert len(windows.motion) == 3605
     result = module.run(tmp_path, windows)
     assert result.float_accuracy > 0.75  # 0.85; one in seven by chance
     assert result.file_accuracy > result.float_accuracy - 0.05
