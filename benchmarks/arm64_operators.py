@@ -66,6 +66,7 @@ FORMS: dict[str, Form] = {
     "FULLY_CONNECTED of blocks, INT4, and DEPTH_TO_SPACE": lambda x: layers.Conv2DTranspose(
         72, 2, 2
     )(layers.MaxPooling2D(2)(conv(72, 1, activation="relu")(x))),
+    "FULLY_CONNECTED of blocks, INT8, and DEPTH_TO_SPACE": layers.Conv2DTranspose(4, 2, 2),
     "RESIZE_BILINEAR": lambda x: layers.Resizing(7, 13)(
         conv()(layers.UpSampling2D(2, interpolation="bilinear")(x))
     ),
@@ -83,6 +84,18 @@ FORMS: dict[str, Form] = {
     "CONV_2D of one row, dilated (Conv1D)": lambda x: layers.Conv2D(
         5, (1, 3), dilation_rate=(1, 2)
     )(layers.DepthwiseConv2D((1, 5), padding="same")(x)),
+    "RESHAPE and CONV_2D (Conv1D, causal)": lambda x: layers.Reshape((*SHAPE[:2], 5))(
+        layers.Conv1D(5, 3, padding="causal", dilation_rate=2, activation="relu")(_pixels(x))
+    ),
+    "TRANSPOSE (channel shuffle)": lambda x: layers.Reshape((*SHAPE[:2], 6))(
+        layers.Permute((1, 2, 4, 3))(layers.Reshape((*SHAPE[:2], 2, 3))(x))
+    ),
+    "STRIDED_SLICE of channels, CONCATENATION": lambda x: ops.concatenate(
+        [conv(3)(x[..., :3]), x[..., 3:]], -1
+    ),
+    "SUM, MEAN, REDUCE_MAX along channels": lambda x: layers.Add()(
+        [x * f(x, -1, keepdims=True) for f in (ops.sum, ops.mean, ops.max)]
+    ),
     "MEAN": lambda x: layers.Multiply()(
         [x, conv(6, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))]
     ),
