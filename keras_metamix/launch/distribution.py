@@ -85,7 +85,7 @@ def local_copy(model: Any, strategy: Any) -> Any:
         copy.compile_from_config(model.get_compile_config())
         pairs = zip(optimizers_of(copy), optimizers_of(model), strict=True)
         for (ours, trained), (theirs, _) in pairs:
-            if ours is not None and theirs is not None:
+            if ours is not None and theirs is not None and theirs.built:
                 ours.build(trained)
                 for variable, value in zip(ours.variables, theirs.variables, strict=True):
                     variable.assign(keras.ops.convert_to_numpy(value))
