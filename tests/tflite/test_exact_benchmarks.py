@@ -120,7 +120,7 @@ def test_files_are_exact(build, quantized, differing):
     assert differing(flat, folded, images) == (0, True)
 
 
-QUICK = [(keyword_spotting, "MetaMix"), (inception, "Bit-Mixer")]
+QUICK = [(keyword_spotting, "MetaMix")]
 TRAINED = [
     pytest.param(build, method, marks=[pytest.mark.long] * ((build, method) not in QUICK))
     for build in NETWORKS
