@@ -107,7 +107,7 @@ def trains_and_is_saved(tmp_path):
         model.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
         for found, expected in zip(
-            *(keras.tree.flatten(m(images)) for m in (loaded, model)), strict=True
+            *(keras.tree.flatten(m(images, training=False)) for m in (loaded, model)), strict=True
         ):
             np.testing.assert_array_equal(found, expected)
         flat = mt.convert(loaded)
