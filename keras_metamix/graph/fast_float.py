@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_metamix.graph.copying import copy_of
 from keras_metamix.graph.topology import as_functional
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 
@@ -33,16 +34,9 @@ def fast_float(model: keras.Model) -> keras.Model:
       TypeError: another model: its `call` is not known.
       ValueError: a Sequential that does not know its input shape yet.
     """
-    functional = as_functional(model)
-    fast = keras.models.clone_model(functional, clone_function=_fast, recursive=True)
-    for original, copy in zip(functional.variables, fast.variables, strict=True):
-        copy.assign(original)
-        copy.trainable = original.trainable
-    return fast
+    return keras.models.clone_model(as_functional(model), clone_function=_fast, recursive=True)
 
 
 def _fast(layer: Any) -> Any:
-    kind = type(layer)
-    if kind is keras.layers.BatchNormalization:
-        kind = FoldableBatchNormalization
-    return kind.from_config(layer.get_config())
+    plain = type(layer) is keras.layers.BatchNormalization
+    return copy_of(layer, layer.name, FoldableBatchNormalization if plain else None)

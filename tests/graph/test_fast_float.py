@@ -62,6 +62,13 @@ def test_it_trains_as_the_model_does(model, images):
     np.testing.assert_allclose(model.predict(images, verbose=0), before, atol=1e-6)
 
 
+def test_an_adapted_normalization_keeps_what_it_learned(images):
+    learned = layers.Normalization()
+    learned.adapt(images)
+    model = keras.Sequential([layers.Input((8, 8, 3)), learned, layers.Conv2D(4, 3)])
+    np.testing.assert_array_equal(fast_float(model)(images), model(images))
+
+
 def test_a_model_without_a_graph_is_refused():
     class Own(keras.Model):
         def call(self, x):
