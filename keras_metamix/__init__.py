@@ -38,6 +38,7 @@ from keras_metamix.metamix.search import prepare_weight_training, select_bits
 from keras_metamix.pareto import pareto_front
 from keras_metamix.points import OperatingPoint
 from keras_metamix.quantized_model import QuantizedModel
+from keras_metamix.sensitivity import sensitivity
 
 __version__ = "0.1.0"
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "prepare_weight_training",
     "quantizers_off",
     "select_bits",
+    "sensitivity",
     "summary",
     "uniform_assignment",
 ]

@@ -141,13 +141,17 @@ class QuantizedModel(NetworkModel):
         """The bit-widths assigned at present."""
         return self.bit_widths.read()
 
-    def set_bits(self, bits: BitAssignment) -> None:
-        """Assigns bit-widths; no retrace follows.
+    def assign_bits(self, bits: BitAssignment) -> None:
+        """Writes the bit-widths into the layers' variables; no retrace follows, and all else stays.
 
         Raises:
           ValueError: the assignment is of another model, or not within the space.
         """
         self.bit_widths.write(bits, self.name)
+
+    def set_bits(self, bits: BitAssignment) -> None:
+        """Fixes an assignment; raises as `assign_bits` does."""
+        self.assign_bits(bits)
 
     @property
     def calibrated(self) -> bool:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
-
-import numpy as np
 
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.bitmixer.model import BitMixerModel
@@ -21,6 +18,7 @@ from keras_metamix.cost import (
     select,
 )
 from keras_metamix.points import OperatingPoint
+from keras_metamix.sensitivity import BitMeasure
 
 Name = TypeVar("Name")
 Method = Literal["solver", "greedy"]
@@ -87,7 +85,7 @@ def measured_points(
     model: BitMixerModel, data: Any, bits: Mapping[Name, BitAssignment], budget: Budget
 ) -> dict[Name, OperatingPoint]:
     """The operating points of given assignments, by the same names; see `uniform_points`."""
-    priced, measure = budget.priced(model), _Measure(model, data, verbose=0)
+    priced, measure = budget.priced(model), BitMeasure(model, data, verbose=0)
     before = model.bit_assignment
     try:
         return {
@@ -96,53 +94,6 @@ def measured_points(
         }
     finally:
         model.set_bits(before)
-
-
-class _Measure:
-    """Losses of a model at assignments given as one candidate number for each layer."""
-
-    def __init__(self, model: BitMixerModel, data: Any, verbose: int):
-        self.model, self.data, self.verbose = model, data, verbose
-        self.pairs: list[list[Pair]] = [list(p) for p in model.cost_table.choices.values()]
-        self.names = list(model.cost_table.choices)
-        self.count = 0
-        self._known: dict[tuple[int, ...], dict[str, float]] = {}
-
-    def assignment(self, chosen: Sequence[int]) -> BitAssignment:
-        """The bits of each layer's candidate."""
-        found = [row[number] for row, number in zip(self.pairs, chosen, strict=True)]
-        activations, weights = zip(*found, strict=True)
-        return BitAssignment(
-            dict(zip(self.names, activations, strict=True)),
-            dict(zip(self.names, weights, strict=True)),
-        )
-
-    def metrics(self, chosen: Sequence[int]) -> dict[str, float]:
-        """What `evaluate` says; asked once for each assignment."""
-        if tuple(chosen) not in self._known:
-            self._known[tuple(chosen)] = self.metrics_of(self.assignment(chosen))
-        return self._known[tuple(chosen)]
-
-    def metrics_of(self, bits: BitAssignment) -> dict[str, float]:
-        """What `evaluate` says of an assignment."""
-        self.count += 1
-        if self.verbose and sys.stdout.isatty():
-            print(f"\r[Bit-Mixer] assignments measured: {self.count}", end="", flush=True)
-        self.model.set_bits(bits)
-        arrays = self.data if isinstance(self.data, tuple) else (self.data,)
-        found: Any = self.model.evaluate(*arrays, verbose=0, return_dict=True)
-        if "loss" not in found or not np.isfinite(found["loss"]):
-            raise ValueError(
-                "data: expected images and labels that give a finite loss, found "
-                f"{found.get('loss', 'no image')}."
-            )
-        return {name: float(value) for name, value in found.items()}
-
-    def end(self) -> None:
-        """Says how many were measured."""
-        if self.verbose:
-            start = "\r" if sys.stdout.isatty() else ""
-            print(f"{start}[Bit-Mixer] assignments measured: {self.count}", flush=True)
 
 
 def _points(
@@ -156,7 +107,7 @@ def _points(
     for budget in priced:
         require_all_reachable(budget)
     before = model.bit_assignment
-    measure = _Measure(model, data, verbose)
+    measure = BitMeasure(model, data, verbose)
     try:
         points = []
         for budget in priced:
@@ -169,24 +120,13 @@ def _points(
         measure.end()
 
 
-def _solve(measure: _Measure, budgets: Budgets) -> list[int]:
+def _solve(measure: BitMeasure, budgets: Budgets) -> list[int]:
     """A knapsack over the losses' rises, each layer alone below its highest bit-width."""
-    top = [0] * len(measure.pairs)
-    base, scores = measure.metrics(top)["loss"], {}
-    for row, (name, pairs) in enumerate(zip(measure.names, measure.pairs, strict=True)):
-        lower = ([*top[:row], number, *top[row + 1 :]] for number in range(len(pairs)))
-        scores[name] = {
-            pair: base - measure.metrics(chosen)["loss"]
-            for pair, chosen in zip(pairs, lower, strict=True)
-        }
-    bits = select(scores, budgets)
-    return [
-        pairs.index((bits[name].activation, bits[name].weight))
-        for name, pairs in zip(measure.names, measure.pairs, strict=True)
-    ]
+    bits = select(measure.each_alone(), budgets)
+    return measure.numbers(bits)
 
 
-def _descend(measure: _Measure, budgets: Budgets) -> list[int]:
+def _descend(measure: BitMeasure, budgets: Budgets) -> list[int]:
     """One layer after the other at its next cheaper bit-width; then back, where that fits."""
     chosen = [0] * len(measure.pairs)
     while exceeded := [b for b in budgets if b.total(measure.assignment(chosen)) > b.limit]:
@@ -206,7 +146,7 @@ def _descend(measure: _Measure, budgets: Budgets) -> list[int]:
     return _climb(measure, budgets, chosen)
 
 
-def _climb(measure: _Measure, budgets: Budgets, chosen: list[int]) -> list[int]:
+def _climb(measure: BitMeasure, budgets: Budgets, chosen: list[int]) -> list[int]:
     """One layer after the other at its next bit-width, until 97 % are used or none fits."""
     while not any(b.uses(b.total(measure.assignment(chosen))) for b in budgets):
         raised = [
@@ -231,7 +171,7 @@ def _prices(name: str, pairs: Sequence[Pair], budgets: Sequence[PricedBudget]) -
     return [sum(column) for column in zip(*rows, strict=True)]
 
 
-METHODS: dict[str, Callable[[_Measure, Budgets], list[int]]] = {
+METHODS: dict[str, Callable[[BitMeasure, Budgets], list[int]]] = {
     "solver": _solve,
     "greedy": _descend,
 }

@@ -117,10 +117,6 @@ class MetaMixModel(QuantizedModel):
         """Whether bit-meta updates compute with quantized weights."""
         return self.weights_searched and self.meta_weights == "quantized"
 
-    def assign_bits(self, bits: BitAssignment) -> None:
-        """Writes the bit-widths into the layers' variables; phase and steps stay."""
-        super().set_bits(bits)
-
     def set_bits(self, bits: BitAssignment) -> None:
         """Fixes an assignment by hand and enters weight training; no search is needed.
 

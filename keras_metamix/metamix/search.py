@@ -23,7 +23,7 @@ from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.training import restart_averages, training_batches
 
 
-def select_bits(model: MetaMixModel, budget: Any) -> Any:
+def select_bits(model: MetaMixModel, budget: Any, scores: Scores | None = None) -> Any:
     """The bits that a search chooses under a budget, without training or changing the model.
 
     They are the most probable assignment that meets the budget and uses at least 97 % of it, see
@@ -34,6 +34,9 @@ def select_bits(model: MetaMixModel, budget: Any) -> Any:
       model: a MetaMixModel whose bits were searched.
       budget: Bops, Size, Latency or Priced, or a number of BOPs. A tuple of them is one budget, all
         parts of which are met; a list is several budgets, each with an assignment of its own.
+      scores: in the place of what a search learned: `{layer name: {(activation bits, weight
+        bits): score}}`, the more the better, such as `sensitivity(model, data)` gives. No search
+        is needed then.
 
     Returns:
       A BitAssignment, or for a list a list of them. `model.set_bits` takes one, and
@@ -41,18 +44,32 @@ def select_bits(model: MetaMixModel, budget: Any) -> Any:
 
     Raises:
       TypeError: not a MetaMixModel, or not a budget.
-      ValueError: no assignment meets the budget (names the range), or nothing was searched yet.
+      ValueError: no assignment meets the budget (names the range), nothing was searched yet, or
+        scores of other layers or bits.
     """
     require_metamix(model)
-    if model.phase == "bit_meta":
+    if scores is not None:
+        _require_scores(model, scores)
+    elif model.phase == "bit_meta":
         raise ValueError(
             "select_bits: expected a model whose bits were searched, found phase 'bit_meta': let "
-            "fit with MetaMixCallback get through its search_epochs."
+            "fit with MetaMixCallback get through its search_epochs, or give scores, such as "
+            "keras_metamix.sensitivity(model, data)."
         )
     if isinstance(budget, list):
-        return [select_bits(model, one) for one in budget]
+        return [select_bits(model, one, scores) for one in budget]
     priced = [part.priced(model) for part in as_budgets(budget)]
-    return select(candidate_scores(model), priced)
+    return select(scores or candidate_scores(model), priced)
+
+
+def _require_scores(model: MetaMixModel, scores: Scores) -> None:
+    choices = model.cost_table.choices
+    for name in {**choices, **scores}:
+        found, wanted = sorted(scores.get(name, {})), sorted(choices.get(name, []))
+        if found != wanted:
+            raise ValueError(
+                f"scores: expected one for each of {wanted} of layer {name!r}, found {found}."
+            )
 
 
 def prepare_weight_training(

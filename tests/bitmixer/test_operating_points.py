@@ -299,7 +299,7 @@ def test_bits_are_restored_when_a_measurement_fails(method, fails_at, with_loss,
 def test_progress_is_said_once_and_can_be_left_out(with_loss, capsys):
     model, asked = with_loss(additive)
     choose_bits(model, None, 1e12)
-    assert capsys.readouterr().out.strip() == f"[Bit-Mixer] assignments measured: {len(asked)}"
+    assert capsys.readouterr().out.strip() == f"assignments measured: {len(asked)}"
     choose_bits(model, None, 1e12, verbose=0)
     assert capsys.readouterr().out == ""
 

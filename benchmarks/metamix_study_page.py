@@ -1,0 +1,281 @@
+"""The page of benchmarks/metamix_study.py: tables, pictures, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from keras_metamix.files import written_whole
+from keras_metamix.report import style
+
+SETTINGS = {
+    "A842": "activations of 8, 4 or 2 bits, weights of 4; 0.65 of what A4W4 costs, BOPs",
+    "A843": "activations of 8, 4 or 3 bits, weights of 4; 0.85 of what A4W4 costs, BOPs",
+    "W8432": "weights of 8, 4, 3 or 2 bits, activations of 8; 0.32 of the bytes of 8-bit weights",
+}
+NETWORKS = {
+    "mobilenet": "a small MobileNetV2 (`zoo.small_mobilenet(width=8)`)",
+    "resnet": "a small ResNet (`zoo.small_resnet(width=8, stem_strides=2)`)",
+    "deep": "MobileNetV2 0.35 (`zoo.mobilenet_v2`, 53 layers)",
+}
+ORDER = (
+    "metamix",
+    "sensitivity, meta-state",
+    "sensitivity, float network",
+    "sensitivity, no meta-state",
+    "moving",
+    "joint",
+)
+CONFIDENCE = 0.95
+
+Seeds = Mapping[str, Mapping[str, Any]]  # seed -> arm -> result
+
+
+def write_page(output: Path, study: dict[str, Any]) -> None:
+    """Writes OUTPUT.md and a picture for each network that has results."""
+    results = study["results"]
+    lines = ["# Does the search earn its keep?", ""]
+    lines += [f"- {line}" for line in _verdicts(results)]
+    lines += ["", *_method(study)]
+    for network, groups in results.items():
+        searched = {name: groups[name] for name in SETTINGS if name in groups}
+        if not searched:
+            continue
+        picture = output.with_name(f"{output.name}_{network}.png")
+        style.save_figure(_figure(searched, groups), picture, dpi=110)
+        lines += ["", f"## {NETWORKS[network][0].upper()}{NETWORKS[network][1:]}"]
+        lines += ["", *_floats(groups), "", f"![Accuracy of each choice]({picture.name})"]
+        for name, seeds in searched.items():
+            lines += ["", f"### {name}: {SETTINGS[name]}", "", *_table(seeds)]
+            lines += ["", *_bits(seeds)]
+        if "uniform" in groups:
+            lines += ["", "### Uniform bits, whatever they cost", "", *_uniform(groups["uniform"])]
+    with written_whole(output.with_suffix(".md")) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the 95 % interval of Student's t; infinite of one value."""
+    found = np.asarray(values, np.float64)
+    if len(found) < 2:
+        return float(found.mean()), float("inf")
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(found) - 1) * stats.sem(found)
+    return float(found.mean()), float(half)
+
+
+def random_mean(arms: Mapping[str, Any], key: str = "accuracy") -> float:
+    """The mean of a seed's random assignments."""
+    return float(np.mean([r[key] for name, r in arms.items() if name.startswith("random ")]))
+
+
+def paired(seeds: Seeds, arm: str, other: str | None = None) -> list[float]:
+    """An arm's accuracy less another's, or less the mean random assignment's, of each seed."""
+    found = []
+    for arms in seeds.values():
+        if arm not in arms or (other is not None and other not in arms):
+            continue
+        if other is None and not any(name.startswith("random ") for name in arms):
+            continue
+        base = random_mean(arms) if other is None else arms[other]["accuracy"]
+        found.append(100 * (arms[arm]["accuracy"] - base))
+    return found
+
+
+def _points(values: Sequence[float]) -> str:
+    mean, half = mean_interval(values)
+    interval = "one seed" if half == float("inf") else f"± {half:.2f}"
+    return f"{mean:+.2f} ({interval})"
+
+
+def _seen(values: Sequence[float]) -> str:
+    """What a paired difference shows."""
+    mean, half = mean_interval(values)
+    if half == float("inf"):
+        return "one seed: shows nothing"
+    if abs(mean) <= half:
+        return "a tie within the interval"
+    return "better" if mean > 0 else "worse"
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def _verdicts(results: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for network, groups in results.items():
+        for name in SETTINGS:
+            seeds = groups.get(name, {})
+            for arm in ("metamix", "sensitivity, float network"):
+                values = paired(seeds, arm)
+                if values:
+                    lines.append(
+                        f"{network}, {name}: **{arm} less the mean random assignment of the same "
+                        f"cost: {_points(values)} points**, {len(values)} seeds: {_seen(values)}."
+                    )
+            values = paired(seeds, "metamix", "sensitivity, float network")
+            if values:
+                lines.append(
+                    f"{network}, {name}: metamix less sensitivity of the float network: "
+                    f"{_points(values)} points: {_seen(values)}."
+                )
+    return lines or ["No result yet."]
+
+
+def _method(study: Mapping[str, Any]) -> list[str]:
+    arguments = study["arguments"]
+    return [
+        "Intervals are of 95 %, Student's t over seeds; differences are paired by seed. "
+        f"Data: {arguments['data']}, 5,000 training images held out, batches of "
+        f"{arguments['batch']}, {arguments['passes']:g} pass over the images of weight training. "
+        "All choices of a row's block are trained from the very same meta-state but those said to "
+        "begin elsewhere. The test images were read once by each trained network; no choice was "
+        "made by them. How: `benchmarks/metamix_study.py` says it in its first lines. This page:",
+        "",
+        "    python benchmarks/metamix_study.py --page",
+        "",
+        "More seeds, networks and arms are added by the same command without `--page`; results "
+        "in `metamix_study.json` are not trained again.",
+    ]
+
+
+def _floats(groups: Mapping[str, Any]) -> list[str]:
+    seeds = groups.get("float", {})
+    first = [100 * arms["float network"]["accuracy"] for arms in seeds.values()]
+    later = [
+        100 * arms["float, trained on"]["accuracy"]
+        for arms in seeds.values()
+        if "float, trained on" in arms
+    ]
+    text = f"Float: {np.mean(first):.2f} % (mean of {len(first)} seeds)"
+    if later:
+        text += f"; trained on for as long as the quantized ones: {np.mean(later):.2f} %"
+    return [f"{text}."]
+
+
+def _arms(seeds: Seeds) -> list[str]:
+    known = {arm for arms in seeds.values() for arm in arms if not arm.startswith("random ")}
+    return [arm for arm in ORDER if arm in known] + sorted(known - set(ORDER))
+
+
+def _table(seeds: Seeds) -> list[str]:
+    lines = [
+        "| bits by | seeds | accuracy, % | less random, points | loss | share of budget | CPU s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for arm in _arms(seeds):
+        rows = [arms[arm] for arms in seeds.values() if arm in arms]
+        lines.append(_row(arm, rows, _points(paired(seeds, arm)) if paired(seeds, arm) else ""))
+    chance = [
+        {key: random_mean(arms, key) for key in ("accuracy", "loss", "cost", "cpu_seconds")}
+        for arms in seeds.values()
+        if any(name.startswith("random ") for name in arms)
+    ]
+    if chance:
+        lines.append(_row("random, mean of five", chance, "0"))
+        best = [
+            {"accuracy": max(r["accuracy"] for n, r in a.items() if n.startswith("random "))}
+            for a in seeds.values()
+            if any(name.startswith("random ") for name in a)
+        ]
+        lines.append(_row("random, the best of five on test images", best, ""))
+    return lines
+
+
+def _row(arm: str, rows: Sequence[Mapping[str, float]], difference: str) -> str:
+    mean, half = mean_interval([100 * row["accuracy"] for row in rows])
+    interval = "" if half == float("inf") else f" ± {half:.2f}"
+
+    def average(key: str, form: str) -> str:
+        return format(np.mean([row[key] for row in rows]), form) if key in rows[0] else ""
+
+    return (
+        f"| {arm} | {len(rows)} | {mean:.2f}{interval} | {difference} | {average('loss', '.4f')} | "
+        f"{average('cost', '.3f')} | {average('cpu_seconds', '.0f')} |"
+    )
+
+
+def _bits(seeds: Seeds) -> list[str]:
+    """The bits that the choices have in common, and where they part."""
+    lines = ["| mean bits, layer by layer | " + " | ".join(_short(seeds)) + " |"]
+    lines.append("| --- |" + " ---: |" * len(_short(seeds)))
+    searched = 1 if len({b.split("W")[0] for b in _all_bits(seeds)}) == 1 else 0
+    for arm in (*_arms(seeds), "random"):
+        rows = [
+            [float(text[1:].split("W")[searched]) for text in result["bits"].values()]
+            for arms in seeds.values()
+            for name, result in arms.items()
+            if (name == arm or (arm == "random" and name.startswith("random ")))
+        ]
+        if rows:
+            means = np.mean(rows, axis=0)
+            lines.append(f"| {arm} | " + " | ".join(f"{value:.1f}" for value in means) + " |")
+    return lines
+
+
+def _short(seeds: Seeds) -> list[str]:
+    names = next(iter(next(iter(seeds.values())).values()))["bits"]
+    for word, letter in (
+        ("block", "b"),
+        ("expand", "e"),
+        ("depthwise", "dw"),
+        ("project", "p"),
+        ("conv", "c"),
+        ("downsample", "d"),
+    ):
+        names = [name.replace(word, letter) for name in names]
+    return names
+
+
+def _all_bits(seeds: Seeds) -> set[str]:
+    """Of all layers but the first and the last, whose bits are given."""
+    return {
+        text
+        for arms in seeds.values()
+        for result in arms.values()
+        for text in list(result["bits"].values())[1:-1]
+    }
+
+
+def _uniform(seeds: Seeds) -> list[str]:
+    lines = ["| bits | seeds | accuracy, % | BOPs |", "| --- | ---: | ---: | ---: |"]
+    for arm in sorted({arm for arms in seeds.values() for arm in arms}):
+        rows = [arms[arm] for arms in seeds.values() if arm in arms]
+        mean, half = mean_interval([100 * row["accuracy"] for row in rows])
+        interval = "" if half == float("inf") else f" ± {half:.2f}"
+        lines.append(f"| {arm} | {len(rows)} | {mean:.2f}{interval} | {rows[0]['bops']:,.0f} |")
+    return lines
+
+
+# --- picture -------------------------------------------------------------------------------------
+
+
+def _figure(searched: Mapping[str, Seeds], groups: Mapping[str, Any]) -> Figure:
+    """A panel for each setting: every trained network a dot, an arm's mean a line."""
+    figure = Figure(figsize=(style.WIDTH, 1.0 + 2.4 * len(searched)), layout="constrained")
+    panels = figure.subplots(len(searched), 1, squeeze=False)[:, 0]
+    for axis, (name, seeds) in zip(panels, searched.items(), strict=True):
+        arms = [*_arms(seeds), "random"]
+        for row, arm in enumerate(reversed(arms)):
+            values = [
+                100 * result["accuracy"]
+                for found in seeds.values()
+                for label, result in found.items()
+                if label == arm or (arm == "random" and label.startswith("random "))
+            ]
+            chance = arm == "random"
+            colour = style.GREY if chance else style.bit_colour(8 if arm == "metamix" else 4)
+            axis.plot(values, [row] * len(values), "o", color=colour, alpha=0.5, markersize=5)
+            axis.plot([np.mean(values)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2.5)
+        axis.set_yticks(range(len(arms)), list(reversed(arms)))
+        axis.set_title(f"{name}: {SETTINGS[name]}", fontsize=9, loc="left", color=style.INK)
+        style.finish(axis, "", "test accuracy, %")
+        axis.grid(axis="x", color=style.RULE, linewidth=0.7)
+    return figure
