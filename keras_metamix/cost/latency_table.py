@@ -89,6 +89,20 @@ class LatencyTable:
                 f"{path}: expected a finished table, found one whose measurement was interrupted: "
                 "the same metamix-profile command goes on."
             )
+        return cls.of(content, str(path), interpolate)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], name: str, interpolate: bool = False) -> LatencyTable:
+        """The table of a finished file's JSON.
+
+        Args:
+          content: the JSON.
+          name: of the table, for messages.
+          interpolate: see `load`.
+
+        Raises:
+          ValueError: it lacks a part, or has a wrong one; says which.
+        """
         try:
             operations = {
                 text: Operation(_positive(row["macs"]), _prices(row["prices"]))
@@ -104,7 +118,7 @@ class LatencyTable:
             rest_us, rest_bytes = (_positive(content.get(k, 0)) for k in ("rest_us", "rest_bytes"))
             return cls(origin, operations, network, rest_us, interpolate, layers, rest_bytes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: not a whole latency table: {error!r}.") from error
+            raise ValueError(f"{name}: not a whole latency table: {error!r}.") from error
 
     def prices(
         self, layers: Sequence[LayerCost], pairs: Mapping[str, Sequence[Pair]] | None = None

@@ -13,9 +13,12 @@ from keras_metamix.assignment import SearchSpace
 from keras_metamix.checks import naming
 from keras_metamix.cost import Bops, Budget, Latency, LatencyTable, Size
 from keras_metamix.launch.config import Experiment, MetaMix
+from keras_metamix.launch.profile_ethosu import CONTAINER, vela_table
 from keras_metamix.quantized_model import QuantizedModel
+from metamix_tflite.devices import ethosu
 
 UNIFORM_BITS = 4
+TABLE = "latency_table.json"  # in a run's folder: of its accelerator
 TABLE_SECTIONS = {"metamix": "search", "bitmixer": "mixer"}  # where a method's config names it
 
 
@@ -35,22 +38,44 @@ def load_table(config: Experiment) -> LatencyTable | None:
             f"config.{section}.latency_table: expected a file of metamix-profile, found no {path!r}"
         )
     with naming_table(config):
-        table, wanted = LatencyTable.load(path), config.export.weight_container
-        found = table.origin.get("container", wanted)
-        if found != wanted:
-            raise ValueError(
-                f"expected a table of config.export.weight_container={wanted!r}, found one of "
-                f"{found!r}."
-            )
+        table = LatencyTable.load(path)
+        _check_container(config, table.origin.get("container"))
     return table
+
+
+def npu_table(config: MetaMix, model: keras.Model) -> dict[str, Any]:
+    """The table that Vela gives for `config.search.accelerator`, as JSON has it.
+
+    Args:
+      config: as `complete` gives it.
+      model: the float model, whose weights are what is compressed.
+
+    Raises:
+      DeviceUnavailable: Vela is not installed.
+      ValueError: the file is to have another weight container than Vela takes.
+    """
+    with naming_table(config):
+        _check_container(config, CONTAINER)
+        space = SearchSpace(**dataclasses.asdict(config.space))
+        return vela_table(model, space, ethosu.Options(config.search.accelerator))
+
+
+def _check_container(config: Experiment, found: str | None) -> None:
+    wanted = config.export.weight_container
+    if found not in (None, wanted):
+        raise ValueError(
+            f"expected a table of config.export.weight_container={wanted!r}, found one of "
+            f"{found!r}."
+        )
 
 
 def naming_table(config: Experiment) -> contextlib.AbstractContextManager[Any]:
     """Puts the field and the file in front of what is wrong with a table, where there is one."""
     section = TABLE_SECTIONS[config.method]
-    path = getattr(config, section).latency_table
-    where = f"config.{section}.latency_table={path!r}"
-    return naming(where) if path else contextlib.nullcontext()
+    for field in ("latency_table", "accelerator"):
+        if value := getattr(getattr(config, section), field, ""):
+            return naming(f"config.{section}.{field}={value!r}")
+    return contextlib.nullcontext()
 
 
 def search_budgets(config: MetaMix, table: LatencyTable | None, model: keras.Model) -> list[Budget]:

@@ -17,6 +17,7 @@ from keras_metamix.graph.transitions import Reading
 from keras_metamix.metamix.loss import CostForm
 from keras_metamix.metamix.model import Meta, MetaWeights
 from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting, without_none
+from metamix_tflite.devices.ethosu import ACCELERATORS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,8 @@ class Budgeted:
         """The kinds of the budget, of KINDS."""
         if self.budget:
             return self.budget.split(",")
-        given = {"size": getattr(self, "target_size", None), "latency": self.latency_table}
+        priced = self.latency_table or getattr(self, "accelerator", "")
+        given = {"size": getattr(self, "target_size", None), "latency": priced}
         return [kind for kind, found in given.items() if found] or ["bops"]
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class Budgeted:
             raise ValueError(
                 f"budget: expected latency in it beside {table}, found {shown(self.budget)}."
             )
-        if "latency" in self.kinds and not self.latency_table:
+        if "latency" in self.kinds and not (self.latency_table or getattr(self, "accelerator", "")):
             raise ValueError(
                 "latency_table: expected the file of metamix-profile that budget=latency is of, "
                 "found none."
@@ -117,6 +119,10 @@ def _bytes(name: str, value: Any) -> None:
     if value is not None:
         with naming(name):
             Size(value)
+
+
+def _accelerator(name: str, value: Any) -> None:
+    one_of(name, value, ("", *ACCELERATORS))
 
 
 def _multiples(name: str, value: Any) -> None:
@@ -134,6 +140,12 @@ def _multiples(name: str, value: Any) -> None:
 class Search(Budgeted):
     """MetaMix's search for bit-widths under a budget."""
 
+    accelerator: str = setting(
+        "of a budget of latency, in the place of a latency_table: an Ethos-U NPU, such as "
+        "ethos-u55-256, for which Vela prices the layers of the trained float network",
+        "",
+        check=_accelerator,
+    )
     target_bops: float | None = setting("a budget of BOPs", above=True)
     target_size: Any = setting(
         "a budget of size: bytes of the file, or a text such as '64 kB'", None, check=_bytes
@@ -174,10 +186,22 @@ class Search(Budgeted):
     )
 
     def __post_init__(self) -> None:
-        if self.target_latency is not None and not self.latency_table:
+        if self.latency_table and self.accelerator:
+            raise ValueError(
+                f"accelerator: expected no latency_table beside {self.accelerator!r}, found "
+                f"{self.latency_table!r}."
+            )
+        if self.target_latency is not None and not (self.latency_table or self.accelerator):
             found = f"target_latency={self.target_latency!r}"
-            raise ValueError(f"{found}: expected latency_table beside it, found none.")
+            raise ValueError(
+                f"{found}: expected latency_table or accelerator beside it, found neither."
+            )
         super().__post_init__()
+        if self.accelerator and "latency" not in self.kinds:
+            raise ValueError(
+                f"budget: expected latency in it beside accelerator={self.accelerator!r}, found "
+                f"{shown(self.budget)}."
+            )
         if self.target_size is not None and "size" not in self.kinds:
             found = f"target_size={self.target_size!r}"
             raise ValueError(f"budget: expected size in it beside {found}, found {self.budget!r}.")

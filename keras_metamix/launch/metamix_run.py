@@ -14,6 +14,7 @@ from keras_metamix.cost import Bops, Latency, Size, require_all_reachable
 from keras_metamix.distillation import Teacher
 from keras_metamix.graph.layer_costs import bops
 from keras_metamix.launch.budget import (
+    TABLE,
     UNIFORM_BITS,
     check_size,
     naming_kind,
@@ -25,9 +26,11 @@ from keras_metamix.launch.datasets import task_of
 from keras_metamix.launch.messages import told
 from keras_metamix.launch.optimization import compile_model, compile_quantized, load_teacher
 from keras_metamix.launch.results import (
+    UNIFORM_FILE,
     Candidate,
     Outcome,
     layer_rows,
+    point_file,
     search_history,
     training_run,
 )
@@ -40,6 +43,7 @@ from keras_metamix.points import cost_axis
 from keras_metamix.report.results import Budget, Point, Search
 from keras_metamix.report.sections import METAMIX
 from metamix_tflite import convert, verify
+from metamix_tflite.devices import ethosu
 
 _SHARE = 8  # of an epoch, one in so many batches estimates batch norm's statistics of a point
 _POINT_RATE = 0.1  # of a point's learning rate, over that where the cosine begins
@@ -79,6 +83,7 @@ def check(session: Session[MetaMix], float_model: keras.Model) -> None:
 def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     """Searches, trains and exports."""
     config, container, candidates = session.config, session.config.export.weight_container, []
+    files: dict[str, Any] = {}
     teacher = load_teacher(config, float_model)
     model, epochs, callback = train_metamix(session, float_model, teacher)
     if config.train.uniform:
@@ -90,6 +95,7 @@ def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
         uniform = train_uniform(session, float_model, UNIFORM_BITS, config.train.epochs, ready)
         flat = convert(uniform, weight_container=container)
         candidates.append(Candidate(uniform_name(config), "uniform.tflite", flat, uniform))
+        files[UNIFORM_FILE] = uniform.save
     session.say("export, verification, benchmark")
     bits, argmax = model.bit_assignment, callback.argmax_assignment
     run = training_run(config, epochs)
@@ -97,7 +103,6 @@ def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     budgets, summary = _budgets(session, callback, model, flat)
     candidates.append(Candidate(METAMIX, "model.tflite", flat, model))
     points: list[Point] = []
-    files: dict[str, Any] = {}
     if config.search.budgets:
         points, further = _points(session, callback, model)
         candidates += further
@@ -175,7 +180,7 @@ def _points(
         )
         loaded = keras.saving.load_model(point.file, compile=False)
         flat = convert(loaded, weight_container=config.export.weight_container, budget=budgets)
-        candidates.append(Candidate(name, f"model_x{multiple:g}.tflite", flat, loaded))
+        candidates.append(Candidate(name, point_file(multiple, "tflite"), flat, loaded))
     return points, candidates
 
 
@@ -191,9 +196,16 @@ def _budgets(
         budget = Budget(cost=priced.log, limit=priced.limit, found=priced.total(bits))
         cost, limit = told(given, budget.found), told(given, budget.limit)
         if isinstance(given, Latency):
-            source, origin = session.config.search.latency_table, dict(given.table.origin)
+            search, origin = session.config.search, dict(given.table.origin)
+            source = search.latency_table or TABLE
             budget = dataclasses.replace(budget, source=source, origin=origin)
-            summary.append(f"predicted latency {cost} of {limit}")
+            compiled = ""
+            if search.accelerator:
+                vela = ethosu.compiler(ethosu.Options(search.accelerator))
+                written = vela.compile("model.tflite", flat).microseconds
+                budget = dataclasses.replace(budget, written=written)
+                compiled = f", {told(given, written)} compiled,"
+            summary.append(f"predicted latency {cost}{compiled} of {limit}")
         elif isinstance(given, Size):
             budget = dataclasses.replace(budget, written=len(flat))
             summary.append(f"file {len(flat):,} bytes, predicted {cost}, of {limit}")

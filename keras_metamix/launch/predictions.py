@@ -45,7 +45,7 @@ def beside(report: DeviceReport, files: Mapping[str, bytes], table: LatencyTable
         name = str(row["file"])
         cycles, stored, time = (float(row[k] or 0) for k in ("cycles", "flash_bytes", "time_us"))
         with naming(f"{name}: --latency_table"):
-            us, flash = table.predict_file(_declared(files[name]))
+            us, flash = table.predict_file(declared_bits(files[name]))
         predicted = round(us * cycles / time) if cycles else 0
         rows.append({k: v for key, value in row.items() for k, v in _with(key, value, predicted)})
         told = f"{name}: {predicted:,} cycles predicted, {cycles:,.0f} compiled"
@@ -57,7 +57,7 @@ def beside(report: DeviceReport, files: Mapping[str, bytes], table: LatencyTable
     return dataclasses.replace(report, rows=rows, notes=notes)
 
 
-def _declared(flat: bytes) -> dict[str, tuple[int, int]]:
+def declared_bits(flat: bytes) -> dict[str, tuple[int, int]]:
     """The bits of the MAC layers of a file of `convert`."""
     layers = read_file(flat, declared=True).metadata["layers"].values()
     return {e["layer"]: (e["activation_bits"], e["weight_bits"]) for e in layers if e["layer"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import statistics
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_metamix.assignment import SearchSpace
+from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.calibration import calibrate
 from keras_metamix.cost import LayerCost
 from keras_metamix.cost.latency_table import FORMAT, read_table
 from keras_metamix.files import written_whole
-from keras_metamix.graph.layer_costs import layer_costs, uniform_assignment
+from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.launch.export import load_float_model
 from keras_metamix.launch.messages import command_line
 from keras_metamix.launch.results import today
@@ -49,27 +48,50 @@ def profile_ethosu(options: Any) -> None:
             f"--output={options.output}: is there: give another name, or --overwrite it."
         )
     told = vela_options(vars(options))
-    vela = ethosu.compiler(told)
+    ethosu.compiler(told)  # says what is wrong with the flags
     model = load_float_model(options.model, "give the one that from_float takes.")
+    ends = options.edge_bits, options.edge_weight_bits
+    space = SearchSpace(
+        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
+    )
+    table = vela_table(model, space, told)
+    with written_whole(options.output) as temporary:
+        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    low, high = table["rest_range_us"]
+    print(
+        f"{options.output}: {len(table['layers'])} layers priced by {table['origin']['compiler']} "
+        f"for {told.accelerator}, {told.system_config}, {told.memory_mode} at "
+        f"{table['clock_hz'] / 1e6:g} MHz: no NPU was run. Besides them the network takes "
+        f"{table['rest_us']:.1f} us ({low:.1f} to {high:.1f}, as the bits are)"
+    )
+
+
+def vela_table(model: keras.Model, space: SearchSpace, told: ethosu.Options) -> dict[str, Any]:
+    """The table of what Vela estimates for each layer, as JSON has it; prints a line for each file.
+
+    A file has every layer at the pair of its candidates that stands at the same place: where all
+    layers have the same candidates, their bits are uniform.
+
+    Args:
+      model: the float model: compression depends on its weights.
+      space: whose bit-widths are priced.
+      told: the accelerator and its configuration.
+
+    Raises:
+      DeviceUnavailable: Vela is not installed.
+      ValueError: no such configuration, or a network that has no file; names it.
+    """
+    vela = ethosu.compiler(told)
     costs = layer_costs(model)  # refuses sizes that are not known
-    table = {
+    return {
         "format": FORMAT,
         "origin": origin(told) | {"compiler": f"Vela {vela.version}"},
         "date": today(),
         "command": command_line(),
         "network": [text for cost in costs for text in cost.operations],
         "operations": {},
-        **_layers(model, costs, vela, options),
+        **_layers(model, costs, space, vela),
     }
-    with written_whole(options.output) as temporary:
-        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    low, high = table["rest_range_us"]
-    print(
-        f"{options.output}: {len(costs)} layers priced by Vela {vela.version} for "
-        f"{told.accelerator}, {told.system_config}, {told.memory_mode} at "
-        f"{table['clock_hz'] / 1e6:g} MHz: no NPU was run. Besides them the network takes "
-        f"{table['rest_us']:.1f} us ({low:.1f} to {high:.1f}, as the bits are)"
-    )
 
 
 def vela_options(given: dict[str, Any]) -> ethosu.Options:
@@ -96,12 +118,10 @@ def origin(told: ethosu.Options) -> dict[str, Any]:
     }
 
 
-def _layers(model: keras.Model, costs: list[LayerCost], vela: Any, options: Any) -> dict[str, Any]:
+def _layers(
+    model: keras.Model, costs: list[LayerCost], space: SearchSpace, vela: Any
+) -> dict[str, Any]:
     """Prices of the layers at each pair of bit-widths, and of the rest."""
-    ends = options.edge_bits, options.edge_weight_bits
-    space = SearchSpace(
-        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
-    )
     quantized = MetaMixModel.from_float(model, space)
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
@@ -111,10 +131,16 @@ def _layers(model: keras.Model, costs: list[LayerCost], vela: Any, options: Any)
         cost.name: {"operations": cost.operations} | {kind: {} for kind in kinds} for cost in costs
     }
     rest_us, rest_bytes, clock = [], [], 1.0
-    for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
-        bits = uniform_assignment(model, activation, weight, *ends)
+    choices = quantized.cost_table.choices
+    most = max(choices, key=lambda name: len(choices[name]))
+    for place in range(len(choices[most])):
+        pairs = {name: row[min(place, len(row) - 1)] for name, row in choices.items()}
+        bits = BitAssignment(
+            {name: a for name, (a, _) in pairs.items()}, {name: w for name, (_, w) in pairs.items()}
+        )
         quantized.set_bits(bits)
         flat = convert(quantized, CONTAINER, "int8", golden=0)
+        activation, weight = pairs[most]
         compiled = vela.compile(f"A{activation}W{weight}", flat)
         found, clock = layer_prices(flat, compiled), compiled.clock_hz
         for name, price in found.items():

@@ -41,8 +41,14 @@ from metamix_tflite.run.latency import benchmark_all
 from metamix_tflite.run.runner import Runner
 
 VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
+UNIFORM_FILE = "uniform.keras"
 _BATCH = 50
 _SHOWN = 6  # test images in a picture
+
+
+def point_file(multiple: float, kind: str = "keras") -> str:
+    """Name of a file of a further budget, as many times the first."""
+    return f"model_x{multiple:g}.{kind}"
 
 
 @dataclasses.dataclass

@@ -51,7 +51,7 @@ class Session(Generic[E]):
       workdir: of the run; None keeps nothing.
       strategy: where it trains; several workers have to make theirs before TensorFlow does
         anything else.
-      table: the latency table that the config names, if any.
+      table: the latency table that the config names, or that of its accelerator, if any.
     """
 
     config: E
@@ -168,9 +168,10 @@ class Session(Generic[E]):
 def _fields(config: Experiment, table: LatencyTable | None) -> dict[str, Any]:
     """A config as JSON has it, with a hash of its latency table: another table is another run."""
     fields = json.loads(json.dumps(config.to_dict()))
-    if table is not None:
+    section = fields[TABLE_SECTIONS[config.method]]
+    if table is not None and section["latency_table"]:  # others come of the config
         digest = hashlib.sha256(repr(table).encode()).hexdigest()[:16]
-        fields[TABLE_SECTIONS[config.method]]["latency_table"] += f" (SHA-256 {digest})"
+        section["latency_table"] += f" (SHA-256 {digest})"
     return fields
 
 

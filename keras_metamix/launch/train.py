@@ -7,6 +7,7 @@ Whatever is wrong with the config, the data or the budget is said before the flo
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -14,16 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
+from keras_metamix.cost import LatencyTable
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
-from keras_metamix.launch.budget import load_table
+from keras_metamix.launch.budget import TABLE, load_table, npu_table
 from keras_metamix.launch.comparison.stock_converter import float_file
-from keras_metamix.launch.config import SCHEMAS, complete
+from keras_metamix.launch.config import SCHEMAS, MetaMix, complete
 from keras_metamix.launch.datasets import load_data, task_of
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
 from keras_metamix.launch.messages import command_line, run_main
@@ -84,6 +87,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     with session.scope():
         float_model = float_network(experiment, session.data)
     with session.strategy.scope():
+        _price(session, float_model)
         method.check(session, float_model)
     if experiment.distribute and experiment.train.synchronize:
         synchronize_batch_norm(float_model)
@@ -96,6 +100,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     else:
         weights = experiment.float.weights or experiment.model.get("weights") or "none, untrained"
         session.say(f"no float training: {size}, weights: {weights}")
+    table = _price(session, float_model)
     outcome = method.run(session, float_model)
     if not session.chief:
         return
@@ -118,6 +123,8 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     )
     files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in candidates}
     files |= outcome.files
+    if table:
+        files[TABLE] = lambda path: path.write_text(json.dumps(table, indent=1) + "\n")
     files |= {
         "float.keras": float_model.save,
         "model.keras": outcome.model.save,
@@ -130,6 +137,17 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     for name in files:
         print(f"wrote {workdir / name}")
     shutil.rmtree(workdir / CHECKPOINTS)
+
+
+def _price(session: Session[Any], float_model: keras.Model) -> dict[str, Any] | None:
+    """Has Vela price the layers where the config names its accelerator; the table as JSON."""
+    config = session.config
+    if not (isinstance(config, MetaMix) and config.search.accelerator):
+        return None
+    session.say(f"layers priced by Vela for {config.search.accelerator}")
+    table = npu_table(config, float_model)
+    session.table = LatencyTable.of(table, config.search.accelerator)
+    return table
 
 
 def _write(folder: Path, files: dict[str, Callable[[Path], Any]]) -> None:

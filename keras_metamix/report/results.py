@@ -108,7 +108,8 @@ class Budget:
       cost: what it is of, a name in each epoch's `costs`: "bops", "latency_us", "size_bytes".
       limit, found: in its unit; `found` of the chosen bits.
       source, origin: a latency table's file, and what it was measured on.
-      written: of a budget of bytes, those of the file; `found` is their prediction.
+      written: what `found` predicts: of a budget of bytes those of the file, of an accelerator's
+        latency what its compiler estimates of the file; None of others.
     """
 
     cost: str
@@ -116,7 +117,7 @@ class Budget:
     found: float
     source: str = ""
     origin: dict = dataclasses.field(default_factory=dict)
-    written: int | None = None
+    written: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

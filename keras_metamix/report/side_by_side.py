@@ -5,7 +5,7 @@ Each takes what `metamix-benchmark --compare` measured, as its JSON file holds i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -114,19 +114,24 @@ def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
         markdown(headers(comparison), comparison_cells(comparison), _right(comparison)),
         f"![Test {comparison['metrics'][0]}, size and latency of each file]({picture})",
         "",
-        *_npu_lines(comparison.get("npu")),
+        *_npu_lines(comparison),
         *(f"- {note}" for note in notes),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _npu_lines(npu: Mapping[str, Any] | None) -> list[str]:
+def _npu_lines(comparison: Mapping[str, Any]) -> list[str]:
     """What Vela estimates of the files for an NPU, where that was asked."""
+    npu = comparison.get("npu")
     if npu is None:
         return []
+    metric, scores = comparison["metrics"][0], {}
+    for row in comparison["rows"]:
+        scores[row["name"]] = row["scores"][metric]
     cells = [
         [
             row["name"],
+            numbers.percent(scores[row["name"]]),
             f"{row['cycles']:,} ({numbers.ratio(row['cycles_ratio'])})",
             f"{numbers.size(row['stored_bytes'])} ({numbers.ratio(row['stored_ratio'])})",
             f"{row['on_npu']} of {row['operators']}",
@@ -135,10 +140,35 @@ def _npu_lines(npu: Mapping[str, Any] | None) -> list[str]:
     ]
     return [
         f"Estimates of {npu['compiler']} for {npu['accelerator']}; no NPU was run. Files with INT4 "
-        f"tensors do not compile. In brackets: over {BASELINE}. `ours, int8` has the integers of "
-        "the other files of ours, and their accuracy.",
+        f"tensors do not compile. In brackets: over {BASELINE}.",
         "",
-        markdown(("file", "NPU cycles", "stored on it", "operators on it"), cells, range(1, 4)),
+        markdown(
+            ("file", f"test {metric}", "NPU cycles", "stored on it", "operators on it"),
+            cells,
+            range(1, 5),
+        ),
+        *_prediction_lines(npu["predictions"]),
+    ]
+
+
+def _prediction_lines(predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the search's table predicted of the files, and what Vela makes of them."""
+    if not predictions:
+        return []
+    cells = []
+    for row in predictions:
+        cells.append([row["name"]])
+        for key, write in (("cycles", "{:,}".format), ("stored_bytes", numbers.size)):
+            predicted, *compiled = row[key]
+            cells[-1].append(write(predicted))
+            cells[-1] += [f"{write(n)} ({100 * (n / predicted - 1):+.2f} %)" for n in compiled]
+    each = ("predicted", "untrained", "trained")
+    columns = [f"{unit}, {name}" for unit in ("cycles", "stored") for name in each]
+    return [
+        "What the search's table, of the float network's weights, predicts of the chosen bits, and "
+        "what Vela makes of the files, with these weights and after training:",
+        "",
+        markdown(("file", *columns), cells, range(1, 7)),
     ]
 
 

@@ -18,11 +18,15 @@ from configs import quickstart
 from keras_metamix import data, zoo
 from keras_metamix.launch import benchmark
 from keras_metamix.launch.config import complete
+from keras_metamix.launch.profile_ethosu import vela_table
 from keras_metamix.report.side_by_side import comparison_markdown
+from metamix_tflite.devices import ethosu
 
+ACCELERATOR = "ethos-u55-64"
 VELA = Path(sys.executable).with_name("vela").exists()
 QUICK = ("--runs=5", "--warmup=1", "--calibration_images=20")
 OURS = ["ours, fast", "ours, smallest"]
+NPU = ["ours, int8", "ours x0.9, int8", "uniform A4W4, int8"] if VELA else []
 POST_TRAINING = ["stock int8 PTQ", "LiteRT Quantizer int8", "LiteRT Quantizer w4a8"]
 
 
@@ -30,8 +34,9 @@ POST_TRAINING = ["stock int8 PTQ", "LiteRT Quantizer int8", "LiteRT Quantizer w4
 def trained(tmp_path_factory):
     """What `metamix-train` leaves, of a float model that saw the data for a moment."""
     run = tmp_path_factory.mktemp("run")
-    config = complete(quickstart.get_config())
-    (run / "config.json").write_text(json.dumps(config.to_dict()))
+    config = quickstart.get_config()
+    config.search.budgets = (0.9,)
+    (run / "config.json").write_text(json.dumps(complete(config).to_dict()))
     (images, labels), _ = data.load_extract()
     keras.utils.set_random_seed(0)
     model = zoo.small_cnn(width=8)
@@ -40,10 +45,14 @@ def trained(tmp_path_factory):
     model.compile(keras.optimizers.Adam(1e-2), loss)
     model.fit(images, labels[:1000], batch_size=50, epochs=3, verbose=0)
     model.save(run / "float.keras")
-    quantized = kmm.MetaMixModel.from_float(model)
+    quantized = kmm.MetaMixModel.from_float(model, kmm.SearchSpace(8, (4, 3, 2)))
     kmm.calibrate(quantized, images[:200])
-    quantized.set_bits(kmm.uniform_assignment(model, 8, 4))
-    quantized.save(run / "model.keras")
+    for bits, name in ((2, "model_x0.9"), (3, "uniform"), (4, "model")):
+        quantized.set_bits(kmm.uniform_assignment(model, 8, bits))
+        quantized.save(run / f"{name}.keras")
+    if VELA:
+        table = vela_table(model, kmm.SearchSpace(8, (4, 3, 2)), ethosu.Options(ACCELERATOR))
+        (run / "latency_table.json").write_text(json.dumps(table))
     return run, model, quantized
 
 
@@ -68,12 +77,12 @@ def no_tfmot(monkeypatch):
 
 @pytest.mark.slow
 def test_files_of_all_tools(run, trained, no_tfmot, command):
-    flags = ("--output=side", *QUICK, *(("--accelerator=ethos-u55-64",) if VELA else ()))
+    flags = ("--output=side", *QUICK, *((f"--accelerator={ACCELERATOR}",) if VELA else ()))
     status, out, err = command(benchmark, "--compare=run", *flags)
     assert status == 0, err
     found = json.loads((run.parent / "side.json").read_text())
     rows = {row["name"]: row for row in found["rows"]}
-    assert [*rows] == ["float", *POST_TRAINING, *OURS]
+    assert [*rows] == ["float", *POST_TRAINING, *OURS, *NPU]
     assert found["missing"] == [
         {
             "name": "tfmot int8 QAT",
@@ -99,7 +108,7 @@ def test_files_of_all_tools(run, trained, no_tfmot, command):
     base = rows["stock int8 PTQ"]
     assert rows["float"]["differing"] is None and base["differing"] > 0
     assert [name for name, row in rows.items() if row["delegated"]] == [
-        "float", "stock int8 PTQ", "LiteRT Quantizer int8", "ours, fast"
+        "float", "stock int8 PTQ", "LiteRT Quantizer int8", "ours, fast", *NPU
     ]  # fmt: skip
     for name, row in rows.items():
         file = f"{'_'.join(name.lower().replace(',', '').split())}.tflite"
@@ -115,6 +124,14 @@ def test_files_of_all_tools(run, trained, no_tfmot, command):
         assert "float" not in npu and "LiteRT Quantizer w4a8" not in npu
         assert npu["ours, int8"]["stored_ratio"] < 0.9
         assert npu["ours, int8"]["cycles"] < npu["stock int8 PTQ"]["cycles"]
+        assert rows["ours, int8"]["scores"] == rows["ours, fast"]["scores"]
+        predicted = {row["name"]: row for row in found["npu"]["predictions"]}
+        assert [*predicted] == NPU
+        for name, row in predicted.items():  # of weights that did not train
+            for key in ("cycles", "stored_bytes"):
+                assert len({*row[key]}) == 1 and row[key][0] == npu[name][key]
+        stored = [npu[name]["stored_bytes"] for name in NPU]
+        assert stored[1] < stored[2] < stored[0]
     page = (run.parent / "side.md").read_text()
     assert page == comparison_markdown(found, "side.png")
     assert "**Not measured: tfmot int8 QAT**" in page and "![" in page

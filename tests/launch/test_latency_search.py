@@ -3,6 +3,7 @@
 import itertools
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import keras
@@ -17,7 +18,12 @@ from keras_metamix.launch.config import complete
 from keras_metamix.launch.session import CHECKPOINTS, Session
 from keras_metamix.report import read_results
 from keras_metamix.zoo import small_cnn
+from metamix_tflite.devices import ethosu
 
+needs_vela = pytest.mark.skipif(
+    not Path(sys.executable).with_name("vela").exists(),
+    reason="Vela is not installed (pip install ethos-u-vela)",
+)
 CONFIGS = Path(__file__).parents[2] / "configs"
 REST = 40.0
 EDGES = 10.0 + 40.0  # of the first and the last of the four layers
@@ -125,6 +131,7 @@ def test_every_config_takes_a_table_by_flag():
             config.mixer.latency_table = "table.json"
         else:
             config.search.latency_table, config.search.target_latency = "table.json", 8500.0
+            config.search.accelerator = ""
             config.space.weight_bits = (8, 4)
         complete(config)
 
@@ -266,6 +273,74 @@ def test_a_table_without_a_target_is_refused(config, tmp_path):
         ValueError, match="config.search.target_latency: expected it, or target_ratio"
     ):
         train.run_experiment(config, tmp_path / "run")
+
+
+# --- prices by Vela --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def npu(config):
+    """The config with an accelerator in the place of a table, and what its files have to be."""
+    config.search.latency_table, config.search.accelerator = "", "ethos-u55-128"
+    config.space.activation_bits, config.export.weight_container = (8,), "int8"
+    config.model.width = 16
+    return config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"accelerator": "ethos-u55"}, "accelerator: expected one of .*ethos-u55-32.*'ethos-u55'"),
+        ({"latency_table": "a.json"}, "accelerator: expected no latency_table .*found 'a.json'"),
+        ({"budget": "bops"}, "budget: expected latency in it beside accelerator='ethos-u55-128'"),
+    ],
+    ids=str,
+)
+def test_an_accelerator_is_the_only_source_of_prices(fields, message, npu):
+    npu.search.update(fields)
+    with pytest.raises(ValueError, match=f"config.search(: |.){message}"):
+        complete(npu)
+
+
+@needs_vela
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"export.weight_container": "fast"}, "weight_container='fast', found one of 'int8'"),
+        ({"search.target_latency": 0.1}, "target_latency=0.1: Latency.*expected at least .* us"),
+        ({"space.weight_bits": (8, 3)}, "the latency table has no 8 activation and 4 weight bits"),
+    ],
+    ids=str,
+)
+def test_what_an_accelerator_does_not_allow_is_refused(fields, message, npu, tmp_path, capsys):
+    npu.update_from_flattened_dict(fields)
+    where = "config.search.accelerator='ethos-u55-128': "
+    with pytest.raises(ValueError, match=f"{where}.*{message}"):
+        train.run_experiment(npu, tmp_path / "run")
+    assert "epoch" not in capsys.readouterr().out and not (tmp_path / "run").exists()
+
+
+@needs_vela
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_run_is_priced_by_its_own_float_network(npu, tmp_path, capsys):
+    npu.float.epochs, npu.search.target_ratio = 1, 1.0
+    train.run_experiment(npu, tmp_path)
+    (found,) = read_results(tmp_path).search.budgets
+    assert found.source == budget.TABLE and found.origin["accelerator"] == "ethos-u55-128"
+    table = kmm.LatencyTable.load(tmp_path / budget.TABLE)
+    model = keras.models.load_model(tmp_path / "model.keras")
+    costs, bits = layer_costs(model), kmm.BitAssignment.load(tmp_path / "bits.json")
+    assert table.predict(costs, bits) == found.found <= found.limit
+    assert found.limit == table.predict(costs, kmm.uniform_assignment(model, 8, 4))
+    vela = ethosu.compiler(ethosu.Options("ethos-u55-128"))
+    compiled = vela.compile("model", (tmp_path / "model.tflite").read_bytes())
+    assert found.written == compiled.microseconds
+    assert found.written == pytest.approx(found.found, rel=0.05)  # weights have moved
+    floats = keras.models.load_model(tmp_path / "float.keras")
+    anew = budget.npu_table(complete(npu), floats)
+    assert kmm.LatencyTable.of(anew, "").layers == table.layers
+    assert f"{found.written:,.1f} us compiled, of {found.limit:,.1f} us" in capsys.readouterr().out
 
 
 # --- a folder of another run -----------------------------------------------------------------

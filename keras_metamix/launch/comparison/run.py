@@ -7,7 +7,7 @@ import dataclasses
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,11 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
+from keras_metamix.calibration import calibrate
 from keras_metamix.checks import naming, one_line
+from keras_metamix.cost import LatencyTable
 from keras_metamix.files import require_folder, written_whole
+from keras_metamix.launch.budget import TABLE, uniform_name
 from keras_metamix.launch.comparison.litert_quantizer import static_file
 from keras_metamix.launch.comparison.npu import npu_estimates
 from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
@@ -25,8 +28,9 @@ from keras_metamix.launch.config import BitMixer, Experiment, MetaMix, complete
 from keras_metamix.launch.datasets import Data, load_data, task_of
 from keras_metamix.launch.export import load_float_model, load_model
 from keras_metamix.launch.messages import check_output, command_line
-from keras_metamix.launch.results import run_facts
+from keras_metamix.launch.results import UNIFORM_FILE, point_file, run_facts
 from keras_metamix.launch.tasks import Task
+from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.report import save_figure
 from keras_metamix.report.side_by_side import (
     BASELINE,
@@ -35,14 +39,14 @@ from keras_metamix.report.side_by_side import (
     comparison_table,
 )
 from metamix_tflite import convert, parity
+from metamix_tflite.devices import ethosu
 from metamix_tflite.read.files import read_file
 from metamix_tflite.run.latency import BenchmarkReport, benchmark_all
 from metamix_tflite.run.runner import Runner, require_count
 
-OURS: dict[str, Literal["fast", "smallest"]] = {
-    "ours, fast": "fast",
-    "ours, smallest": "smallest",
-}
+OURS = "ours"
+CONTAINERS: tuple[Literal["fast", "smallest"], ...] = ("fast", "smallest")
+NPU_CONTAINER: Literal["int8"] = "int8"
 FILES = "comparison"  # a folder in the run's
 _BATCH = 50
 _TOOLS = ("litert-quantizer", "tensorflow-model-optimization", "tf-keras")
@@ -53,11 +57,18 @@ _FAILURES = (ValueError, TypeError, RuntimeError, KeyError)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file, and the outputs of the graph that it was made of for the test images."""
+    """A file, and the outputs of the graph that it was made of for the test images.
+
+    Attributes:
+      name, flat: the file.
+      expected: the outputs.
+      model: of a file of ours, what `convert` made it of.
+    """
 
     name: str
     flat: bytes
     expected: np.ndarray
+    model: Any = None
 
 
 def run_comparison(
@@ -78,7 +89,8 @@ def run_comparison(
       qat_epochs: of tfmot's training; default: as many as our own training took.
       calibration_images: of the training images, that post-training quantization sees.
       threads, runs, warmup: see `benchmark_all`.
-      accelerator: an Ethos-U NPU, for which Vela compiles the INT8 files, and one of ours.
+      accelerator: an Ethos-U NPU, for which Vela compiles the INT8 files. Ours, those of the run's
+        further budgets and of its uniform bits are then made in INT8 containers too.
 
     Returns:
       A `rich` table, and the paths that were written.
@@ -92,13 +104,16 @@ def run_comparison(
     require_count("warmup", 0, warmup)
     require_count("calibration_images", 1, calibration_images)
     require_count("qat_epochs", 1, 1 if qat_epochs is None else qat_epochs)
-    config, float_model, model = _read_run(run)
+    config, float_model, models = _read_run(run, all_models=accelerator is not None)
+    if accelerator:
+        ethosu.compiler(ethosu.Options(accelerator))  # says what is wrong with it before hours
     output = output or run / "comparison"
     for suffix in (".md", ".json", ".png"):
         check_output("--output", output.with_name(output.name + suffix))
     require_folder("--compare", run / FILES)
-    ours = config.train.epochs if isinstance(config, MetaMix) else sum(config.mixer.stage_epochs)
-    epochs = qat_epochs or ours
+    metamix = isinstance(config, MetaMix)
+    our_epochs = config.train.epochs if metamix else sum(config.mixer.stage_epochs)
+    epochs = qat_epochs or our_epochs
     data = load_data(config)
     known = data.train.unbatch().take(calibration_images)  # what training sees first
     known = np.stack([image for image, _ in known.as_numpy_iterator()])
@@ -106,7 +121,11 @@ def run_comparison(
     def qat() -> tuple[bytes, np.ndarray]:
         return qat_file(config.to_dict(), run / "float.keras", epochs)
 
-    entries, missing = _make(float_model, model, data.test_images, known, qat)
+    containers = (*CONTAINERS, NPU_CONTAINER) if accelerator else CONTAINERS
+    ours = [(OURS, container) for container in containers]
+    ours += [(name, NPU_CONTAINER) for name in models if name != OURS]
+    made = {f"{name}, {container}": (models[name], container) for name, container in ours}
+    entries, missing = _make(float_model, made, data.test_images, known, qat)
     print("measuring", flush=True)
     flats = {entry.name: entry.flat for entry in entries}
     reports = benchmark_all(flats, "local", threads, runs, warmup)
@@ -114,7 +133,8 @@ def run_comparison(
     task = task_of(config)
     npu = None
     if accelerator is not None:
-        npu = npu_estimates(accelerator, flats | {"ours, int8": convert(model, "int8")})
+        untrained = _untrained(config, float_model, known, models)
+        npu = npu_estimates(accelerator, flats, untrained, _table(run, accelerator))
     comparison = {
         "npu": npu,
         "title": config.title,
@@ -122,12 +142,13 @@ def run_comparison(
         "rows": [_row(entry, reports[entry.name], base, data, task) for entry in entries],
         "missing": missing,
         "parity": [
-            {"name": name, **dataclasses.asdict(parity(flats[name], model, data.test_images))}
-            for name in OURS
+            {"name": e.name, **dataclasses.asdict(parity(e.flat, e.model, data.test_images))}
+            for e in entries
+            if e.model
         ],
         "images": {"test": len(data.test_labels), "calibration": calibration_images},
         "qat_epochs": epochs,
-        "our_epochs": ours,
+        "our_epochs": our_epochs,
         "threads": threads,
         "runs": runs,
         "notes": [*task.notes, *data.notes],
@@ -136,8 +157,10 @@ def run_comparison(
     return comparison_table(comparison), _write(comparison, entries, run, output)
 
 
-def _read_run(run: Path) -> tuple[MetaMix | BitMixer, keras.Model, Any]:
-    """Config, float model and trained model of a finished run."""
+def _read_run(
+    run: Path, all_models: bool
+) -> tuple[MetaMix | BitMixer, keras.Model, dict[str, Any]]:
+    """Config, float model, and OURS or all trained models of a finished run."""
     for name in ("config.json", "float.keras", "model.keras"):
         if not (run / name).is_file():
             raise FileNotFoundError(
@@ -146,21 +169,63 @@ def _read_run(run: Path) -> tuple[MetaMix | BitMixer, keras.Model, Any]:
     with naming(f"{run / 'config.json'}"):
         config = complete(ConfigDict(json.loads((run / "config.json").read_text())))
     float_model = load_float_model(run / "float.keras", "metamix-train writes it.")
-    model = load_model(run / "model.keras")
-    with naming(f"{run / 'model.keras'}"):
-        model.require_quantized()
-    return config, float_model, model
+    files = {OURS: "model.keras"}
+    if all_models and isinstance(config, MetaMix):
+        files |= {f"{OURS} x{times:g}": point_file(times) for times in config.search.budgets}
+        if config.train.uniform:
+            files[uniform_name(config)] = UNIFORM_FILE
+    models = {}
+    for name, file in files.items():
+        if name != OURS and not (run / file).is_file():
+            raise FileNotFoundError(
+                f"--compare={run}: expected what metamix-train leaves there, found no {file}."
+            )
+        models[name] = load_model(run / file)
+        with naming(f"{run / file}"):
+            models[name].require_quantized()
+    return config, float_model, models
+
+
+def _untrained(
+    config: MetaMix | BitMixer, float_model: keras.Model, images: np.ndarray, models: dict[str, Any]
+) -> dict[str, bytes]:
+    """Of each of our INT8 files one of the same bits, with the float network's weights."""
+    found = {}
+    for name, model in models.items():
+        if isinstance(model, MetaMixModel):
+            fresh = MetaMixModel.from_float(float_model, model.space)
+            calibrate(fresh, images)
+            fresh.set_bits(model.bit_assignment)
+            found[f"{name}, {NPU_CONTAINER}"] = convert(fresh, NPU_CONTAINER)
+    return found
+
+
+def _table(run: Path, accelerator: str) -> LatencyTable | None:
+    """What Vela priced the run's layers at, if it did so for this accelerator."""
+    if not (run / TABLE).is_file():
+        return None
+    table = LatencyTable.load(run / TABLE)
+    return table if table.origin.get("accelerator") == accelerator else None
 
 
 def _make(
     float_model: keras.Model,
-    model: Any,
+    ours: Mapping[str, tuple[Any, Any]],
     images: np.ndarray,
     known: np.ndarray,
     qat: Callable[[], tuple[bytes, np.ndarray]],
 ) -> tuple[list[Entry], list[dict[str, str]]]:
-    """The files that could be made, and the names and reasons of those that could not."""
-    of_float, of_ours = _outputs(float_model, images), _outputs(model, images)
+    """The files that could be made, and the names and reasons of those that could not.
+
+    Args:
+      float_model: what other tools take.
+      ours: model and weight container of our files, by name.
+      images: of the test.
+      known: that post-training quantization sees.
+      qat: trains and makes tfmot's file.
+    """
+    of_float = _outputs(float_model, images)
+    of_ours = {id(model): _outputs(model, images) for model, _ in ours.values()}
     flat = float_file(float_model)
     makers: dict[str, Callable[[], tuple[bytes, np.ndarray]]] = {
         "float": lambda: (flat, of_float),
@@ -169,8 +234,8 @@ def _make(
         "LiteRT Quantizer w4a8": lambda: (static_file(flat, known, 4), of_float),
         "tfmot int8 QAT": qat,
     }
-    for name, container in OURS.items():
-        makers[name] = lambda container=container: (convert(model, container), of_ours)
+    for name, (model, container) in ours.items():
+        makers[name] = lambda m=model, c=container: (convert(m, c), of_ours[id(m)])
     entries, missing = [], []
     for name, make in makers.items():
         print(f"making {name}", flush=True)
@@ -180,11 +245,11 @@ def _make(
         except ModuleNotFoundError as error:
             missing.append({"name": name, "reason": f"{error.name} is missing: {_INSTALL}"})
         except _FAILURES as error:
-            if name in ("float", BASELINE, *OURS):
+            if name in ("float", BASELINE, *ours):
                 raise
             missing.append({"name": name, "reason": one_line(str(error), 200)})
         else:
-            entries.append(Entry(name, made, expected))
+            entries.append(Entry(name, made, expected, *ours.get(name, ())[:1]))
     return entries, missing
 
 
