@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import metamix_tflite as mt
-from metamix_tflite.run import runner
+from metamix_tflite.run import interpreter
 from metamix_tflite.verification import main
 from metamix_tflite.verification.command import runtime_versions
 
@@ -111,15 +111,15 @@ def test_a_runtime_that_rounds_otherwise_is_told(saved, command, monkeypatch):
 
 def refuse(monkeypatch, kernel_sets):
     """Makes LiteRT one whose kernel sets lack an operator, as 1.4's reference kernels do."""
-    interpreter = runner.Interpreter
-    lacking = {runner.KERNELS[name] for name in kernel_sets}
+    made = interpreter.Interpreter
+    lacking = {interpreter.KERNELS[name] for name in kernel_sets}
 
     def make(**settings):
         if settings["experimental_op_resolver_type"] in lacking:
             raise ValueError("Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'.")
-        return interpreter(**settings)
+        return made(**settings)
 
-    monkeypatch.setattr(runner, "Interpreter", make)
+    monkeypatch.setattr(interpreter, "Interpreter", make)
 
 
 REFUSED = "Didn't find op for builtin opcode 'FULLY_CONNECTED' version '12'."
@@ -147,7 +147,7 @@ def test_a_kernel_set_that_refuses_does_not_end_it(
 
 
 def test_a_runtime_that_refuses_the_file_is_one_line(saved, command, monkeypatch):
-    refuse(monkeypatch, runner.KERNELS)
+    refuse(monkeypatch, interpreter.KERNELS)
     status, out, err = command(saved)
     assert (status, out, err.count("\n")) == (1, "", 0)
     version = runtime_versions()["ai-edge-litert"]
@@ -156,8 +156,8 @@ def test_a_runtime_that_refuses_the_file_is_one_line(saved, command, monkeypatch
 
 def test_a_partition_that_is_missing_is_told(saved, command, monkeypatch):
     # As LiteRT 1.2's XNNPACK, which leaves INT4 FULLY_CONNECTED to the builtin kernels.
-    builtin = runner.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    monkeypatch.setitem(runner.KERNELS, "xnnpack", builtin)
+    builtin = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    monkeypatch.setitem(interpreter.KERNELS, "xnnpack", builtin)
     status, out, _ = command(saved, "--kernels=xnnpack")
     assert status == 1
     assert out.splitlines()[-1].endswith("runs a part of it; a newer one may run all")

@@ -22,7 +22,7 @@ from metamix_tflite.devices.arm64_root import default_root, qemu, ready_root
 from metamix_tflite.devices.processes import ending, run_program
 from metamix_tflite.file_graph import VerificationError
 from metamix_tflite.read.files import read_file
-from metamix_tflite.run.runner import check_kernels
+from metamix_tflite.run.interpreter import check_kernels
 from metamix_tflite.verification.replay import golden_of
 
 

@@ -66,7 +66,7 @@ def benchmark(
       device, threads: where.
       runs, warmup: inferences that are timed, and that are not.
       signature: which of the file's, where there are several.
-      kernels: LiteRT's kernel set, see `metamix_tflite.run.runner.KERNELS`.
+      kernels: LiteRT's kernel set, see `metamix_tflite.run.interpreter.KERNELS`.
 
     Raises:
       ValueError: an unknown device, signature or kernel set, or counts below 1.
@@ -125,7 +125,7 @@ def benchmark_all(
             runs,
             len(files[name]),
             runner.delegated,
-            runner.partitions,
+            runner.partitions or 0,
         )
     return reports
 

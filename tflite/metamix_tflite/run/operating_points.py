@@ -7,14 +7,18 @@ import math
 import numbers
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from metamix_tflite.read.files import read_ends, read_operating_points
+from metamix_tflite.run.interpreter import InterpretedSignature, interpreted_signatures
 from metamix_tflite.run.latency import random_inputs
-from metamix_tflite.run.runner import accepted_by_litert, require_count
+from metamix_tflite.run.runner import check_engine, require_count
+from metamix_tflite.run.weight_cache import WeightCache
+
+if TYPE_CHECKING:
+    from metamix_tflite.run.compiled import Compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +39,35 @@ class FilePoint:
 
 
 class OperatingPointRunner:
-    """One interpreter for all operating points of a file, one of which is selected.
+    """All operating points of a file, loaded once; one of them is selected.
 
     The point of the most BOPs counts as the best, and is selected first. LiteRT prepares the
     weights of all points when it loads the file: `select` costs nothing, but each point takes the
-    memory of a network.
+    memory of a network. With engine="compiled" and a weight cache the points share the weights
+    that are equal.
 
     Args:
       flat: bytes of `convert(model, operating_points=...)`.
       threads: CPU threads.
       prices: what an inference costs at each point, by name: energy, say.
+      engine: LiteRT's "interpreter", or "compiled" for its newer CompiledModel.
+      weight_cache: with "compiled", where points share packed weights: ":memory", or a folder,
+        from which the next process has them too; see `Runner`.
 
     Raises:
-      TypeError, ValueError: not such a file, or a price that is missing or no number.
+      TypeError, ValueError: not such a file, a price that is missing or no number, an unknown
+        engine, or a cache beside the interpreter.
+      OSError: `weight_cache` is no folder, or cannot be written.
     """
 
-    def __init__(self, flat: bytes, threads: int = 1, prices: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        flat: bytes,
+        threads: int = 1,
+        prices: Mapping[str, float] | None = None,
+        engine: str = "interpreter",
+        weight_cache: WeightCache = None,
+    ):
         points = read_operating_points(flat)
         if not points:
             raise ValueError(
@@ -58,11 +75,16 @@ class OperatingPointRunner:
                 "no operating points."
             )
         require_count("threads", 1, threads)
-        with accepted_by_litert(flat):
-            self._interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
-            self._interpreter.allocate_tensors()  # XNNPACK packs the weights of all points
-        self._signatures = {n: self._interpreter.get_signature_runner(n) for n in points}
+        check_engine(engine, weight_cache)
         self._ends = {name: read_ends(flat, name) for name in points}
+        self._signatures: Mapping[str, InterpretedSignature | Compiled]
+        if engine == "interpreter":
+            self._signatures = interpreted_signatures(flat, self._ends, threads)
+        else:
+            # Here: other versions of LiteRT, which files are replayed with, have none.
+            from metamix_tflite.run.compiled import compiled_signatures
+
+            self._signatures = compiled_signatures(flat, self._ends, threads, weight_cache)
         priced = {} if prices is None else _checked(prices, points)
         self._points = {
             name: FilePoint(name, points[name]["bops"], priced.get(name))
@@ -84,8 +106,7 @@ class OperatingPointRunner:
     @property
     def input_details(self) -> list[dict[str, Any]]:
         """LiteRT's description of the inputs of the selected point."""
-        details = self._signatures[self._selected].get_input_details()
-        return [details[name] for name in self._ends[self._selected].inputs]
+        return self._signatures[self._selected].inputs
 
     def measure(self, runs: int = 50, warmup: int = 5) -> dict[str, float]:
         """Times every point on one image, in turn; the one selected stays.
@@ -170,9 +191,7 @@ class OperatingPointRunner:
         return ends.structured([np.concatenate(parts) for parts in zip(*batches, strict=True)])
 
     def _run(self, name: str, *arrays: np.ndarray) -> list[np.ndarray]:
-        ends = self._ends[name]
-        found = self._signatures[name](**dict(zip(ends.inputs, arrays, strict=True)))
-        return [found[output] for output in ends.outputs]
+        return self._signatures[name].invoke(arrays)
 
     def _best(self, what: str, costs: Mapping[str, float], limit: Any) -> str:
         """The first point, so the best one, whose cost is within a limit."""

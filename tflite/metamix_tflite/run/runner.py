@@ -1,29 +1,17 @@
-"""Runs a .tflite with LiteRT's kernels and says whether XNNPACK ran all of it."""
+"""Runs a .tflite with LiteRT's kernels and says whether XNNPACK runs all of it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from metamix_tflite.read.files import only_signature, read_ends
 from metamix_tflite.run.batches import of_batch
+from metamix_tflite.run.interpreter import Interpreted, check_kernels
+from metamix_tflite.run.weight_cache import WeightCache
 
-# XNNPACK with the builtin kernels for what it does not take; these alone; the plain reference ones.
-KERNELS = {
-    "xnnpack": OpResolverType.BUILTIN,
-    "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    "reference": OpResolverType.BUILTIN_REF,
-}
-
-
-def check_kernels(kernels: str) -> None:
-    """Raises ValueError for an unknown kernel set."""
-    if kernels not in KERNELS:
-        raise ValueError(f"kernels: expected one of {[*KERNELS]}, found {kernels!r}.")
+ENGINES = ("interpreter", "compiled")
 
 
 def require_count(name: str, least: int, found: Any) -> None:
@@ -32,38 +20,47 @@ def require_count(name: str, least: int, found: Any) -> None:
         raise ValueError(f"{name}: expected at least {least}, found {found!r}.")
 
 
-@contextlib.contextmanager
-def accepted_by_litert(flat: bytes) -> Iterator[None]:
-    """Names what LiteRT's own errors leave out: that it is the file which it refuses."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+def check_engine(engine: str, weight_cache: WeightCache, kernels: str = "xnnpack") -> None:
+    """Raises ValueError for an unknown engine or kernel set, or a cache that it does not take."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine: expected one of {[*ENGINES]}, found {engine!r}.")
+    check_kernels(kernels)
+    if engine == "compiled" and kernels == "reference":
         raise ValueError(
-            f"Expected a .tflite that LiteRT runs, found {len(flat)} bytes that it refuses: "
-            f"{reason}"
-        ) from error
+            "kernels: expected 'xnnpack' or 'builtin' beside engine='compiled', found "
+            "'reference': a CompiledModel that is told so runs the builtin ones."
+        )
+    if weight_cache is not None and engine != "compiled":
+        raise ValueError(f"weight_cache: expected engine='compiled' beside it, found {engine!r}.")
+    if weight_cache is not None and kernels != "xnnpack":
+        raise ValueError(f"weight_cache: expected kernels='xnnpack' beside it, found {kernels!r}.")
 
 
 class Runner:
-    """An interpreter, by default with XNNPACK.
+    """A file of one signature, or one signature of a file, ready to run.
 
     Args:
       flat: bytes of a .tflite.
       threads: CPU threads.
       batch_size: images in one invocation.
       signature: which of the file's, where there are several.
-      kernels: one of `KERNELS`.
+      kernels: one of `metamix_tflite.run.interpreter.KERNELS`; "reference" with "interpreter".
+      engine: LiteRT's "interpreter", or "compiled" for its newer CompiledModel.
+      weight_cache: with "compiled", a folder for XNNPACK's packed weights: what one process has
+        packed, the next ones map. A file in it is of these bytes, this LiteRT and this kind of CPU.
 
     Raises:
       TypeError, ValueError: not the bytes of a .tflite that LiteRT runs, no such signature in it,
-        unknown kernels, or a count below 1.
+        unknown kernels or engine, a cache beside others, or a count below 1.
+      OSError: `weight_cache` is no folder, or cannot be written.
 
     Attributes:
       ends: names of inputs and outputs, and the structure in which they are given.
       delegated: whether one XNNPACK partition holds the whole graph of the signature, but for the
-        QUANTIZE of bytes, which turns a bit of each.
-      partitions: number of XNNPACK partitions.
+        QUANTIZE of bytes, which turns a bit of each; with "compiled", of which LiteRT tells less,
+        without this exception.
+      partitions: number of XNNPACK partitions; None where "compiled" does not tell it: of a file
+        that is not all XNNPACK's.
     """
 
     def __init__(
@@ -73,38 +70,31 @@ class Runner:
         batch_size: int = 1,
         signature: str | None = None,
         kernels: str = "xnnpack",
+        engine: str = "interpreter",
+        weight_cache: WeightCache = None,
     ):
         require_count("threads", 1, threads)
         require_count("batch_size", 1, batch_size)
-        check_kernels(kernels)
+        check_engine(engine, weight_cache, kernels)
         self.ends = read_ends(flat, signature)
-        content, resolver = only_signature(flat, signature), KERNELS[kernels]
+        content = only_signature(flat, signature)
         if batch_size != 1:
             content = of_batch(content, batch_size)
-        with accepted_by_litert(flat):
-            self._interpreter = Interpreter(
-                model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
-            )
-            if batch_size != 1:
-                for detail in self._interpreter.get_input_details():
-                    shape = [batch_size, *detail["shape"][1:]]
-                    self._interpreter.resize_tensor_input(detail["index"], shape)
-            self._interpreter.allocate_tensors()
+        if engine == "interpreter":
+            self._loaded = Interpreted(content, threads, batch_size, kernels)
+        else:
+            # Here: other versions of LiteRT, which files are replayed with, have none.
+            from metamix_tflite.run.compiled import Compiled, compiled_model
+
+            model = compiled_model(content, threads, kernels, weight_cache)
+            self._loaded = Compiled(model, None, self.ends, batch_size)
         self.batch_size = batch_size
-        self._inputs = self._interpreter.get_input_details()
-        self._outputs = self._interpreter.get_output_details()
-        delegates = [
-            op for op in self._interpreter._get_ops_details() if op["op_name"] == "DELEGATE"
-        ]
-        self.partitions = len(delegates)
-        self.delegated = len(delegates) == 1 and {d["index"] for d in self._outputs} <= {
-            int(i) for i in delegates[0]["outputs"]
-        }
+        self.partitions, self.delegated = self._loaded.partitions, self._loaded.delegated
 
     @property
     def input_details(self) -> list[dict[str, Any]]:
         """LiteRT's description of the inputs."""
-        return self._inputs
+        return self._loaded.inputs
 
     def invoke(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """One invocation on arrays of `batch_size` images, one for each input.
@@ -114,20 +104,20 @@ class Runner:
         """
         self.write(*arrays)
         self.run()
-        return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
+        return self._loaded.read()
 
     def write(self, *arrays: np.ndarray) -> None:
         """Copies the inputs in, see `invoke`."""
-        if len(arrays) != len(self._inputs):
+        if len(arrays) != len(self.input_details):
             raise ValueError(
-                f"expected an array for each of {len(self._inputs)} inputs, found {len(arrays)}."
+                f"expected an array for each of {len(self.input_details)} inputs, found "
+                f"{len(arrays)}."
             )
-        for detail, array in zip(self._inputs, arrays, strict=True):
-            self._interpreter.set_tensor(detail["index"], array)
+        self._loaded.write(arrays)
 
     def run(self) -> None:
         """Computes the outputs of what `write` copied in, and copies nothing."""
-        self._interpreter.invoke()
+        self._loaded.run()
 
     def predict(self, images: Any) -> Any:
         """The outputs for any number of images.
@@ -148,7 +138,7 @@ class Runner:
 
     def flat_outputs(self, images: Any) -> list[np.ndarray]:
         """As `predict`, in a list in the outputs' order."""
-        shapes = [tuple(detail["shape"][1:]) for detail in self._inputs]
+        shapes = [tuple(detail["shape"][1:]) for detail in self.input_details]
         arrays, batches = self.ends.arrays(images, shapes), []
         count = len(arrays[0])
         for start in range(0, count, self.batch_size):

@@ -24,7 +24,7 @@ import numpy as np
 
 from metamix_tflite.file_graph import FileGraph, named_signature
 from metamix_tflite.read.files import read_signatures
-from metamix_tflite.run.runner import KERNELS, check_kernels
+from metamix_tflite.run.interpreter import KERNELS, check_kernels
 from metamix_tflite.verification.replay import ReplayReport, golden_of, replay
 from metamix_tflite.verification.verify import verify
 
