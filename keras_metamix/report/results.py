@@ -92,7 +92,7 @@ class Epoch:
 class RunFacts:
     """What a reader needs to repeat the run."""
 
-    config: dict
+    config: dict[str, Any]
     date: str
     versions: dict[str, str]
     machine: str
@@ -115,7 +115,7 @@ class Budget:
     limit: float = setting(above=True)
     found: float
     source: str = ""
-    origin: dict = dataclasses.field(default_factory=dict)
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
     written: int | None = None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from metamix_tflite.read.ends import Ends
 from metamix_tflite.read.files import only_signature, read_ends
 from metamix_tflite.run.batches import of_batch
 
@@ -77,7 +78,7 @@ class Runner:
         require_count("threads", 1, threads)
         require_count("batch_size", 1, batch_size)
         check_kernels(kernels)
-        self.ends = read_ends(flat, signature)
+        self.ends: Ends = read_ends(flat, signature)
         content, resolver = only_signature(flat, signature), KERNELS[kernels]
         if batch_size != 1:
             content = of_batch(content, batch_size)
