@@ -52,8 +52,9 @@ format: $(DEV) ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-typecheck: $(DEV) ## pyright on both packages
+typecheck: $(DEV) ## pyright on both packages, and how much of what they export has a type
 	$(BIN)/pyright
+	$(BIN)/python scripts/type_completeness.py $(BIN)/pyright
 
 wheel: $(DEV) ## build dist/*.whl
 	rm -rf build dist

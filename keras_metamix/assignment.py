@@ -73,7 +73,7 @@ class SearchSpace:
     stream_bits: int | None = 8
     edge_weight_bits: int | tuple[int, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(
             self,
@@ -112,13 +112,13 @@ class SearchSpace:
         """Whether a layer's weights take the bit-width of its activation."""
         return self.weight_bits == "same" and not (edge and self.edge_weight_bits is not None)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         fields = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     @classmethod
-    def from_dict(cls, fields: Mapping) -> SearchSpace:
+    def from_dict(cls, fields: Mapping[str, Any]) -> SearchSpace:
         """The inverse of `to_dict`.
 
         Raises:
@@ -150,7 +150,7 @@ class BitAssignment:
     activation_bits: Mapping[str, int]
     weight_bits: Mapping[str, int]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("activation_bits", "weight_bits"):
             bits = getattr(self, field)
             if not isinstance(bits, Mapping):
@@ -199,7 +199,7 @@ class BitAssignment:
             temporary.write_text(json.dumps({"format": FORMAT, "layers": layers}, indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> BitAssignment:
+    def load(cls, path: str | os.PathLike[str]) -> BitAssignment:
         """Reads what `save` wrote.
 
         Raises:

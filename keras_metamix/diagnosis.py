@@ -60,12 +60,13 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     def __init__(self, data: Any = ()):
         super().__init__()
-        self.data, self._epoch = data, 0
+        self.data = data
+        self._epoch = 0
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         where = f"at step {batch + 1} of epoch {self._epoch + 1}"
         check_loss(self.model, logs, where, image_batches(self.data, LOOKED_AT))
 

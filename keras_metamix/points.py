@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_metamix import report
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.checks import require_whole
 from keras_metamix.cost import Bops, Budget
@@ -81,6 +80,8 @@ def plot_front(
             "plot: expected a model compiled with metrics=['accuracy'], found metrics "
             f"{[*points[0].metrics]}."
         )
+    from keras_metamix import report  # it draws with matplotlib, which training does not need
+
     drawn = [(p.cost, p.metrics["accuracy"], "") for p in points]
     rows = [(p.cost, p.metrics["accuracy"], bits) for bits, p in uniform.items()]
     report.save_figure(report.pareto_front(drawn, rows, axis), path)

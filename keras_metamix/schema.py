@@ -44,14 +44,14 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def fields_of(schema: type) -> Iterator[tuple[dataclasses.Field, Any]]:
+def fields_of(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
     """Each field with its type."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         yield field, hints[field.name]
 
 
-def default_of(field: dataclasses.Field) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
     """The field's default, or REQUIRED."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
@@ -151,7 +151,7 @@ def reference(schema: type, where: str) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _range(field: dataclasses.Field, kind: Any) -> str:
+def _range(field: dataclasses.Field[Any], kind: Any) -> str:
     """What `read` lets pass, in words."""
     bare, most = without_none(kind), field.metadata["most"]
     text = _NAMES.get(bare, "")

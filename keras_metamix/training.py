@@ -167,17 +167,17 @@ class Watch(keras.callbacks.Callback):
         self._before = 0
         self.notes: list[str] = []
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         progress = self._progress
         self._began, self._before = {}, progress.epochs if progress else 0
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         if self._progress:
             self._began.setdefault(self._progress.read(), epoch)
         model.make_train_function()
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         progress = self._progress
         if progress is None or not self._began:

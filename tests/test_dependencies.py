@@ -15,6 +15,7 @@ functions and under `TYPE_CHECKING`, and so does `importlib.import_module` with 
 import ast
 import os
 import re
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -270,6 +271,26 @@ def test_imports_along_the_direction_are_allowed(tmp_path):
         },
     )
     assert violations(tmp_path) == []
+
+
+# Keras loads some of these itself: they are forgotten, so that what loads them again is ours.
+LOADED_AGAIN = """
+import sys
+import keras, tensorflow
+late = {"jinja2", "matplotlib", "rich"}
+for name in [*sys.modules]:
+    if name.partition(".")[0] in late:
+        del sys.modules[name]
+import keras_metamix, metamix_tflite
+print(*sorted({name.partition(".")[0] for name in sys.modules} & late))
+"""
+
+
+def test_training_loads_nothing_that_reports_need():
+    """`import keras_metamix` leaves what draws and prints pages to those who ask for it."""
+    command = [sys.executable, "-c", LOADED_AGAIN]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr[-2000:]
 
 
 NOT_OURS = {".git", ".venv", ".venv-lowest", "runs", "build", "dist", "__pycache__"}

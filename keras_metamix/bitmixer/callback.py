@@ -58,15 +58,15 @@ class BitMixerCallback(keras.callbacks.Callback):
                 f"stage_epochs: expected three numbers of epochs, found {shown(stage_epochs)}."
             )
         require_whole("statistics_batches", statistics_batches)
-        self.stage_epochs = tuple(stage_epochs)
+        self.stage_epochs: tuple[int, ...] = tuple(stage_epochs)
         self.statistics_batches = statistics_batches
-        self.statistics_data = readable(statistics_data)
+        self.statistics_data: Any = readable(statistics_data)
         self.verbose = verbose
         self.stages: list[Stage] = []
         self._epoch = self._batch = 0
         self._steps: int | None = None  # of an epoch, once one was trained
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not isinstance(self.model, BitMixerModel):
             raise TypeError(
                 "BitMixerCallback trains a BitMixerModel (see BitMixerModel.from_float), "
@@ -87,7 +87,7 @@ class BitMixerCallback(keras.callbacks.Callback):
                 f"{sum(self.stage_epochs)}."
             )
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         epoch = model.progress.begin_epoch(epoch)
         wanted = self._stage_of(epoch)
@@ -100,7 +100,7 @@ class BitMixerCallback(keras.callbacks.Callback):
         if model.stage == "layer_wise":
             self._steps = epoch_steps(model, self.params, self._steps)
 
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         if model.stage != "layer_wise":
             return
@@ -111,13 +111,13 @@ class BitMixerCallback(keras.callbacks.Callback):
         share = (before + model.steps_per_execution) / total if total else 1.0
         model.layer_wise_share.assign(min(1.0, max(0.0, share)))
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         where = f"at step {batch + 1} of epoch {self._epoch + 1}, stage {model.stage}"
         check_loss(model, logs, where, self._batches(LOOKED_AT))
         self._batch = batch
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         self._steps = self._batch + 1
         model.progress.end_epoch(self._epoch)

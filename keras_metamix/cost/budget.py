@@ -103,7 +103,7 @@ class Bops(Budget):
 
     unit = "BOPs"
     log = "bops"
-    paper_unit = 1e9
+    paper_unit: ClassVar[float] = 1e9
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
         return {

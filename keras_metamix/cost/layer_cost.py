@@ -35,7 +35,9 @@ class LayerCost:
     operations: tuple[str, ...] = ()
 
 
-def weighted_bits(macs: Iterable, activation_bits: Iterable, weight_bits: Iterable) -> Any:
+def weighted_bits(
+    macs: Iterable[int], activation_bits: Iterable[int], weight_bits: Iterable[int]
+) -> Any:
     """Eq. 6: sum of `a_l * w_l * MAC_l`; ints give an int, tensors a tensor."""
     return sum(m * (a * w) for m, a, w in zip(macs, activation_bits, weight_bits, strict=True))
 

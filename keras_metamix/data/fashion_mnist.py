@@ -44,7 +44,7 @@ SHA256 = {
 }
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Arrays:
+def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Arrays:
     """Loads a data set by name: one of `DATASET_NAMES`.
 
     `data_dir` is TFDS's data folder and is not used by the extract. Returns what `load_extract`
@@ -74,7 +74,7 @@ def load_extract() -> Arrays:
 
 
 def load_full(
-    data_dir: str | os.PathLike | None = None, source_dir: str | os.PathLike | None = None
+    data_dir: str | os.PathLike[str] | None = None, source_dir: str | os.PathLike[str] | None = None
 ) -> Arrays:
     """Loads the full 60,000 + 10,000 images with the stock `tfds.load("fashion_mnist")`.
 
@@ -108,7 +108,7 @@ def load_full(
     return train, test
 
 
-def find_source(source_dir: str | os.PathLike | None = None) -> Path | None:
+def find_source(source_dir: str | os.PathLike[str] | None = None) -> Path | None:
     """Returns the folder that holds the four published gz files, or None if there is none.
 
     Looks at `source_dir`, else at the environment variable FASHION_MNIST_DIR, else at Debian's

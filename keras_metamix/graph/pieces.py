@@ -34,8 +34,8 @@ class Pieces:
     def __init__(self, model: keras.Model):
         self.clones: dict[int, Any] = {}
         self.opened: dict[int, Any] = {}  # keeps what was opened alive: clones go by identity
-        self.reserved = {x.name for x in model.operations}  # of the model's own top level
-        self.names = Names(self.reserved)
+        self.reserved: set[str] = {x.name for x in model.operations}  # of the model's own top level
+        self.names: Names = Names(self.reserved)
         self.given: dict[int, str] = {}  # names of layers that were made on the way
         self.prefix = ""
         self.place = Origin("")  # of what is copied at present

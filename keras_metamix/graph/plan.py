@@ -55,8 +55,9 @@ class Plan:
     def __init__(
         self, topology: Topology, exact_inputs: set[str], float_layers: frozenset[str] = frozenset()
     ):
-        self.topology, self.exact_inputs = topology, exact_inputs
-        self.kinds = {
+        self.topology = topology
+        self.exact_inputs = exact_inputs
+        self.kinds: dict[int, Kind | Operator] = {
             id(node): (node.name not in float_layers and kind(node.operation, node)) or Kind.FLOAT
             for node in topology.nodes
         }

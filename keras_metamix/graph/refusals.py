@@ -54,7 +54,7 @@ class UnsupportedLayerError(ValueError):
 
     def __init__(self, model: str, refusals: Iterable[Refusal]):
         found = list(refusals)
-        self.refused = by_name(found)
+        self.refused: dict[str, str] = by_name(found)
         super().__init__(_message(model, found))
 
 

@@ -64,7 +64,7 @@ class Topology:
         self.nodes: list[Node] = []
         self.inputs: list[Any] = list(model.inputs)
         self.outputs: list[Any] = list(model.outputs)
-        self.names = Names(operation.name for operation in model.operations)
+        self.names: Names = Names(operation.name for operation in model.operations)
         self._producer: dict[int, Node] = {}
         self._consumers: defaultdict[int, list[Node]] = defaultdict(list)
         for call in calls_in(model):

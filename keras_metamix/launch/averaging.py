@@ -24,9 +24,10 @@ class AveragedWeights(keras.callbacks.Callback):
 
     def __init__(self, batches: int = 32, data: Any = None):
         super().__init__()
-        self.batches, self.data = batches, data
+        self.batches = batches
+        self.data = data
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         with quantization_mode(model.evaluation_mode()):
             batches = training_batches(model, self.data, self.batches)

@@ -55,8 +55,11 @@ class Checkpoints(keras.callbacks.Callback):
         writes: bool = True,
     ):
         super().__init__()
-        self.folder, self.writes = folder, writes
-        self.epoch_steps, self.every, self.seconds = epoch_steps, steps, 60.0 * minutes
+        self.folder = folder
+        self.writes = writes
+        self.epoch_steps = epoch_steps
+        self.every = steps
+        self.seconds = 60.0 * minutes
         self.step, self.done = 0, False
         self._trained, self._state = model, _State()
         self._others = [c for c in callbacks if hasattr(c, "get_state")]
@@ -155,7 +158,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     # --- callbacks -------------------------------------------------------------------------
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Lets the steps pass that the epoch had before the restart."""
         model: Any = self._trained
         function, left = model.train_function, self._start % self.epoch_steps
@@ -171,18 +174,18 @@ class Checkpoints(keras.callbacks.Callback):
         if left:
             model.train_function = passed
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._start % self.epoch_steps and epoch == self._start // self.epoch_steps:
             self._read(_NAME.format(self._start))  # Keras has reset the epoch's metrics
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not logs:  # a step that was done before the restart
             return
         self.step += 1
         if self.step % self.epoch_steps and self._is_due():  # else the epoch's evaluation follows
             self.write()
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._is_due():
             self.write()
 
@@ -190,7 +193,7 @@ class Checkpoints(keras.callbacks.Callback):
         late = self.seconds and time.monotonic() - self._written > self.seconds
         return bool(late or (self.every and self.step % self.every == 0))
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.done = True
         self.write()
 

@@ -56,7 +56,7 @@ def parse(schema: type[Options], argv: Sequence[str]) -> Options:
         return parser.error(str(error))
 
 
-def _settings(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
+def _settings(field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:
     """What argparse wants to know of a field."""
     metadata, default = field.metadata, default_of(field)
     settings: dict[str, Any] = {"help": metadata["help"], "default": None}

@@ -53,7 +53,7 @@ class Data:
 class Space:
     """The candidates; `SearchSpace` checks them."""
 
-    activation_bits: tuple = setting("candidates of the layers' inputs, of 8 to 2")
+    activation_bits: tuple[Any, ...] = setting("candidates of the layers' inputs, of 8 to 2")
     weight_bits: Any = setting("a bit-width, several to search, or 'same' as the activations'")
     edge_bits: Any = setting("of the first and the last layer")
     edge_weight_bits: Any = setting("of their weights, or several to search; None: edge_bits", None)
@@ -159,7 +159,7 @@ class Search(Budgeted):
     meta_epochs: int = setting("of bit-meta")
     search_epochs: int = setting("of bit-search")
     meta: Meta = setting("what a candidate sees: the whole batch, or split: a part", "whole")
-    budgets: tuple = setting(
+    budgets: tuple[Any, ...] = setting(
         "further budgets of the same search, as multiples of the first, such as (0.9, 0.8): a file "
         "and a point of the Pareto picture each",
         (),

@@ -107,8 +107,11 @@ class EpochLines(keras.callbacks.Callback):
         metric: Metric = ACCURACY,
     ):
         super().__init__()
-        self.title, self.prints, self.budgets, self.metric = title, prints, budgets, metric
-        self.ends = list(itertools.accumulate(phases))
+        self.title = title
+        self.prints = prints
+        self.budgets = budgets
+        self.metric = metric
+        self.ends: list[int] = list(itertools.accumulate(phases))
         self.records: list[dict[str, Any]] = []
         self._epoch = self._steps = 0
         self._seconds = 0.0  # of this epoch before a restart
@@ -123,10 +126,10 @@ class EpochLines(keras.callbacks.Callback):
         self.records, self._seconds = state["records"], state["seconds"]
         self._started = time.perf_counter()
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._started, self._epoch, self._steps, self._seconds = time.perf_counter(), epoch, 0, 0.0
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not logs:  # a step that was done before a restart
             return
         self._steps += 1
@@ -141,7 +144,7 @@ class EpochLines(keras.callbacks.Callback):
         """Epochs of this phase that follow `epoch`."""
         return next((end for end in self.ends if end > epoch), epoch + 1) - epoch - 1
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         seconds = self._seconds + time.perf_counter() - self._started
         record = {

@@ -38,10 +38,13 @@ class Monitor(keras.callbacks.Callback):
 
     def __init__(self, workdir: Path, name: str, every: int = 10, writes: bool = True):
         super().__init__()
-        self.workdir, self.name, self.every, self.writes = workdir, name, every, writes
+        self.workdir = workdir
+        self.name = name
+        self.every = every
+        self.writes = writes
         self._step = self._epoch = 0
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._scalars: Any = tf.summary.create_noop_writer()
         if self.writes:
             folder = self.workdir / "tensorboard" / self.name
@@ -62,25 +65,27 @@ class Monitor(keras.callbacks.Callback):
         with written_whole(file) as temporary:
             temporary.write_text("".join(kept))
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not logs:  # a step that was done before a restart
             return
         self._step += 1
         if self._step % self.every == 0:
             self._write("step", {name: float(value) for name, value in logs.items()}, {})
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         self._write("epoch", numbers, layer_numbers(self.model))
         self._scalars.flush()
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._scalars.close()
 
-    def _write(self, kind: str, numbers: dict[str, float], layers: dict[str, dict]) -> None:
+    def _write(
+        self, kind: str, numbers: dict[str, float], layers: dict[str, dict[str, Any]]
+    ) -> None:
         with self._scalars.as_default(step=self._step):
             for name, value in numbers.items():
                 tf.summary.scalar(f"{kind}/{name}", value)

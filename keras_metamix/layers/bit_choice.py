@@ -31,7 +31,7 @@ class BitChoice:
 
     def __init__(self, candidates: int | Sequence[int], of: Literal["activations", "weights"]):
         bits = (candidates,) if isinstance(candidates, int) else candidates
-        self.candidates = tuple(int(b) for b in bits)
+        self.candidates: tuple[int, ...] = tuple(int(b) for b in bits)
         self.of: Literal["activations", "weights"] = of
         self.bit_index: Any = None
         self.alpha: Any = None

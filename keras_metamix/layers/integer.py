@@ -38,9 +38,9 @@ class IntegerLayer(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.output_grid = as_grid(output_grid)
-        self.low = self.output_grid.low if low is None else low
-        self.high = self.output_grid.high if high is None else high
+        self.output_grid: Grid = as_grid(output_grid)
+        self.low: int = self.output_grid.low if low is None else low
+        self.high: int = self.output_grid.high if high is None else high
 
     def requantize(self, accumulator: Any, multiplier: Any) -> Any:
         """`clip(round(float32(accumulator) * multiplier))`."""
@@ -197,7 +197,7 @@ class Combination(IntegerLayer):
         **kwargs: Any,
     ):
         super().__init__(output_grid, **kwargs)
-        self.input_grids = tuple(as_grid(g) for g in input_grids)
+        self.input_grids: tuple[Grid, ...] = tuple(as_grid(g) for g in input_grids)
 
     def get_config(self) -> dict[str, Any]:
         grids = [dataclasses.asdict(g) for g in self.input_grids]

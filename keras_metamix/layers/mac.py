@@ -54,8 +54,9 @@ class QuantizedMac(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self._trains, self.edge = trainable, edge
-        self.input_quantizer = input_quantizer or ActivationQuantizer(
+        self._trains = trainable
+        self.edge = edge
+        self.input_quantizer: ActivationQuantizer = input_quantizer or ActivationQuantizer(
             activation_bits, sign_from_data=True, name=f"{self.name}_input"
         )
         tied = weight_bits == "same"

@@ -24,7 +24,8 @@ class BilinearResize(keras.layers.Layer):
 
     def __init__(self, size: Sequence[int], whole: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
-        self.size, self.whole = (int(size[0]), int(size[1])), whole
+        self.size = (int(size[0]), int(size[1]))
+        self.whole = whole
 
     def call(self, x: Any) -> Any:
         resized = self.interpolated(x)

@@ -97,12 +97,13 @@ class MetaMixCallback(keras.callbacks.Callback):
         require_whole("statistics_batches", statistics_batches)
         require_whole("record_every", record_every, 1)
         require_cost(cost_form, cost_strength)
-        self.budgets = _budgets(budget, target_bops)
+        self.budgets: tuple[Budget, ...] = _budgets(budget, target_bops)
         self.cost_form: CostForm = cost_form
-        self.meta_epochs, self.search_epochs = meta_epochs, search_epochs
+        self.meta_epochs = meta_epochs
+        self.search_epochs = search_epochs
         self.cost_strength = cost_strength
         self.statistics_batches = statistics_batches
-        self.statistics_data = readable(statistics_data)
+        self.statistics_data: Any = readable(statistics_data)
         self.record_every = record_every
         self.verbose = verbose
         self.argmax_assignment: BitAssignment | None = None
@@ -114,7 +115,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         self._steps: int | None = None  # of an epoch, once one was trained
         self._settled, self._selected = True, False
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         if not isinstance(model, MetaMixModel):
             raise TypeError(
@@ -136,7 +137,7 @@ class MetaMixCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         epoch = model.progress.begin_epoch(epoch)
         self._epoch, self._settled = epoch, False
@@ -155,7 +156,7 @@ class MetaMixCallback(keras.callbacks.Callback):
             self.assignment = model.bit_assignment
         self.phases.append(model.phase)
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         where = f"at step {batch + 1} of epoch {self._epoch + 1}, phase {model.phase}"
         check_loss(model, logs, where, self._batches(LOOKED_AT))
@@ -166,10 +167,10 @@ class MetaMixCallback(keras.callbacks.Callback):
             self._record()
         self._step += 1
 
-    def on_test_begin(self, logs: dict | None = None) -> None:
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._settle()
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         self._settle()
         if model.phase == "bit_search":
@@ -182,7 +183,7 @@ class MetaMixCallback(keras.callbacks.Callback):
             for budget in self._priced:
                 logs[budget.log] = budget.total(model.bit_assignment)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         if self._settled and model.phase != "weight_training" and self._is_last(self._epoch):
             self._enter_weight_training()

@@ -13,13 +13,13 @@ from typing import Any
 import keras
 
 
-def fused(function: Callable) -> Callable:
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorates a function of tensors, written in `keras.ops`, without variables."""
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
 
-    kernels: dict[Any, Callable] = {}
+    kernels: dict[Any, Callable[..., Any]] = {}
 
     def call(*tensors: Any) -> Any:
         # One tf.function for each signature: of one with many, TensorFlow warns of retracing.

@@ -54,7 +54,9 @@ def shifted_range(step: Any, low: Any, high: Any, minimum: float | None) -> tupl
     return low + shift, high + shift
 
 
-def _candidate_functions(cap: float, minimum: float | None) -> tuple[Callable, Callable]:
+def _candidate_functions(
+    cap: float, minimum: float | None
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def chosen(steps, index, table):
         step, row = pick(steps, index), pick(table, index)
         low, high, scale = row if isinstance(row, np.ndarray) else ops.unstack(row, 3)
@@ -82,7 +84,7 @@ def _candidate_functions(cap: float, minimum: float | None) -> tuple[Callable, C
     return forward, backward
 
 
-def _mixture_functions(cap: float) -> tuple[Callable, Callable]:
+def _mixture_functions(cap: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def forward(v, probabilities, steps, lows, highs):
         v = _capped(v, cap)
         return sum(
@@ -113,13 +115,15 @@ def _mixture_functions(cap: float) -> tuple[Callable, Callable]:
 
 
 @functools.cache
-def _candidate_kernels(cap: float, minimum: float | None, fuse: bool) -> tuple[Callable, ...]:
+def _candidate_kernels(
+    cap: float, minimum: float | None, fuse: bool
+) -> tuple[Callable[..., Any], ...]:
     functions = _candidate_functions(cap, minimum)
     return tuple(fused(f) for f in functions) if fuse else functions
 
 
 @functools.cache
-def _mixture_kernels(cap: float, fuse: bool) -> tuple[Callable, ...]:
+def _mixture_kernels(cap: float, fuse: bool) -> tuple[Callable[..., Any], ...]:
     functions = _mixture_functions(cap)
     return tuple(fused(f) for f in functions) if fuse else functions
 

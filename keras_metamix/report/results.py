@@ -92,7 +92,7 @@ class Epoch:
 class RunFacts:
     """What a reader needs to repeat the run."""
 
-    config: dict
+    config: dict[str, Any]
     date: str
     versions: dict[str, str]
     machine: str
@@ -116,7 +116,7 @@ class Budget:
     limit: float = setting(above=True)
     found: float
     source: str = ""
-    origin: dict = dataclasses.field(default_factory=dict)
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
     written: float | None = None
 
 

@@ -37,10 +37,13 @@ class IntegerAdd(Combination):
 class Add(Operator):
     """`keras.layers.Add` and `keras.ops.add`."""
 
-    title, litert, arity = "sum", "ADD", 2
+    title = "sum"
+    litert = "ADD"
+    arity: int | None = 2
     placewise = True
-    layers, raw = (keras.layers.Add,), ("Add",)
+    layers: tuple[type, ...] = (keras.layers.Add,)
+    raw: tuple[str, ...] = ("Add",)
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
         return IntegerAdd(grids, grid, name=node.call_name, **clip)(tensors)

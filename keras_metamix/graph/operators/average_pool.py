@@ -24,8 +24,10 @@ class AveragePool(Operator):
     (size of the window) / (values inside).
     """
 
-    title, litert, takes_labels = "average pooling", "DEPTHWISE_CONV_2D", True
-    layers = (keras.layers.AveragePooling2D,)
+    title = "average pooling"
+    litert = "DEPTHWISE_CONV_2D"
+    takes_labels = True
+    layers: tuple[type, ...] = (keras.layers.AveragePooling2D,)
 
     def refusal(self, node: Any) -> str | None:
         return None if pool_is_padded(node) and _factors(node)[0].max() > _LARGEST else ""

@@ -111,7 +111,9 @@ class Operator:
         """
         return self.integers(group.head, group.inputs, grid, clip)
 
-    def integers(self, node: Any, inputs: Sequence[Levels], grid: Grid, clip: dict) -> Any:
+    def integers(
+        self, node: Any, inputs: Sequence[Levels], grid: Grid, clip: dict[str, Any]
+    ) -> Any:
         """The integer layer of a call, applied to its inputs."""
         raise NotImplementedError
 

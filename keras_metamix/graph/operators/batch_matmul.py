@@ -123,8 +123,12 @@ class BatchMatmul(Operator):
     The second factor is quantized with zero-point 0: `Kind.SYMMETRIC` stands before it.
     """
 
-    title, litert, arity, fuses = "matrix product", "BATCH_MATMUL", 2, False
-    layers, raw = (layers.Dot,), ("Matmul", "Einsum")
+    title = "matrix product"
+    litert = "BATCH_MATMUL"
+    arity: int | None = 2
+    fuses = False
+    layers: tuple[type, ...] = (layers.Dot,)
+    raw: tuple[str, ...] = ("Matmul", "Einsum")
 
     def refusal(self, node: Any) -> str | None:
         return None if product_of(node.operation, node.inputs) is None else ""
@@ -133,7 +137,7 @@ class BatchMatmul(Operator):
         group = super().group(node, sources, plan)
         return group.clipped(0.0, math.inf) if group.sign == "unsigned" else group
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         product: Any = product_of(node.operation, node.inputs)
         first, second = (inputs[place] for place in product.order)
         if second.grid.zero_point != 0:

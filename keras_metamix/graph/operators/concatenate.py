@@ -18,8 +18,12 @@ from keras_metamix.graph.requantize import Levels, clip_ends, rescaled
 class Concatenate(Operator):
     """`keras.layers.Concatenate` and `keras.ops.concatenate`."""
 
-    title, litert, arity, joins_parts = "concatenation", "CONCATENATION", None, True
-    layers, raw = (keras.layers.Concatenate,), ("Concatenate",)
+    title = "concatenation"
+    litert = "CONCATENATION"
+    arity: int | None = None
+    joins_parts = True
+    layers: tuple[type, ...] = (keras.layers.Concatenate,)
+    raw: tuple[str, ...] = ("Concatenate",)
 
     def begin(self, node: Any, values: Sequence[Levels | Group]) -> Levels | Group:
         parts = [value for value in values if isinstance(value, Levels)]

@@ -10,7 +10,7 @@ from keras_metamix.graph.operators.base import Move
 class DepthToSpace(Move):
     """`keras.ops.depth_to_space`."""
 
-    raw = ("DepthToSpace",)
+    raw: tuple[str, ...] = ("DepthToSpace",)
 
     def litert(self, operation: Any) -> str:
         return "DEPTH_TO_SPACE"
@@ -19,7 +19,7 @@ class DepthToSpace(Move):
 class SpaceToDepth(Move):
     """`keras.ops.space_to_depth`."""
 
-    raw = ("SpaceToDepth",)
+    raw: tuple[str, ...] = ("SpaceToDepth",)
 
     def litert(self, operation: Any) -> str:
         return "SPACE_TO_DEPTH"

@@ -16,7 +16,7 @@ from keras_metamix.graph.operators.concatenate import Concatenate
 class Largest(Move):
     """`keras.ops.max` and `keras.ops.amax`."""
 
-    raw = ("Max", "Amax")
+    raw: tuple[str, ...] = ("Max", "Amax")
 
     def kind(self, operation: Any, node: Any) -> Kind:
         bounded = getattr(operation, "initial", None) is not None
@@ -30,7 +30,7 @@ class Largest(Move):
 class Smallest(Largest):
     """`keras.ops.min` and `keras.ops.amin`."""
 
-    raw = ("Min", "Amin")
+    raw: tuple[str, ...] = ("Min", "Amin")
 
     def litert(self, operation: Any) -> str:
         return "REDUCE_MIN"
@@ -42,8 +42,10 @@ class Maximum(Concatenate):
     Every part is computed on the grid of the whole.
     """
 
-    title, litert = "maximum", "REDUCE_MAX"
-    layers, raw = (keras.layers.Maximum,), ("Maximum",)
+    title = "maximum"
+    litert = "REDUCE_MAX"
+    layers: tuple[type, ...] = (keras.layers.Maximum,)
+    raw: tuple[str, ...] = ("Maximum",)
 
     def takes(self, operation: Any, node: Any) -> bool:
         return node is None or len(node.inputs) > 1
@@ -66,8 +68,10 @@ class Maximum(Concatenate):
 class Minimum(Maximum):
     """`keras.layers.Minimum` and `keras.ops.minimum` of tensors."""
 
-    title, litert = "minimum", "REDUCE_MIN"
-    layers, raw = (keras.layers.Minimum,), ("Minimum",)
+    title = "minimum"
+    litert = "REDUCE_MIN"
+    layers: tuple[type, ...] = (keras.layers.Minimum,)
+    raw: tuple[str, ...] = ("Minimum",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         return Concatenate.group(self, node, sources, plan)

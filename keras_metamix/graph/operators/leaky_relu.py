@@ -43,9 +43,12 @@ class IntegerLeakyReLU(IntegerLayer):
 class LeakyRelu(Operator):
     """`keras.layers.LeakyReLU`, which `expand` makes of all other forms."""
 
-    title, litert, stage, keeps_grid = "leaky ReLU", "LEAKY_RELU", Stage.CLOSED, True
+    title = "leaky ReLU"
+    litert = "LEAKY_RELU"
+    stage = Stage.CLOSED
+    keeps_grid = True
     placewise = True
-    layers = (keras.layers.LeakyReLU,)
+    layers: tuple[type, ...] = (keras.layers.LeakyReLU,)
 
     def refusal(self, node: Any) -> str:
         slope = node.operation.negative_slope

@@ -97,15 +97,19 @@ _HALF_AWAY = ("gelu", "gelu_tanh")  # whose kernel is none of XNNPACK's
 class Sigmoid(Operator):
     """The sigmoid, whose scale the device fixes."""
 
-    title, litert, stage, fixed_step = "sigmoid", "LOGISTIC", Stage.CLOSED, 1 / 256
+    title = "sigmoid"
+    litert = "LOGISTIC"
+    stage = Stage.CLOSED
+    fixed_step: float | None = 1 / 256
     placewise = True
-    raw, functions = ("Sigmoid",), ("sigmoid",)
-    gate_minimum = -0.27846
+    raw: tuple[str, ...] = ("Sigmoid",)
+    functions: tuple[str, ...] = ("sigmoid",)
+    gate_minimum: float | None = -0.27846
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         return Group(node, self, sign="unsigned")
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         layer = IntegerTable("sigmoid", inputs[0].grid, grid, name=node.call_name, **clip)
         return layer(inputs[0].tensor)
 
@@ -113,14 +117,18 @@ class Sigmoid(Operator):
 class Tanh(Operator):
     """The hyperbolic tangent, whose scale the device fixes."""
 
-    title, litert, stage, fixed_step = "tanh", "TANH", Stage.CLOSED, 1 / 128
+    title = "tanh"
+    litert = "TANH"
+    stage = Stage.CLOSED
+    fixed_step: float | None = 1 / 128
     placewise = True
-    raw, functions = ("Tanh",), ("tanh",)
+    raw: tuple[str, ...] = ("Tanh",)
+    functions: tuple[str, ...] = ("tanh",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         return Group(node, self)
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         layer = IntegerTable("tanh", inputs[0].grid, grid, name=node.call_name, **clip)
         return layer(inputs[0].tensor)
 
@@ -128,9 +136,13 @@ class Tanh(Operator):
 class Elu(Operator):
     """ELU with alpha=1, whose values begin at -1."""
 
-    title, litert, stage = "ELU", "ELU", Stage.CLOSED
+    title = "ELU"
+    litert = "ELU"
+    stage = Stage.CLOSED
     placewise = True
-    layers, raw, functions = (keras.layers.ELU,), ("Elu", "Celu"), ("elu", "celu")
+    layers: tuple[type, ...] = (keras.layers.ELU,)
+    raw: tuple[str, ...] = ("Elu", "Celu")
+    functions: tuple[str, ...] = ("elu", "celu")
 
     def refusal(self, node: Any) -> str:
         alpha = getattr(node.operation, "alpha", 1.0)
@@ -143,7 +155,7 @@ class Elu(Operator):
             return Group(node, self, sign="unsigned")
         return Group(node, self, sign="offset", minimum=-1.0)
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         layer = IntegerTable("elu", inputs[0].grid, grid, name=node.call_name, **clip)
         return layer(inputs[0].tensor)
 
@@ -151,15 +163,18 @@ class Elu(Operator):
 class Gelu(Operator):
     """GELU by the error function, or with approximate=True by the hyperbolic tangent."""
 
-    title, litert, stage = "GELU", "GELU", Stage.CLOSED
-    raw, functions = ("Gelu",), ("gelu",)
+    title = "GELU"
+    litert = "GELU"
+    stage = Stage.CLOSED
+    raw: tuple[str, ...] = ("Gelu",)
+    functions: tuple[str, ...] = ("gelu",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         if sources[0].sign == "unsigned":
             return Group(node, self, sign="unsigned")
         return Group(node, self, sign="offset", minimum=_GELU_MINIMUM)
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         function = "gelu_tanh" if getattr(node.operation, "approximate", False) else "gelu"
         layer = IntegerTable(function, inputs[0].grid, grid, name=node.call_name, **clip)
         return layer(inputs[0].tensor)

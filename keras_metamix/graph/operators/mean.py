@@ -72,8 +72,12 @@ class IntegerSum(IntegerMean):
 class Mean(Operator):
     """`keras.layers.GlobalAveragePooling2D` and `keras.ops.mean`."""
 
-    title, litert, integer, fuses = "mean along axes", "MEAN", IntegerMean, False
-    layers, raw = (keras.layers.GlobalAveragePooling2D,), ("Mean",)
+    title = "mean along axes"
+    litert = "MEAN"
+    integer = IntegerMean
+    fuses = False
+    layers: tuple[type, ...] = (keras.layers.GlobalAveragePooling2D,)
+    raw: tuple[str, ...] = ("Mean",)
 
     def takes(self, operation: Any, node: Any) -> bool:
         return bool(reduced_axes(operation, node and len(node.inputs[0].shape)))
@@ -88,7 +92,7 @@ class Mean(Operator):
         shape = node.inputs[0].shape
         return len(shape) - 1 not in self.axes(node) or shape[-1] % EDGE_TPU_DEPTH == 0
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         axes, keepdims, name = self.axes(node), node.operation.keepdims, node.call_name
         layer = self.integer(inputs[0].grid, grid, axes, keepdims, name=name, **clip)
         return layer(inputs[0].tensor)
@@ -97,8 +101,11 @@ class Mean(Operator):
 class Sum(Mean):
     """`keras.ops.sum`."""
 
-    title, litert, integer = "sum along axes", "SUM", IntegerSum
-    layers, raw = (), ("Sum",)
+    title = "sum along axes"
+    litert = "SUM"
+    integer = IntegerSum
+    layers: tuple[type, ...] = ()
+    raw: tuple[str, ...] = ("Sum",)
 
     def takes_edge_tpu(self, node: Any) -> bool:
         return True

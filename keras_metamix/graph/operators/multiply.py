@@ -67,9 +67,12 @@ class IntegerFactors(IntegerLayer):
 class Multiply(Operator):
     """`keras.layers.Multiply` and `keras.ops.multiply`; of a tensor and its gate, swish."""
 
-    title, litert, arity = "product", "MUL", 2
+    title = "product"
+    litert = "MUL"
+    arity: int | None = 2
     placewise = True
-    layers, raw = (keras.layers.Multiply,), ("Multiply",)
+    layers: tuple[type, ...] = (keras.layers.Multiply,)
+    raw: tuple[str, ...] = ("Multiply",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         group = super().group(node, sources, plan)
@@ -78,7 +81,7 @@ class Multiply(Operator):
             return group
         return dataclasses.replace(group, sign="offset", minimum=minimum)
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
         return IntegerMultiply(grids, grid, name=node.call_name, **clip)(tensors)
 

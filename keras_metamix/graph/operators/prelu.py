@@ -23,8 +23,10 @@ _SMALLEST = 1e-6  # a scale of INT8 is above 0
 class PRelu(Operator):
     """`keras.layers.PReLU` with shared_axes=[1, 2]: two 1x1 depthwise convolutions and a sum."""
 
-    title, litert, stage = "PReLU", "ADD", Stage.CLIPS
-    layers = (keras.layers.PReLU,)
+    title = "PReLU"
+    litert = "ADD"
+    stage = Stage.CLIPS
+    layers: tuple[type, ...] = (keras.layers.PReLU,)
 
     def refusal(self, node: Any) -> str:
         slopes = node.operation.alpha

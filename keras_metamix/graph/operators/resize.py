@@ -19,8 +19,8 @@ class Resize(Move):
     Of the nearest ones the codes move; the bilinear ones round to the grid of their input.
     """
 
-    layers = (layers.UpSampling2D, layers.Resizing, GridResize)
-    raw = ("Resize",)
+    layers: tuple[type, ...] = (layers.UpSampling2D, layers.Resizing, GridResize)
+    raw: tuple[str, ...] = ("Resize",)
 
     def kind(self, operation: Any, node: Any) -> Kind:
         kind = {"nearest": Kind.PASS, "bilinear": Kind.ROUND}.get(_method(operation), Kind.FLOAT)

@@ -13,7 +13,7 @@ from keras_metamix.layers.slice import Slice
 class Slices(Move):
     """`Slice`, which `expand` makes of all other forms, and `Cropping2D`."""
 
-    layers = (Slice, layers.Cropping2D)
+    layers: tuple[type, ...] = (Slice, layers.Cropping2D)
 
     def litert(self, operation: Any) -> str:
         return "STRIDED_SLICE"

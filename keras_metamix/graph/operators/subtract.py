@@ -24,13 +24,16 @@ class IntegerSubtract(IntegerAdd):
 class Subtract(Operator):
     """`keras.layers.Subtract` and `keras.ops.subtract`."""
 
-    title, litert, arity = "difference", "SUB", 2
+    title = "difference"
+    litert = "SUB"
+    arity: int | None = 2
     placewise = True
-    layers, raw = (keras.layers.Subtract,), ("Subtract",)
+    layers: tuple[type, ...] = (keras.layers.Subtract,)
+    raw: tuple[str, ...] = ("Subtract",)
 
     def group(self, node: Any, sources: Sequence[Group], plan: Any) -> Group:
         return Group(node, self, self.stage)
 
-    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict) -> Any:
+    def integers(self, node: Any, inputs: Sequence[Any], grid: Any, clip: dict[str, Any]) -> Any:
         grids, tensors = [v.grid for v in inputs], [v.tensor for v in inputs]
         return IntegerSubtract(grids, grid, name=node.call_name, **clip)(tensors)

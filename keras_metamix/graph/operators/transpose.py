@@ -15,7 +15,7 @@ _MOST_AXES = 6  # of LiteRT's TRANSPOSE, the batch's among them
 class Transpose(Move):
     """`keras.layers.Permute`, which `expand` makes of all other forms."""
 
-    layers = (layers.Permute,)
+    layers: tuple[type, ...] = (layers.Permute,)
 
     def kind(self, operation: Any, node: Any) -> Kind:
         return Kind.PASS if len(operation.dims) < _MOST_AXES else Kind.FLOAT

@@ -50,7 +50,7 @@ class Options:
     warmup: int = 5
     timeout: int = 600
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_at_least(
             threads=(1, self.threads),
             runs=(1, self.runs),

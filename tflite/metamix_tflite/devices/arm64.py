@@ -42,7 +42,7 @@ class Options:
     arm64_root: Path | None = None
     timeout: int = 600
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_at_least(timeout=(1, self.timeout))
         for name in self.kernels:
             check_kernels(name)

@@ -59,7 +59,7 @@ class Options:
     vela_config: Path | None = None
     timeout: int = 600
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_at_least(timeout=(1, self.timeout))
         for name, known in (("accelerator", ACCELERATORS), ("optimise", OPTIMISE)):
             found = getattr(self, name)

@@ -41,7 +41,7 @@ class Options:
     warmup: int = 5
     timeout: int = 600
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_at_least(runs=(1, self.runs), warmup=(0, self.warmup), timeout=(1, self.timeout))
         if self.precision not in PRECISIONS:
             expected = " or ".join(PRECISIONS)

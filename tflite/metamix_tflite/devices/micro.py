@@ -44,7 +44,7 @@ class Options:
     runs: int = 20
     timeout: int = 600
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_at_least(runs=(1, self.runs), timeout=(1, self.timeout))
 
 

@@ -24,8 +24,8 @@ _LEAST = 2.0**-10  # XNNPACK leaves sums of smaller scale ratios to others
 class Add(Family):
     """ADD of two tensors."""
 
-    layers = ("IntegerAdd",)
-    litert = (Litert("ADD", (2,), schema.AddOptions),)
+    layers: tuple[str, ...] = ("IntegerAdd",)
+    litert: tuple[Litert, ...] = (Litert("ADD", (2,), schema.AddOptions),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         write_sum(file, node, Op.ADD, schema.AddOptionsT())

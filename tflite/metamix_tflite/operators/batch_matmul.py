@@ -27,8 +27,8 @@ _OPTIONS = ("adjX", "adjY")
 class BatchMatmul(Family):
     """BATCH_MATMUL, which has no fused activation, and a second factor of zero-point 0."""
 
-    layers = ("IntegerBatchMatmul",)
-    litert = (
+    layers: tuple[str, ...] = ("IntegerBatchMatmul",)
+    litert: tuple[Litert, ...] = (
         Litert(
             "BATCH_MATMUL",
             (2,),

@@ -16,8 +16,10 @@ _MOST = 5  # inputs that XNNPACK joins at once
 class Concatenate(Move):
     """CONCATENATION."""
 
-    layers = ("Concatenate",)
-    litert = (Litert("CONCATENATION", (*range(1, _MOST + 1),), geometry=("axis",)),)
+    layers: tuple[str, ...] = ("Concatenate",)
+    litert: tuple[Litert, ...] = (
+        Litert("CONCATENATION", (*range(1, _MOST + 1),), geometry=("axis",)),
+    )
 
     def write(self, file: FileWriter, node: Any) -> None:
         axis = node.operation.axis % len(node.output.shape)

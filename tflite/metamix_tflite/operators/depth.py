@@ -14,8 +14,10 @@ from metamix_tflite.operators.moves import Move
 class DepthToSpace(Move):
     """DEPTH_TO_SPACE."""
 
-    layers = ("DepthToSpace",)
-    litert = (Litert("DEPTH_TO_SPACE", (1,), geometry=("blockSize",), gpu=False, edge_tpu=False),)
+    layers: tuple[str, ...] = ("DepthToSpace",)
+    litert: tuple[Litert, ...] = (
+        Litert("DEPTH_TO_SPACE", (1,), geometry=("blockSize",), gpu=False, edge_tpu=False),
+    )
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,), shape = file.read(node), batch_one(node.output)
@@ -25,8 +27,10 @@ class DepthToSpace(Move):
 class SpaceToDepth(Move):
     """SPACE_TO_DEPTH."""
 
-    layers = ("SpaceToDepth",)
-    litert = (Litert("SPACE_TO_DEPTH", (1,), geometry=("blockSize",), gpu=False),)
+    layers: tuple[str, ...] = ("SpaceToDepth",)
+    litert: tuple[Litert, ...] = (
+        Litert("SPACE_TO_DEPTH", (1,), geometry=("blockSize",), gpu=False),
+    )
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,), options = file.read(node), schema.SpaceToDepthOptionsT()

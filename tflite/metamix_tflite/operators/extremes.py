@@ -18,8 +18,8 @@ from metamix_tflite.operators.moves import Move, reshaped
 class Largest(Move):
     """REDUCE_MAX."""
 
-    layers = ("Max", "Amax")
-    litert = (Litert("REDUCE_MAX", (2,), geometry=("keepDims",), gpu=False),)
+    layers: tuple[str, ...] = ("Max", "Amax")
+    litert: tuple[Litert, ...] = (Litert("REDUCE_MAX", (2,), geometry=("keepDims",), gpu=False),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         operation, (source,) = node.operation, file.read(node)
@@ -38,8 +38,8 @@ class Largest(Move):
 class Smallest(Largest):
     """REDUCE_MIN."""
 
-    layers = ("Min", "Amin")
-    litert = (Litert("REDUCE_MIN", (2,), geometry=("keepDims",), gpu=False),)
+    layers: tuple[str, ...] = ("Min", "Amin")
+    litert: tuple[Litert, ...] = (Litert("REDUCE_MIN", (2,), geometry=("keepDims",), gpu=False),)
 
     def computed(self, call: Call, levels: Sequence[np.ndarray]) -> np.ndarray:
         return -super().computed(call, [-levels[0], levels[1]])
@@ -52,7 +52,7 @@ class Extreme(Move):
     side, over an axis that counts them, which moves codes as they are.
     """
 
-    layers = ("Maximum", "Minimum")
+    layers: tuple[str, ...] = ("Maximum", "Minimum")
 
     def write(self, file: FileWriter, node: Any) -> None:
         parts, name = file.read(node), node.name

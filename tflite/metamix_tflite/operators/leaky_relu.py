@@ -18,8 +18,8 @@ _UNITS = 256  # XNNPACK multiplies by an integer of so many
 class LeakyRelu(Move):
     """LEAKY_RELU whose output has its input's scale: levels of 0 and above stay as they are."""
 
-    layers = ("IntegerLeakyReLU",)
-    litert = (
+    layers: tuple[str, ...] = ("IntegerLeakyReLU",)
+    litert: tuple[Litert, ...] = (
         Litert(
             "LEAKY_RELU",
             (1,),

@@ -33,8 +33,8 @@ _FIXED = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}
 class Lookup(Family):
     """LOGISTIC, TANH, ELU and GELU."""
 
-    layers = ("IntegerTable",)
-    litert = (
+    layers: tuple[str, ...] = ("IntegerTable",)
+    litert: tuple[Litert, ...] = (
         Litert("LOGISTIC", (1,)),
         Litert("TANH", (1,), gpu=False),
         Litert("ELU", (1,), gpu=False, edge_tpu=False),

@@ -38,8 +38,8 @@ class Mac(Family):
     FULLY_CONNECTED takes patches for some convolutions, and gives blocks for some transposed ones.
     """
 
-    layers = ("IntegerMac",)
-    litert = (
+    layers: tuple[str, ...] = ("IntegerMac",)
+    litert: tuple[Litert, ...] = (
         Litert("CONV_2D", (3,), schema.Conv2DOptions, _GEOMETRY),
         Litert("DEPTHWISE_CONV_2D", (3,), schema.DepthwiseConv2DOptions, _DEPTHWISE),
         Litert("FULLY_CONNECTED", (3,), schema.FullyConnectedOptions),

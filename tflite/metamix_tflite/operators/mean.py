@@ -25,8 +25,8 @@ EDGE_TPU_DEPTH = 4  # it takes means of a multiple of so many channels
 class Mean(Family):
     """MEAN, which has no fused activation."""
 
-    layers = ("IntegerMean",)
-    litert = (Litert("MEAN", (2,), geometry=("keepDims",), gpu=False),)
+    layers: tuple[str, ...] = ("IntegerMean",)
+    litert: tuple[Litert, ...] = (Litert("MEAN", (2,), geometry=("keepDims",), gpu=False),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         layer, op = node.operation, getattr(Op, self.litert[0].name)
@@ -70,8 +70,8 @@ class Mean(Family):
 class Sum(Mean):
     """SUM, which has no fused activation."""
 
-    layers = ("IntegerSum",)
-    litert = (Litert("SUM", (2,), geometry=("keepDims",), gpu=False),)
+    layers: tuple[str, ...] = ("IntegerSum",)
+    litert: tuple[Litert, ...] = (Litert("SUM", (2,), geometry=("keepDims",), gpu=False),)
 
     def share(self, count: int) -> np.float32:
         return np.float32(1)

@@ -45,9 +45,9 @@ class Move(Family):
 class Pad(Move):
     """PAD with the zero-point, which is 0."""
 
-    layers = ("ZeroPadding2D",)
-    litert = (Litert("PAD", (2,)),)
-    constants = (8,)
+    layers: tuple[str, ...] = ("ZeroPadding2D",)
+    litert: tuple[Litert, ...] = (Litert("PAD", (2,)),)
+    constants: tuple[int, ...] = (8,)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,) = file.read(node)
@@ -57,8 +57,8 @@ class Pad(Move):
 class Reshape(Move):
     """RESHAPE."""
 
-    layers = ("Flatten", "Reshape")
-    litert = (Litert("RESHAPE", (2,)),)
+    layers: tuple[str, ...] = ("Flatten", "Reshape")
+    litert: tuple[Litert, ...] = (Litert("RESHAPE", (2,)),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,), shape = file.read(node), batch_one(node.output)
@@ -71,7 +71,7 @@ class Reshape(Move):
 class Same(Family):
     """No operator: the input tensor. Of activations the fold leaves the linear one."""
 
-    layers = ("Dropout", "SpatialDropout2D", "Identity", "Activation")
+    layers: tuple[str, ...] = ("Dropout", "SpatialDropout2D", "Identity", "Activation")
 
     def write(self, file: FileWriter, node: Any) -> None:
         file.values[id(node.output)] = file.read(node)[0]

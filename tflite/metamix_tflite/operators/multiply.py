@@ -27,8 +27,8 @@ _LEAST = 2.0**-16  # XNNPACK leaves products of smaller scale ratios to others
 class Multiply(Family):
     """MUL of two tensors, and MUL by a constant: 1 of another scale, or one for each pixel."""
 
-    layers = ("IntegerMultiply", "Rescale", "IntegerFactors")
-    litert = (Litert("MUL", (2,), schema.MulOptions),)
+    layers: tuple[str, ...] = ("IntegerMultiply", "Rescale", "IntegerFactors")
+    litert: tuple[Litert, ...] = (Litert("MUL", (2,), schema.MulOptions),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         layer, inputs = node.operation, [t.index for t in file.read(node)]

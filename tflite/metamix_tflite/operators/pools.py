@@ -17,8 +17,8 @@ _GEOMETRY = ("padding", "strideH", "strideW", "filterHeight", "filterWidth")
 class MaxPool(Move):
     """MAX_POOL_2D of windows."""
 
-    layers = ("MaxPooling2D",)
-    litert = (Litert("MAX_POOL_2D", (1,), schema.Pool2DOptions, _GEOMETRY),)
+    layers: tuple[str, ...] = ("MaxPooling2D",)
+    litert: tuple[Litert, ...] = (Litert("MAX_POOL_2D", (1,), schema.Pool2DOptions, _GEOMETRY),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
@@ -34,7 +34,7 @@ class MaxPool(Move):
 class GlobalMaxPool(Move):
     """MAX_POOL_2D over all of height and width."""
 
-    layers = ("GlobalMaxPooling2D",)
+    layers: tuple[str, ...] = ("GlobalMaxPooling2D",)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,) = file.read(node)

@@ -18,8 +18,8 @@ from metamix_tflite.operators.base import (
 class Quantize(Family):
     """QUANTIZE of an input of floats or bytes; with io="int8" the input itself."""
 
-    layers = ("QuantizeInput",)
-    litert = (Litert("QUANTIZE", (1,), gpu=False),)
+    layers: tuple[str, ...] = ("QuantizeInput",)
+    litert: tuple[Litert, ...] = (Litert("QUANTIZE", (1,), gpu=False),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
@@ -48,8 +48,8 @@ class Quantize(Family):
 class Dequantize(Family):
     """DEQUANTIZE of an output; with io="int8" the output itself."""
 
-    layers = ("Dequantize",)
-    litert = (Litert("DEQUANTIZE", (1,), gpu=False, edge_tpu=False),)
+    layers: tuple[str, ...] = ("Dequantize",)
+    litert: tuple[Litert, ...] = (Litert("DEQUANTIZE", (1,), gpu=False, edge_tpu=False),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,) = file.read(node)

@@ -19,10 +19,10 @@ _WEIGHT_BITS = 11  # XNNPACK's
 class Bilinear(Move):
     """RESIZE_BILINEAR with half-pixel centers, from one scale to the same."""
 
-    layers = ("IntegerResize",)
+    layers: tuple[str, ...] = ("IntegerResize",)
     geometry = ("alignCorners", "halfPixelCenters")
-    litert = (Litert("RESIZE_BILINEAR", (2,), geometry=geometry),)
-    constants = (2,)
+    litert: tuple[Litert, ...] = (Litert("RESIZE_BILINEAR", (2,), geometry=geometry),)
+    constants: tuple[int, ...] = (2,)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,), options = file.read(node), schema.ResizeBilinearOptionsT()
@@ -54,7 +54,7 @@ class Nearest(Move):
     XNNPACK leaves RESIZE_NEAREST_NEIGHBOR and TILE to others.
     """
 
-    layers = ("UpSampling2D", "Resizing", "Resize")
+    layers: tuple[str, ...] = ("UpSampling2D", "Resizing", "Resize")
 
     def write(self, file: FileWriter, node: Any) -> None:
         (x,), shape = file.read(node), batch_one(node.output)

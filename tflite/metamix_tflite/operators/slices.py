@@ -14,8 +14,8 @@ from metamix_tflite.operators.moves import Move, sliced
 class Slices(Move):
     """STRIDED_SLICE without strides, of which XNNPACK takes none."""
 
-    layers = ("Slice",)
-    litert = (Litert("STRIDED_SLICE", (4,)),)
+    layers: tuple[str, ...] = ("Slice",)
+    litert: tuple[Litert, ...] = (Litert("STRIDED_SLICE", (4,)),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,), shape = file.read(node), batch_one(node.output)

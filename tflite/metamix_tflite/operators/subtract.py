@@ -16,8 +16,8 @@ from metamix_tflite.operators.base import Call, Family, FileWriter, Litert
 class Subtract(Family):
     """SUB of two tensors."""
 
-    layers = ("IntegerSubtract",)
-    litert = (Litert("SUB", (2,), schema.SubOptions),)
+    layers: tuple[str, ...] = ("IntegerSubtract",)
+    litert: tuple[Litert, ...] = (Litert("SUB", (2,), schema.SubOptions),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         write_sum(file, node, Op.SUB, schema.SubOptionsT())

@@ -16,8 +16,8 @@ from metamix_tflite.operators.moves import Move
 class Transpose(Move):
     """TRANSPOSE, the batch's axis first."""
 
-    layers = ("Permute",)
-    litert = (Litert("TRANSPOSE", (2,), gpu=False),)
+    layers: tuple[str, ...] = ("Permute",)
+    litert: tuple[Litert, ...] = (Litert("TRANSPOSE", (2,), gpu=False),)
 
     def write(self, file: FileWriter, node: Any) -> None:
         (source,) = file.read(node)

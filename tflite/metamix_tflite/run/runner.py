@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from metamix_tflite.read.ends import Ends
 from metamix_tflite.read.files import only_signature, read_ends
 from metamix_tflite.run.batches import of_batch
 from metamix_tflite.run.interpreter import Interpreted, check_kernels
@@ -76,7 +77,7 @@ class Runner:
         require_count("threads", 1, threads)
         require_count("batch_size", 1, batch_size)
         check_engine(engine, weight_cache, kernels)
-        self.ends = read_ends(flat, signature)
+        self.ends: Ends = read_ends(flat, signature)
         content = only_signature(flat, signature)
         if batch_size != 1:
             content = of_batch(content, batch_size)

@@ -39,8 +39,10 @@ class SignatureWriter:
     def __init__(
         self, model: ModelBuilder, name: str, folded: keras.Model, container: str, io: str
     ):
-        self.folded, self.topology = folded, Topology(folded)
-        self.container, self.io = container, io
+        self.folded = folded
+        self.topology = Topology(folded)
+        self.container = container
+        self.io = io
         self.graph = model.subgraph(name)
         self.values: dict[int, WrittenTensor] = {}
         self.inputs: dict[str, int] = {}
