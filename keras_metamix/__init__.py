@@ -23,6 +23,7 @@ from keras_metamix.graph.fast_float import fast_float
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.layer_costs import bops, layer_costs, uniform_assignment
 from keras_metamix.graph.summary import summary
+from keras_metamix.hessian import LayerTrace, hessian_trace
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.mac import (
@@ -54,6 +55,7 @@ __all__ = [
     "LatencyTable",
     "LayerBits",
     "LayerCost",
+    "LayerTrace",
     "MetaMixCallback",
     "MetaMixModel",
     "OperatingPoint",
@@ -73,6 +75,7 @@ __all__ = [
     "explain",
     "fast_float",
     "fold_batch_norm",
+    "hessian_trace",
     "layer_costs",
     "pareto_front",
     "prepare_weight_training",
