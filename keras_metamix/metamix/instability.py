@@ -158,13 +158,13 @@ class RunningVariances(keras.callbacks.Callback):
         self._norms: dict[str, Any] = {}
         self._first: dict[str, np.ndarray] = {}
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         self._norms = {layer.name: layer.norm for layer in model.mac_layers if layer.norm}
         self._first = {n: _values(norm.moving_variance) for n, norm in self._norms.items()}
         self.records = {name: [] for name in self._norms}
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         for name, norm in self._norms.items():
             first, now = self._first[name], _values(norm.moving_variance)
             live = (first > 0) & (now > 0)
