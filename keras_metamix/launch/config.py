@@ -314,6 +314,15 @@ class Export:
     threads: int = setting("CPU threads of the latency", least=1)
     runs: int = setting("timed inferences of each file", least=1)
     test_images: int = setting("of ImageNet: how many the files are run on", 1000, least=1)
+    stock: bool = setting(
+        "beside ours, the 8-bit file that TensorFlow's converter makes of the float network", False
+    )
+    accelerator: str = setting(
+        "an Ethos-U NPU, such as ethos-u55-256, whose cycles its compiler estimates where it is "
+        "installed",
+        "",
+        check=_accelerator,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ from keras_metamix.report.results import (
     RunFacts,
     Search,
 )
-from metamix_tflite import parity, verify
+from metamix_tflite import convert, parity, verify
+from metamix_tflite.devices import DeviceUnavailable, ethosu
 from metamix_tflite.file_graph import FileGraph
+from metamix_tflite.read.files import small_tensors
 from metamix_tflite.run.latency import benchmark_all
 from metamix_tflite.run.runner import Runner
 
@@ -59,7 +61,8 @@ class Candidate:
       name, file: in the table, and in the folder of the run.
       flat: the file's bytes.
       model: a QuantizedModel, MetaMixModel or BitMixerModel, or the float model.
-      signature, bits: of an operating point, in a file that has several.
+      signature: of an operating point, in a file that has several.
+      bits: of an operating point, and of another converter's file.
     """
 
     name: str
@@ -68,6 +71,11 @@ class Candidate:
     model: Any
     signature: str | None = None
     bits: BitAssignment | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the file computes with integers."""
+        return self.bits is not None or isinstance(self.model, QuantizedModel)
 
 
 @dataclasses.dataclass
@@ -105,6 +113,7 @@ def measure(
         signatures={c.name: c.signature for c in candidates if c.signature},
     )
     rows, task = [], task_of(config)
+    cycles = npu_cycles(candidates, config.export.accelerator)
     for candidate in candidates:
         report = reports[candidate.name]
         runner = Runner(candidate.flat, batch_size=_BATCH, signature=candidate.signature)
@@ -120,9 +129,37 @@ def measure(
             latency_spread_us=(report.low_us, report.high_us),
             threads=report.threads,
             parity=agreement,
+            npu_cycles=cycles.get(candidate.name),
         )
         rows.append(row)
     return rows
+
+
+def npu_cycles(candidates: Sequence[Candidate], accelerator: str) -> dict[str, float]:
+    """Cycles of an inference on an Ethos-U NPU, as Vela estimates, by name.
+
+    A file with INT4 or INT2 tensors, which Vela does not take, counts as the one of INT8 tensors
+    that holds the same integers. Float files and operating points have none.
+
+    Raises:
+      ValueError: no such accelerator.
+    """
+    if not accelerator:
+        return {}
+    try:
+        vela = ethosu.compiler(ethosu.Options(accelerator))
+    except DeviceUnavailable:
+        return {}
+    found = {}
+    for candidate in candidates:
+        if candidate.signature or not candidate.quantized:
+            continue
+        flat = candidate.flat
+        if small_tensors(flat):
+            flat = convert(candidate.model, weight_container="int8")
+        if cycles := vela.compile(candidate.name, flat).cycles:
+            found[candidate.name] = cycles
+    return found
 
 
 def masks(candidate: Candidate, data: Data) -> Masks:
@@ -145,6 +182,8 @@ def _bits_and_parity(
 ) -> tuple[float, tuple[float, float], Parity | None]:
     """BOPs, average bits of activations and weights, and how the file agrees with its model."""
     model, signature, costs = candidate.model, candidate.signature, layer_costs(candidate.model)
+    if not isinstance(model, QuantizedModel) and candidate.bits:
+        return bops(model, candidate.bits), average_bits(costs, candidate.bits), None
     if not isinstance(model, QuantizedModel):
         macs = sum(cost.macs for cost in costs) + product_bops(model) // PRODUCT_BITS**2
         return macs * 32 * 32, (32.0, 32.0), None

@@ -11,11 +11,12 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -23,9 +24,10 @@ from rich.console import Console
 
 from keras_metamix.cost import LatencyTable
 from keras_metamix.files import require_folder, written_whole
+from keras_metamix.graph.layer_costs import uniform_assignment
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.budget import TABLE, load_table, npu_table
-from keras_metamix.launch.comparison.stock_converter import float_file
+from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
 from keras_metamix.launch.config import SCHEMAS, MetaMix, complete
 from keras_metamix.launch.datasets import load_data, task_of
 from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
@@ -35,6 +37,7 @@ from keras_metamix.launch.results import Candidate, masks, measure, run_facts
 from keras_metamix.launch.session import CHECKPOINTS, Session
 from keras_metamix.launch.training import float_network, train_float
 from keras_metamix.report import Results, render_page, results_table
+from keras_metamix.report.results import Row
 from keras_metamix.schema import reference
 from metamix_tflite.containers import check_container
 
@@ -51,6 +54,7 @@ _METHODS = {"metamix": metamix_run, "bitmixer": bitmixer_run}
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, _help())
 _WORKDIR = flags.DEFINE_string("workdir", "runs/metamix", "Folder that the results go to.")
+STOCK, STOCK_IMAGES = "int8 by TensorFlow's converter", 200
 NOTES = [
     "The test set had no part in training, and no choice was made by it.",
     "Latency is of this machine's CPU, one image at a time, the files in turn.",
@@ -106,7 +110,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
         return
     data = session.data
     float_row = Candidate("float", "float.tflite", float_file(float_model), float_model)
-    candidates = [float_row, *outcome.candidates]
+    candidates = [float_row, *_stock(session, float_model), *outcome.candidates]
     rows = measure(candidates, data.test_images, data.test_labels, experiment)
     task = task_of(experiment)
     results = Results(
@@ -116,7 +120,13 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
         rows=rows,
         layers=outcome.layers,
         epochs=outcome.epochs,
-        notes=[*NOTES, *task.notes, *outcome.notes, *data.notes],
+        notes=[
+            *NOTES,
+            *_npu_notes(experiment.export.accelerator, rows),
+            *task.notes,
+            *outcome.notes,
+            *data.notes,
+        ],
         search=outcome.search,
         mixer=outcome.mixer,
         masks=masks(candidates[-1], data) if task.maps else None,
@@ -137,6 +147,31 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     for name in files:
         print(f"wrote {workdir / name}")
     shutil.rmtree(workdir / CHECKPOINTS)
+
+
+def _stock(session: Session[Any], float_model: keras.Model) -> list[Candidate]:
+    """The 8-bit file that TensorFlow's converter makes, where the config asks for it."""
+    if not session.config.export.stock:
+        return []
+    seen = session.data.train.unbatch().take(STOCK_IMAGES).as_numpy_iterator()
+    flat = int8_file(float_model, np.stack([image for image, _ in seen]))
+    bits = uniform_assignment(float_model, 8, 8)
+    return [Candidate(STOCK, "int8.tflite", flat, float_model, bits=bits)]
+
+
+def _npu_notes(accelerator: str, rows: Sequence[Row]) -> list[str]:
+    """What the report has to say of the NPU's cycles."""
+    if not accelerator:
+        return []
+    if all(row.npu_cycles is None for row in rows):
+        return [
+            f"No cycles of {accelerator}: its compiler, Vela, is not installed "
+            '(pip install "keras-metamix[ethosu]").'
+        ]
+    return [
+        f"NPU cycles are estimates of Vela, the compiler of {accelerator}, for the file that "
+        "holds the same integers in INT8 tensors."
+    ]
 
 
 def _price(session: Session[Any], float_model: keras.Model) -> dict[str, Any] | None:

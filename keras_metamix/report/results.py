@@ -34,7 +34,9 @@ class Row:
       bops: of one image, Eq. 6; None where it is not known.
       average_bits: of activations and weights, weighted by MACs.
       latency_us, latency_spread_us: median, 10th and 90th percentile, microseconds.
-      parity: None of a float file.
+      parity: None of a float file, and of another converter's.
+      npu_cycles: of an inference on the run's NPU, as its compiler estimates; None where it was
+        not asked, or does not take the file.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Row:
     latency_spread_us: tuple[float, float]
     threads: int
     parity: Parity | None
+    npu_cycles: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

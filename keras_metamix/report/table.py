@@ -25,7 +25,8 @@ def result_headers(results: Results) -> list[str]:
     threads = _shared_threads(results)
     latency = "latency" if threads is None else f"latency, {threads_text(threads)}"
     tested = [f"test {metric}" for metric in results.metrics]
-    return ["model", *tested, "BOPs", "bits A/W", "file size", latency, "parity"]
+    cycles = ["NPU cycles"] if _has_cycles(results) else []
+    return ["model", *tested, "BOPs", "bits A/W", "file size", *cycles, latency, "parity"]
 
 
 def result_cells(results: Results) -> list[list[str]]:
@@ -39,6 +40,7 @@ def result_cells(results: Results) -> list[list[str]]:
             bops_cell(row.bops, target),
             "/".join(numbers.bits(average) for average in row.average_bits),
             numbers.size(row.file_bytes),
+            *([numbers.count(row.npu_cycles)] if _has_cycles(results) else []),
             latency_cell(row) + (f", {threads_text(row.threads)}" if show_threads else ""),
             parity_cell(row.parity),
         ]
@@ -136,8 +138,12 @@ def results_markdown(results: Results) -> str:
 
 
 def _right(results: Results) -> range:
-    """The columns of numbers: scores, BOPs, bits, size."""
-    return range(1, len(results.metrics) + 4)
+    """The columns of numbers: scores, BOPs, bits, size, cycles."""
+    return range(1, len(results.metrics) + 4 + _has_cycles(results))
+
+
+def _has_cycles(results: Results) -> bool:
+    return any(row.npu_cycles is not None for row in results.rows)
 
 
 def layers_markdown(results: Results) -> str:
