@@ -10,7 +10,8 @@ interrupted run goes on with, and OUTPUT.md.
 
 With `--kind=size` budgets are bytes of the file. A file of `weight_container="fast"` holds weights
 of 4 bits and fewer in as many bytes, so that bits below 4 gain nothing there; with `--kind=bops`
-they count.
+they count. With `--kind=latency` they are microseconds of an Ethos-U NPU, for which Vela prices the
+layers of the trained float network; what it makes of each trained point stands beside.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ import keras_metamix as kmm
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.cost import PricedBudget, average_bits, select
 from keras_metamix.files import written_whole
+from keras_metamix.launch.budget import budget_of, npu_table
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.optimization import compile_quantized
 from keras_metamix.launch.session import Session
 from keras_metamix.launch.training import float_network, train_float, train_metamix
+from metamix_tflite import convert
+from metamix_tflite.devices import ethosu
 
-KINDS = {"size": kmm.Size, "bops": kmm.Bops}
+KINDS = ("size", "bops", "latency")
 BITS = (8, 4, 3, 2)
 
 
@@ -43,7 +47,9 @@ def main() -> None:
     """Runs what the file lacks, and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
-    parser.add_argument("--kind", choices=[*KINDS], default="size")
+    parser.add_argument("--kind", choices=KINDS, default="size")
+    parser.add_argument("--accelerator", default="ethos-u55-256", help="of --kind=latency")
+    parser.add_argument("--data", help="default: the config's")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5, 0.75])
     parser.add_argument("--random", type=int, default=3, help="assignments of each budget")
     parser.add_argument("--float_epochs", type=int, default=12)
@@ -65,18 +71,20 @@ def main() -> None:
     session = Session(config, data)
     model = _searched(session, arguments, study, file)
     meta = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
-    for name, bits, cost, limit in _wanted(model, arguments):
+    for name, bits, cost, limit in _wanted(model, arguments, session.table):
         if name in study["points"]:
             continue
         for variable, value in zip(model.variables, meta, strict=True):
             variable.assign(value)
         accuracy, untrained = _trained(session, model, bits, arguments.epochs)
+        told = _compiled(model, arguments) if arguments.kind == "latency" else {}
         study["points"][name] = {
             "cost": cost,
             "limit": limit,
             "average_weight_bits": average_bits(kmm.layer_costs(model), bits)[1],
             "untrained": untrained,
             "accuracy": accuracy,
+            **told,
             "weight_bits": dict(bits.weight_bits),
         }
         print(f"{name}: {cost:,.0f} of {limit:,.0f}, {100 * accuracy:.2f} %", flush=True)
@@ -89,7 +97,11 @@ def _config(arguments: argparse.Namespace) -> Any:
     config = runpy.run_path(str(arguments.config))["get_config"]()
     config.seed, config.float.epochs = arguments.seed, arguments.float_epochs
     config.space.activation_bits, config.space.weight_bits = (8,), BITS
-    config.search.budget = arguments.kind
+    config.search.budget = "" if arguments.kind == "latency" else arguments.kind
+    if arguments.kind == "latency":
+        config.search.accelerator, config.export.weight_container = arguments.accelerator, "int8"
+    if arguments.data:
+        config.data.name = arguments.data
     config.search.meta_epochs, config.search.search_epochs = arguments.meta_epochs, 1
     config.train.epochs = arguments.meta_epochs + 1
     if arguments.width:
@@ -102,6 +114,9 @@ def _searched(session: Any, arguments: Any, study: dict[str, Any], file: Path) -
     weights = arguments.output.with_suffix(".weights.h5")
     keras.utils.set_random_seed(arguments.seed)
     float_model = float_network(session.config, session.data)
+    table_file = arguments.output.with_suffix(".table.json")
+    if arguments.kind == "latency" and table_file.is_file():
+        session.table = kmm.LatencyTable.load(table_file)
     if weights.is_file():
         model = kmm.MetaMixModel.from_float(float_model, kmm.SearchSpace(8, BITS))
         model.load_weights(weights)
@@ -109,9 +124,12 @@ def _searched(session: Any, arguments: Any, study: dict[str, Any], file: Path) -
     float_model = train_float(session, float_model)
     found: Any = float_model.evaluate(session.data.test, verbose=0, return_dict=True)
     study["float"] = float(found["accuracy"])
+    if arguments.kind == "latency":
+        table_file.write_text(json.dumps(npu_table(session.config, float_model)))
+        session.table = kmm.LatencyTable.load(table_file)
     # The search's own budget is the middle of what all bits cost.
     model = kmm.MetaMixModel.from_float(float_model, kmm.SearchSpace(8, BITS))
-    middle = KINDS[arguments.kind](share=0.5).priced(model).limit
+    middle = budget_of(arguments.kind, session.table, share=0.5).priced(model).limit
     field = f"target_{arguments.kind}"
     search = dataclasses.replace(session.config.search, **{field: middle})
     session.config = dataclasses.replace(session.config, search=search)
@@ -121,14 +139,27 @@ def _searched(session: Any, arguments: Any, study: dict[str, Any], file: Path) -
     return model
 
 
-def _wanted(model: Any, arguments: Any) -> list[tuple[str, BitAssignment, float, float]]:
+def _compiled(model: Any, arguments: Any) -> dict[str, Any]:
+    """What Vela makes of a point's file."""
+    vela = ethosu.compiler(ethosu.Options(arguments.accelerator))
+    found = vela.compile("point", convert(model, weight_container="int8"))
+    return {"cycles": found.cycles, "stored_bytes": found.read_only_bytes}
+
+
+def _wanted(
+    model: Any, arguments: Any, table: Any
+) -> list[tuple[str, BitAssignment, float, float]]:
     """Name, bits, cost and limit of each point."""
     found = []
 
     def add(name: str, bits: BitAssignment, priced: PricedBudget) -> None:
         found.append((name, bits, priced.total(bits), priced.limit))
 
-    kind, generator = KINDS[arguments.kind], np.random.default_rng(arguments.seed)
+    generator = np.random.default_rng(arguments.seed)
+
+    def kind(*limit: float, **share: float) -> kmm.Budget:
+        return budget_of(arguments.kind, table, *limit, **share)
+
     for share in arguments.shares:
         budget = kind(share=share)
         priced = budget.priced(model)
@@ -166,16 +197,21 @@ def _trained(session: Any, model: Any, bits: BitAssignment, epochs: int) -> tupl
 
 
 def _table(study: dict[str, Any]) -> str:
+    kind, npu = study["arguments"]["kind"], study["arguments"]["kind"] == "latency"
+    columns = [kind, *(["NPU cycles", "stored on it"] if npu else []), "average W"]
+    columns += ["before training", "after"]
     lines = [
         f"Float: {100 * study['float']:.2f} % test accuracy. `{json.dumps(study['arguments'])}`",
         "",
-        f"| bits | {study['arguments']['kind']} | average W | before training | after |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"| bits | {' | '.join(columns)} |",
+        f"| --- |{' ---: |' * len(columns)}",
     ]
     for name, point in study["points"].items():
         accuracies = " | ".join(f"{100 * point[key]:.2f} %" for key in ("untrained", "accuracy"))
         average = point["average_weight_bits"]
-        lines.append(f"| {name} | {point['cost']:,.0f} | {average:.2f} | {accuracies} |")
+        compiled = [f"{point[key]:,}" for key in ("cycles", "stored_bytes") if npu]
+        costs = " | ".join([f"{point['cost']:,.{npu:d}f}", *compiled])
+        lines.append(f"| {name} | {costs} | {average:.2f} | {accuracies} |")
     return "\n".join(lines) + "\n"
 
 

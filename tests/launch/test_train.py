@@ -75,7 +75,7 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.long  # half a minute
+@pytest.mark.long  # minutes: three trainings at four candidates, and a point's
 def test_weight_bits_under_a_budget_of_bytes(config, tmp_path, capsys):
     config.model.name, config.model.width = "small_mobilenet", 16
     config.space.activation_bits, config.space.weight_bits = (8,), (8, 4, 3, 2)
