@@ -119,13 +119,12 @@ def resident_bytes() -> int:
     return int(found.split()[1]) * 1024
 
 
-def measured(way: str, folder: Path, shape: Sequence[int]) -> tuple[int, float]:
-    """VmRSS of a process that loads one way and runs each of its points, and microseconds."""
+def resident_of(way: str, folder: Path, shape: Sequence[int]) -> int:
+    """VmRSS of a process that loads one way and runs each of its points."""
     command = [sys.executable, __file__, f"--way={way}", f"--folder={folder}", "--shape"]
-    command += [*map(str, shape), f"--runs={LOADS}"]
+    command += [str(n) for n in shape]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    resident, load_us = result.stdout.splitlines()[-1].split()
-    return int(resident), float(load_us)
+    return int(result.stdout.splitlines()[-1])
 
 
 def median_us(function: Callable[[], object], runs: int) -> float:
@@ -136,6 +135,17 @@ def median_us(function: Callable[[], object], runs: int) -> float:
         function()
         times.append((time.perf_counter() - start) * 1e6)
     return float(np.median(times))
+
+
+def load_us(folder: Path) -> dict[str, float]:
+    """Median CPU time of loading, by way; after the first time."""
+    times: dict[str, list[float]] = {way: [] for way in ("one_point", "one_file", *CACHES)}
+    for _ in range(1 + LOADS):
+        for way, found in times.items():
+            start = time.process_time()
+            load(way, folder)
+            found.append((time.process_time() - start) * 1e6)
+    return {way: float(np.median(found[1:])) for way, found in times.items()}
 
 
 def switch_us(runner: mt.OperatingPointRunner, runs: int) -> dict[str, float]:
@@ -160,16 +170,16 @@ def measure(folder: Path, runs: int) -> dict[str, object]:
     runner = mt.OperatingPointRunner(flat)
     shape = runner.input_details[0]["shape"]
     load(WAYS[-1], folder)  # packs the weights into the folder
-    found = {way: measured(way, folder, shape) for way in WAYS}
-    base = {way: found["runtime" if way in CACHES else "nothing"][0] for way in WAYS}
+    memory = {way: resident_of(way, folder, shape) for way in WAYS}
+    base = {way: memory["runtime" if way in CACHES else "nothing"] for way in WAYS}
     runner.measure(runs)
     switch = switch_us(runner, runs)
     return {
         "file_bytes": len(flat),
         "separate_bytes": parts,
         "separate_bytes_sum": sum(parts.values()),
-        "resident_bytes": {w: found[w][0] - base[w] for w in WAYS[1:]},
-        "load_us": {w: found[w][1] for w in WAYS[1:]},
+        "resident_bytes": {w: memory[w] - base[w] for w in WAYS[1:]},
+        "load_us": load_us(folder),
         "bops": {point.name: point.bops for point in runner.points},
         "latency_us": {point.name: point.latency_us for point in runner.points},
         "inference_after_same_us": switch["same"],
@@ -186,9 +196,7 @@ def main() -> None:
         points = load(flags.way, flags.folder)
         for run in points:
             run(*inputs)
-        resident = resident_bytes()
-        del points
-        print(resident, median_us(lambda: load(flags.way, flags.folder), flags.runs))
+        print(resident_bytes())
         return
     candidates = tuple(int(b) for b in flags.bits.split(","))
     with tempfile.TemporaryDirectory() as name:

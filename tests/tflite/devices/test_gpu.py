@@ -201,8 +201,8 @@ def test_latency_of_a_real_gpu_is_shown(pretend):
     ("log", "left"),
     [
         (
-            "3 operations will run on the GPU, and the remaining 15 operations will run on the CPU.",
-            15,
+            "3 operations will run on the GPU, and the remaining 5 operations will run on the CPU.",
+            5,
         ),
         ("another LiteRT's words", None),
     ],
