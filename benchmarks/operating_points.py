@@ -1,5 +1,7 @@
 """One file of several operating points beside a file for each: size, memory, latency, switching.
 
+LiteRT's interpreter loads it, and CompiledModel without and with a cache of packed weights.
+
     python benchmarks/operating_points.py [--model=mobilenet_v2] [--bits=4,3,2] [--json=FILE]
 
 The points are the lowest bit-widths, highest and lowest layer by layer in turn, and the highest, of
@@ -7,7 +9,8 @@ a Bit-Mixer that nobody trained: what is measured does not depend on the values 
 for batch norms whose trained scales differ in sign between points, which share fewer weights.
 
 Memory is the resident set of a process of its own for each way of loading, after an inference of
-each point, less that of a process that has made the input and loaded nothing.
+each point, less that of a process that has made the input and loaded nothing; for a CompiledModel
+less that of one that has started its runtime. Load is the median time of loading again there.
 """
 
 from __future__ import annotations
@@ -28,10 +31,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 import metamix_tflite as mt
+from metamix_tflite.run.compiled import start_runtime
 from metamix_tflite.run.latency import random_inputs
 
-WAYS = ("nothing", "one_point", "one_file", "separate_files")
+# The file of all points in a CompiledModel, by the cache that it is given.
+CACHES = {"compiled": None, "compiled_memory": ":memory", "compiled_folder": "packed"}
+WAYS = ("nothing", "one_point", "one_file", "separate_files", "runtime", *CACHES)
 SHARED = "all.tflite"
+LOADS = 10
 
 
 def parse_flags() -> argparse.Namespace:
@@ -83,8 +90,17 @@ def load(way: str, folder: Path) -> list[Callable[..., object]]:
     """Loads one way; the functions run an inference of each point."""
     if way == "nothing":
         return []
-    if way == "one_file":
-        runner = mt.OperatingPointRunner((folder / SHARED).read_bytes())
+    if way == "runtime":
+        start_runtime()
+        return []
+    if way == "one_file" or way in CACHES:
+        engine = "interpreter" if way == "one_file" else "compiled"
+        cache = CACHES.get(way)
+        if cache == "packed":
+            cache = folder / cache
+            cache.mkdir(exist_ok=True)
+        flat = (folder / SHARED).read_bytes()
+        runner = mt.OperatingPointRunner(flat, engine=engine, weight_cache=cache)
         return [functools.partial(run_point, runner, point.name) for point in runner.points]
     paths = separate_files(folder)[: 1 if way == "one_point" else None]
     return [mt.Runner(path.read_bytes()).invoke for path in paths]
@@ -121,6 +137,17 @@ def median_us(function: Callable[[], object], runs: int) -> float:
     return float(np.median(times))
 
 
+def load_us(folder: Path) -> dict[str, float]:
+    """Median CPU time of loading, by way; after the first time."""
+    times: dict[str, list[float]] = {way: [] for way in ("one_point", "one_file", *CACHES)}
+    for _ in range(1 + LOADS):
+        for way, found in times.items():
+            start = time.process_time()
+            load(way, folder)
+            found.append((time.process_time() - start) * 1e6)
+    return {way: float(np.median(found[1:])) for way, found in times.items()}
+
+
 def switch_us(runner: mt.OperatingPointRunner, runs: int) -> dict[str, float]:
     """Median time of an inference of the first point that follows itself, or another point."""
     inputs = random_inputs(runner.input_details)
@@ -142,20 +169,22 @@ def measure(folder: Path, runs: int) -> dict[str, object]:
     parts = {path.stem: path.stat().st_size for path in separate_files(folder)}
     runner = mt.OperatingPointRunner(flat)
     shape = runner.input_details[0]["shape"]
+    load(WAYS[-1], folder)  # packs the weights into the folder
     memory = {way: resident_of(way, folder, shape) for way in WAYS}
+    base = {way: memory["runtime" if way in CACHES else "nothing"] for way in WAYS}
     runner.measure(runs)
     switch = switch_us(runner, runs)
     return {
         "file_bytes": len(flat),
         "separate_bytes": parts,
         "separate_bytes_sum": sum(parts.values()),
-        "resident_bytes": {w: memory[w] - memory["nothing"] for w in WAYS[1:]},
+        "resident_bytes": {w: memory[w] - base[w] for w in WAYS[1:]},
+        "load_us": load_us(folder),
         "bops": {point.name: point.bops for point in runner.points},
         "latency_us": {point.name: point.latency_us for point in runner.points},
         "inference_after_same_us": switch["same"],
         "inference_after_other_us": switch["other"],
         "select_us": median_us(lambda: runner.select(runner.selected.name), runs),
-        "reload_us": median_us(lambda: mt.Runner((folder / "low.tflite").read_bytes()), 5),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
 import keras_metamix as kmm
@@ -74,7 +75,7 @@ def swiftshader():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_accelerator_rounds_by_a_step_at_most(name, bits, swiftshader):
     row, notes = swiftshader(NETWORKS[name], bits)
-    assert row["whole_on_gpu"] is True
+    assert (row["whole_on_gpu"], row["operators_on_cpu"]) == (True, 0)
     assert row["values"] >= 40 and row["max_steps"] <= 1
     assert row["differing"] <= 0.01 * row["values"]
     assert (row["median_us"], row["low_us"], row["high_us"]) == (None, None, None)
@@ -107,6 +108,30 @@ def test_integer_ends_a_point_and_a_stranger_s_file(resnet):
     assert [row["values"] for row in report.rows] == [20, 10, None]
     assert "Files without golden outputs were compared with nothing." in report.notes
     assert "computing in float16" in report.notes[0]
+
+
+@needs_vulkan
+def test_operators_that_the_cpu_runs_are_told(resnet, remake):
+    convolutions = operators = 0
+
+    def edit(model):  # the accelerator knows CONV_2D to version 6, the CPU's kernels to 8
+        nonlocal convolutions, operators
+        codes = {
+            number
+            for number, code in enumerate(model.operatorCodes)
+            if code.builtinCode == schema.BuiltinOperator.CONV_2D
+        }
+        for number in codes:
+            model.operatorCodes[number].version = 7
+        convolutions = sum(op.opcodeIndex in codes for op in model.subgraphs[0].operators)
+        operators = len(model.subgraphs[0].operators)
+
+    report = measure("gpu", {"model": remake(resnet[2], edit)}, vulkan_icd=SWIFTSHADER, **QUICK)
+    (row,) = report.rows
+    assert row["whole_on_gpu"] is False
+    assert convolutions <= row["operators_on_cpu"] < operators  # and some beside them
+    assert any("ran on the CPU" in note for note in report.notes)
+    assert row["values"] == 20
 
 
 @needs_vulkan
@@ -153,7 +178,14 @@ def pretend(monkeypatch):
     return end
 
 
-COLUMNS = {"median_us": 9.0, "low_us": 8.0, "high_us": 10.0, "values": 4, "differing": 0}
+COLUMNS = {
+    "whole_on_gpu": True,
+    "median_us": 9.0,
+    "low_us": 8.0,
+    "high_us": 10.0,
+    "values": 4,
+    "differing": 0,
+}
 ADAPTER = "I0 environment.cc:532] Selected adapter: {}, arch=x, vendor=y, adapterType={}\n"
 
 
@@ -163,6 +195,23 @@ def test_latency_of_a_real_gpu_is_shown(pretend):
     assert [row["median_us"] for row in report.rows] == [9.0, 9.0]
     assert report.notes[0] == "Somebody's GPU (Discrete GPU), computing in float32."
     assert not any("software" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("log", "left"),
+    [
+        (
+            "3 operations will run on the GPU, and the remaining 5 operations will run on the CPU.",
+            5,
+        ),
+        ("another LiteRT's words", None),
+    ],
+)
+def test_how_many_operators_the_cpu_runs_is_read_from_the_log(log, left, pretend):
+    log = ADAPTER.format("GPU", "Integrated GPU") + log
+    pretend(log, columns=COLUMNS | {"whole_on_gpu": False})
+    (row,) = measure("gpu", {"a": b""}).rows
+    assert (row["whole_on_gpu"], row["operators_on_cpu"]) == (False, left)
 
 
 @pytest.mark.parametrize(

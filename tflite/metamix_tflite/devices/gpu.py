@@ -21,6 +21,9 @@ from metamix_tflite.devices.processes import ending, run_program
 
 PRECISIONS = ("float32", "float16")
 _ADAPTER = re.compile(r"Selected adapter: (.*?), arch=.*?adapterType=(.*)")
+_SPLIT = re.compile(
+    r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU"
+)
 _HINT = "install libvulkan1 and the GPU's driver, or name a driver's .json by --vulkan_icd"
 
 
@@ -70,6 +73,8 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
     ]
     if any(map(is_software, adapters.values())):
         notes.append("The adapter is software on a CPU: latency would mean nothing, none is shown.")
+    if any(row["operators_on_cpu"] != 0 for row in rows):
+        notes.append("Operators that the accelerator does not take ran on the CPU, exactly.")
     if any(row["values"] is None for row in rows):
         notes.append("Files without golden outputs were compared with nothing.")
     notes.append(
@@ -104,7 +109,11 @@ def _run(name: str, flat: bytes, options: Options) -> tuple[dict[str, Any], str,
             raise DeviceUnavailable(f"gpu: {_missing(log)}")
         if ended.returncode or not output.is_file():
             raise OSError(f"{name}: the GPU fails on it: {_last_error(log, ended.returncode)}")
-        return json.loads(output.read_text()), adapter[1], adapter[2].strip()
+        found = json.loads(output.read_text())
+        split = _SPLIT.search(log)
+        left = 0 if found["whole_on_gpu"] else int(split[2]) if split else None
+        columns = {"whole_on_gpu": found.pop("whole_on_gpu"), "operators_on_cpu": left, **found}
+        return columns, adapter[1], adapter[2].strip()
 
 
 def _missing(log: str) -> str:

@@ -38,7 +38,7 @@ def compiled_model(
             num_threads=threads, kernel_mode=_MODES[kernels], xnnpack_weight_cache_path=cache
         )
         return CompiledModel.from_buffer(
-            content, environment=_environment(), options=Options(cpu_options=options)
+            content, environment=start_runtime(), options=Options(cpu_options=options)
         )
 
 
@@ -151,7 +151,7 @@ def _require_fitting(detail: dict[str, Any], array: np.ndarray) -> None:
 
 
 @functools.cache
-def _environment() -> Environment:
-    """One for all files of this process: each would load LiteRT's accelerators anew."""
+def start_runtime() -> Environment:
+    """One environment for all files of this process: each would load LiteRT's accelerators anew."""
     folder = os.path.dirname(inspect.getfile(CompiledModel))
     return Environment.create(options=EnvironmentOptions(runtime_path=folder))
