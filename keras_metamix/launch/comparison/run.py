@@ -13,17 +13,16 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from ml_collections import ConfigDict
 
-from keras_metamix.checks import naming, one_line
+from keras_metamix.checks import one_line
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch.comparison.litert_quantizer import static_file
 from keras_metamix.launch.comparison.npu import npu_estimates
 from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
 from keras_metamix.launch.comparison.tfmot_qat import qat_file
-from keras_metamix.launch.config import BitMixer, Experiment, MetaMix, complete
+from keras_metamix.launch.config import Experiment, MetaMix
 from keras_metamix.launch.datasets import Data, load_data, task_of
-from keras_metamix.launch.export import load_float_model, load_model
+from keras_metamix.launch.finished_run import read_config, read_float_model, read_model
 from keras_metamix.launch.messages import check_output, command_line
 from keras_metamix.launch.results import run_facts
 from keras_metamix.launch.tasks import Task
@@ -92,7 +91,8 @@ def run_comparison(
     require_count("warmup", 0, warmup)
     require_count("calibration_images", 1, calibration_images)
     require_count("qat_epochs", 1, 1 if qat_epochs is None else qat_epochs)
-    config, float_model, model = _read_run(run)
+    config = read_config(run, "--compare")
+    float_model, model = read_float_model(run, "--compare"), read_model(run, "--compare")
     output = output or run / "comparison"
     for suffix in (".md", ".json", ".png"):
         check_output("--output", output.with_name(output.name + suffix))
@@ -134,22 +134,6 @@ def run_comparison(
         "run": _facts(config, time.perf_counter() - started),
     }
     return comparison_table(comparison), _write(comparison, entries, run, output)
-
-
-def _read_run(run: Path) -> tuple[MetaMix | BitMixer, keras.Model, Any]:
-    """Config, float model and trained model of a finished run."""
-    for name in ("config.json", "float.keras", "model.keras"):
-        if not (run / name).is_file():
-            raise FileNotFoundError(
-                f"--compare={run}: expected what metamix-train leaves there, found no {name}."
-            )
-    with naming(f"{run / 'config.json'}"):
-        config = complete(ConfigDict(json.loads((run / "config.json").read_text())))
-    float_model = load_float_model(run / "float.keras", "metamix-train writes it.")
-    model = load_model(run / "model.keras")
-    with naming(f"{run / 'model.keras'}"):
-        model.require_quantized()
-    return config, float_model, model
 
 
 def _make(
