@@ -10,6 +10,7 @@ from keras_metamix.report.plots import (
     masks,
     pareto_front,
     score_against_bops,
+    search_moves,
     training_curves,
 )
 from keras_metamix.report.results import Results, read_results
@@ -29,6 +30,7 @@ __all__ = [
     "results_table",
     "save_figure",
     "score_against_bops",
+    "search_moves",
     "training_curves",
     "write_figures",
     "write_report",

@@ -43,7 +43,9 @@ def write_report(results: Results, path: str | os.PathLike[str]) -> Path:
 
 
 def write_figures(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes the figures that have data as PNG files, and returns their paths.
+    """Writes the figures that have data as PNG files, and their data; returns the paths.
+
+    `figures.json` beside them holds the results that they draw.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
@@ -52,7 +54,10 @@ def write_figures(results: Results, folder: str | os.PathLike[str]) -> list[Path
     paths = [Path(folder) / f"{drawing.key}.png" for drawing in drawings]
     for drawing, path in zip(drawings, paths, strict=True):
         style.save_figure(drawing.draw(results), path, dpi=110)
-    return paths
+    data = Path(folder) / "figures.json"
+    with written_whole(data) as temporary:
+        temporary.write_text(results.to_json(), encoding="utf-8")
+    return [*paths, data]
 
 
 def render_page(results: Results) -> str:

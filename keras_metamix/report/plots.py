@@ -27,6 +27,7 @@ _PHASES = {
     "network_wide": ("network-wide bits", "#e69f00"),
     "layer_wise": ("layer-wise bits", "#56b4e9"),
 }
+_FLOAT_BITS, _DECADE = 32, 10
 _LEAST_SPAN = 0.04  # hundredths of a point are no difference to look at
 CLASS_COLOURS = (  # of pixels; the first is the ground's
     "#e4e7eb", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442",
@@ -43,11 +44,8 @@ def bits_per_layer(results: Results) -> Figure:
     places = range(len(layers))
     figure = Figure(figsize=(style.WIDTH, 5.4), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    colours = [style.bit_colour(layer.activation_bits) for layer in layers]
-    bars = top.bar(places, [layer.activation_bits for layer in layers], color=colours)
-    for bar, layer in zip(bars, layers, strict=True):
-        if not layer.searched:
-            bar.set(hatch="///", edgecolor="white", linewidth=0)
+    activation_bars(top, layers)
+    style.title(top, _told(results))
     weights = [layer.weight_bits for layer in layers]
     width = min(30.0, 0.8 * 560 / max(1, len(layers)))  # of a bar, in points
     top.scatter(places, weights, marker="_", s=width**2, color=style.INK, linewidth=2)
@@ -61,11 +59,71 @@ def bits_per_layer(results: Results) -> Figure:
     style.count_axis(bottom.yaxis)
     style.finish(top, ylabel="bits")
     style.finish(bottom, ylabel="MACs")
-    every = math.ceil(len(layers) / 64) or 1
-    labels = [style.label(layer.name, 22) for layer in layers[::every]]
-    bottom.set_xticks(places[::every], labels, rotation=90, fontsize=8 if len(labels) < 40 else 6.5)
-    bottom.set_xlim(-0.6, len(layers) - 0.4)
-    style.legend_above(figure, _bit_handles(layers))
+    style.name_layers(bottom, [layer.name for layer in layers])
+    ticks = Line2D([], [], color=style.INK, linewidth=2, label="weight bits")
+    style.legend_above(figure, [*bit_handles(layers), ticks])
+    return figure
+
+
+def activation_bars(axis: Axes, layers: Sequence[Layer]) -> None:
+    """A bar of each layer's activation bits in their colour, hatched if they were not searched."""
+    colours = [style.bit_colour(layer.activation_bits) for layer in layers]
+    heights = [layer.activation_bits for layer in layers]
+    bars = axis.bar(range(len(layers)), heights, color=colours)
+    for bar, layer in zip(bars, layers, strict=True):
+        if not layer.searched:
+            bar.set(hatch="///", edgecolor="white", linewidth=0)
+
+
+def _told(results: Results) -> str:
+    """The title of a run, and what its layers come to."""
+    row, title = results.layers_row, style.label(results.title, 60)
+    if row is None:
+        return title
+    activations, weights = map(numbers.bits, row.average_bits)
+    return (
+        f"{title}, {style.label(row.name, 30)}: {activations} bits of activations and {weights} of "
+        f"weights on average, {numbers.count(row.bops)} BOPs"
+    )
+
+
+def search_moves(results: Results) -> Figure:
+    """Where the search left the probabilities of each layer's candidates, and what was chosen.
+
+    Stacked bars, the most bits below; dashed where equal probabilities would divide them, as at the
+    search's beginning; a dot in what was chosen.
+    """
+    if results.search is None:
+        raise ValueError("search_moves: expected the results of a search.")
+    alphas, chosen = results.search.alphas, results.chosen_bits
+    names = list(alphas.history)
+    figure = Figure(figsize=(style.WIDTH, 3.9), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    used: set[int] = set()
+    for place, name in enumerate(names):
+        bottom, candidates = 0.0, alphas.candidates[name]
+        used |= {*candidates}
+        for bits, share in zip(candidates, alphas.history[name][-1], strict=True):
+            axis.bar(place, share, bottom=bottom, color=style.bit_colour(bits), width=0.8)
+            if bits == chosen.get(name):
+                dot = {"color": "white", "edgecolor": style.INK, "zorder": 3}
+                axis.scatter(place, bottom + share / 2, s=36, **dot)
+            bottom += share
+        for part in range(1, len(candidates)):
+            level = part / len(candidates)
+            axis.plot([place - 0.4, place + 0.4], [level] * 2, "--", color=style.INK, linewidth=1)
+    style.finish(axis, ylabel="probability after the search")
+    axis.set_ylim(0, 1)
+    style.name_layers(axis, names)
+    handles: list[Any] = [
+        Patch(color=style.bit_colour(bits), label=f"{bits} bits") for bits in sorted(used)[::-1]
+    ]
+    handles.append(
+        Line2D([], [], linestyle="--", color=style.INK, linewidth=1, label="at its beginning")
+    )
+    dot = {"marker": "o", "linestyle": "", "color": style.INK, "markerfacecolor": "white"}
+    handles.append(Line2D([], [], label="chosen under the budget", **dot))
+    style.legend_above(figure, handles)
     return figure
 
 
@@ -145,9 +203,10 @@ def training_curves(results: Results) -> Figure:
 
 
 def score_against_bops(results: Results) -> Figure:
-    """Test score over BOPs (log axis), one marker a model, the budget as a dashed line.
+    """Test score over BOPs, one marker a model, the budget as a dashed line.
 
-    A model without BOPs is a dotted line at its score.
+    A float model, which would squeeze the others into a corner, and one without BOPs are a dotted
+    line at their score.
     """
     figure, axis = _scores(f"test {results.metric}", "BOPs")
     colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -155,17 +214,22 @@ def score_against_bops(results: Results) -> Figure:
         score = row.scores[results.metric]
         look: dict[str, Any] = {"color": colours[index % len(colours)]}
         look["label"] = f"{style.label(row.name, 30)}: {numbers.percent(score)}"
-        if row.bops is None:
+        if row.bops is not None:
+            look["label"] += f", {numbers.count(row.bops)} BOPs"
+        if row.bops is None or min(row.average_bits) >= _FLOAT_BITS:
             axis.axhline(score, linestyle=":", linewidth=2, **look)
         else:
-            look["label"] += f", {numbers.count(row.bops)} BOPs"
             marker = "osD^vP"[index % 6]
             axis.scatter([row.bops], [score], marker=marker, s=90, zorder=3, **look)
     for budget in results.budgets:
         if budget.cost == "bops":
             axis.axvline(budget.limit, **style.BUDGET)
-    axis.set_xscale("log")
-    style.count_axis(axis.xaxis)
+    costs = [float(x) for found in axis.collections for x, _ in np.asarray(found.get_offsets())]
+    if costs and max(costs) > _DECADE * min(costs):
+        axis.set_xscale("log")
+        style.count_axis(axis.xaxis)
+    else:  # a log axis has no ticks within a decade
+        axis.xaxis.set_major_formatter(FuncFormatter(style.tick))
     axis.margins(x=0.12, y=0.2)
     low, high = axis.get_ylim()
     short = max(0.0, _LEAST_SPAN - (high - low)) / 2
@@ -258,17 +322,13 @@ def masks(results: Results) -> Figure:
     return figure
 
 
-def _bit_handles(layers: Sequence[Layer]) -> list[Patch | Line2D]:
-    """The legend of the bits figure."""
+def bit_handles(layers: Sequence[Layer]) -> list[Any]:
+    """The legend of `activation_bars`."""
     used = sorted({layer.activation_bits for layer in layers}, reverse=True)
-    handles: list[Patch | Line2D] = [
-        Patch(color=style.bit_colour(bits), label=f"{bits}-bit activations") for bits in used
-    ]
-    handles.append(Line2D([], [], color=style.INK, linewidth=2, label="weight bits"))
+    handles = [Patch(color=style.bit_colour(b), label=f"{b}-bit activations") for b in used]
     if any(not layer.searched for layer in layers):
-        handles.append(
-            Patch(facecolor=style.GREY, edgecolor="white", hatch="///", label="not searched")
-        )
+        look = {"facecolor": style.GREY, "edgecolor": "white", "hatch": "///"}
+        handles.append(Patch(label="not searched", **look))
     return handles
 
 

@@ -9,8 +9,11 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from keras_metamix.report.analysis import Analysis
 from keras_metamix.report.pictures import decoded
 from keras_metamix.schema import read, setting
+
+METAMIX = "MetaMix"  # the row of its network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,8 @@ class Row:
       name, file: in the table, and in the run's folder.
       scores: over the test images, which nothing else was measured on, by metric.
       bops: of one image, Eq. 6; None where it is not known.
-      average_bits: of activations and weights, weighted by MACs.
+      average_bits: of activations and weights of the layers that may be searched, by the number
+        of values, as in the paper's tables.
       latency_us, latency_spread_us: median, 10th and 90th percentile, microseconds.
       parity: None of a float file, and of another converter's.
       npu_cycles: of an inference on the run's NPU, as its compiler estimates; None where it was
@@ -253,6 +257,7 @@ class Results:
       metrics: names of the scores; curves and head figures show the first.
       search, mixer: of the run's method.
       masks: of a segmentation.
+      analysis: what `metamix-report --analyse` added.
     """
 
     title: str
@@ -265,6 +270,7 @@ class Results:
     search: Search | None = None
     mixer: Mixer | None = None
     masks: Masks | None = None
+    analysis: Analysis | None = None
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -287,6 +293,20 @@ class Results:
     def budgets(self) -> list[Budget]:
         """Those of the search, if there was one."""
         return self.search.budgets if self.search else []
+
+    @property
+    def layers_row(self) -> Row | None:
+        """That of the network whose layers these are; None where nothing was measured."""
+        names = [point.name for point in self.mixer.points if point.name] if self.mixer else []
+        name = names[-1] if names else METAMIX
+        return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def chosen_bits(self) -> dict[str, int]:
+        """Bits of each layer's activations, and of its weights by NAME/weights."""
+        activations = {layer.name: layer.activation_bits for layer in self.layers}
+        weights = {f"{layer.name}/weights": layer.weight_bits for layer in self.layers}
+        return activations | weights
 
     def to_json(self) -> str:
         """The text of `metrics.json`."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 
-from keras_metamix.report import numbers, plots
-from keras_metamix.report.results import Budget, Mixer, Results, Row
+from keras_metamix.report import analysis_plots, numbers, plots
+from keras_metamix.report.analysis import Analysis
+from keras_metamix.report.results import METAMIX, Budget, Layer, Mixer, Results, Row, Search
 
-METAMIX = "MetaMix"  # the row of its network
 _EPOCHS_OF_METAMIX = (
     "{Metric} and cost after each epoch; the shades are the phases of the search. Validation "
     "{metric} is of images held out of training, at the bits whose cost stands below it; before "
@@ -92,7 +93,8 @@ def sections(results: Results) -> Sections:
         Drawing(
             "rows",
             "Results",
-            f"Test {metric} of each exported file over its bit operations.",
+            f"Test {metric} of each exported file over its bit operations; the float file's is a "
+            "line, since its operations are tens of times as many.",
             plots.score_against_bops,
             bool(results.rows),
         ),
@@ -117,6 +119,14 @@ def sections(results: Results) -> Sections:
         )
         facts = _mixer_facts(rows, mixer, names, metric)
         return Sections("", facts, [pareto, *shared], names)
+    searched = bool(search and search.alphas.history and search.alphas.steps)
+    moves = Drawing(
+        "moves",
+        "Search",
+        _moved(search, results.chosen_bits) if searched and search else "",
+        plots.search_moves,
+        searched,
+    )
     alphas = Drawing(
         "alphas",
         "Search",
@@ -127,7 +137,7 @@ def sections(results: Results) -> Sections:
     )
     told = " and ".join(map(_told, results.budgets))
     facts = _search_facts(rows, results.budgets, metric)
-    drawings = [*shared, alphas]
+    drawings = [*shared, moves, alphas, *_analysed(results)]
     if search and search.points:
         caption = _FRONT.format(metric=metric)
         front = Drawing(
@@ -135,6 +145,118 @@ def sections(results: Results) -> Sections:
         )
         drawings.insert(0, front)
     return Sections(told, facts, drawings, [METAMIX])
+
+
+def _moved(search: Search, chosen: dict[str, int]) -> str:
+    """What a search moved, in words."""
+    alphas, moves, others = search.alphas, [], 0
+    ends: dict[int, list[float]] = {}
+    for name, records in alphas.history.items():
+        pairs = list(zip(alphas.candidates[name], records[0], records[-1], strict=True))
+        moves += [(abs(end - start), name, bits, start, end) for bits, start, end in pairs]
+        probable = max(pairs, key=lambda pair: pair[2])[0]
+        others += chosen.get(name, probable) != probable
+        for bits, _, end in pairs:
+            ends.setdefault(bits, []).append(end)
+    _, name, bits, start, end = max(moves)
+    text = (
+        "Probability of each candidate when the search ended. What it moved most is "
+        f"{name} at {bits} bits, from {start:.2f} to {end:.2f}"
+    )
+    apart = max(max(values) - min(values) for values in ends.values())
+    text += f"; between layers the same bits differ by {apart:.2f} at most"
+    if others:
+        text += (
+            f"; in {others} of {len(alphas.history)} the budget chose another than the most "
+            "probable one"
+        )
+    return f"{text}."
+
+
+def _analysed(results: Results) -> list[Drawing]:
+    """The figures of an analysis, if there is one."""
+    analysis = results.analysis
+    if analysis is None:
+        return []
+    found, section = analysis.instability, "Activation instability"
+    drawings = []
+    if found is not None:
+        steps, most = f"{found.steps} steps", found.bits[0]
+        drawings = [
+            Drawing(
+                "instability",
+                section,
+                f"How far fewer bits in all layers move the variance of what each batch norm reads "
+                f"(0.1: by about a tenth), of the float network and after {steps} of training at "
+                "bits drawn for each layer and step, and of bit-meta.",
+                lambda _: analysis_plots.instability(found),
+                True,
+            ),
+            Drawing(
+                "distributions",
+                section,
+                f"What the quantizer of {found.layer} reads at each bit-width, before a ReLU that "
+                "it computes itself; batch norms have their running statistics. In the float "
+                "network no other layer's spread differs more.",
+                lambda _: analysis_plots.distributions(found),
+                True,
+            ),
+            Drawing(
+                "running_variance",
+                section,
+                f"Running variance of {found.traced}, the least stable of the float network, while "
+                f"that trains for {steps} at {most} bits, at random bits, and by bit-meta; the "
+                "geometric mean of its channels.",
+                lambda _: analysis_plots.running_variance(found),
+                True,
+            ),
+        ]
+    gaussian = Drawing(
+        "gaussian",
+        section,
+        "Variance of a quantized Gaussian: whether fewer bits raise or lower it is a matter of the "
+        "rule that sets the step. Activations begin with LSQ's.",
+        lambda _: analysis_plots.quantized_gaussian(analysis),
+        bool(analysis.gaussian),
+    )
+    traces = Drawing(
+        "traces",
+        "Hessian",
+        "Chosen activation bits, the trace of the Hessian of the float network's loss by each "
+        "layer's weights with its standard error, and the trace by operation. "
+        f"{_correlated(analysis, results.layers)}{analysis.note}",
+        lambda _: analysis_plots.traces(analysis, results.layers),
+        any(layer.name in analysis.traces for layer in results.layers),
+        analysis.note,
+    )
+    return [*drawings, gaussian, traces]
+
+
+def _correlated(analysis: Analysis, layers: list[Layer]) -> str:
+    """How the order of searched layers by bits agrees with that by trace, in words."""
+    known = [layer for layer in layers if layer.searched and layer.name in analysis.traces]
+    bits = [layer.activation_bits for layer in known]
+    if len({*bits}) < 2:
+        return ""
+    traces = [analysis.traces[layer.name].trace for layer in known]
+    by_operation = [t / max(layer.macs, 1) for t, layer in zip(traces, known, strict=True)]
+    return (
+        f"Rank correlation of the {len(known)} searched layers' bits with the trace: "
+        f"{rank_correlation(bits, traces):.2f}, with the trace by operation: "
+        f"{rank_correlation(bits, by_operation):.2f}. "
+    )
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's, equal values having the mean of their ranks; neither is of one value alone."""
+
+    def ranks(values: Sequence[float]) -> list[float]:
+        return [
+            sum(other < value for other in values) + sum(other == value for other in values) / 2
+            for value in values
+        ]
+
+    return statistics.correlation(ranks(first), ranks(second))
 
 
 def _told(budget: Budget) -> str:

@@ -4,6 +4,7 @@ Bit-widths have one colour everywhere, from the colour-blind-safe palette of Oka
 and lines are drawn in `INK` and `RULE`, which the page turns into the colours of its theme.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -56,6 +57,20 @@ def finish(axis: Axes, ylabel: str = "", xlabel: str = "") -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(RULE)
     axis.tick_params(which="both", color=RULE, labelcolor=INK, labelsize=8)
+
+
+def title(axis: Axes, text: str) -> None:
+    """A panel's title, at its left."""
+    axis.set_title(text, fontsize=9, color=INK, loc="left")
+
+
+def name_layers(axis: Axes, names: Sequence[str]) -> None:
+    """Names below an axis of layers at 0, 1, 2, ..., of a deep network some of them."""
+    every = math.ceil(len(names) / 64) or 1
+    labels = [label(name, 22) for name in names[::every]]
+    size = 8 if len(labels) < 40 else 6.5
+    axis.set_xticks(range(0, len(names), every), labels, rotation=90, fontsize=size)
+    axis.set_xlim(-0.6, len(names) - 0.4)
 
 
 def legend_above(figure: Figure, handles: Sequence[Any]) -> None:

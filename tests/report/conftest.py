@@ -88,6 +88,36 @@ def latency_metrics(metrics):
 
 
 @pytest.fixture
+def analysed_metrics(metrics):
+    """Those that `metamix-report --analyse` leaves, of three layers."""
+    names = [name for name, *_ in LAYERS[1:4]]
+    states = [
+        {
+            "name": name, "weights": weights,
+            "change": {layer: [0.01 * place, factor * place] for place, layer in enumerate(names)},
+            "histogram": [[0.3, 0.4, 0.3], [0.25, 0.5, 0.25], [0.2, 0.6, 0.2]],
+        }
+        for name, factor in (("float network", 0.3), ("bit-meta", 0.2))
+        for weights in ("float", "quantized")
+    ]  # fmt: skip
+    traces = {"8 bits": [1.0, 1.0], "random bits": [0.8, 0.7], "bit-meta": [0.9, 0.9]}
+    instability = {
+        "bits": [8, 4, 3], "weight_bits": "4 bits", "states": states, "steps": 2,
+        "layer": names[1], "edges": [-1.5, -0.5, 0.5, 1.5], "traced": names[2], "traces": traces,
+    }  # fmt: skip
+    analysis = {
+        "instability": instability,
+        "gaussian": [{"grid": "signed", "rule": "lsq", "bits": [8, 2], "variance": [1.0, 1.08]}],
+        "traces": {
+            name: {"trace": trace, "error": 0.5}
+            for name, trace in zip(names, (4.0, 2.0, -1.0), strict=True)
+        },
+        "note": "Estimates from 24 samples.",
+    }
+    return metrics | {"analysis": analysis}
+
+
+@pytest.fixture
 def mask_metrics(metrics):
     """Those of a segmentation: two metrics, and two test images of 4 x 6 pixels."""
     metrics["metrics"] = ["mean IoU", "pixel accuracy"]

@@ -149,12 +149,22 @@ def test_page_is_well_formed_and_complete(metrics):
     reader = _read(page)
     for entry in metrics["layers"] + metrics["rows"]:
         assert entry["name"] in reader.texts
-    assert reader.tags.count("svg") == 4
+    assert reader.tags.count("svg") == 5
     assert len(reader.ids) == len(set(reader.ids))
     assert "train.batch_size" in reader.texts and "64" in reader.texts
     assert metrics["notes"][0] in reader.texts and metrics["run"]["command"] in reader.texts
     assert page.count("http") == page.count("http://www.w3.org/")  # namespaces only
     assert len(page) < 1_500_000
+
+
+def test_an_analysis_has_sections_of_its_own(analysed_metrics):
+    page = report.render_page(made(analysed_metrics))
+    texts = _read(page).texts
+    assert "Activation instability" in texts and "Hessian" in texts
+    assert any("with the trace: 0.00, with the trace by operation" in text for text in texts)
+    analysed_metrics["analysis"] |= {"instability": None, "traces": {}, "note": "No t<races>."}
+    texts = _read(report.render_page(made(analysed_metrics))).texts
+    assert "No t<races>." in texts and "Activation instability" in texts
 
 
 def test_facts_compare_with_float_and_call_a_loss_a_loss(metrics):

@@ -146,11 +146,33 @@ def run_report(monkeypatch):
     return run
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda i: i["states"][1]["change"].update(head=[0.1]),
+            r"instability\.states\[1\]\.change\['head'\]: expected 2 values, found 1",
+        ),
+        (
+            lambda i: i["states"][0]["histogram"].pop(),
+            r"states\[0\]\.histogram: expected 3 of 3 bins, found \[3, 3\]",
+        ),
+    ],
+)
+def test_a_malformed_analysis_is_named(analysed_metrics, spoil, message):
+    assert made(analysed_metrics).analysis.instability.traced == "block_1_project"
+    spoil(analysed_metrics["analysis"]["instability"])
+    with pytest.raises(ValueError, match=message):
+        made(analysed_metrics)
+
+
 def test_figures_are_pictures(metrics, tmp_path, run_report):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     assert run_report(tmp_path, f"--figures={tmp_path}") == 0
     pictures = sorted(tmp_path.glob("*.png"))
-    assert {p.stem for p in pictures} == {"alphas", "epochs", "layers", "rows"}
+    assert {p.stem for p in pictures} == {"alphas", "epochs", "layers", "moves", "rows"}
+    data = report.Results.from_json((tmp_path / "figures.json").read_bytes())
+    assert data == report.read_results(tmp_path)
     for picture in pictures:
         assert Image.open(picture).size[0] >= 900
 

@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from ml_collections import ConfigDict
 
 from keras_metamix.calibration import calibrate
-from keras_metamix.checks import naming, one_line
+from keras_metamix.checks import one_line
 from keras_metamix.cost import LatencyTable
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch.budget import TABLE, uniform_name
@@ -24,9 +23,9 @@ from keras_metamix.launch.comparison.litert_quantizer import static_file
 from keras_metamix.launch.comparison.npu import npu_estimates
 from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
 from keras_metamix.launch.comparison.tfmot_qat import qat_file
-from keras_metamix.launch.config import BitMixer, Experiment, MetaMix, complete
+from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data, load_data, task_of
-from keras_metamix.launch.export import load_float_model, load_model
+from keras_metamix.launch.finished_run import read_config, read_float_model, read_model
 from keras_metamix.launch.messages import check_output, command_line
 from keras_metamix.launch.results import UNIFORM_FILE, point_file, run_facts
 from keras_metamix.launch.tasks import Task
@@ -47,6 +46,7 @@ from metamix_tflite.run.runner import Runner, require_count
 OURS = "ours"
 CONTAINERS: tuple[Literal["fast", "smallest"], ...] = ("fast", "smallest")
 NPU_CONTAINER: Literal["int8"] = "int8"
+FLAG = "--compare"
 FILES = "comparison"  # a folder in the run's
 _BATCH = 50
 _TOOLS = ("litert-quantizer", "tensorflow-model-optimization", "tf-keras")
@@ -104,7 +104,9 @@ def run_comparison(
     require_count("warmup", 0, warmup)
     require_count("calibration_images", 1, calibration_images)
     require_count("qat_epochs", 1, 1 if qat_epochs is None else qat_epochs)
-    config, float_model, models = _read_run(run, all_models=accelerator is not None)
+    config = read_config(run, FLAG)
+    float_model = read_float_model(run, FLAG)
+    models = _trained(run, config, all_models=accelerator is not None)
     if accelerator:
         ethosu.compiler(ethosu.Options(accelerator))  # says what is wrong with it before hours
     output = output or run / "comparison"
@@ -157,33 +159,14 @@ def run_comparison(
     return comparison_table(comparison), _write(comparison, entries, run, output)
 
 
-def _read_run(
-    run: Path, all_models: bool
-) -> tuple[MetaMix | BitMixer, keras.Model, dict[str, Any]]:
-    """Config, float model, and OURS or all trained models of a finished run."""
-    for name in ("config.json", "float.keras", "model.keras"):
-        if not (run / name).is_file():
-            raise FileNotFoundError(
-                f"--compare={run}: expected what metamix-train leaves there, found no {name}."
-            )
-    with naming(f"{run / 'config.json'}"):
-        config = complete(ConfigDict(json.loads((run / "config.json").read_text())))
-    float_model = load_float_model(run / "float.keras", "metamix-train writes it.")
+def _trained(run: Path, config: MetaMix | BitMixer, all_models: bool) -> dict[str, Any]:
+    """OURS, or all trained models of a finished run."""
     files = {OURS: "model.keras"}
     if all_models and isinstance(config, MetaMix):
         files |= {f"{OURS} x{times:g}": point_file(times) for times in config.search.budgets}
         if config.train.uniform:
             files[uniform_name(config)] = UNIFORM_FILE
-    models = {}
-    for name, file in files.items():
-        if name != OURS and not (run / file).is_file():
-            raise FileNotFoundError(
-                f"--compare={run}: expected what metamix-train leaves there, found no {file}."
-            )
-        models[name] = load_model(run / file)
-        with naming(f"{run / file}"):
-            models[name].require_quantized()
-    return config, float_model, models
+    return {name: read_model(run, FLAG, file) for name, file in files.items()}
 
 
 def _untrained(
