@@ -17,5 +17,6 @@ setup(
         "keras_metamix.data": ["*.npz", "*.xz", "FASHION_MNIST_LICENSE"],
         "keras_metamix.report": ["*.jinja"],
         "metamix_tflite": ["py.typed"],
+        "metamix_tflite.verification": ["page/*"],
     },
 )

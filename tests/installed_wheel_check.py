@@ -12,6 +12,7 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import data, zoo
 from keras_metamix.report import page
+from metamix_tflite.verification import web_page
 
 
 def main() -> None:
@@ -36,6 +37,9 @@ def main() -> None:
         raise SystemExit(f"the file does not give its golden outputs: {replayed}")
     if not Path(page.__file__).with_name("page.html.jinja").is_file():
         raise SystemExit("the report's template is not in the wheel")
+    for name in ("index.html", "replay.js"):
+        if not (Path(web_page.__file__).with_name("page") / name).is_file():
+            raise SystemExit(f"{name} of the page for browsers is not in the wheel")
     print(f"installed wheel: {report}")
 
 

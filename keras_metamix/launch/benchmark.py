@@ -43,11 +43,14 @@ class Options:
     files: list[Path] = option("the files", [], "MODEL.tflite", positional=True)
     device: str = option(f"one of {', '.join(DEVICES)}", LOCAL)
     json: Path | None = option("write the measurements there as well", None, "FILE")
-    threads: int | None = option("CPU threads; default: 1", None)
+    threads: int | None = option("CPU threads; default: 1; web, build threads: 2", None)
     runs: int | None = option(
-        "timed inferences of each file; local, edgetpu: 200, android: 50, micro: 20", None
+        "timed inferences of each file; local, edgetpu: 200, android, web: 50, micro: 20", None
     )
-    warmup: int | None = option("inferences before these; local, edgetpu: 20, android: 5", None)
+    warmup: int | None = option(
+        "inferences before these; local, edgetpu: 20, android, web: 5",
+        None,
+    )
     timeout: int | None = option("all but local: seconds for one file; 600", None)
     serial: list[str] | None = option("android: a phone of `adb devices`; once for each", None)
     delegates: Names = option("android: of cpu,xnnpack,gpu,nnapi,hexagon,npu; all", None)
@@ -67,6 +70,13 @@ class Options:
     latency_table: Path | None = option(
         "ethosu: of metamix-profile, to show what it predicts", None, "FILE"
     )
+    litertjs: Path | None = option("web: npm's folder node_modules/@litertjs; of here", None, "DIR")
+    browser: str | None = option("web: a Chromium; the one on PATH", None)
+    host: str | None = option(
+        "web: an address of this machine, to open in any browser; default: start a Chromium", None
+    )
+    port: int | None = option("web: of --host; a free one", None)
+    builds: Names = option("web: of relaxed,compat,threads; default: all", None)
     compare: Path | None = option(
         "the folder of a metamix-train run: its model as float, int8 by three tools, w4a8, and "
         "ours, on this machine; takes --threads, --runs and --warmup too",

@@ -20,6 +20,7 @@ MODULES = {
     "edgetpu": "metamix_tflite.devices.edgetpu",
     "ethosu": "metamix_tflite.devices.ethosu",
     "micro": "metamix_tflite.devices.micro",
+    "web": "metamix_tflite.devices.web",
 }
 
 Cell = str | int | float | bool | None

@@ -1,10 +1,11 @@
 """Checks a .tflite against what it declares, and replays its golden inputs on this machine.
 
     metamix-verify MODEL.tflite [--kernels=xnnpack,builtin,reference] [--threads=1] [--json=FILE]
+    metamix-verify MODEL.tflite --page=FOLDER [--litertjs=node_modules/@litertjs]
 
 Takes ai-edge-litert and NumPy, nothing else. The status is 1 where a file is not what it declares,
 or where XNNPACK does not give the trained integers, unless it is of container "smallest", which
-XNNPACK does not run all of.
+XNNPACK does not run all of. With --page it also writes a page that replays the file in any browser.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ from metamix_tflite.read.files import read_signatures
 from metamix_tflite.run.interpreter import KERNELS, check_kernels
 from metamix_tflite.verification.replay import ReplayReport, golden_of, replay
 from metamix_tflite.verification.verify import verify
+from metamix_tflite.verification.web_page import (
+    Plan,
+    find_litertjs,
+    page_content,
+    require_new_folder,
+    web_signatures,
+    write_page,
+)
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -44,6 +53,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--kernels", default=",".join(KERNELS), help=f"some of {', '.join(KERNELS)}; default: all")
     add("--threads", type=int, default=1, help="CPU threads; default: 1")
     add("--json", type=Path, metavar="FILE", help="write the findings there as well")
+    add("--page", type=Path, metavar="FOLDER", help="write a page that replays it in a browser")
+    add("--litertjs", type=Path, metavar="DIR", help="of --page: npm's node_modules/@litertjs")
     return parser.parse_args(argv)
 
 
@@ -60,9 +71,19 @@ def main(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--threads: expected at least 1, found {arguments.threads}.")
     if arguments.json is not None and not arguments.json.parent.is_dir():
         raise FileNotFoundError(f"--json: expected a folder {arguments.json.parent}, found none.")
+    if arguments.litertjs is not None and arguments.page is None:
+        raise ValueError("--litertjs: expected --page=FOLDER beside it.")
     flat = arguments.file.read_bytes()
+    page, litertjs = arguments.page, None
+    if page is not None:
+        require_new_folder(page)
+        litertjs = find_litertjs(arguments.litertjs)
     try:
         graphs = signatures_of(flat)
+        content = {}
+        if litertjs is not None:
+            shown = web_signatures(arguments.file.name, flat)
+            content = page_content(shown, litertjs, Plan())
         reports, refused = replay_all(flat, kernels, arguments.threads)
     except ValueError as error:
         raise ValueError(f"{arguments.file}: {error}") from error
@@ -70,6 +91,10 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"{arguments.file}: " + "\n".join(_lines(found)))
     if arguments.json is not None:
         _write({"file": str(arguments.file), **found}, arguments.json)
+    if page is not None:
+        write_page(page, content)
+        serve = f"python -m http.server --bind 127.0.0.1 --directory {page}"
+        print(f"wrote {page}: {serve}, and open http://127.0.0.1:8000/")
     return 1 if found["exact"] is False else 0
 
 
