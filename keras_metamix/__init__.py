@@ -39,7 +39,7 @@ from keras_metamix.pareto import pareto_front
 from keras_metamix.points import OperatingPoint
 from keras_metamix.quantized_model import QuantizedModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ActivationQuantizer",
     "BitAssignment",
