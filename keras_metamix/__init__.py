@@ -41,7 +41,7 @@ from keras_metamix.points import OperatingPoint
 from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.sensitivity import sensitivity
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ActivationQuantizer",
     "BitAssignment",
