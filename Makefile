@@ -2,8 +2,8 @@
 # are all that has to be there. `make help` lists the targets.
 
 PYTHON      ?= python3.11
-WORKDIR     ?= runs/quickstart
-CONFIG      ?= configs/quickstart.py
+WORKDIR     ?= runs/demo
+CONFIG      ?= configs/demo.py
 PYTEST_ARGS ?=
 TWO_WORKERS := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
@@ -38,7 +38,7 @@ help: ## list the targets
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-demo: $(STAMP) ## train, search, export and report on real images; writes runs/quickstart/
+demo: $(STAMP) ## train, search, export and report on real images; writes runs/demo/
 	$(BIN)/metamix-train --config=$(CONFIG) --workdir=$(WORKDIR)
 
 test: $(STAMP) ## the whole test suite (PYTEST_ARGS='-m "not slow"' for the quick part)

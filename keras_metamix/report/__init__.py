@@ -9,7 +9,7 @@ from keras_metamix.report.plots import (
     bits_per_layer,
     masks,
     pareto_front,
-    score_against_bops,
+    score_against_cost,
     search_moves,
     training_curves,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "results_markdown",
     "results_table",
     "save_figure",
-    "score_against_bops",
+    "score_against_cost",
     "search_moves",
     "training_curves",
     "write_figures",

@@ -121,7 +121,7 @@ def search_moves(results: Results) -> Figure:
     handles.append(
         Line2D([], [], linestyle="--", color=style.INK, linewidth=1, label="at its beginning")
     )
-    dot = {"marker": "o", "linestyle": "", "color": style.INK, "markerfacecolor": "white"}
+    dot: Any = {"marker": "o", "linestyle": "", "color": style.INK, "markerfacecolor": "white"}
     handles.append(Line2D([], [], label="chosen under the budget", **dot))
     style.legend_above(figure, handles)
     return figure
@@ -202,34 +202,40 @@ def training_curves(results: Results) -> Figure:
     return figure
 
 
-def score_against_bops(results: Results) -> Figure:
-    """Test score over BOPs, one marker a model, the budget as a dashed line.
+def score_against_cost(results: Results) -> Figure:
+    """Test score over what the first budget counts, one marker a file, the budget a dashed line.
 
-    A float model, which would squeeze the others into a corner, and one without BOPs are a dotted
-    line at their score.
+    That is the bytes of the file, or BOPs. A float model, which would squeeze the others into
+    a corner, and one whose cost is not known are a dotted line at their score.
     """
-    figure, axis = _scores(f"test {results.metric}", "BOPs")
+    kind = "size_bytes" if [b.cost for b in results.budgets[:1]] == ["size_bytes"] else "bops"
+    name = numbers.cost_name(kind)
+    figure, axis = _scores(f"test {results.metric}", name)
     colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
     for index, row in enumerate(results.rows):
-        score = row.scores[results.metric]
+        score, cost = row.scores[results.metric], row.bops
+        if kind == "size_bytes":
+            cost = row.file_bytes
         look: dict[str, Any] = {"color": colours[index % len(colours)]}
         look["label"] = f"{style.label(row.name, 30)}: {numbers.percent(score)}"
-        if row.bops is not None:
-            look["label"] += f", {numbers.count(row.bops)} BOPs"
-        if row.bops is None or min(row.average_bits) >= _FLOAT_BITS:
+        if cost is not None:
+            look["label"] += f", {numbers.cost(kind, cost)}{' BOPs' if kind == 'bops' else ''}"
+        if cost is None or min(row.average_bits) >= _FLOAT_BITS:
             axis.axhline(score, linestyle=":", linewidth=2, **look)
         else:
             marker = "osD^vP"[index % 6]
-            axis.scatter([row.bops], [score], marker=marker, s=90, zorder=3, **look)
+            axis.scatter([cost], [score], marker=marker, s=90, zorder=3, **look)
     for budget in results.budgets:
-        if budget.cost == "bops":
+        if budget.cost == kind:
             axis.axvline(budget.limit, **style.BUDGET)
     costs = [float(x) for found in axis.collections for x, _ in np.asarray(found.get_offsets())]
     if costs and max(costs) > _DECADE * min(costs):
         axis.set_xscale("log")
         style.count_axis(axis.xaxis)
     else:  # a log axis has no ticks within a decade
-        axis.xaxis.set_major_formatter(FuncFormatter(style.tick))
+        axis.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: numbers.cost(kind, value, round=True))
+        )
     axis.margins(x=0.12, y=0.2)
     low, high = axis.get_ylim()
     short = max(0.0, _LEAST_SPAN - (high - low)) / 2
@@ -327,7 +333,7 @@ def bit_handles(layers: Sequence[Layer]) -> list[Any]:
     used = sorted({layer.activation_bits for layer in layers}, reverse=True)
     handles = [Patch(color=style.bit_colour(b), label=f"{b}-bit activations") for b in used]
     if any(not layer.searched for layer in layers):
-        look = {"facecolor": style.GREY, "edgecolor": "white", "hatch": "///"}
+        look: Any = {"facecolor": style.GREY, "edgecolor": "white", "hatch": "///"}
         handles.append(Patch(label="not searched", **look))
     return handles
 

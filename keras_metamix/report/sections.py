@@ -93,9 +93,9 @@ def sections(results: Results) -> Sections:
         Drawing(
             "rows",
             "Results",
-            f"Test {metric} of each exported file over its bit operations; the float file's is a "
-            "line, since its operations are tens of times as many.",
-            plots.score_against_bops,
+            f"Test {metric} of each exported file over its bit operations, or over its bytes where "
+            "the budget is of these; the float file, which has many times as many, is a line.",
+            plots.score_against_cost,
             bool(results.rows),
         ),
         Drawing("layers", "Bits per layer", layers, plots.bits_per_layer, bool(results.layers)),

@@ -97,17 +97,28 @@ def test_masks_have_a_strip_for_images_truth_and_file(mask_metrics):
 
 def test_scatter_has_a_marker_for_each_row_but_float(metrics):
     """32 x 32 bits would squeeze the others: it is a line, with its BOPs in the legend."""
-    figure = report.score_against_bops(made(metrics))
+    figure = report.score_against_cost(made(metrics))
     (axis,) = figure.axes
     assert len(axis.collections) == 2 and len(axis.lines) == 2  # float accuracy and the budget
     assert axis.get_xscale() == "linear" and axis.get_xlim()[1] < 1e9
     assert "float: 91.71 %, 10.4 G BOPs" in [t.get_text() for t in figure.legends[0].get_texts()]
     metrics["rows"][1]["bops"] = 1_000_000
-    (axis,) = report.score_against_bops(made(metrics)).axes
+    (axis,) = report.score_against_cost(made(metrics)).axes
     assert axis.get_xscale() == "log"
     metrics["rows"][1]["bops"] = None
-    (axis,) = report.score_against_bops(made(metrics)).axes
+    (axis,) = report.score_against_cost(made(metrics)).axes
     assert len(axis.collections) == 1 and len(axis.lines) == 3
+
+
+def test_under_a_budget_of_bytes_the_scatter_is_over_file_sizes(metrics):
+    metrics["search"]["budgets"][0] |= {"cost": "size_bytes", "limit": 50_000.0}
+    for epoch in metrics["epochs"]:
+        epoch["costs"]["size_bytes"] = 50_000.0
+    (axis,) = report.score_against_cost(made(metrics)).axes
+    assert axis.get_xlabel() == "file size"
+    drawn = {float(c.get_offsets()[0, 0]) for c in axis.collections}
+    assert drawn == {float(row["file_bytes"]) for row in metrics["rows"][1:]}
+    assert list(axis.lines[-1].get_xdata()) == [50_000.0] * 2
 
 
 def test_the_bits_figure_says_what_it_is_of(metrics, mixer_metrics):
