@@ -22,11 +22,11 @@ from typing import Any
 import ai_edge_litert
 import numpy as np
 
-from metamix_tflite.file_graph import FileGraph, named_signature
-from metamix_tflite.read.files import read_signatures
+from metamix_tflite.file_graph import FileGraph, named_signature, one_line
+from metamix_tflite.read.files import changes
 from metamix_tflite.run.runner import KERNELS, check_kernels
 from metamix_tflite.verification.replay import ReplayReport, golden_of, replay
-from metamix_tflite.verification.verify import verify
+from metamix_tflite.verification.verify import verify_contents
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -62,11 +62,11 @@ def main(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--json: expected a folder {arguments.json.parent}, found none.")
     flat = arguments.file.read_bytes()
     try:
-        graphs = signatures_of(flat)
+        graphs, changed = signatures_of(flat), changes(flat)
         reports, refused = replay_all(flat, kernels, arguments.threads)
     except ValueError as error:
         raise ValueError(f"{arguments.file}: {error}") from error
-    found = findings(flat, graphs, reports, refused)
+    found = findings(flat, graphs, reports, refused) | {"changes": changed}
     print(f"{arguments.file}: " + "\n".join(_lines(found)))
     if arguments.json is not None:
         _write({"file": str(arguments.file), **found}, arguments.json)
@@ -74,13 +74,12 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def signatures_of(flat: bytes) -> dict[str, FileGraph]:
-    """The signatures of a file, verified.
+    """The signatures of a file, verified, but for what others may have attached to it.
 
     Raises:
       VerificationError: it is not what it declares, or has no golden outputs that fit it.
     """
-    verify(flat)
-    graphs = read_signatures(flat)
+    graphs = verify_contents(flat)
     for name, graph in graphs.items():
         with named_signature(name, graphs):
             golden_of(graph)
@@ -178,8 +177,11 @@ def _facts(graph: FileGraph) -> dict[str, Any]:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     """The findings for a reader; the first line goes behind the file's name."""
+    changed = [f"    {change}" for change in map(one_line, found["changes"])]
+    packed = "packed anew by others, graph, weights and declaration as written:"
     lines = [
-        f"{found['file_bytes']:,} bytes, unchanged, as declared",
+        f"{found['file_bytes']:,} bytes, {packed if changed else 'unchanged, as declared'}",
+        *changed,
         f"  container {found['weight_container']}, io {found['io']}",
         f"  written by {_versions(found['versions'])}",
         f"  replayed by {_versions(found['runtime'])}",
