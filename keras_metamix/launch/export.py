@@ -2,6 +2,7 @@
 
     metamix-export MODEL.keras [--output=model.tflite] [--weight_container=fast]
     metamix-export MIXER.keras --point eco=eco.bits.json --point full=full.bits.json
+    metamix-export MODEL.keras --labels=labels.txt --normalization=127.5,127.5
 
 The file is read back and compared with the model's bit assignment, then run by LiteRT beside the
 model. The bit-widths go beside it, as `bits.json`. With points it has a signature for each.
@@ -70,6 +71,15 @@ class Options:
         [],
         "NAME=BITS.json",
     )
+    labels: Path | None = option(
+        "names of the classes, one a line: the file gets TFLite metadata, as MediaPipe reads it",
+        None,
+    )
+    normalization: tuple[float, ...] | None = option(
+        "how an app makes the floats of an input that takes no bytes: (byte - MEAN) / DEVIATION",
+        None,
+        "MEAN,DEVIATION",
+    )
     nobits_json: bool = option("write no bits.json beside the output", False)
 
 
@@ -91,7 +101,8 @@ def main(options: Options) -> None:
     named, container = points or None, options.weight_container
     io = options.io or ("int8" if container == "int8" else "float32")
     run = {"model": options.model.name, "date": today(), "command": command_line()}
-    flat = convert(model, container, io, named, run)
+    apps = {"labels": _labels(options.labels), "normalization": options.normalization}
+    flat = convert(model, container, io, named, run, **apps)
     source = f"{RANDOM_IMAGES} random images (seed 0)"
     if options.images is not None:
         source = f"{len(next(iter(images.values())))} images of {options.images}"
@@ -117,6 +128,16 @@ def main(options: Options) -> None:
         Console().print(terminal("", ("layer", "bits A/W", "container"), cells))
         told = f"{len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs"
         print(f"{f'{output}:{name}' if name else output}: {told}; on {source}: {reports[name]}")
+
+
+def _labels(path: Path | None) -> list[str] | None:
+    """The lines of --labels; blank ones at the end are none."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--labels={path}: expected a text in UTF-8, found {error}.") from error
 
 
 def _read_points(texts: list[str]) -> dict[str, BitAssignment]:

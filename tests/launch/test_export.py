@@ -1,7 +1,9 @@
 """`metamix-export`: the file it writes, and one line for each mistake."""
 
+import importlib.util
 import os
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -90,6 +92,53 @@ def test_bits_are_assigned(saved, quantized, float_model, command):
     assert status == 0, err
     mt.verify((saved / "model.tflite").read_bytes(), bits)
     assert kmm.BitAssignment.load("bits.json") == bits
+
+
+@pytest.fixture
+def pictures(folder):
+    """A model of colour pictures whose bytes were turned to floats of -1 to 1, saved."""
+    image = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, name="conv")(image))
+    model = keras.Model(image, keras.layers.Dense(3, name="scores")(x))
+    model = kmm.QuantizedModel.from_float(model, 8, 4)
+    kmm.calibrate(model, np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 3)))
+    model.save("model.keras")
+    (folder / "labels.txt").write_text("cat\nÅngström\ndog\n\n", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="it has the schema")
+def test_labels(pictures, command):
+    flags = ("--labels=labels.txt", "--normalization=127.5,127.5")
+    status, out, err = command(export, "model.keras", *flags)
+    assert status == 0, err
+    assert ": 0 of 150 outputs differ" in out
+    path = pictures / "model.tflite"
+    mt.verify(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode() == "cat\nÅngström\ndog"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--labels=none.txt"], r"No such file.*none\.txt"),
+        (["--labels=latin.txt"], r"--labels=latin\.txt: expected a text in UTF-8"),
+        (
+            ["--labels=two.txt"],
+            "labels: expected 3, one for each class of output 'scores', found 2",
+        ),
+        (["--labels=labels.txt", "--io=int8"], "MediaPipe takes pictures of float32 or uint8 alon"),
+        (["--labels=labels.txt", "--weight_container=int8"], "io='int8' .* expected another io"),
+        (["--normalization=127.5"], r"expected \(mean, deviation\), .* found \(127.5,\)"),
+        (["--normalization=0,0"], r"the deviation above 0, found \(0.0, 0.0\)"),
+    ],
+)
+def test_bad_labels_are_named(pictures, fails, flags, message):
+    (pictures / "latin.txt").write_bytes(b"caf\xe9")
+    (pictures / "two.txt").write_text("a\nb")
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(fails("model.keras", *flags))
 
 
 def test_the_models_own_bits_leave_trained_steps(saved, quantized, command):

@@ -8,7 +8,8 @@ import pytest
 import keras_metamix as kmm
 import metamix_tflite as mt
 from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
-from metamix_tflite.read.files import hashed, require_unchanged
+from metamix_tflite.read.files import changes, hashed, require_unchanged
+from metamix_tflite.read.metadata import METADATA_NAME, decode, encode
 
 RUN = {"title": "quickstart – 4 bits", "accuracy": 0.875, "epochs": [1, 2], "notes": {"a": None}}
 
@@ -69,7 +70,7 @@ def test_any_byte_that_changes_is_noticed(resnet):
 
 @pytest.mark.parametrize("edit", [lambda f: f + b"\0", lambda f: f[:-1]])
 def test_another_length_is_noticed(edit, resnet):
-    with pytest.raises(mt.VerificationError, match="changed since it was written|cannot be read"):
+    with pytest.raises(mt.VerificationError, match="since it was written|cannot be read"):
         mt.verify(edit(resnet[2]), resnet[3])
 
 
@@ -77,9 +78,43 @@ def test_a_change_that_nothing_else_notices(resnet):
     name = b"keras-metamix"  # the flatbuffer's description
     place = resnet[2].index(name)
     changed = resnet[2][:place] + b"K" + resnet[2][place + 1 :]
-    with pytest.raises(mt.VerificationError, match="changed since it was written: SHA-256 declar"):
+    with pytest.raises(
+        mt.VerificationError, match="written: description was replaced. It computes"
+    ):
         mt.verify(changed, resnet[3])
     mt.verify(hashed(changed), resnet[3])
+
+
+def other_dilation(model):
+    operators = model.subgraphs[0].operators
+    options = next(o.builtinOptions for o in operators if hasattr(o.builtinOptions, "strideW"))
+    options.dilationWFactor = 2
+
+
+def other_version(model):
+    model.operatorCodes[0].version += 1
+
+
+def other_input_name(model):
+    model.signatureDefs[0].inputs[0].name = b"other"
+
+
+def other_version_of_numpy(model):
+    (entry,) = [m for m in model.metadata if m.name == METADATA_NAME.encode()]
+    declared = decode(bytes(bytearray(model.buffers[entry.buffer].data)))
+    declared["versions"]["numpy"] = "1.0"
+    model.buffers[entry.buffer].data = np.frombuffer(encode(declared), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "edit", [other_dilation, other_version, other_input_name, other_version_of_numpy]
+)
+def test_contents_that_change_are_noticed_in_a_file_packed_anew(edit, resnet, remake):
+    assert changes(remake(resnet[2], lambda model: None, rehash=False)) == [
+        "its bytes lie in other places"
+    ]
+    with pytest.raises(mt.VerificationError, match="changed since it was written: SHA-256 declar"):
+        changes(remake(resnet[2], edit, rehash=False))
 
 
 def without_hash(model):

@@ -13,13 +13,18 @@ import numpy as np
 _LONGEST = 300  # characters of a message: what a file holds may be of any length
 
 
+def one_line(text: str) -> str:
+    """What may be of any length and hold any character, on one line, cut short."""
+    text = " ".join(text.split())
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
 class VerificationError(ValueError):
     """A file is not what it was declared to be; the message is one line, cut short."""
 
     def __init__(self, message: str):
-        text = " ".join(message.split())
-        text = text if text.isprintable() else ascii(text)[1:-1]
-        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}...")
+        super().__init__(one_line(message))
 
 
 class CompiledFileError(VerificationError):
@@ -52,13 +57,18 @@ class FileTensor:
 
 @dataclasses.dataclass(frozen=True)
 class FileOperator:
-    """An operator; tensors by index, `activation` is its fused one, `numbers` of its options."""
+    """An operator; tensors by index, `activation` is its fused one, `numbers` of its options.
+
+    `options` are all of these that are not zero, by the names of their accessors in the schema.
+    """
 
     op: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     activation: str
     numbers: tuple[float, ...] = ()
+    version: int = 1
+    options: tuple[tuple[str, object], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import struct
 from typing import Any
@@ -12,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from metamix_tflite.encoding import DEFAULT_SIGNATURE, unpack_int4
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
 from metamix_tflite.operators import LITERT
+from metamix_tflite.read.attached import attached
 from metamix_tflite.read.ends import Ends, check_structure, default_structure
 from metamix_tflite.read.file_hash import HASH_NAME, HASH_SIZE
 from metamix_tflite.read.metadata import METADATA_NAME, decode, of_signatures
@@ -35,6 +38,7 @@ def _names(enum: type) -> dict[int, str]:
 
 _TYPE_NAMES = _names(schema.TensorType)
 _OP_NAMES = _names(schema.BuiltinOperator)
+_OPTIONS_NAMES = _names(schema.BuiltinOptions)
 _FUSED_NAMES = _names(schema.ActivationFunctionType)
 
 
@@ -46,6 +50,17 @@ def _options(operator: Any, op: str, cls: Any) -> Any:
         raise ValueError(f"{op} without its options")
     options.Init(table.Bytes, table.Pos)
     return options
+
+
+@functools.cache
+def _accessors(options: type) -> list[str]:
+    """Names of the schema's methods that return an option, a number or a whole vector."""
+    methods = {
+        name: method.__code__.co_argcount
+        for name, method in vars(options).items()
+        if inspect.isfunction(method) and not name.endswith(("Length", "IsNone"))
+    }
+    return sorted(name for name, arguments in methods.items() if arguments == 1)
 
 
 class FileReader:
@@ -161,11 +176,23 @@ class FileReader:
 
     def declaration(self) -> dict[str, Any]:
         """What `encode` wrote, {} in a stranger's file."""
+        content = self.declaration_bytes()
+        return {} if content is None else decode(content)
+
+    def declaration_bytes(self) -> bytes | None:
+        """The declaration as the file holds it; None in a stranger's."""
         buffer = self._metadata(METADATA_NAME)
-        return {} if buffer is None else decode(self._bytes(buffer).tobytes())
+        return None if buffer is None else self._bytes(buffer).tobytes()
+
+    def attached(self) -> dict[str, int]:
+        """What the file holds besides, see `attached`."""
+        entries = map(self._model.Metadata, range(self._model.MetadataLength()))
+        contents = {self._text(e.Name()): self._bytes(e.Buffer()).tobytes() for e in entries}
+        others = {n: c for n, c in contents.items() if n not in (METADATA_NAME, HASH_NAME)}
+        return attached(self._flat, others, self._text(self._model.Description()))
 
     def hash_place(self) -> int:
-        """The byte at which the file's hash of itself begins."""
+        """The byte at which the file's hashes of itself begin."""
         buffer = self._metadata(HASH_NAME)
         if buffer is None or self._bytes(buffer).size != HASH_SIZE:
             raise ValueError("it holds no SHA-256 of itself")
@@ -213,7 +240,11 @@ class FileReader:
         return of_signatures(declared, names)
 
     def _graph(
-        self, definition: Any, graph: Any, codes: list[str], declared: dict[str, Any]
+        self,
+        definition: Any,
+        graph: Any,
+        codes: list[tuple[str, int]],
+        declared: dict[str, Any],
     ) -> FileGraph:
         inputs = self._integers(graph.InputsAsNumpy())
         outputs = self._integers(graph.OutputsAsNumpy())
@@ -258,15 +289,16 @@ class FileReader:
         self._count(len(content))
         return content.decode()
 
-    def _code(self, index: int) -> str:
+    def _code(self, index: int) -> tuple[str, int]:
+        """An operator's name and version."""
         self._count(0)
         code = self._model.OperatorCodes(index)
-        return _OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        return _OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())], code.Version()
 
-    def _operator(self, operator: Any, codes: list[str]) -> FileOperator:
+    def _operator(self, operator: Any, codes: list[tuple[str, int]]) -> FileOperator:
         if operator.OpcodeIndex() >= len(codes):
             raise ValueError(f"an operator has code number {operator.OpcodeIndex()}")
-        op = codes[operator.OpcodeIndex()]
+        op, version = codes[operator.OpcodeIndex()]
         activation, numbers = 0, []
         if op in LITERT and LITERT[op].fused is not None:
             activation = _options(operator, op, LITERT[op].fused).FusedActivationFunction()
@@ -282,7 +314,28 @@ class FileReader:
             self._integers(operator.OutputsAsNumpy()),
             _FUSED_NAMES[activation],
             tuple(numbers),
+            version,
+            self._options(operator),
         )
+
+    def _options(self, operator: Any) -> tuple[tuple[str, object], ...]:
+        """What an operator's options say, but for zeros, which a flatbuffer may leave out."""
+        number, table = operator.BuiltinOptionsType(), operator.BuiltinOptions()
+        if not number or table is None:
+            return ()
+        if number not in _OPTIONS_NAMES:
+            raise ValueError(f"an operator has options of kind {number}, unknown to this LiteRT")
+        options = getattr(schema, _OPTIONS_NAMES[number])()
+        options.Init(table.Bytes, table.Pos)
+        found: list[tuple[str, object]] = []
+        for name in _accessors(type(options)):
+            value = getattr(options, name)()
+            if isinstance(value, np.ndarray):
+                value = tuple(self._vector(value).tolist())
+            self._count(0)
+            if value and isinstance(value, int | float | tuple):
+                found.append((name, value))
+        return tuple(found)
 
     def _tensor(self, tensor: Any) -> FileTensor:
         name = self._text(tensor.Name())

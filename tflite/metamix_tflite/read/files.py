@@ -16,9 +16,15 @@ from metamix_tflite.file_graph import (
     check_order,
     named_signature,
 )
+from metamix_tflite.read.attached import differences
 from metamix_tflite.read.ends import Ends
 from metamix_tflite.read.fields import FileReader
-from metamix_tflite.read.file_hash import HASH_SIZE, file_hash, with_hash
+from metamix_tflite.read.file_hash import (
+    contents_hash,
+    declared_hashes,
+    file_hash,
+    with_hashes,
+)
 
 
 def require_tflite(flat: bytes) -> None:
@@ -120,32 +126,54 @@ def small_tensors(flat: bytes) -> dict[str, str]:
         return reader.small_tensors()
 
 
-def require_unchanged(flat: bytes) -> None:
-    """Raises unless a .tflite is, byte for byte, what `convert` wrote.
+def changes(flat: bytes) -> list[str]:
+    """What others changed in a .tflite of `convert` that computes and declares what it did.
+
+    Returns:
+      A phrase for each part, such as "metadata 'TFLITE_METADATA' was added"; [] for a file that is,
+      byte for byte, what `convert` wrote.
 
     Raises:
       TypeError: not bytes.
-      VerificationError: not a readable .tflite, one without a hash, or one that was changed.
+      VerificationError: not a readable .tflite, one without hashes, or one whose graph, weights or
+        declaration were changed.
     """
     with _readable(flat) as reader:
         place = reader.hash_place()
-    found, expected = file_hash(flat, place), bytes(flat[place : place + HASH_SIZE])
-    if found != expected:
+        (expected, contents), found = declared_hashes(flat, place), file_hash(flat, place)
+        if found == expected:
+            return []
+        if _contents(reader) == contents:
+            return differences(reader.declaration().get("attached", {}), reader.attached())
+    raise VerificationError(
+        f"The file was changed since it was written: SHA-256 declared {expected.hex()}, found "
+        f"{found.hex()}."
+    )
+
+
+def require_unchanged(flat: bytes) -> None:
+    """Raises unless a .tflite is, byte for byte, what `convert` wrote; see `changes`."""
+    found = changes(flat)
+    if found:
         raise VerificationError(
-            f"The file was changed since it was written: SHA-256 declared {expected.hex()}, found "
-            f"{found.hex()}."
+            f"The file was packed anew since it was written: {', '.join(found)}. It computes and "
+            "declares what it did: metamix-verify replays it."
         )
 
 
 def hashed(flat: bytes) -> bytes:
-    """The same .tflite with its hash set anew; it has to have one.
+    """The same .tflite with its hashes set anew; it has to have them.
 
     Raises:
-      VerificationError: not a readable .tflite, or one without a hash.
+      VerificationError: not a readable .tflite, or one without hashes.
     """
     with _readable(flat) as reader:
-        place = reader.hash_place()
-    return with_hash(bytes(flat), place)
+        place, contents = reader.hash_place(), _contents(reader)
+    return with_hashes(bytes(flat), place, contents)
+
+
+def _contents(reader: FileReader) -> bytes:
+    return contents_hash(reader.graphs(), reader.declaration_bytes() or b"")
 
 
 def only_signature(flat: bytes, name: str | None) -> bytes:

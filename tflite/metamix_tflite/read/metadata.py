@@ -34,9 +34,9 @@ def encode(declared: dict[str, Any]) -> bytes:
     """A declaration as compressed JSON.
 
     Args:
-      declared: "weight_container", "io", "versions" and "run", with "bops", "layers", "tensors",
-        "outputs" (their structure, see `Ends`) and maybe "golden" of the file's signature, or with
-        these of several by name as "signatures".
+      declared: "weight_container", "io", "versions" and "run", maybe "attached" (see there), with
+        "bops", "layers", "tensors", "outputs" (their structure, see `Ends`) and maybe "golden" of
+        the file's signature, or with these of several by name as "signatures".
 
     Raises:
       ValueError: more than `decode` reads.
@@ -66,6 +66,9 @@ def decode(content: bytes) -> dict[str, Any]:
     for name in ("versions", "run"):
         if not isinstance(declared.get(name), dict):
             raise ValueError(f"its declaration has no {name}")
+    parts = declared.get("attached", {})
+    if not isinstance(parts, dict) or not all(type(crc) is int for crc in parts.values()):
+        raise ValueError("its declaration of what is attached is damaged")
     if declared["format"] == FORMAT:
         _check_sections(declared)
         return declared

@@ -23,11 +23,11 @@ from typing import Any
 import ai_edge_litert
 import numpy as np
 
-from metamix_tflite.file_graph import FileGraph, named_signature
-from metamix_tflite.read.files import read_signatures
+from metamix_tflite.file_graph import FileGraph, named_signature, one_line
+from metamix_tflite.read.files import changes
 from metamix_tflite.run.interpreter import KERNELS, check_kernels
 from metamix_tflite.verification.replay import ReplayReport, golden_of, replay
-from metamix_tflite.verification.verify import verify
+from metamix_tflite.verification.verify import verify_contents
 from metamix_tflite.verification.web_page import (
     Plan,
     find_litertjs,
@@ -79,7 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
         require_new_folder(page)
         litertjs = find_litertjs(arguments.litertjs)
     try:
-        graphs = signatures_of(flat)
+        graphs, changed = signatures_of(flat), changes(flat)
         content = {}
         if litertjs is not None:
             shown = web_signatures(arguments.file.name, flat)
@@ -87,7 +87,7 @@ def main(arguments: argparse.Namespace) -> int:
         reports, refused = replay_all(flat, kernels, arguments.threads)
     except ValueError as error:
         raise ValueError(f"{arguments.file}: {error}") from error
-    found = findings(flat, graphs, reports, refused)
+    found = findings(flat, graphs, reports, refused) | {"changes": changed}
     print(f"{arguments.file}: " + "\n".join(_lines(found)))
     if arguments.json is not None:
         _write({"file": str(arguments.file), **found}, arguments.json)
@@ -99,13 +99,12 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def signatures_of(flat: bytes) -> dict[str, FileGraph]:
-    """The signatures of a file, verified.
+    """The signatures of a file, verified, but for what others may have attached to it.
 
     Raises:
       VerificationError: it is not what it declares, or has no golden outputs that fit it.
     """
-    verify(flat)
-    graphs = read_signatures(flat)
+    graphs = verify_contents(flat)
     for name, graph in graphs.items():
         with named_signature(name, graphs):
             golden_of(graph)
@@ -203,8 +202,11 @@ def _facts(graph: FileGraph) -> dict[str, Any]:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     """The findings for a reader; the first line goes behind the file's name."""
+    changed = [f"    {change}" for change in map(one_line, found["changes"])]
+    packed = "packed anew by others, graph, weights and declaration as written:"
     lines = [
-        f"{found['file_bytes']:,} bytes, unchanged, as declared",
+        f"{found['file_bytes']:,} bytes, {packed if changed else 'unchanged, as declared'}",
+        *changed,
         f"  container {found['weight_container']}, io {found['io']}",
         f"  written by {_versions(found['versions'])}",
         f"  replayed by {_versions(found['runtime'])}",

@@ -64,6 +64,20 @@ def verify(
       VerificationError: names the layer or tensor, what was declared and what was found, and of
         several signatures the signature.
     """
+    graphs = verify_contents(flat, bits)
+    require_unchanged(flat)
+    several = isinstance(bits, Mapping) or len(graphs) != 1
+    return graphs if several else next(iter(graphs.values()))
+
+
+def verify_contents(
+    flat: bytes, bits: Assignment | Mapping[str, Assignment] | None = None
+) -> dict[str, FileGraph]:
+    """`verify` of a file that others may have packed anew: all that it says but the last.
+
+    Returns:
+      The file as read, by signature.
+    """
     graphs = read_signatures(flat, declared=True)
     if isinstance(bits, Mapping):
         for entry in bits.values():
@@ -82,9 +96,7 @@ def verify(
     for name, graph in graphs.items():
         with named_signature(name, graphs):
             _verify_graph(graph, by_name[name])
-    require_unchanged(flat)
-    several = isinstance(bits, Mapping) or len(graphs) != 1
-    return graphs if several else next(iter(graphs.values()))
+    return graphs
 
 
 def _require_assignment(bits: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -22,11 +22,21 @@ from metamix_tflite.containers import check_container
 from metamix_tflite.encoding import DEFAULT_SIGNATURE
 from metamix_tflite.operators import writer_of
 from metamix_tflite.operators.base import Outside
+from metamix_tflite.read.attached import DESCRIPTION, attached
 from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
 from metamix_tflite.read.files import hashed
 from metamix_tflite.read.metadata import METADATA_NAME, MOST_GOLDEN, encode
+from metamix_tflite.write.app_metadata import (
+    APP_METADATA,
+    App,
+    app_metadata,
+    described,
+    label_files,
+    require_app,
+    with_files,
+)
 from metamix_tflite.write.flatbuffer import ModelBuilder
-from metamix_tflite.write.golden_outputs import golden_outputs
+from metamix_tflite.write.golden_outputs import golden_outputs, input_grid
 from metamix_tflite.write.signature_writer import SignatureWriter
 
 _VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -40,6 +50,8 @@ def convert(
     run: Mapping[str, Any] | None = None,
     golden: int = 4,
     budget: Any = None,
+    labels: Sequence[str] | None = None,
+    normalization: tuple[float, float] | None = None,
 ) -> bytes:
     """The .tflite of a trained model; its integers are the trained ones.
 
@@ -69,6 +81,12 @@ def convert(
         runs once for each.
       budget: as `MetaMixCallback` takes it. A warning tells if the file, of one signature, has more
         bytes than a `Size` in it allows: the search predicts them to within 1 %.
+      labels: names of the classes. The file then has TFLite metadata, by which apps know these, and
+        how to make the input of a picture: MediaPipe's ImageClassifier runs it, or ImageSegmenter
+        where there are classes for each pixel. Takes the extra `keras-metamix[mediapipe]`.
+      normalization: (mean, deviation) of the metadata: an app computes (byte - mean) / deviation of
+        a picture's bytes. None where the model takes bytes, as uint8, or as floats of 0 to 255 with
+        a Rescaling or Normalization behind. Metadata without labels is written where it is given.
 
     Raises:
       TypeError: another model, or no budget.
@@ -78,12 +96,20 @@ def convert(
     budgets = () if budget is None else as_budgets(budget)
     if not _is_folded(model):
         require_quantized_model("convert", model)
+    for_apps = labels is not None or normalization is not None
+    if for_apps:
+        network = model if _is_folded(model) else model.network
+        require_app(network, labels, normalization, io, len(operating_points or "1"))
     origin = {"versions": _versions(), "run": _checked_run(run or {})}
-    file = ModelBuilder("keras-metamix")
+    file = ModelBuilder(DESCRIPTION)
     written: list[SignatureWriter] = []
+    apps: list[App] = []
 
     def write(name: str, folded: keras.Model) -> dict[str, Any]:
         signature = SignatureWriter(file, name, folded, weight_container, io)
+        if for_apps:
+            grid = input_grid(signature.topology, signature.topology.inputs[0])
+            apps.append(described(folded, grid, labels, normalization))
         # XNNPACK leaves the QUANTIZE of bytes to LiteRT, and runs as one what is behind all of it.
         for node in sorted(signature.topology.nodes, key=_reads_bytes, reverse=True):
             _write(signature, node)
@@ -100,12 +126,22 @@ def convert(
     declared |= {"weight_container": weight_container, "io": io, **origin}
     if weight_container == "fast":
         _tell_of_partitions(written[0])
-    file.metadata(METADATA_NAME, encode(declared))
-    file.metadata(HASH_NAME, PLACEHOLDER)
-    flat = hashed(file.finish())
+    flat = _finished(file, declared, apps)
     if operating_points is None:
         _check_size(len(flat), model, budgets)
     return flat
+
+
+def _finished(file: ModelBuilder, declared: dict[str, Any], apps: list[App]) -> bytes:
+    """The bytes of a file, with its declaration, its hashes and what apps read, if any do."""
+    entries = {APP_METADATA: app_metadata(apps[0])} if apps else {}
+    files = label_files(apps[0]) if apps else {}
+    for name, content in entries.items():
+        file.metadata(name, content)
+    parts = attached(with_files(b"", files), entries, DESCRIPTION)
+    file.metadata(METADATA_NAME, encode(declared | {"attached": parts}))
+    file.metadata(HASH_NAME, PLACEHOLDER)
+    return hashed(with_files(file.finish(), files))
 
 
 def _check_size(found: int, model: Any, budgets: Iterable[Budget]) -> None:

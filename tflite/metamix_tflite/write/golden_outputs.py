@@ -30,7 +30,7 @@ def golden_outputs(folded: keras.Model, images: int) -> dict[str, Any]:
       base64; of a large output every `stride`-th value of one input, from the first.
     """
     topology = Topology(folded)
-    grids = [_input_grid(topology, tensor) for tensor in topology.inputs]
+    grids = [input_grid(topology, tensor) for tensor in topology.inputs]
     arrays = []
     for index, (tensor, grid) in enumerate(zip(topology.inputs, grids, strict=True)):
         shape = tuple(tensor.shape[1:])
@@ -55,7 +55,7 @@ def _codes(values: np.ndarray, grid: Grid) -> np.ndarray:
     return (np.rint(values / np.float32(grid.scale)) + grid.zero_point).astype(np.int8)
 
 
-def _input_grid(topology: Topology, tensor: Any) -> Grid:
+def input_grid(topology: Topology, tensor: Any) -> Grid:
     """Of the first quantizer that reads an input; `convert` writes its QUANTIZE first."""
     for node in topology.nodes:
         if isinstance(node.operation, QuantizeInput) and node.inputs[0] is tensor:
