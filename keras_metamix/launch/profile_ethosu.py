@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import statistics
 from typing import Any
@@ -70,7 +71,9 @@ def vela_table(model: keras.Model, space: SearchSpace, told: ethosu.Options) -> 
     """The table of what Vela estimates for each layer, as JSON has it; prints a line for each file.
 
     A file has every layer at the pair of its candidates that stands at the same place: where all
-    layers have the same candidates, their bits are uniform.
+    layers have the same candidates, their bits are uniform. On a U65 or U85, where a layer's cycles
+    depend a little on the bits of the layer before it, further files have each layer beside others,
+    and the price is the mean.
 
     Args:
       model: the float model: compression depends on its weights.
@@ -90,7 +93,7 @@ def vela_table(model: keras.Model, space: SearchSpace, told: ethosu.Options) -> 
         "command": command_line(),
         "network": [text for cost in costs for text in cost.operations],
         "operations": {},
-        **_layers(model, costs, space, vela),
+        **_layers(model, costs, space, vela, alone=told.accelerator.startswith("ethos-u55")),
     }
 
 
@@ -119,22 +122,31 @@ def origin(told: ethosu.Options) -> dict[str, Any]:
 
 
 def _layers(
-    model: keras.Model, costs: list[LayerCost], space: SearchSpace, vela: Any
+    model: keras.Model, costs: list[LayerCost], space: SearchSpace, vela: Any, alone: bool
 ) -> dict[str, Any]:
-    """Prices of the layers at each pair of bit-widths, and of the rest."""
+    """Prices of the layers at each pair of bit-widths, and of the rest.
+
+    Args:
+      model, space, vela: see `vela_table`.
+      costs: `layer_costs` of the model.
+      alone: whether a layer's cycles do not depend on the bits of others.
+    """
     quantized = MetaMixModel.from_float(model, space)
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, *x.shape[1:])).astype(np.float32) for x in model.inputs]
     calibrate(quantized, images[0] if len(images) == 1 else images)
     kinds = ("prices", "cycles", "weight_bytes")
-    rows: dict[str, dict[str, Any]] = {
-        cost.name: {"operations": cost.operations} | {kind: {} for kind in kinds} for cost in costs
+    found: dict[str, dict[str, dict[str, list[float]]]] = {
+        cost.name: {kind: {} for kind in kinds} for cost in costs
     }
     rest_us, rest_bytes, clock = [], [], 1.0
     choices = quantized.cost_table.choices
     most = max(choices, key=lambda name: len(choices[name]))
-    for place in range(len(choices[most])):
-        pairs = {name: row[min(place, len(row) - 1)] for name, row in choices.items()}
+    for shift, place in itertools.product((0,) if alone else (0, 1), range(len(choices[most]))):
+        pairs = {
+            name: row[(place + shift * number) % len(row)]
+            for number, (name, row) in enumerate(choices.items())
+        }
         bits = BitAssignment(
             {name: a for name, (a, _) in pairs.items()}, {name: w for name, (_, w) in pairs.items()}
         )
@@ -142,19 +154,27 @@ def _layers(
         flat = convert(quantized, CONTAINER, "int8", golden=0)
         activation, weight = pairs[most]
         compiled = vela.compile(f"A{activation}W{weight}", flat)
-        found, clock = layer_prices(flat, compiled), compiled.clock_hz
-        for name, price in found.items():
+        priced, clock = layer_prices(flat, compiled), compiled.clock_hz
+        for name, price in priced.items():
             pair = f"{bits[name].activation}/{bits[name].weight}"
             values = price.cycles / clock * 1e6, price.cycles, price.weight_bytes
             for kind, value in zip(kinds, values, strict=True):
-                rows[name][kind][pair] = value
-        cycles = compiled.cycles - sum(price.cycles for price in found.values())
+                found[name][kind].setdefault(pair, []).append(value)
+        cycles = compiled.cycles - sum(price.cycles for price in priced.values())
         rest_us.append(cycles / clock * 1e6)
-        stored = sum(price.weight_bytes for price in found.values())
+        stored = sum(price.weight_bytes for price in priced.values())
         rest_bytes.append(compiled.read_only_bytes - stored)
-        print(f"  A{activation}W{weight}: {compiled.cycles:,} cycles, {stored:,} weight bytes")
+        if not shift:
+            print(f"  A{activation}W{weight}: {compiled.cycles:,} cycles, {stored:,} weight bytes")
     return {
-        "layers": rows,
+        "layers": {
+            cost.name: {"operations": cost.operations}
+            | {
+                kind: {pair: statistics.fmean(values) for pair, values in row.items()}
+                for kind, row in found[cost.name].items()
+            }
+            for cost in costs
+        },
         "clock_hz": clock,
         "rest_us": statistics.fmean(rest_us),
         "rest_range_us": [min(rest_us), max(rest_us)],
