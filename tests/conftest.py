@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -105,6 +106,23 @@ def changes():
         return {p: after[p] - before[p] for p in before if np.any(after[p] != before[p])}
 
     return measure
+
+
+@pytest.fixture(scope="session")
+def litertjs_package():
+    """The npm folder @litertjs, where Chromium is there too: LITERTJS names it, or it lies in a
+    node_modules/ of the working directory or above."""
+    from metamix_tflite.devices import web
+    from metamix_tflite.verification.web_page import LITERTJS, find_litertjs, litertjs_version
+
+    named = os.environ.get("LITERTJS")
+    try:
+        web.find_browser(None)
+        found = find_litertjs(Path(named) if named else None)
+    except OSError as error:
+        pytest.skip(str(error))
+    assert litertjs_version(found) == LITERTJS
+    return found
 
 
 @pytest.fixture

@@ -1,13 +1,8 @@
-"""`web`: a browser that a script plays, and LiteRT.js in a real Chromium where both are there.
-
-The real one takes `chromium` on PATH and the npm package: LITERTJS names its folder @litertjs, or
-it lies in a node_modules/ of the working directory or above.
-"""
+"""`web`: a browser that a script plays, and LiteRT.js in a real Chromium where both are there."""
 
 import base64
 import dataclasses
 import json
-import os
 import shutil
 import stat
 import sys
@@ -336,19 +331,6 @@ def test_metamix_verify_writes_a_page(resnet, litertjs, tmp_path, monkeypatch, c
 # --- LiteRT.js in Chromium
 
 
-@pytest.fixture(scope="module")
-def real_litertjs():
-    try:
-        found = web_page.find_litertjs(
-            Path(os.environ["LITERTJS"]) if "LITERTJS" in os.environ else None
-        )
-        web._find_browser(None)
-    except OSError as error:
-        pytest.skip(str(error))
-    assert web_page.litertjs_version(found) == LITERTJS
-    return found
-
-
 def two_ends():
     left = keras.Input((8, 8, 3), name="left")
     right = keras.Input((4, 4, 2), name="a_right", dtype="uint8")
@@ -364,7 +346,9 @@ def two_ends():
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_chromium_gives_the_trained_integers(resnet, remake, stranger, real_litertjs, monkeypatch):
+def test_chromium_gives_the_trained_integers(
+    resnet, remake, stranger, litertjs_package, monkeypatch
+):
     import keras_metamix as kmm
 
     keras.utils.set_random_seed(0)
@@ -391,7 +375,7 @@ def test_chromium_gives_the_trained_integers(resnet, remake, stranger, real_lite
         return rows_of(files, builds)
 
     monkeypatch.setattr(web, "_rows", kept)
-    options = {"litertjs": real_litertjs, "runs": 3, "warmup": 1, "timeout": 60}
+    options = {"litertjs": litertjs_package, "runs": 3, "warmup": 1, "timeout": 60}
     report = measure("web", files, **options)
     assert len(report.rows) == 3 * len(files)
     for row in report.rows:
@@ -411,18 +395,18 @@ def test_chromium_gives_the_trained_integers(resnet, remake, stranger, real_lite
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_written_page_in_chromium(resnet, real_litertjs, tmp_path):
+def test_a_written_page_in_chromium(resnet, litertjs_package, tmp_path):
     # As any web server gives it out: without the headers that threads need.
     flat = mt.convert(resnet[0], operating_points={"a": resnet[3], "b": resnet[3]})
     (tmp_path / "model.tflite").write_bytes(flat)
     page = tmp_path / "page"
-    verify(tmp_path / "model.tflite", f"--page={page}", f"--litertjs={real_litertjs}")
+    verify(tmp_path / "model.tflite", f"--page={page}", f"--litertjs={litertjs_package}")
     content = {str(p.relative_to(page)): p for p in page.rglob("*") if p.is_file()}
     plan = json.loads((page / "plan.json").read_text()) | {"report": "report", "runs": 2}
     content["plan.json"] = json.dumps(plan).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("metamix_tflite.devices.web_server._ISOLATION", {})
-        found = web._reported(content, web._find_browser(None), web.Options(timeout=60), 1)
+        found = web.reported(content, web.find_browser(None), web.Options(timeout=60), 1)
     assert found["isolated"] is False
     relaxed, compat, threads = found["builds"]
     for build in (relaxed, compat):
@@ -436,11 +420,11 @@ def test_a_written_page_in_chromium(resnet, real_litertjs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_litertjs_names_what_it_refuses(resnet, real_litertjs):
+def test_litertjs_names_what_it_refuses(resnet, litertjs_package):
     broken = web_file(resnet[2])
     broken = dataclasses.replace(broken, flat=resnet[2][:-4000])
     options = web.Options(builds=("relaxed",), timeout=60, runs=1)
-    content = page_content({"cut": broken}, real_litertjs, options.plan())
-    found = web._reported(content, web._find_browser(None), options, 1)
+    content = page_content({"cut": broken}, litertjs_package, options.plan())
+    found = web.reported(content, web.find_browser(None), options, 1)
     with pytest.raises(OSError, match=r"cut: LiteRT.js \(relaxed\) fails on it: ."):
         web._rows({"cut": broken}, found["builds"])

@@ -97,14 +97,14 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
       ValueError: a file whose inputs or outputs LiteRT.js does not take; names it.
       OSError: LiteRT.js fails on a file, or the browser does.
     """
-    browser = None if options.host else _find_browser(options.browser)
+    browser = None if options.host else find_browser(options.browser)
     try:
         litertjs = find_litertjs(options.litertjs)
         read = {name: _checked(name, flat) for name, flat in files.items()}
         content = page_content(read, litertjs, options.plan())
     except FileNotFoundError as error:
         raise DeviceUnavailable(str(error)) from error
-    found = _reported(content, browser, options, len(files))
+    found = reported(content, browser, options, len(files))
     if "error" in found:
         raise OSError(f"the page fails: {found['error']}")
     rows, notes = _rows(read, found["builds"])
@@ -121,7 +121,12 @@ def _checked(name: str, flat: bytes) -> WebFile:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _find_browser(named: str | None) -> str:
+def find_browser(named: str | None) -> str:
+    """The path of a Chromium: of that name, or the first of `BROWSERS` on PATH.
+
+    Raises:
+      DeviceUnavailable: there is none; says how to get one.
+    """
     for candidate in BROWSERS if named is None else (named,):
         if path := shutil.which(candidate):
             return path
@@ -132,10 +137,20 @@ def _find_browser(named: str | None) -> str:
     )
 
 
-def _reported(
+def reported(
     content: Mapping[str, bytes | Path], browser: str | None, options: Options, count: int
 ) -> dict[str, Any]:
-    """What the page sent back."""
+    """Gives a page out, and returns what it sends back.
+
+    Args:
+      content: of `page_content`, with a `Plan` that reports.
+      browser: of `find_browser`; None waits for one that somebody opens.
+      options: address and time.
+      count: of files, each of which adds to the time.
+
+    Raises:
+      OSError: the address is taken, the browser ends, or the time is over.
+    """
     with PageServer(content, _REPORT, options.host or LOCALHOST, options.port) as server:
         late = f"the browser sent no result within {count * options.timeout} s (--timeout)."
         deadline = time.monotonic() + count * options.timeout
