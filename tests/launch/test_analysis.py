@@ -5,40 +5,44 @@ import json
 import keras
 import numpy as np
 import pytest
+from keras import layers
 from ml_collections import config_flags  # noqa: F401  a config file takes it
 
 from configs import bitmixer_quickstart, quickstart
-from keras_metamix import data, zoo
 from keras_metamix.launch import analysis, report
 from keras_metamix.launch.config import complete
 from keras_metamix.report import read_results
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """What `metamix-train` leaves of a small float network that saw the data for a moment."""
-    monkeypatch.setattr(analysis, "_MOST_STEPS", 3)
-    monkeypatch.setattr(analysis, "_SAMPLES", 2)
+def run(tmp_path):
+    """The config and the metrics of a run."""
     config = quickstart.get_config()
-    config.train.batch_size = 64
+    config.train.batch_size = 32
     (tmp_path / "config.json").write_text(json.dumps(complete(config).to_dict()))
-    (images, labels), _ = data.load_extract()
-    keras.utils.set_random_seed(0)
-    model = zoo.small_cnn(width=4)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-2), loss)
-    images = np.asarray(data.normalize(images[:500]))
-    model.fit(images, labels[:500], batch_size=50, epochs=2, verbose=0)
-    model.save(tmp_path / "float.keras")
     facts = {"config": {}, "date": "", "versions": {}, "machine": "", "command": "", "seconds": 1}
-    empty = dict.fromkeys(("rows", "layers", "epochs", "notes"), [])
+    empty = {key: [] for key in ("rows", "layers", "epochs", "notes")}
     metrics = {"title": "t", "metrics": ["accuracy"], "run": facts, **empty, "kept": "as it is"}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     return tmp_path
 
 
+def _network():
+    """Four MAC layers, untrained; what is between the ends is searched."""
+    keras.utils.set_random_seed(0)
+    x = image = keras.Input((28, 28, 1), name="image")
+    for name, strides in (("stem", 4), ("first", 1), ("second", 2)):
+        x = layers.Conv2D(4, 3, strides, "same", use_bias=False, name=name)(x)
+        x = layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_bn")(x))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(10, name="logits")(x), name="small")
+
+
 @pytest.mark.slow
-def test_an_analysis_goes_into_the_metrics(run, command):
+def test_an_analysis_goes_into_the_metrics(run, command, monkeypatch):
+    for name, value in {"_MOST_STEPS": 3, "_SAMPLES": 2, "_BATCHES": 2}.items():
+        monkeypatch.setattr(analysis, name, value)
+    _network().save(run / "float.keras")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     status, printed, _ = command(report, str(run), "--analyse")
     assert status == 0 and "activation instability: 3 steps, bit-meta" in printed
