@@ -70,8 +70,8 @@ def distributions(found: Instability) -> Figure:
         axis = axes[kinds.index(state.weights), states.index(state.name)]
         for number, (bits, shares) in enumerate(zip(found.bits, state.histogram, strict=True)):
             width = max(1.2, 2.6 - 0.6 * number)  # equal curves stay visible beneath each other
-            look = {"color": style.bit_colour(bits), "linewidth": width, "baseline": None}
-            axis.stairs(shares, found.edges, **look)
+            look: dict[str, Any] = {"color": style.bit_colour(bits), "linewidth": width}
+            axis.stairs(shares, found.edges, baseline=None, **look)
         axis.set_ylim(bottom=0)
         axis.set_yticks([])
         axis.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
@@ -114,7 +114,7 @@ def quantized_gaussian(analysis: Analysis) -> Figure:
         for curve in analysis.gaussian:
             if curve.grid == grid:
                 label, colour, marker = _RULES[curve.rule]
-                look = {"color": colour, "marker": marker, "label": label}
+                look: dict[str, Any] = {"color": colour, "marker": marker, "label": label}
                 (handles[label],) = axis.plot(curve.bits, curve.variance, **look)
         axis.set_xticks(sorted({bits for curve in analysis.gaussian for bits in curve.bits}))
         axis.invert_xaxis()
@@ -141,8 +141,8 @@ def traces(analysis: Analysis, layers: Sequence[Layer]) -> Figure:
         heights = np.where(positive, values, np.nan) / scale
         lower = np.minimum(errors, 0.9 * values) / scale
         bars = (np.where(positive, lower, 0), errors / scale)
-        look = {"color": style.GREY, "ecolor": style.INK, "error_kw": {"linewidth": 1}}
-        axis.bar(places, heights, yerr=bars, **look)
+        look: dict[str, Any] = {"ecolor": style.INK, "error_kw": {"linewidth": 1}}
+        axis.bar(places, heights, yerr=bars, color=style.GREY, **look)
         if positive.any():
             axis.set_yscale("log")
             axis.set_ylim(bottom=0.3 * float(np.nanmin(heights)))

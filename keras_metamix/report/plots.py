@@ -106,8 +106,8 @@ def search_moves(results: Results) -> Figure:
         for bits, share in zip(candidates, alphas.history[name][-1], strict=True):
             axis.bar(place, share, bottom=bottom, color=style.bit_colour(bits), width=0.8)
             if bits == chosen.get(name):
-                dot = {"color": "white", "edgecolor": style.INK, "zorder": 3}
-                axis.scatter(place, bottom + share / 2, s=36, **dot)
+                middle = bottom + share / 2
+                axis.scatter(place, middle, s=36, color="white", edgecolor=style.INK, zorder=3)
             bottom += share
         for part in range(1, len(candidates)):
             level = part / len(candidates)
@@ -121,8 +121,8 @@ def search_moves(results: Results) -> Figure:
     handles.append(
         Line2D([], [], linestyle="--", color=style.INK, linewidth=1, label="at its beginning")
     )
-    dot: Any = {"marker": "o", "linestyle": "", "color": style.INK, "markerfacecolor": "white"}
-    handles.append(Line2D([], [], label="chosen under the budget", **dot))
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "", "markerfacecolor": "white"}
+    handles.append(Line2D([], [], color=style.INK, label="chosen under the budget", **dot))
     style.legend_above(figure, handles)
     return figure
 
@@ -333,8 +333,8 @@ def bit_handles(layers: Sequence[Layer]) -> list[Any]:
     used = sorted({layer.activation_bits for layer in layers}, reverse=True)
     handles = [Patch(color=style.bit_colour(b), label=f"{b}-bit activations") for b in used]
     if any(not layer.searched for layer in layers):
-        look: Any = {"facecolor": style.GREY, "edgecolor": "white", "hatch": "///"}
-        handles.append(Patch(label="not searched", **look))
+        grey = Patch(facecolor=style.GREY, edgecolor="white", hatch="///", label="not searched")
+        handles.append(grey)
     return handles
 
 
