@@ -18,6 +18,9 @@ from keras_metamix.cost import (
     Size,
     average_bits,
 )
+from keras_metamix.doctor.advice import Finding
+from keras_metamix.doctor.checkup import Checkup, checkup
+from keras_metamix.doctor.diagnose import Diagnosis, diagnose
 from keras_metamix.graph.explain import Explanation, explain
 from keras_metamix.graph.fast_float import fast_float
 from keras_metamix.graph.fold_bn import fold_batch_norm
@@ -49,7 +52,10 @@ __all__ = [
     "BitMixerModel",
     "Bops",
     "Budget",
+    "Checkup",
+    "Diagnosis",
     "Explanation",
+    "Finding",
     "FoldableBatchNormalization",
     "Latency",
     "LatencyTable",
@@ -70,8 +76,10 @@ __all__ = [
     "average_bits",
     "bops",
     "calibrate",
+    "checkup",
     "choose_bits",
     "choose_points",
+    "diagnose",
     "explain",
     "fast_float",
     "fold_batch_norm",

@@ -46,6 +46,7 @@ TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_me
 TRAINING |= {"keras_metamix.quantized_model"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 METHODS |= {"keras_metamix.points", "keras_metamix.pareto", "keras_metamix.hessian"}
+METHODS |= {"keras_metamix.doctor", "keras_metamix.sensitivity"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.schema", "keras_metamix.zoo"}
 
 # Of metamix_tflite, what imports nothing of keras_metamix, and so neither Keras nor TensorFlow.
@@ -84,6 +85,7 @@ MAY_IMPORT = {
     "keras_metamix.metamix": TRAINING | {"keras_metamix.points"},
     "keras_metamix.bitmixer": TRAINING | {"keras_metamix.points"},
     "keras_metamix.pareto": METHODS,
+    "keras_metamix.doctor": TRAINING | {"keras_metamix.report"},
     "keras_metamix.data": {"keras_metamix.files", "keras_metamix.checks"},
     "keras_metamix.zoo": set(),
     "keras_metamix.report": {

@@ -193,6 +193,12 @@ def load_float_model(path: Path, hint: str) -> keras.Model:
     return _load(path, _FLOAT_CLASSES, "a float model, Functional or Sequential", hint)
 
 
+def load_any_model(path: Path) -> keras.Model:
+    """Reads a `.keras` file of a float model, or of a quantized one."""
+    expected = "a float or a quantized model"
+    return _load(path, (*_FLOAT_CLASSES, *_CLASSES), expected, "give one of these.")
+
+
 def _load(path: Path, classes: Sequence[str], expected: str, hint: str) -> Any:
     """The model of a `.keras` file, of one of some classes: nothing else is built."""
     with path.open("rb") as file:

@@ -5,11 +5,9 @@ import io
 import os
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -18,6 +16,7 @@ from keras_metamix.files import written_whole
 from keras_metamix.report import numbers, style, table
 from keras_metamix.report.results import Results
 from keras_metamix.report.sections import sections
+from keras_metamix.report.templates import template
 
 _LARGEST_SVG = 300_000  # bytes; a figure of more lines is smaller as pixels
 _MOST_PANELS = 40  # a figure of more is larger than that
@@ -62,12 +61,8 @@ def write_figures(results: Results, folder: str | os.PathLike[str]) -> list[Path
 
 def render_page(results: Results) -> str:
     """Renders the HTML page of a run; every text of the results is escaped in it."""
-    source = (resources.files("keras_metamix.report") / "page.html.jinja").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     parts = sections(results)
-    return environment.from_string(source).render(
+    return template("page.html.jinja").render(
         title=results.title,
         run=results.run,
         duration=numbers.wall_time(results.run.seconds),

@@ -11,7 +11,7 @@ import pytest
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.data import load_extract, normalize
-from keras_metamix.launch import datasets, training
+from keras_metamix.launch import datasets, doctor, training
 from keras_metamix.launch.config import complete
 from keras_metamix.launch.train import run_experiment
 from keras_metamix.report import read_results
@@ -72,6 +72,11 @@ def test_an_experiment_writes_what_its_table_says(config, tmp_path, capsys):
     assert model.bit_assignment == bits
     assert kmm.bops(model, bits) == ours.bops
     assert mt.convert(model, run=told) == flat
+
+    doctor.main(doctor.parse_flags(["metamix-doctor", str(tmp_path), "--images=64"]))
+    printed = capsys.readouterr().out
+    assert re.search(r"Accuracy on 64 images: quantized .*, float \d", printed)
+    assert all(f"\n{layer.name} " in printed for layer in results.layers)
 
 
 @pytest.mark.slow
