@@ -61,7 +61,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 BATCH, VALIDATION = 128, 5000
 FLOAT_PASSES, FLOAT_RATE = 6, 4e-3
 SELECTION_RATE, RATE = 1e-3, 1e-3
-SENSITIVITY_IMAGES, RANDOM = 2000, 5
+SENSITIVITY_IMAGES, HESSIAN_IMAGES, RANDOM = 2000, 1024, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +186,7 @@ class _Seed:
             "random 0": lambda model: self._random(setting, model, 0),
             "sensitivity, meta-state": lambda _: self._by(name, setting, "meta-state"),
             "sensitivity, float network": lambda _: self._by(name, setting, "float"),
+            "hessian": lambda model: self._by_hessian(setting, model),
             **{
                 f"random {n}": lambda model, n=n: self._random(setting, model, n)
                 for n in range(1, RANDOM)
@@ -306,9 +307,30 @@ class _Seed:
             self._begin(model)
         else:
             model = self._selected(name, setting, "metamix")
-        images, labels = next(iter(self.data.train.unbatch().batch(SENSITIVITY_IMAGES)))
-        scores = kmm.sensitivity(model, (images, labels), verbose=0)
+        scores = kmm.sensitivity(model, self._images(SENSITIVITY_IMAGES), verbose=0)
         return kmm.select_bits(model, setting.given(model), scores)
+
+    def _by_hessian(self, setting: Setting, model: kmm.MetaMixModel) -> kmm.BitAssignment:
+        """The knapsack of HAWQ-V2: mean trace times what quantization changes of the weights.
+
+        Where activations are searched, a layer's bits follow its weights' curvature all the same.
+        """
+        seen = self._images(HESSIAN_IMAGES)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        traces = kmm.hessian_trace(self.float_model, seen, loss, batch_size=BATCH)
+        floats = {layer.name: layer for layer in self.float_model.layers}
+        part = 1 if setting.unit == "bytes" else 0
+        scores = {
+            name: {
+                pair: -traces[name].average * _perturbation(floats[name].kernel.numpy(), pair[part])
+                for pair in pairs
+            }
+            for name, pairs in model.cost_table.choices.items()
+        }
+        return kmm.select_bits(model, setting.given(model), scores)
+
+    def _images(self, count: int) -> tuple[Any, Any]:
+        return next(iter(self.data.train.unbatch().batch(count)))
 
     # --- weight training --------------------------------------------------------------------
 
@@ -402,6 +424,13 @@ def _restore(model: kmm.MetaMixModel, values: list[np.ndarray]) -> None:
             if variable.path.endswith("learning_rate"):
                 continue
             variable.assign(np.zeros(variable.shape, variable.dtype))
+
+
+def _perturbation(kernel: np.ndarray, bits: int) -> float:
+    """The squared change of a kernel that is rounded to some bits, a step for each last axis."""
+    step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / (2 ** (bits - 1) - 1)
+    step = np.maximum(step, 1e-12)
+    return float(np.sum(np.square(np.rint(kernel / step) * step - kernel)))
 
 
 def _trained_on(half: int, training: int) -> Any:

@@ -27,6 +27,7 @@ ORDER = (
     "metamix",
     "sensitivity, meta-state",
     "sensitivity, float network",
+    "hessian",
     "sensitivity, no meta-state",
     "moving",
     "joint",
