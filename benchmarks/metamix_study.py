@@ -427,7 +427,8 @@ def _restore(model: kmm.MetaMixModel, values: list[np.ndarray]) -> None:
 
 
 def _perturbation(kernel: np.ndarray, bits: int) -> float:
-    """The squared change of a kernel that is rounded to some bits, a step for each last axis."""
+    """The squared change of a kernel that is rounded to some bits, with a step for each channel."""
+    kernel = kernel if kernel.shape[-1] > 1 else np.swapaxes(kernel, -1, -2)  # depthwise
     step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / (2 ** (bits - 1) - 1)
     step = np.maximum(step, 1e-12)
     return float(np.sum(np.square(np.rint(kernel / step) * step - kernel)))
