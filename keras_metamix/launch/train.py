@@ -30,7 +30,11 @@ from keras_metamix.launch.budget import TABLE, load_table, npu_table
 from keras_metamix.launch.comparison.stock_converter import float_file, int8_file
 from keras_metamix.launch.config import SCHEMAS, MetaMix, complete
 from keras_metamix.launch.datasets import load_data, task_of
-from keras_metamix.launch.distribution import make_strategy, synchronize_batch_norm
+from keras_metamix.launch.distribution import (
+    local_copy,
+    make_strategy,
+    synchronize_batch_norm,
+)
 from keras_metamix.launch.messages import command_line, run_main
 from keras_metamix.launch.optimization import make_optimizer
 from keras_metamix.launch.results import Candidate, masks, measure, run_facts
@@ -90,8 +94,8 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     _ = session.data.train  # says what is wrong with the images or the size of a batch
     with session.scope():
         float_model = float_network(experiment, session.data)
+    _price(session, float_model)
     with session.strategy.scope():
-        _price(session, float_model)
         method.check(session, float_model)
     if experiment.distribute and experiment.train.synchronize:
         synchronize_batch_norm(float_model)
@@ -104,7 +108,7 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     else:
         weights = experiment.float.weights or experiment.model.get("weights") or "none, untrained"
         session.say(f"no float training: {size}, weights: {weights}")
-    table = _price(session, float_model)
+    prices = _price(session, float_model)
     outcome = method.run(session, float_model)
     if not session.chief:
         return
@@ -133,8 +137,8 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     )
     files = {c.file: lambda path, flat=c.flat: path.write_bytes(flat) for c in candidates}
     files |= outcome.files
-    if table:
-        files[TABLE] = lambda path: path.write_text(json.dumps(table, indent=1) + "\n")
+    if prices:
+        files[TABLE] = lambda path: path.write_text(json.dumps(prices, indent=1) + "\n")
     files |= {
         "float.keras": float_model.save,
         "model.keras": outcome.model.save,
@@ -180,7 +184,7 @@ def _price(session: Session[Any], float_model: keras.Model) -> dict[str, Any] | 
     if not (isinstance(config, MetaMix) and config.search.accelerator):
         return None
     session.say(f"layers priced by Vela for {config.search.accelerator}")
-    table = npu_table(config, float_model)
+    table = npu_table(config, local_copy(float_model, session.strategy))
     session.table = LatencyTable.of(table, config.search.accelerator)
     return table
 

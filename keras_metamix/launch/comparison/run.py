@@ -179,7 +179,7 @@ def _untrained(
             fresh = MetaMixModel.from_float(float_model, model.space)
             calibrate(fresh, images)
             fresh.set_bits(model.bit_assignment)
-            found[f"{name}, {NPU_CONTAINER}"] = convert(fresh, NPU_CONTAINER)
+            found[f"{name}, {NPU_CONTAINER}"] = convert(fresh, weight_container=NPU_CONTAINER)
     return found
 
 
@@ -218,7 +218,10 @@ def _make(
         "tfmot int8 QAT": qat,
     }
     for name, (model, container) in ours.items():
-        makers[name] = lambda m=model, c=container: (convert(m, c), of_ours[id(m)])
+        makers[name] = lambda m=model, c=container: (
+            convert(m, weight_container=c),
+            of_ours[id(m)],
+        )
     entries, missing = [], []
     for name, make in makers.items():
         print(f"making {name}", flush=True)
