@@ -273,7 +273,7 @@ def test_imports_along_the_direction_are_allowed(tmp_path):
 
 
 NOT_OURS = {".git", ".venv", ".venv-lowest", "runs", "build", "dist", "__pycache__"}
-NOT_OURS |= {".pytest_cache", ".ruff_cache", ".hypothesis"}
+NOT_OURS |= {".pytest_cache", ".ruff_cache", ".hypothesis", "node_modules", "litertjs"}
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:root|work|home|Users)/")
 
 
