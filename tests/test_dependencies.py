@@ -297,7 +297,7 @@ def test_training_loads_nothing_that_reports_need():
 
 
 NOT_OURS = {".git", ".venv", ".venv-lowest", "runs", "build", "dist", "__pycache__"}
-NOT_OURS |= {".pytest_cache", ".ruff_cache", ".hypothesis"}
+NOT_OURS |= {".pytest_cache", ".ruff_cache", ".hypothesis", "node_modules", "litertjs"}
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:root|work|home|Users)/")
 
 
