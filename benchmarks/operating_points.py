@@ -10,7 +10,8 @@ for batch norms whose trained scales differ in sign between points, which share 
 
 Memory is the resident set of a process of its own for each way of loading, after an inference of
 each point, less that of a process that has made the input and loaded nothing; for a CompiledModel
-less that of one that has started its runtime. Load is the median time of loading again there.
+less that of one that has started its runtime. Load is the median CPU time of loading a
+file again in one process, the ways in turn.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ class Options:
     kernels: Names = option("local, arm64: of xnnpack,builtin,reference; xnnpack", None)
     cpus: Names = option("arm64: of cortex-a53,neoverse-n1,armv8.6; default: all", None)
     arm64_root: Path | None = option("arm64: folder of the emulated system", None, "DIR")
+    instructions: bool | None = option("arm64: count those of an inference", None)
     vulkan_icd: Path | None = option("gpu: the .json of a Vulkan driver", None, "FILE")
     binary: Path | None = option("android: TensorFlow's benchmark_model", None, "FILE")
     accelerator: str | None = option(

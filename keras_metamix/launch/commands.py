@@ -60,7 +60,7 @@ def _settings(field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:
     """What argparse wants to know of a field."""
     metadata, default = field.metadata, default_of(field)
     settings: dict[str, Any] = {"help": metadata["help"], "default": None}
-    if kind is bool:
+    if without_none(kind) is bool:
         return settings | {"action": "store_true"}
     if default not in (REQUIRED, None, [], ()):
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
