@@ -5,6 +5,7 @@ PYTHON      ?= python3.11
 WORKDIR     ?= runs/demo
 CONFIG      ?= configs/demo.py
 PYTEST_ARGS ?=
+NOTEBOOK_ARGS ?=
 TWO_WORKERS := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 BIN    := .venv/bin
@@ -30,7 +31,7 @@ echo "Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; \
 exit 1
 endef
 
-.PHONY: help demo test lint format typecheck wheel bench lowest dev clean distclean
+.PHONY: help demo test lint format typecheck wheel docs notebooks bench lowest dev clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +60,12 @@ typecheck: $(DEV) ## pyright on both packages, and how much of what they export 
 wheel: $(DEV) ## build dist/*.whl
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
+
+docs: $(DEV) ## the site of docs/ into build/site/; a warning, such as a broken link, is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(DEV) ## run notebooks/ and write their outputs anew (NOTEBOOK_ARGS=--check writes nothing)
+	$(BIN)/python scripts/run_notebooks.py $(NOTEBOOK_ARGS)
 
 bench: $(STAMP) ## step times over a plain float step; writes runs/step_time.json
 	@mkdir -p runs
