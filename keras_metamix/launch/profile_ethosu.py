@@ -114,7 +114,7 @@ def _layers(model: keras.Model, costs: list[LayerCost], vela: Any, options: Any)
     for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
         bits = uniform_assignment(model, activation, weight, *ends)
         quantized.set_bits(bits)
-        flat = convert(quantized, CONTAINER, "int8", golden=0)
+        flat = convert(quantized, ETHOSU, golden=0)
         compiled = vela.compile(f"A{activation}W{weight}", flat)
         found, clock = layer_prices(flat, compiled), compiled.clock_hz
         for name, price in found.items():

@@ -114,7 +114,9 @@ def run_comparison(
     task = task_of(config)
     npu = None
     if accelerator is not None:
-        npu = npu_estimates(accelerator, flats | {"ours, int8": convert(model, "int8")})
+        npu = npu_estimates(
+            accelerator, flats | {"ours, int8": convert(model, "ethosu", io="float32")}
+        )
     comparison = {
         "npu": npu,
         "title": config.title,
@@ -170,7 +172,10 @@ def _make(
         "tfmot int8 QAT": qat,
     }
     for name, container in OURS.items():
-        makers[name] = lambda container=container: (convert(model, container), of_ours)
+        makers[name] = lambda container=container: (
+            convert(model, weight_container=container),
+            of_ours,
+        )
     entries, missing = [], []
     for name, make in makers.items():
         print(f"making {name}", flush=True)

@@ -21,7 +21,7 @@ class Bilinear(Move):
 
     layers = ("IntegerResize",)
     geometry = ("alignCorners", "halfPixelCenters")
-    litert = (Litert("RESIZE_BILINEAR", (2,), geometry=geometry),)
+    litert = (Litert("RESIZE_BILINEAR", (2,), geometry=geometry, fixed_point=False),)
     constants = (2,)
 
     def write(self, file: FileWriter, node: Any) -> None:

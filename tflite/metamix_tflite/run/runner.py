@@ -62,7 +62,7 @@ class Runner:
     Attributes:
       ends: names of inputs and outputs, and the structure in which they are given.
       delegated: whether one XNNPACK partition holds the whole graph of the signature, but for the
-        QUANTIZE of bytes, which turns a bit of each.
+        QUANTIZE from and to bytes, which turns a bit of each.
       partitions: number of XNNPACK partitions.
     """
 
@@ -93,13 +93,20 @@ class Runner:
         self.batch_size = batch_size
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
-        delegates = [
-            op for op in self._interpreter._get_ops_details() if op["op_name"] == "DELEGATE"
-        ]
+        operators = self._interpreter._get_ops_details()
+        delegates = [op for op in operators if op["op_name"] == "DELEGATE"]
         self.partitions = len(delegates)
-        self.delegated = len(delegates) == 1 and {d["index"] for d in self._outputs} <= {
-            int(i) for i in delegates[0]["outputs"]
+        # An output of bytes is behind the delegate's.
+        before = {
+            int(op["outputs"][0]): int(op["inputs"][0])
+            for op in operators
+            if op["op_name"] == "QUANTIZE"
         }
+        ends = {
+            before.get(d["index"], d["index"]) if d["dtype"] == np.uint8 else d["index"]
+            for d in self._outputs
+        }
+        self.delegated = len(delegates) == 1 and ends <= {int(i) for i in delegates[0]["outputs"]}
 
     @property
     def input_details(self) -> list[dict[str, Any]]:
