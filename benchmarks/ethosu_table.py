@@ -45,7 +45,7 @@ def mixed_files(
         }
         bits = kmm.BitAssignment(dict.fromkeys(weight, 8), weight)
         model.set_bits(bits)
-        found.append((bits, mt.convert(model, "int8", "int8", golden=0)))
+        found.append((bits, mt.convert(model, "ethosu", golden=0)))
     return found
 
 

@@ -8,10 +8,10 @@ uniform bit-widths those that lie within the range. Each is trained from the wei
 search left, for as many epochs, and measured on the test images. Writes OUTPUT.json, which an
 interrupted run goes on with, and OUTPUT.md.
 
-With `--kind=size` budgets are bytes of the file. A file of `weight_container="fast"` holds weights
-of 4 bits and fewer in as many bytes, so that bits below 4 gain nothing there; with `--kind=bops`
-they count. With `--kind=latency` they are microseconds of an Ethos-U NPU, for which Vela prices the
-layers of the trained float network; what it makes of each trained point stands beside.
+With `--kind=size` budgets are bytes of the file, which holds weights of 4 and 3 bits in as many
+bytes and those of 2 bits in half of them; with `--kind=bops` every bit counts. With
+`--kind=latency` they are microseconds of an Ethos-U NPU, for which Vela prices the layers of the
+trained float network; what it makes of each trained point stands beside.
 """
 
 from __future__ import annotations

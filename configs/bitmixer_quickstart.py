@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 2e-3
     config.train.weight_decay = 0.0
 
-    config.export.weight_container = "fast"
+    config.export.target = "cpu"
     config.export.threads = 1
     config.export.runs = 200
     return config

@@ -57,7 +57,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.weight_decay = 5e-6  # of kernels alone
     config.train.clip_norm = 10.0
 
-    config.export.weight_container = "fast"
+    config.export.target = "cpu"
     config.export.threads = 1
     config.export.runs = 200
     return apply_argument(config, argument)

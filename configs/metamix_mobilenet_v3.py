@@ -69,7 +69,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.distillation = 0.5  # ours
     config.train.uniform = False  # ours: a uniform A4W4 network beside doubles the time
 
-    config.export.weight_container = "fast"
+    config.export.target = "cpu"
     config.export.threads = 1
     config.export.runs = 200
     return apply_argument(config, argument)

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.train.weight_decay = 0.0
     config.train.uniform = True  # a uniform A4W4 network beside, for as many epochs
 
-    config.export.weight_container = "fast"
+    config.export.target = "cpu"
     config.export.threads = 1
     config.export.runs = 200
     return config

@@ -50,7 +50,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.weight_decay = 0.0
     config.train.uniform = True  # a uniform A4W4 network beside, for as many epochs
 
-    config.export.weight_container = "fast"
+    config.export.target = "cpu"
     config.export.threads = 1
     config.export.runs = 200
     return apply_argument(config, argument, _shrink)

@@ -201,7 +201,7 @@ class QuantizedModel(NetworkModel):
             layer_costs(self.network),
             {layer.name: candidate_pairs(layer) for layer in layers},
             {layer.name: allowed_pairs(layer) for layer in layers},
-            functools.cache(lambda: file_outline(self)),
+            functools.cache(lambda target: file_outline(self, target)),
             product_bops(self.network),
         )
 

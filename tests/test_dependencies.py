@@ -51,7 +51,7 @@ APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.schema", "
 
 # Of metamix_tflite, what imports nothing of keras_metamix, and so neither Keras nor TensorFlow.
 FILES = {"metamix_tflite.containers", "metamix_tflite.encoding", "metamix_tflite.file_graph"}
-OPERATORS = FILES | {"metamix_tflite.operators"}
+OPERATORS = FILES | {"metamix_tflite.targets", "metamix_tflite.operators"}
 READING = OPERATORS | {"metamix_tflite.read"}
 RUNNING = READING | {"metamix_tflite.run"}
 DEPLOYMENT = RUNNING | {"metamix_tflite.write", "metamix_tflite.verification"}
@@ -69,9 +69,10 @@ MAY_IMPORT = {
     "keras_metamix.ops": set(),
     "keras_metamix.batches": {"keras_metamix.checks"},
     "keras_metamix.cost": BASE - {"keras_metamix.ops", "keras_metamix.batches"}
-    | {"metamix_tflite.containers"},
+    | {"metamix_tflite.containers", "metamix_tflite.targets"},
     "keras_metamix.layers": BASE,
-    "keras_metamix.graph": GRAPH | {"metamix_tflite.containers", "metamix_tflite.operators"},
+    "keras_metamix.graph": GRAPH
+    | {"metamix_tflite.containers", "metamix_tflite.targets", "metamix_tflite.operators"},
     "keras_metamix.step_observer": LAYERS,
     "keras_metamix.calibration": GRAPH,
     "keras_metamix.training": GRAPH | {"keras_metamix.training_data"},
@@ -97,7 +98,8 @@ MAY_IMPORT = {
     "keras_metamix": METHODS | APART,
     "keras_metamix.launch": {"keras_metamix"} | DEPLOYMENT | METHODS | APART,
     **{unit: set() for unit in FILES},
-    "metamix_tflite.operators": FILES,
+    "metamix_tflite.targets": {"metamix_tflite.containers"},
+    "metamix_tflite.operators": FILES | {"metamix_tflite.targets"},
     "metamix_tflite.read": OPERATORS,
     "metamix_tflite.run": READING,
     "metamix_tflite.write": READING | {"keras_metamix"} | METHODS,

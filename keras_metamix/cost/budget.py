@@ -14,6 +14,7 @@ from keras_metamix.cost.layer_cost import weighted_bits
 from keras_metamix.cost.prices import PricedBudget, Prices
 from keras_metamix.cost.table import CostTable
 from keras_metamix.network_model import NetworkModel
+from metamix_tflite.targets import ContainerName, EndsName, TargetName, target_of
 
 _BYTES = {"b": 1, "byte": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
@@ -117,16 +118,21 @@ class Bops(Budget):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Size(Budget):
-    """Bytes of the whole file that `metamix_tflite.convert(model)` writes.
+    """Bytes of the whole file that `metamix_tflite.convert(model, target)` writes.
 
-    The file has one signature, `weight_container="fast"`, metadata and golden outputs. Its size is
-    predicted to within 1 % (below 10 kB to within 100 bytes), and rather too high than too low.
-    The bits of activations take no bytes.
+    The file has one signature, metadata and golden outputs. Its size is predicted to within 1 %
+    (below 10 kB to within 100 bytes), and rather too high than too low. The bits of activations
+    take no bytes.
 
     Attributes:
       limit: a number, or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
       share: see `Budget`.
+      target, weight_container, io: see `convert`.
     """
+
+    target: TargetName = dataclasses.field(default="cpu", kw_only=True)
+    weight_container: ContainerName | None = dataclasses.field(default=None, kw_only=True)
+    io: EndsName | None = dataclasses.field(default=None, kw_only=True)
 
     unit = "bytes"
     log = "size_bytes"
@@ -135,9 +141,10 @@ class Size(Budget):
         if isinstance(self.limit, str):
             object.__setattr__(self, "limit", _bytes(self.limit))
         super().__post_init__()
+        target_of(self.target, self.weight_container, self.io)  # says what is wrong with them
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
-        outline = table.outline()
+        outline = table.outline(target_of(self.target, self.weight_container, self.io))
         return {
             layer.name: {
                 (a, w): outline.layers[layer.name][w] for a, w in table.candidates[layer.name]

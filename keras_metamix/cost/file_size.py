@@ -12,7 +12,8 @@ import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 
-from metamix_tflite.containers import MacForm, mac_form
+from metamix_tflite.containers import held_bytes
+from metamix_tflite.targets import MacForm, Target
 
 _FILE = 711 + 420  # of the file, and of its declaration
 _PATCHES = 48  # of a convolution of patches, besides its operators
@@ -99,8 +100,9 @@ class MacShape:
 
     Attributes:
       name: the name of its call.
-      kind, kernel_shape, strides, channels: see `containers.mac_form`.
+      kind, kernel_shape, strides, channels: see `Target.mac_form`.
       padding: of a convolution.
+      target: where the file runs.
     """
 
     name: str
@@ -108,7 +110,8 @@ class MacShape:
     kernel_shape: tuple[int, ...]
     strides: tuple[int, ...]
     channels: int
-    padding: str = "valid"
+    padding: str
+    target: Target
 
     def bytes_at(self, weight_bits: int, stored: bool = False) -> int:
         """Bytes of the weights, padded to 16, and of the patches that their operator reads.
@@ -117,9 +120,10 @@ class MacShape:
           weight_bits: of the layer.
           stored: whether an earlier call of the layer has stored the weights.
         """
-        form = mac_form(self.kind, self.kernel_shape, self.strides, self.channels, weight_bits)
-        weights = math.prod(self.kernel_shape)
-        held = _filled(-(-weights // 2) if form.container == "INT4" else weights, _ALIGNED)
+        form = self.target.mac_form(
+            self.kind, self.kernel_shape, self.strides, self.channels, weight_bits
+        )
+        held = _filled(held_bytes(form.container, math.prod(self.kernel_shape)), _ALIGNED)
         others = self._patches(stored) if form.patches else self._transposed(form, stored)
         return (0 if stored else held) + others
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from keras_metamix.cost.layer_cost import LayerCost
 from keras_metamix.cost.prices import Pair
+from metamix_tflite.targets import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class CostTable:
       candidates: every pair of (activation bits, weight bits) of each layer's candidates.
       choices: those that a layer may take: only equal ones, if its weights take the bits of its
         activation.
-      outline: makes the outline of its file; raises ValueError if it cannot be exported.
+      outline: makes the outline of its file for a target; raises ValueError if it cannot be
+        exported.
       product_bops: BOPs of products of two activations, whose bits are no choice.
     """
 
@@ -41,5 +43,5 @@ class CostTable:
     layers: Sequence[LayerCost]
     candidates: Mapping[str, Sequence[Pair]]
     choices: Mapping[str, Sequence[Pair]]
-    outline: Callable[[], FileOutline]
+    outline: Callable[[Target], FileOutline]
     product_bops: int = 0

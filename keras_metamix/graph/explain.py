@@ -21,8 +21,9 @@ from keras_metamix.graph.operators.batch_matmul import product_macs
 from keras_metamix.graph.refusals import by_name, standing_for
 from keras_metamix.graph.text_table import text_table
 from keras_metamix.graph.topology import Node
-from metamix_tflite.containers import MacForm, mac_form, xnnpack_partitions, xnnpack_takes_pool
+from metamix_tflite.containers import xnnpack_partitions, xnnpack_takes_pool
 from metamix_tflite.operators import LITERT
+from metamix_tflite.targets import MacForm, Target, TargetName, target_of
 
 _OPERATORS = {
     Kind.BATCH_NORM: "DEPTHWISE_CONV_2D",
@@ -31,7 +32,7 @@ _OPERATORS = {
     **dict.fromkeys((*RELUS, Kind.SYMMETRIC), "MUL"),
 }
 _HEADERS = ("layer", "class", "LiteRT operator", "weights in", "input bits", "weight bits")
-_HEADERS += ("XNNPACK", "GPU", "Edge TPU", "MACs", "MAC share", "BOPs share", "note")
+_HEADERS += ("kernels", "XNNPACK", "GPU", "Edge TPU", "MACs", "MAC share", "BOPs share", "note")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,13 @@ class LayerExplanation:
         the layer before it), "left out" (no operator at all), "float" (trains, cannot be
         exported) or "refused" (from_float raises).
       operator: LiteRT's, "" for none.
-      container: type that holds the weights with `weight_container="fast"`; "INT4 or INT8" where
-        that follows from the bits found.
+      container: type that holds the weights in the target's file; "INT4 or INT8" where that
+        follows from the bits found.
       activation_bits, weight_bits: candidates of a MAC layer.
+      kernels: of a MAC layer, how the target's CPUs run it: "SIMD", "scalar" and where, or whose
+        kernels they are; "" where no CPU does.
       xnnpack, gpu: whether the delegate takes the operator; edge_tpu: whether the Edge TPU takes
-        it in a file of `weight_container="int8"`, which has no INT4.
+        it in its own target's file.
       macs: for one image.
       mac_share, bops_share: of the model's, 0 to 1; BOPs at the most bits of every layer.
       note: the reason for "float" and "refused", or what the layer becomes a part of.
@@ -62,6 +65,7 @@ class LayerExplanation:
     container: str = ""
     activation_bits: tuple[int, ...] = ()
     weight_bits: tuple[int, ...] = ()
+    kernels: str = ""
     xnnpack: bool = False
     gpu: bool = False
     edge_tpu: bool = False
@@ -94,7 +98,10 @@ class Explanation:
 
 
 def explain(
-    model: keras.Model, space: SearchSpace | None = None, float_layers: Iterable[str] = ()
+    model: keras.Model,
+    space: SearchSpace | None = None,
+    float_layers: Iterable[str] = (),
+    target: TargetName = "cpu",
 ) -> Explanation:
     """What `MetaMixModel.from_float` and `convert` would make of each layer.
 
@@ -102,17 +109,20 @@ def explain(
       model: a float model, functional or Sequential.
       space: the candidates.
       float_layers: names of layers to leave in float.
+      target: where the file is to run, see `convert`.
 
     Raises:
       TypeError: the model has no graph, or `space` or `float_layers` is of another type.
-      ValueError: the model has no MAC layer, or no layer of a name in float_layers.
+      ValueError: the model has no MAC layer, or no layer of a name in float_layers; or there is no
+        such target.
       UnsupportedLayerError: an open input size, or a layer or an input of another type; names it,
         and all else that stands in the way.
     """
     space = space or SearchSpace()
     require_space(space)
+    chosen = target_of(target)
     found = inspect(model, space, float_names(float_layers))
-    reader = _Reader(found, space)
+    reader = _Reader(found, space, chosen)
     return Explanation(
         tuple(reader.row(node) for node in found.topology.nodes),
         by_name(refusal for refusals in found.refused.values() for refusal in refusals),
@@ -122,8 +132,9 @@ def explain(
 class _Reader:
     """Reads one plan."""
 
-    def __init__(self, found: Inspection, space: SearchSpace):
+    def __init__(self, found: Inspection, space: SearchSpace, target: Target):
         self.plan, self.space, self.calls = found.plan, space, found.macs
+        self.target = target
         self.found = found
         self.costs = {cost.name: cost for cost in costs_of(found.macs)} if found.macs else {}
         products = sum(self._product_macs(node) for node in found.topology.nodes)
@@ -215,7 +226,8 @@ class _Reader:
     def _mac(self, node: Node, named: tuple[str, str]) -> LayerExplanation:
         cost = self.costs[node.name]
         activation, weight = self.space.layer_candidates(cost.edge)
-        forms = [_mac_form(node, bits) for bits in weight]
+        forms = [_mac_form(node, bits, self.target) for bits in weight]
+        kernels = [self.target.kernels(form.operator, form.container) for form in forms]
         operator = " or ".join(sorted({f.operator for f in forms}, reverse=True))
         container = " or ".join(sorted({f.container for f in forms}))
         calls = len(self.calls[node.name])
@@ -226,7 +238,8 @@ class _Reader:
             container,
             activation,
             weight,
-            xnnpack=True,
+            " or ".join(sorted({*kernels})),
+            xnnpack=all(f.operator == "FULLY_CONNECTED" or f.container == "INT8" for f in forms),
             gpu=container == "INT8",
             edge_tpu=getattr(node.operation, "groups", 1) == 1,
             macs=cost.macs // calls,
@@ -235,8 +248,8 @@ class _Reader:
         )
 
 
-def _mac_form(node: Node, weight_bits: int) -> MacForm:
-    """What a file of `weight_container="fast"` has for a MAC layer."""
+def _mac_form(node: Node, weight_bits: int, target: Target) -> MacForm:
+    """What a target's file has for a MAC layer."""
     layer: Any = node.operation
     kinds = {
         keras.layers.Dense: "dense",
@@ -245,7 +258,8 @@ def _mac_form(node: Node, weight_bits: int) -> MacForm:
     }
     kind = next((kind for cls, kind in kinds.items() if isinstance(layer, cls)), "conv")
     strides = () if kind == "dense" else layer.strides
-    return mac_form(kind, layer.kernel.shape, strides, node.inputs[0].shape[-1], weight_bits)
+    channels = node.inputs[0].shape[-1]
+    return target.mac_form(kind, layer.kernel.shape, strides, channels, weight_bits)
 
 
 def _takes_edge_tpu(node: Node) -> bool:
@@ -291,6 +305,7 @@ def _cells(row: LayerExplanation) -> list[str]:
         row.operator,
         row.container,
         *bits,
+        row.kernels,
         *delegates,
         *(shares if row.macs else ["", "", ""]),
         note,

@@ -17,13 +17,15 @@ from keras_metamix.keras_internals import calls_of, operation_of
 from keras_metamix.layers import integer
 from metamix_tflite.operators import writer_of
 from metamix_tflite.operators.moves import Same
+from metamix_tflite.targets import Target
 
 
-def file_outline(model: Any) -> FileOutline:
+def file_outline(model: Any, target: Target) -> FileOutline:
     """What the file of `metamix_tflite.convert(model)` takes, by weight bits of each layer.
 
     Args:
       model: a QuantizedModel, MetaMixModel or BitMixerModel; its steps and weights do not matter.
+      target: where the file runs.
 
     Raises:
       ValueError: the model has no file; names the layer.
@@ -32,15 +34,17 @@ def file_outline(model: Any) -> FileOutline:
     topology = Topology(fold_network(model.network, distinct=True))
     file, shapes = FileBytes(), {}
     for tensor in topology.inputs:
-        file.tensor(tensor.name, tensor.shape)
+        if target.io != "int8":
+            scale = ("bytes", tensor.name) if target.io == "uint8" else None
+            file.tensor(tensor.name, tensor.shape, scale)
     for node in topology.nodes:
         operation = node.operation
         if isinstance(operation, integer.IntegerMac):
-            shape = _mac(file, node)
+            shape = _mac(file, node, target)
             if operation.layer:
                 shapes.setdefault(operation.layer, []).append(shape)
         elif not isinstance(writer_of(operation), Same):
-            _add(file, node)
+            _add(file, node, target)
     for tensor in topology.outputs:
         file.golden(math.prod(tensor.shape[1:]))
     bits = {layer.name: layer.weight_quantizer.candidates for layer in model.mac_layers}
@@ -58,7 +62,7 @@ def file_outline(model: Any) -> FileOutline:
     )
 
 
-def _mac(file: FileBytes, node: Node) -> MacShape:
+def _mac(file: FileBytes, node: Node, target: Target) -> MacShape:
     """A MAC operator but for the trained integers of its weights, whose shape it returns."""
     layer, name, trained = node.operation, node.name, bool(node.operation.layer)
     channels, kernel = layer.channels, layer.kernel_shape
@@ -77,14 +81,30 @@ def _mac(file: FileBytes, node: Node) -> MacShape:
     _output(file, node)
     file.operator(3)
     file.declared(layers=1)
-    return MacShape(name, layer.kind, kernel, strides, node.inputs[0].shape[-1], layer.padding)
+    if layer.kind == "dense" and not target.held.matrix and len(node.output.shape) != 4:
+        for number, end in enumerate(("image", "flat")):  # a CONV_2D between two RESHAPEs
+            scale = _scale(node.output if number else node.inputs[0])
+            shape = node.output.shape if number else (1, 1, *node.output.shape[1:])
+            file.tensor(f"{name}/{end}", shape, scale)
+            file.declared(tensors=1)
+            data = file.data((end, len(shape), node.output.shape[1:]), 4 * len(shape))
+            file.tensor(f"{name}/shape", (len(shape),), data=data)
+            file.operator(2)
+    channels = node.inputs[0].shape[-1]
+    return MacShape(name, layer.kind, kernel, strides, channels, layer.padding, target)
 
 
-def _add(file: FileBytes, node: Node) -> None:
+def _add(file: FileBytes, node: Node, target: Target) -> None:
     """Any other layer's operators."""
     operation, name = node.operation, node.name
+    if target.io == "int8" and isinstance(operation, integer.QuantizeInput):
+        _output(file, node)
+        return
     if isinstance(operation, integer.Dequantize):
-        file.tensor(f"{name}/float", node.output.shape)
+        if target.io == "int8":
+            return
+        scale = ("bytes", name) if target.io == "uint8" else None
+        file.tensor(f"{name}/float", node.output.shape, scale)
         file.operator(1)
         return
     family: Any = writer_of(operation)

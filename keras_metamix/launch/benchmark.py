@@ -26,10 +26,11 @@ from keras_metamix.launch.predictions import beside, load_estimates
 from keras_metamix.launch.profile_ethosu import ETHOSU
 from keras_metamix.report.numbers import duration
 from metamix_tflite import devices
-from metamix_tflite.file_graph import CompiledFileError
-from metamix_tflite.read.files import only_signature, read_operating_points
+from metamix_tflite.file_graph import CompiledFileError, VerificationError
+from metamix_tflite.read.files import only_signature, read_operating_points, read_signatures
 from metamix_tflite.run.latency import BenchmarkReport, benchmark_all
 from metamix_tflite.run.runner import Runner
+from metamix_tflite.verification.kernels import kernels_of
 
 LOCAL = "local"
 DEVICES = (LOCAL, *devices.MODULES)
@@ -209,7 +210,21 @@ def _measure_local(
     shared = next(iter(reports.values()))
     title = f"{LOCAL}, threads {shared.threads}, runs {shared.runs}"
     content = [{"file": label, **dataclasses.asdict(r)} for (label, _), r in reports.items()]
-    return devices.DeviceReport(title, rows), content
+    return devices.DeviceReport(title, rows, _kernels(files)), content
+
+
+def _kernels(files: dict[str, tuple[bytes, str | None]]) -> list[str]:
+    """Of each file of ours the kernels that its target has for its layers, a line."""
+    lines = []
+    for label, (flat, name) in files.items():
+        try:
+            graphs = read_signatures(flat)
+        except VerificationError:  # LiteRT runs strangers' files that are none of `convert`'s
+            continue
+        graph = graphs[name] if name is not None else next(iter(graphs.values()))
+        if graph.metadata and (found := kernels_of(graph)):
+            lines.append(f"{label}: target {graph.metadata['target']}: {'; '.join(found)}")
+    return lines
 
 
 def _run_by(report: BenchmarkReport) -> str:

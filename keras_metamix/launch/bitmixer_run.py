@@ -14,7 +14,7 @@ from keras_metamix.bitmixer.operating_points import (
     uniform_points,
 )
 from keras_metamix.cost import Budget, Size
-from keras_metamix.launch.budget import budget_of, check_size, naming_kind
+from keras_metamix.launch.budget import budget_of, naming_kind
 from keras_metamix.launch.config import BitMixer
 from keras_metamix.launch.datasets import task_of
 from keras_metamix.launch.results import (
@@ -39,7 +39,6 @@ def check(session: Session[BitMixer], float_model: keras.Model) -> None:
       ValueError: a latency table of another model; names it.
     """
     config = session.config
-    check_size(config, config.mixer.kinds)
     model = BitMixerModel.from_float(float_model, search_space(config), config.mixer.batch_norm)
     for kind, budget in zip(config.mixer.kinds, _budgets(session, 1.0), strict=True):
         with naming_kind(config, kind):
@@ -48,13 +47,14 @@ def check(session: Session[BitMixer], float_model: keras.Model) -> None:
 
 def _budgets(session: Session[BitMixer], share: float) -> list[Budget]:
     """Of each kind a share of the way from the fewest bits' cost to that of the most."""
-    return [budget_of(kind, session.table, share=share) for kind in session.config.mixer.kinds]
+    config = session.config
+    return [budget_of(kind, config, session.table, share=share) for kind in config.mixer.kinds]
 
 
 def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
     config, data = session.config, session.data
-    mixer, container, metric = config.mixer, config.export.weight_container, task_of(config).metric
+    mixer, target, metric = config.mixer, config.export.told, task_of(config).metric
     model, epochs = train_mixer(session, float_model)
 
     session.say("operating points")
@@ -74,10 +74,10 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
 
     session.say("export, verification, benchmark")
     told = training_run(config, epochs)
-    flat = convert(model, container, operating_points=bits, run=told)
+    flat = convert(model, **target, operating_points=bits, run=told)
     graphs = verify(flat, bits)
     *_, last = bits
-    alone = {n: convert(model, container, operating_points={n: bits[n]}) for n in bits}
+    alone = {n: convert(model, **target, operating_points={n: bits[n]}) for n in bits}
     whole, *_ = _budgets(session, 1.0)
     found = Mixer(
         unit=cost_axis(whole),

@@ -61,11 +61,11 @@ def npu_table(config: MetaMix, model: keras.Model) -> dict[str, Any]:
 
 
 def _check_container(config: Experiment, found: str | None) -> None:
-    wanted = config.export.weight_container
+    wanted = config.export.file_target.container
     if found not in (None, wanted):
         raise ValueError(
-            f"expected a table of config.export.weight_container={wanted!r}, found one of "
-            f"{found!r}."
+            f"expected a table of weight container {wanted!r}, which the files of config.export "
+            f"have, found one of {found!r}."
         )
 
 
@@ -102,9 +102,9 @@ def _search_budget(
         bits = uniform_bits(config)
         uniform = QuantizedModel.from_float(model, **bits)
         with naming_kind(config, kind):
-            priced = budget_of(kind, table, share=1.0).priced(uniform)
+            priced = budget_of(kind, config, table, share=1.0).priced(uniform)
             target *= priced.total(uniform.bit_assignment)
-    return budget_of(kind, table, target)
+    return budget_of(kind, config, table, target)
 
 
 def uniform_bits(config: Experiment, bits: int = UNIFORM_BITS) -> dict[str, Any]:
@@ -130,23 +130,13 @@ def uniform_name(config: Experiment, bits: int = UNIFORM_BITS) -> str:
     return f"uniform A{wanted['activation_bits']}W{bits}"
 
 
-def budget_of(kind: str, table: Any, *limit: Any, **share: float) -> Budget:
-    """A budget of one of `config.KINDS`, with a limit or a share."""
+def budget_of(kind: str, config: Experiment, table: Any, *limit: Any, **share: float) -> Budget:
+    """A budget of one of `config.KINDS`, with a limit or a share, of the files of a config."""
     if kind == "latency":
         return Latency(table, *limit, **share)
-    return (Size if kind == "size" else Bops)(*limit, **share)
+    return Size(*limit, **share, **config.export.told) if kind == "size" else Bops(*limit, **share)
 
 
 def naming_kind(config: Experiment, kind: str) -> contextlib.AbstractContextManager[Any]:
     """Names the table in what is wrong with a budget of it."""
     return naming_table(config) if kind == "latency" else contextlib.nullcontext()
-
-
-def check_size(config: Experiment, kinds: list[str]) -> None:
-    """Raises ValueError if a budget of bytes is of another file than the config exports."""
-    container = config.export.weight_container
-    if "size" in kinds and container != "fast":
-        raise ValueError(
-            "config.export.weight_container: a budget of size is of a file that has 'fast', found "
-            f"{container!r}."
-        )

@@ -18,6 +18,7 @@ from keras_metamix.metamix.loss import CostForm
 from keras_metamix.metamix.model import Meta, MetaWeights
 from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting, without_none
 from metamix_tflite.devices.ethosu import ACCELERATORS
+from metamix_tflite.targets import ContainerName, Target, TargetName, target_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -310,7 +311,8 @@ class Checkpoint:
 class Export:
     """The files, and how they are measured."""
 
-    weight_container: Literal["fast", "smallest", "int8"] = setting("see `convert`")
+    target: TargetName = setting("where the files run: see `convert`", "cpu")
+    weight_container: ContainerName | None = setting("another than the target's", None)
     threads: int = setting("CPU threads of the latency", least=1)
     runs: int = setting("timed inferences of each file", least=1)
     test_images: int = setting("of ImageNet: how many the files are run on", 1000, least=1)
@@ -323,6 +325,20 @@ class Export:
         "",
         check=_accelerator,
     )
+
+    @property
+    def file_target(self) -> Target:
+        """What the files are written for.
+
+        Raises:
+          ValueError: a container that the target does not take.
+        """
+        return target_of(self.target, self.weight_container)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `convert` is told of it."""
+        return {"target": self.target, "weight_container": self.weight_container}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Writes the .tflite of a trained model, checked against the model.
 
-    metamix-export MODEL.keras [--output=model.tflite] [--weight_container=fast]
+    metamix-export MODEL.keras [--output=model.tflite] [--target=cpu]
     metamix-export MIXER.keras --point eco=eco.bits.json --point full=full.bits.json
     metamix-export MODEL.keras --labels=labels.txt --normalization=127.5,127.5
 
@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 from rich.console import Console
@@ -36,6 +36,14 @@ from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.report.table import terminal
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
+from metamix_tflite.targets import (
+    ENDS,
+    TARGETS,
+    ContainerName,
+    EndsName,
+    TargetName,
+    target_of,
+)
 
 # What Keras, h5py and zipfile raise for an archive that is not what it says.
 _DAMAGE = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
@@ -52,13 +60,14 @@ class Options:
         "a .keras file of a trained QuantizedModel, MetaMixModel or BitMixerModel", positional=True
     )
     output: Path = option("the file", Path("model.tflite"))
-    weight_container: Literal["fast", "smallest", "int8"] = option(
-        f"one of {', '.join(CONTAINERS)}", "fast"
+    target: TargetName = option(
+        f"where the file runs, see docs/targets.md: one of {', '.join(TARGETS)}", "cpu"
     )
-    io: Literal["float32", "int8"] = option(
-        "inputs and outputs: float32, or int8 as NPUs want; default: int8 where --weight_container "
-        "is int8, else float32",
-        None,
+    weight_container: ContainerName | None = option(
+        f"another than the target's: one of {', '.join(CONTAINERS)}", None
+    )
+    io: EndsName | None = option(
+        f"inputs and outputs of another type than the target's: one of {', '.join(ENDS)}", None
     )
     images: Path | None = option("images for parity: a .npy, or a .npz by input; random ones", None)
     bits: Path | None = option(
@@ -98,17 +107,18 @@ def main(options: Options) -> None:
     model = load_model(options.model)
     _fix_bits(model, options)
     images = parity_images(model.network, options.images)
-    named, container = points or None, options.weight_container
-    io = options.io or ("int8" if container == "int8" else "float32")
+    named = points or None
+    target = target_of(options.target, options.weight_container, options.io)
+    file: dict[str, Any] = {"operating_points": named, "weight_container": target.container}
     run = {"model": options.model.name, "date": today(), "command": command_line()}
-    apps = {"labels": _labels(options.labels), "normalization": options.normalization}
-    flat = convert(model, container, io, named, run, **apps)
+    file |= {"labels": _labels(options.labels), "normalization": options.normalization}
+    flat = convert(model, options.target, io=options.io, run=run, **file)
     source = f"{RANDOM_IMAGES} random images (seed 0)"
     if options.images is not None:
         source = f"{len(next(iter(images.values())))} images of {options.images}"
     compared = flat
-    if io != "float32":
-        compared = convert(model, container, operating_points=named)  # the same integers
+    if target.io != "float32":
+        compared = convert(model, options.target, io="float32", **file)  # the same integers
         source += ", with float32 ends"
     bits = points or {"": model.bit_assignment}
     if points:

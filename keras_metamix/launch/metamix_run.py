@@ -16,7 +16,6 @@ from keras_metamix.graph.layer_costs import bops
 from keras_metamix.launch.budget import (
     TABLE,
     UNIFORM_BITS,
-    check_size,
     naming_kind,
     search_budgets,
     uniform_name,
@@ -52,7 +51,6 @@ _POINT_RATE = 0.1  # of a point's learning rate, over that where the cosine begi
 def check(session: Session[MetaMix], float_model: keras.Model) -> None:
     """Finds out what is wrong with the search before hours of float training."""
     config = session.config
-    check_size(config, config.search.kinds)
     model = MetaMixModel.from_float(float_model, search_space(config))
     priced, given = [], search_budgets(config, session.table, float_model)
     for kind, budget in zip(config.search.kinds, given, strict=True):
@@ -82,7 +80,7 @@ def check(session: Session[MetaMix], float_model: keras.Model) -> None:
 
 def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     """Searches, trains and exports."""
-    config, container, candidates = session.config, session.config.export.weight_container, []
+    config, target, candidates = session.config, session.config.export.told, []
     files: dict[str, Any] = {}
     teacher = load_teacher(config, float_model)
     model, epochs, callback = train_metamix(session, float_model, teacher)
@@ -93,13 +91,13 @@ def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
             compile_quantized(uniform, config, session.data.steps, 0, teacher)
 
         uniform = train_uniform(session, float_model, UNIFORM_BITS, config.train.epochs, ready)
-        flat = convert(uniform, weight_container=container)
+        flat = convert(uniform, **target)
         candidates.append(Candidate(uniform_name(config), "uniform.tflite", flat, uniform))
         files[UNIFORM_FILE] = uniform.save
     session.say("export, verification, benchmark")
     bits, argmax = model.bit_assignment, callback.argmax_assignment
     run = training_run(config, epochs)
-    flat = convert(model, weight_container=container, run=run, budget=callback.budgets)
+    flat = convert(model, **target, run=run, budget=callback.budgets)
     budgets, summary = _budgets(session, callback, model, flat)
     candidates.append(Candidate(METAMIX, "model.tflite", flat, model))
     points: list[Point] = []
@@ -179,7 +177,7 @@ def _points(
             )
         )
         loaded = keras.saving.load_model(point.file, compile=False)
-        flat = convert(loaded, weight_container=config.export.weight_container, budget=budgets)
+        flat = convert(loaded, **config.export.told, budget=budgets)
         candidates.append(Candidate(name, point_file(multiple, "tflite"), flat, loaded))
     return points, candidates
 

@@ -18,7 +18,7 @@ import itertools
 import json
 import statistics
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,9 +37,9 @@ from keras_metamix.launch.profile_ethosu import ETHOSU, profile_ethosu
 from keras_metamix.launch.results import cpu_name, today
 from keras_metamix.metamix.model import MetaMixModel
 from metamix_tflite import convert, devices
-from metamix_tflite.containers import check_container
 from metamix_tflite.devices import ethosu
 from metamix_tflite.run.latency import run_times
+from metamix_tflite.targets import ContainerName, target_of
 from metamix_tflite.write.operator_files import OperatorFile, empty_file, operator_files
 
 LOCAL = "local"
@@ -76,7 +76,7 @@ class Options:
     weight_bits: tuple[int, ...] = option("local: 8,4; ethosu: 8,4,3,2", None)
     edge_bits: int = option("of the first and the last layer", 8)
     edge_weight_bits: int | None = option("of their weights; default: edge_bits", None)
-    containers: Literal["fast", "smallest", "int8"] = option(
+    containers: ContainerName = option(
         "weight container of metamix-export; local: fast; ethosu: int8", None
     )
     device: str = option("local or ethosu: the others price no single layers", LOCAL)
@@ -103,7 +103,7 @@ def main(options: Options) -> None:
     if options.device == ETHOSU:
         profile_ethosu(options)
         return
-    check_container(options.containers)
+    target_of(weight_container=options.containers)  # says what is wrong with it
     for flag, least in (("threads", 1), ("runs", 1), ("warmup", 0)):
         require_whole(f"--{flag}", getattr(options, flag), least)
     table = _begin(options)
@@ -193,7 +193,8 @@ def _files(model: keras.Model, options: Options) -> Files:
     files = {}
     for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
         quantized.set_bits(uniform_assignment(model, activation, weight, *ends))
-        files[activation, weight] = operator_files(convert(quantized, options.containers, golden=0))
+        flat = convert(quantized, weight_container=options.containers, golden=0)
+        files[activation, weight] = operator_files(flat)
     return files
 
 

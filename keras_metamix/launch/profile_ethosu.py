@@ -151,7 +151,7 @@ def _layers(
             {name: a for name, (a, _) in pairs.items()}, {name: w for name, (_, w) in pairs.items()}
         )
         quantized.set_bits(bits)
-        flat = convert(quantized, CONTAINER, "int8", golden=0)
+        flat = convert(quantized, ETHOSU, golden=0)
         activation, weight = pairs[most]
         compiled = vela.compile(f"A{activation}W{weight}", flat)
         priced, clock = layer_prices(flat, compiled), compiled.clock_hz

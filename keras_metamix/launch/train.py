@@ -22,6 +22,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
+from keras_metamix.checks import naming
 from keras_metamix.cost import LatencyTable
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.graph.layer_costs import uniform_assignment
@@ -43,7 +44,6 @@ from keras_metamix.launch.training import float_network, train_float
 from keras_metamix.report import Results, render_page, results_table
 from keras_metamix.report.results import Row
 from keras_metamix.schema import reference
-from metamix_tflite.containers import check_container
 
 
 def _help() -> str:
@@ -86,7 +86,8 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": not experiment.train.optimize_graphs}
     )
-    check_container(experiment.export.weight_container)
+    with naming("config.export"):
+        _ = experiment.export.file_target  # says what is wrong with it
     make_optimizer(experiment, experiment.train.learning_rate)
     require_folder("--workdir", workdir)
     table = load_table(experiment)

@@ -2,24 +2,28 @@
 
 Tensors hold levels (integers, see `Grid`) as float32. Accumulators are exact: float32 where the
 largest possible sum is below 2^24, float64 where not. Requantization is XNNPACK's: the int32
-accumulator as float32, times a float32 multiplier, rounded half to even, clipped.
+accumulator as float32, times a float32 multiplier, rounded half to even, clipped. Within
+`in_fixed_point` it is that of LiteRT's reference kernels (`fixed_point.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_metamix.layers.fixed_point import multiplied
 from keras_metamix.layers.grid import Grid
 from keras_metamix.ops.depthwise import depthwise_conv
 
 EXACT_FLOAT32 = 2**24
+_KINDS = (np.float32, np.float64)
 
 
 class IntegerLayer(keras.layers.Layer):
@@ -28,7 +32,14 @@ class IntegerLayer(keras.layers.Layer):
     Args:
       output_grid: the grid.
       low, high: levels that the output is clipped to: the grid's, less what an activation cuts.
+
+    Attributes:
+      has_fixed_point: whether its arithmetic in fixed point is known.
+      fixed_point: whether it computes so.
     """
+
+    has_fixed_point = False
+    fixed_point = False
 
     def __init__(
         self,
@@ -42,10 +53,22 @@ class IntegerLayer(keras.layers.Layer):
         self.low: int = self.output_grid.low if low is None else low
         self.high: int = self.output_grid.high if high is None else high
 
-    def requantize(self, accumulator: Any, multiplier: Any) -> Any:
-        """`clip(round(float32(accumulator) * multiplier))`."""
+    def requantize(self, accumulator: Any, multiplier: Any, real: Any = None) -> Any:
+        """`clip(round(float32(accumulator) * multiplier))`, or the same in fixed point.
+
+        Args:
+          accumulator: integers.
+          multiplier: float32.
+          real: the multiplier in float64, for fixed point.
+        """
+        if self.fixed_point:
+            return self.clipped(multiplied(accumulator, real))
         scaled = ops.cast(accumulator, "float32") * multiplier
         return ops.clip(ops.round(scaled), self.low, self.high)
+
+    def clipped(self, levels: Any) -> Any:
+        """Integer levels, clipped, as float32."""
+        return ops.cast(ops.clip(levels, self.low, self.high), "float32")
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -57,9 +80,15 @@ class IntegerLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class QuantizeInput(IntegerLayer):
-    """Float to levels: `round(x * (1 / scale))` in float32."""
+    """Float to levels: `round(x * (1 / scale))` in float32; in fixed point `x / scale`, half up."""
+
+    has_fixed_point = True
 
     def call(self, x: Any) -> Any:
+        if self.fixed_point:
+            quotient = ops.cast(x, "float32") / np.float32(self.output_grid.scale)
+            away = ops.sign(quotient) * ops.floor(ops.abs(quotient) + 0.5)
+            return ops.clip(away, self.low, self.high)
         return self.requantize(x, np.float32(1.0) / np.float32(self.output_grid.scale))
 
 
@@ -102,6 +131,8 @@ class IntegerMac(IntegerLayer):
     Variables: `kernel` int8, the trained integers (a channel whose folded scale is negative has
     them negated); `bias` int32; `weight_scale` float32 for each output channel; `multiplier`.
     """
+
+    has_fixed_point = True
 
     def __init__(
         self,
@@ -171,7 +202,9 @@ class IntegerMac(IntegerLayer):
         else:
             convolve = ops.conv if self.kind == "conv" else depthwise_conv
             sums = convolve(x, kernel, self.strides, self.padding, dilation_rate=self.dilation_rate)
-        return self.requantize(sums + ops.cast(self.bias, self.accumulator), self.multiplier)
+        sums = sums + ops.cast(self.bias, self.accumulator)
+        real = ops.cast(self.weight_scale, "float64") * _float64(self.input_grid.scale)
+        return self.requantize(sums, self.multiplier, real / _float64(self.output_grid.scale))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -185,6 +218,35 @@ class IntegerMac(IntegerLayer):
             "accumulator": self.accumulator,
             "layer": self.layer,
         }
+
+
+@contextlib.contextmanager
+def in_fixed_point(folded: keras.Model) -> Iterator[list[str]]:
+    """A folded network computes as LiteRT's reference kernels within.
+
+    Yields:
+      The names of the layers whose arithmetic there is not known: they compute as ever.
+    """
+    layers = [layer for layer in folded.layers if isinstance(layer, IntegerLayer)]
+    known = [layer for layer in layers if layer.has_fixed_point]
+    try:
+        for layer in known:
+            layer.fixed_point = True
+        yield [layer.name for layer in layers if not layer.has_fixed_point]
+    finally:
+        for layer in known:
+            layer.fixed_point = False
+
+
+def product_ratio(first: Any, second: Any, output: Any) -> tuple[Any, Any]:
+    """The multiplier of a product of two levels by their scales, in float32 and in float64."""
+    single, double = (kind(np.float32(first)) * kind(np.float32(second)) for kind in _KINDS)
+    return single / np.float32(output), double / _float64(output)
+
+
+def _float64(scale: float) -> np.float64:
+    """A scale as the file holds it."""
+    return np.float64(np.float32(scale))
 
 
 class Combination(IntegerLayer):
@@ -208,6 +270,8 @@ class Combination(IntegerLayer):
 class Rescale(IntegerLayer):
     """From one grid to another: on the device, a product with the constant 1 of scale `factor`."""
 
+    has_fixed_point = True
+
     def __init__(
         self,
         input_grid: Grid | dict[str, Any],
@@ -221,8 +285,8 @@ class Rescale(IntegerLayer):
         self.factor = np.float32(true_ratio * label_ratio)
 
     def call(self, x: Any) -> Any:
-        product = np.float32(self.input_grid.scale) * self.factor
-        return self.requantize(x, product / np.float32(self.output_grid.scale))
+        scales = self.input_grid.scale, self.factor, self.output_grid.scale
+        return self.requantize(x, *product_ratio(*scales))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"input_grid": dataclasses.asdict(self.input_grid)}

@@ -348,7 +348,12 @@ CASES = [
         ValueError,
         "seed: expected a whole number, at least 0, found 'x'",
     ),
-    ("container", lambda g: mt.convert(g.quantized, "tiny"), ValueError, "weight_container: .*tin"),
+    (
+        "container",
+        lambda g: mt.convert(g.quantized, weight_container="tiny"),
+        ValueError,
+        "weight_container: .*tin",
+    ),
     (
         "io",
         lambda g: mt.convert(g.quantized, io="int4"),

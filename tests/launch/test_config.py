@@ -92,7 +92,7 @@ _GIVEN = {
     "train.learning_rate": 0.1, "train.weight_decay": 0.0, "train.epochs": 3,
     "train.uniform": False, "mixer.batch_norm": "feeding", "mixer.stage_epochs": (1, 1, 1),
     "mixer.in_place_distillation": 0.0, "mixer.operating_points": {"full": 1.0},
-    "export.weight_container": "fast", "export.threads": 1, "export.runs": 1,
+    "export.threads": 1, "export.runs": 1,
 }  # fmt: skip
 
 

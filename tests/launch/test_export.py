@@ -57,11 +57,12 @@ def test_export_writes_what_convert_gives(saved, quantized, command):
 
 
 def test_a_file_for_the_edge_tpu(saved, quantized, command):
-    flags = ("--weight_container=int8", "--io=int8", "--output=tpu.tflite")
+    flags = ("--target=edgetpu", "--output=tpu.tflite")
     status, out, err = command(export, "model.keras", *flags)
     assert status == 0, err
     graph = mt.verify((saved / "tpu.tflite").read_bytes(), quantized.bit_assignment)
-    assert graph.metadata["weight_container"] == "int8" and graph.metadata["io"] == "int8"
+    found = [graph.metadata[key] for key in ("target", "weight_container", "io")]
+    assert found == ["edgetpu", "int8", "int8"]
     assert {tensor.type for tensor in graph.tensors} == {"INT8", "INT32"}
     assert "with float32 ends: 0 of 200 outputs differ" in out
 

@@ -53,7 +53,7 @@ def mixed(source, model):
         weight = {c.name: 8 if c.edge else int(rng.choice([*BITS, most, most])) for c in costs}
         bits = kmm.BitAssignment(dict.fromkeys(weight, 8), weight)
         model.set_bits(bits)
-        found.append((bits, mt.convert(model, "int8", "int8", golden=0)))
+        found.append((bits, mt.convert(model, "ethosu", golden=0)))
     return found
 
 

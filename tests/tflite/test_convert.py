@@ -72,7 +72,7 @@ def test_a_max_pool_that_xnnpack_lacks_is_said(window, strides, whole):
     assert (report.differing, report.delegated) == (0, whole)
     (row,) = [row for row in kmm.explain(source).rows if row.name == "pool"]
     assert (row.xnnpack, "not run by XNNPACK" in row.note) == (whole, not whole)
-    mt.convert(model, "int8", golden=0)  # not for XNNPACK: no word
+    mt.convert(model, "ethosu", golden=0)  # not for XNNPACK: no word
 
 
 def test_two_outputs(quantized, differing):

@@ -153,15 +153,15 @@ def test_other_models_are_exact(build, seed, quantized, differing):
 def test_int8_files_are_exact(build, io, quantized, differing):
     keras.utils.set_random_seed(3)
     model, images = quantized(build(), 3)
-    flat = mt.convert(model, "int8", io)
+    flat = mt.convert(model, weight_container="int8", io=io)
     graph = mt.verify(flat, model.bit_assignment)
     assert graph.metadata["weight_container"] == "int8"
     assert "FULLY_CONNECTED" not in {operator.op for operator in graph.operators}
     assert {t.type for t in graph.tensors} <= {"INT8", "INT32", io.upper()}
     if io == "float32":
         assert differing(flat, kmm.fold_batch_norm(model), images) == (0, True)
-        points = mt.convert(model, "int8", operating_points={"one": model.bit_assignment})
-        mt.verify(points, {"one": model.bit_assignment})
+        points = {"one": model.bit_assignment}
+        mt.verify(mt.convert(model, "arm", operating_points=points), points)
 
 
 @pytest.mark.parametrize("container", ["fast", "smallest", "int8"])
@@ -193,8 +193,13 @@ def test_containers_and_integers_of_the_file(build, container, quantized):
                 and tuple(layer.strides) == (1, 1)
                 and not isinstance(layer, layers.DepthwiseConv2D)
             )
-            int4 = small and (container == "smallest" or (pointwise and kernel.shape[-2] % 2 == 0))
-            assert tensor.type == ("INT4" if int4 else "INT8"), name
+            expected = "INT4" if small and (container == "smallest" or pointwise) else "INT8"
+            inputs = kernel.shape[-2]
+            if small and pointwise and weight_bits == 2 and not inputs % 4 * (container == "fast"):
+                expected = "INT2"
+            elif container == "fast" and inputs % 2:
+                expected = "INT8"
+            assert tensor.type == expected, name
             # The trained integers, number for number; a channel whose batch norm has a negative
             # gamma is negated as a whole.
             sign = np.ones(1, np.int8)
@@ -241,7 +246,9 @@ def test_smallest_holds_every_low_bit_weight_in_int4(name, quantized):
     assert len(smallest) < len(fast)
     graph = read_file(smallest)
     for layer, bits in model.bit_assignment.weight_bits.items():
-        assert weights_of(graph, layer).type == ("INT4" if bits <= 4 else "INT8")
+        (operator,) = [o for o in graph.operators if graph.tensors[o.outputs[0]].name == layer]
+        least = "INT2" if bits == 2 and operator.op == "FULLY_CONNECTED" else "INT4"
+        assert weights_of(graph, layer).type == (least if bits <= 4 else "INT8")
     runner = mt.Runner(smallest, batch_size=64)
     assert not runner.delegated  # LiteRT has INT4 convolutions outside XNNPACK only
     found, exact = runner.predict(images), mt.Runner(fast).predict(images)

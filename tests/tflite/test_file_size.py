@@ -9,7 +9,7 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import zoo
 from keras_metamix.layers.parts import activation_quantizers
-from metamix_tflite.containers import mac_form
+from metamix_tflite.targets import TARGETS
 
 
 def wide(image_shape=(12, 12, 3)):
@@ -179,34 +179,21 @@ def test_bytes_may_be_a_text(text, expected):
     assert kmm.Size(text).limit == expected
 
 
-@pytest.mark.parametrize("weight_container", ["fast", "smallest", "int8"])
-@pytest.mark.parametrize("bits", [8, 4])
-def test_convert_explain_and_prices_hold_weights_alike(weight_container, bits):
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_convert_explain_and_prices_hold_weights_alike(target, bits):
     """What is decided in one place is what a file has."""
-    model = kmm.MetaMixModel.from_float(wide(), kmm.SearchSpace((8,), bits))
+    space = kmm.SearchSpace((8,), bits)
+    model = kmm.MetaMixModel.from_float(wide(), space)
     kmm.calibrate(model, np.random.default_rng(1).normal(size=(4, 12, 12, 3)).astype(np.float32))
     model.set_bits(kmm.uniform_assignment(model, 8, bits))
-    if weight_container == "fast":
-        explained = {
-            row.name: row.container
-            for row in kmm.explain(wide(), kmm.SearchSpace((8,), bits)).rows
-            if row.container
-        }
-    graph = mt.verify(mt.convert(model, weight_container), model.bit_assignment)
-    kernels = {layer.name: layer for layer in model.mac_layers}
+    rows = kmm.explain(wide(), space, target=target).rows
+    explained = {row.name: (row.operator, row.container) for row in rows if row.container}
+    flat = mt.convert(model, target)
+    graph = mt.verify(flat, model.bit_assignment)
+    operators = {graph.tensors[o.outputs[0]].name: o.op for o in graph.operators}
     for name, entry in graph.metadata["layers"].items():
-        layer = kernels.get(entry["layer"])
-        if layer is None or isinstance(layer, keras.layers.Dense):
-            continue
-        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        form = mac_form(
-            "depthwise" if depthwise else "conv",
-            layer.kernel.shape,
-            layer.strides,
-            layer.kernel.shape[2],
-            entry["weight_bits"],
-            weight_container,
-        )
-        assert entry["container"] == form.container, name
-        if weight_container == "fast":
-            assert explained[layer.name] == form.container, name
+        if entry["layer"] in explained:
+            assert (operators[name], entry["container"]) == explained[entry["layer"]], name
+    priced = kmm.Size(share=1.0, target=target).priced(model)
+    assert priced.total(model.bit_assignment) == pytest.approx(len(flat), rel=0.01)

@@ -1,4 +1,4 @@
-"""The flatbuffer builder: INT4 packing, shared constants, and what a file says of itself."""
+"""The flatbuffer builder: packing of few bits, shared constants, and what a file says of itself."""
 
 import numpy as np
 import pytest
@@ -7,36 +7,44 @@ from ai_edge_litert.tools import flatbuffer_utils
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metamix_tflite.encoding import Op, TensorType, pack_int4, unpack_int4
+from metamix_tflite.encoding import Op, TensorType, packed, unpacked
 from metamix_tflite.read.files import read_file
 from metamix_tflite.run.runner import Runner
 from metamix_tflite.write.flatbuffer import ModelBuilder, Signature
 
-integers = st.lists(st.integers(-8, 7), max_size=40)
+
+@given(st.lists(st.integers(-8, 7), max_size=40))
+def test_four_bits_round_trip(values):
+    content = packed(np.array(values, np.int64), 4)
+    assert (content.dtype, content.size) == (np.uint8, -(-len(values) // 2))
+    assert unpacked(content, 4, len(values)).tolist() == values
 
 
-@given(integers)
-def test_int4_round_trip(values):
-    packed = pack_int4(np.array(values, np.int64))
-    assert packed.dtype == np.uint8
-    assert packed.size == (len(values) + 1) // 2
-    assert unpack_int4(packed, len(values)).tolist() == values
+@given(st.lists(st.integers(-2, 1), max_size=40))
+def test_two_bits_round_trip(values):
+    content = packed(np.array(values, np.int64), 2)
+    assert (content.dtype, content.size) == (np.uint8, -(-len(values) // 4))
+    assert unpacked(content, 2, len(values)).tolist() == values
 
 
-def test_int4_packs_the_low_half_first():
-    # The order that LiteRT reads: element 0 in bits 0 to 3.
-    np.testing.assert_array_equal(pack_int4(np.array([1, -1, 7])), [0xF1, 0x07])
+def test_the_first_integer_has_the_lowest_bits():
+    # The order that LiteRT reads: element 0 in bits 0 to 3, or 0 to 1.
+    np.testing.assert_array_equal(packed(np.array([1, -1, 7]), 4), [0xF1, 0x07])
+    np.testing.assert_array_equal(packed(np.array([1, -1, 0, -2, -1]), 2), [0b10_00_11_01, 0b11])
 
 
-def test_int4_keeps_the_order_of_a_matrix():
-    matrix = np.arange(-6, 6).reshape(3, 4)
-    assert unpack_int4(pack_int4(matrix), 12).tolist() == matrix.reshape(-1).tolist()
+@pytest.mark.parametrize("bits", [4, 2])
+def test_packing_keeps_the_order_of_a_matrix(bits):
+    matrix = np.arange(12).reshape(3, 4) % 2**bits - 2 ** (bits - 1)
+    assert unpacked(packed(matrix, bits), bits, 12).tolist() == matrix.reshape(-1).tolist()
 
 
 @pytest.mark.parametrize("values", [[8], [-9], [0, 3, -20]])
-def test_int4_refuses_wider_integers(values):
+def test_wider_integers_are_refused(values):
     with pytest.raises(ValueError, match=r"INT4 holds integers of \[-8, 7\], found"):
-        pack_int4(np.array(values))
+        packed(np.array(values), 4)
+    with pytest.raises(ValueError, match=r"INT2 holds integers of \[-2, 1\], found"):
+        packed(np.array(values), 2)
 
 
 def _model_of(*constants):

@@ -35,7 +35,7 @@ def mac_case(kind, weight_bits, rng):
     size = 1 if kind == "FULLY_CONNECTED" else 3
     strides = 1 if kind == "FULLY_CONNECTED" else int(rng.integers(1, 3))
     if kind == "FULLY_CONNECTED" and weight_bits <= 4:
-        inputs *= 2  # two weights share a byte
+        inputs *= 8 // weight_bits  # those that share a byte
     reach = 2 ** (weight_bits - 1) - 1
     shape = (size, size, inputs, 1 if kind == "DEPTHWISE_CONV_2D" else outputs)
     kernel = rng.integers(-reach, reach + 1, shape)
@@ -69,13 +69,13 @@ def mac_fields(kind, kernel, scales, weight_type, strides, fused):
 @pytest.mark.parametrize("fused", ["NONE", "RELU", "RELU_N1_TO_1"])
 @pytest.mark.parametrize(
     ("kind", "weight_bits"),
-    [("CONV_2D", 8), ("DEPTHWISE_CONV_2D", 8), ("FULLY_CONNECTED", 8), ("FULLY_CONNECTED", 4)],
+    [("CONV_2D", 8), ("DEPTHWISE_CONV_2D", 8), *(("FULLY_CONNECTED", bits) for bits in (8, 4, 2))],
 )
 def test_mac_is_a_float32_product_rounded_half_to_even(
     kind, weight_bits, fused, run_operator, int8, half_even
 ):
     rng = np.random.default_rng(5)
-    weight_type = TensorType.INT4 if weight_bits <= 4 else TensorType.INT8
+    weight_type = getattr(TensorType, f"INT{weight_bits}")
     for _ in range(20):
         codes, zero_in, kernel, strides, sums = mac_case(kind, weight_bits, rng)
         channels = sums.shape[-1]

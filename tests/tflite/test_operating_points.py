@@ -461,7 +461,7 @@ def test_partitions_are_those_of_the_whole_file(container, residual_points):
     found = {}
     for name in ("eco", "full"):
         order = {name: points[name]} | {n: points[n] for n in ("eco", "full")}
-        flat = mt.convert(model, container, operating_points=order)
+        flat = mt.convert(model, weight_container=container, operating_points=order)
         interpreter = Interpreter(model_content=flat, num_threads=1)
         interpreter.allocate_tensors()
         operators = [d["op_name"] for d in interpreter._get_ops_details()]

@@ -7,8 +7,8 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from metamix_tflite.containers import MacForm, mac_form
 from metamix_tflite.run.runner import Runner
+from metamix_tflite.targets import MacForm, target_of
 from metamix_tflite.write.operator_files import operator_files
 
 # Kernel, strides, dilation, padding, input (height, width, channels); 8,192 weights or more.
@@ -90,14 +90,17 @@ def test_the_matrix_is_the_kernel():
         ("fast", (3, 3, 32, 32), 2, True),
         ("fast", (3, 3, 32, 32), 5, False),
         ("fast", (3, 3, 16, 32), 4, False),  # saves less than its operators take
+        ("fast", (3, 3, 20, 32), 2, True),  # INT2 saves more
+        ("int4", (3, 3, 20, 32), 2, False),
         ("fast", (1, 1, 96, 96), 4, True),
         ("fast", (3, 3, 31, 32), 4, False),  # an odd number of weights to an output
         ("smallest", (3, 3, 32, 32), 4, False),
         ("int8", (3, 3, 32, 32), 4, False),
+        ("int4_conv", (3, 3, 32, 32), 4, False),
     ],
 )
 def test_which_convolutions_take_patches(container, shape, bits, expected):
-    form = mac_form("conv", shape, (2, 2), shape[2], bits, container)
+    form = target_of("cpu", container).mac_form("conv", shape, (2, 2), shape[2], bits)
     assert form.patches is expected
     assert (form.operator == "FULLY_CONNECTED") == expected
 
@@ -105,7 +108,7 @@ def test_which_convolutions_take_patches(container, shape, bits, expected):
 @pytest.mark.parametrize("weight_bits", [8, 4])
 def test_the_file_is_smaller_where_it_takes_patches(weight_bits):
     quantized, images = calibrated(network(*GEOMETRIES[0], filters=64), 8, weight_bits)
-    fast, plain = (mt.convert(quantized, container) for container in ("fast", "int8"))
+    fast, plain = (mt.convert(quantized, weight_container=kind) for kind in ("fast", "int8"))
     packed = "STRIDED_SLICE" in operators(mt.verify(fast, quantized.bit_assignment))
     assert packed == (weight_bits == 4)
     if packed:
@@ -151,11 +154,12 @@ def test_patches_are_timed_with_their_product():
     assert output.shape == (1, 5, 4, 32) and runner.delegated
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 def test_a_transposed_kernel_of_its_stride_is_a_product_where_that_is_faster(bits):
     def form(container, strides=(2, 2)):
-        return mac_form("transpose", (2, 2, 8, 16), strides, 16, bits, container)
+        target = target_of("cpu", container)
+        return target.mac_form("transpose", (2, 2, 8, 16), strides, 16, bits)
 
-    assert form("fast") == MacForm("FULLY_CONNECTED", "INT4" if bits == 4 else "INT8", blocks=True)
+    assert form("fast") == MacForm("FULLY_CONNECTED", f"INT{bits}", blocks=True)
     transposed = MacForm("TRANSPOSE_CONV", "INT8")
     assert form("smallest") == form("int8") == form("fast", (1, 1)) == transposed

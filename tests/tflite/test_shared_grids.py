@@ -51,14 +51,14 @@ def grid_changes(flat):
 
 
 def test_no_operator_only_changes_a_grid_after_training(trained, images):
-    flat = mt.convert(trained, "int8", "int8")
+    flat = mt.convert(trained, "ethosu")
     assert grid_changes(flat) == []
     assert mt.parity(mt.convert(trained), trained, images).differing == 0
     # Where layers choose among bit-widths each has steps of its own, and the file such operators.
     searched = kmm.MetaMixModel.from_float(network(), kmm.SearchSpace((8, 4), 4))
     kmm.calibrate(searched, images)
     searched.set_bits(kmm.uniform_assignment(searched.network, 4, 4))
-    assert {"gate_input", "two_input"} & {*grid_changes(mt.convert(searched, "int8", "int8"))}
+    assert {"gate_input", "two_input"} & {*grid_changes(mt.convert(searched, "ethosu"))}
 
 
 def test_a_loaded_model_shares_them_too(trained, images, tmp_path):

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix.zoo.small import small_cnn
-from metamix_tflite.encoding import unpack_int4
+from metamix_tflite.encoding import unpacked
 from metamix_tflite.read.golden_inputs import GENERATOR
 from metamix_tflite.read.metadata import METADATA_NAME, decode, encode
 
@@ -171,9 +171,9 @@ def test_a_changed_container_is_named(resnet, remake):
     def edit(file):
         tensor = named(file, f"{LAYER}/weights")
         assert tensor.type == schema.TensorType.INT4
-        packed = data_of(file, tensor, np.uint8)
+        content = data_of(file, tensor, np.uint8)
         tensor.type = schema.TensorType.INT8
-        set_data(file, tensor, unpack_int4(packed, int(np.prod(tensor.shape))))
+        set_data(file, tensor, unpacked(content, 4, int(np.prod(tensor.shape))))
 
     with pytest.raises(mt.VerificationError, match=f"'{LAYER}': container: declared INT4"):
         mt.verify(remake(smallest, edit))
@@ -203,8 +203,16 @@ def output(**fields):
 
 def declaration_with(**fields):
     """A declaration of nothing, but for these fields."""
-    declared = {"format": 3, "weight_container": "fast", "versions": {}, "run": {}, "bops": 0}
+    declared = {"format": 3, **CPU, "versions": {}, "run": {}, "bops": 0}
     return json.dumps(declared | {"layers": {}, "tensors": {}, "outputs": 0} | fields).encode()
+
+
+CPU = {"target": "cpu", "weight_container": "fast", "io": "float32"}
+
+
+def declares(**fields):
+    """A declaration of format 3 with these fields alone."""
+    return json.dumps({"format": 3, **fields}).encode()
 
 
 @pytest.mark.parametrize(
@@ -215,10 +223,13 @@ def declaration_with(**fields):
         (b"not json", "declaration is damaged"),
         (b"[" * 100_000, "declaration is damaged"),
         (b'{"format": 1}', "not of format 3 or 4"),
-        (b'{"format": 3}', "weight_container: expected"),
-        (b'{"format": 3, "weight_container": []}', "weight_container: expected"),
-        (b'{"format": 3, "weight_container": "fast"}', "no versions"),
-        (b'{"format": 3, "weight_container": "fast", "versions": {}, "run": []}', "no run"),
+        (declares(), "target: expected"),
+        (declares(**CPU | {"target": ["cpu"]}), "target: expected"),
+        (declares(**CPU | {"weight_container": []}), "weight_container: expected"),
+        (declares(**CPU | {"io": {"a": 1}}), "io: expected"),
+        (declares(**CPU | {"target": "edgetpu"}), "weight_container: target 'edgetpu' takes"),
+        (declares(**CPU), "no versions"),
+        (declares(**CPU, versions={}, run=[]), "no run"),
         (declaration_with(bops="8"), "no BOPs"),
         (declaration_with(layers=3), "no layers"),
         (declaration_with(layers={"a": 3}), "'a' has other fields"),
@@ -297,7 +308,7 @@ def test_an_int8_file_with_fully_connected_is_refused(quantized, remake):
         declared = decode(bytes(bytearray(buffer.data))) | {"weight_container": "int8"}
         buffer.data = np.frombuffer(encode(declared), np.uint8)
 
-    with pytest.raises(mt.VerificationError, match="'logits': operator of 'int8': .*CONV_2D"):
+    with pytest.raises(mt.VerificationError, match="'logits': operator of target 'cpu'.*CONV_2D"):
         mt.verify(remake(mt.convert(model), edit))
 
 

@@ -16,22 +16,28 @@ FILE_IDENTIFIER = b"TFL3"
 DEFAULT_SIGNATURE = "serving_default"  # of a file with one network
 
 
-def pack_int4(values: np.ndarray) -> np.ndarray:
-    """Packs integers of [-8, 7] two to a byte, the first in the low half."""
-    flat = values.astype(np.int8).reshape(-1)
-    if flat.size and (flat.min() < -8 or flat.max() > 7):
+def packed(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers of 2 or 4 bits, four or two to a byte, the first in the lowest bits."""
+    flat, high = values.astype(np.int8).reshape(-1), 2 ** (bits - 1) - 1
+    if flat.size and (flat.min() < -high - 1 or flat.max() > high):
         raise ValueError(
-            f"INT4 holds integers of [-8, 7], found [{int(flat.min())}, {int(flat.max())}]."
+            f"INT{bits} holds integers of [{-high - 1}, {high}], found [{int(flat.min())}, "
+            f"{int(flat.max())}]."
         )
-    nibbles = np.append(flat, np.zeros(flat.size % 2, np.int8)).view(np.uint8) & 0x0F
-    return nibbles[0::2] | (nibbles[1::2] << 4)
+    share = 8 // bits
+    filled = np.append(flat, np.zeros(-flat.size % share, np.int8)).view(np.uint8)
+    places = (filled & (2**bits - 1)).reshape(-1, share) << _shifts(bits)
+    return np.bitwise_or.reduce(places, axis=1)
 
 
-def unpack_int4(packed: np.ndarray, size: int) -> np.ndarray:
-    """The inverse of `pack_int4`: `size` int8 values."""
-    packed = packed.view(np.uint8)
-    nibbles = np.stack([packed & 0x0F, packed >> 4], axis=-1).reshape(-1)[:size]
-    return np.where(nibbles > 7, nibbles.astype(np.int16) - 16, nibbles).astype(np.int8)
+def unpacked(content: np.ndarray, bits: int, size: int) -> np.ndarray:
+    """The inverse of `packed`: `size` int8 values."""
+    codes = ((content.view(np.uint8)[:, None] >> _shifts(bits)) & (2**bits - 1)).reshape(-1)[:size]
+    return np.where(codes >> (bits - 1), codes.astype(np.int16) - 2**bits, codes).astype(np.int8)
+
+
+def _shifts(bits: int) -> np.ndarray:
+    return np.arange(0, 8, bits).astype(np.uint8)
 
 
 def checksum(array: np.ndarray) -> int:

@@ -44,7 +44,7 @@ def named_signature(name: str, among: Collection[str]) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class FileTensor:
-    """A tensor; `data` is None unless it is a constant (INT4 unpacked to int8)."""
+    """A tensor; `data` is None unless it is a constant (INT4 and INT2 unpacked to int8)."""
 
     name: str
     shape: tuple[int, ...]

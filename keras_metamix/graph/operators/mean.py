@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_metamix.graph.operators.base import Operator, reduced_axes
+from keras_metamix.layers.fixed_point import quantized_multiplier, shifted
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import IntegerLayer, as_grid
 from metamix_tflite.operators.mean import EDGE_TPU_DEPTH
@@ -37,11 +38,27 @@ class IntegerMean(IntegerLayer):
         super().__init__(output_grid, **kwargs)
         self.input_grid, self.axes, self.keepdims = as_grid(input_grid), tuple(axes), keepdims
 
+    has_fixed_point = True
+
     def share(self, count: int) -> np.float32:
         """What each of so many values counts for."""
         return np.float32(1) / np.float32(count)
 
+    def _in_fixed_point(self, x: Any) -> Any:
+        """The multiplier is divided by the number of values, as an integer of 31 bits."""
+        scales = (np.float64(np.float32(g.scale)) for g in (self.input_grid, self.output_grid))
+        count = int(np.prod([x.shape[axis] for axis in self.axes]))
+        source, target = scales
+        q, shift = quantized_multiplier(source / target)
+        if self.share(count) != 1:
+            more = count.bit_length() - 1
+            q, shift = q * 2**more // count, shift - more
+        sums = ops.sum(ops.cast(x, "int64"), axis=self.axes, keepdims=self.keepdims)
+        return self.clipped(shifted(sums, q, shift))
+
     def call(self, x: Any) -> Any:
+        if self.fixed_point:
+            return self._in_fixed_point(x)
         # XNNPACK sums codes and applies both zero-points in float32, which may turn a tie.
         source, target = self.input_grid, self.output_grid
         count = int(np.prod([x.shape[axis] for axis in self.axes]))

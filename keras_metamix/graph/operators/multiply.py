@@ -13,7 +13,7 @@ from keras_metamix.graph.group import Group
 from keras_metamix.graph.kinds import Kind
 from keras_metamix.graph.operators.base import Operator
 from keras_metamix.layers.grid import Grid
-from keras_metamix.layers.integer import Combination, IntegerLayer, as_grid
+from keras_metamix.layers.integer import Combination, IntegerLayer, as_grid, product_ratio
 
 _HARD_GATE_MINIMUM = -0.375  # of x * hard_sigmoid(x)
 
@@ -22,10 +22,12 @@ _HARD_GATE_MINIMUM = -0.375  # of x * hard_sigmoid(x)
 class IntegerMultiply(Combination):
     """Product of two tensors (broadcasting, as squeeze-and-excite does)."""
 
+    has_fixed_point = True
+
     def call(self, tensors: Sequence[Any]) -> Any:
-        first, second = (np.float32(g.scale) for g in self.input_grids)
-        multiplier = first * second / np.float32(self.output_grid.scale)
-        return self.requantize(tensors[0] * tensors[1], multiplier)
+        first, second = (grid.scale for grid in self.input_grids)
+        ratio = product_ratio(first, second, self.output_grid.scale)
+        return self.requantize(tensors[0] * tensors[1], *ratio)
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -36,6 +38,8 @@ class IntegerFactors(IntegerLayer):
       factors: integers of [0, 127], shape (height, width).
       unit: what the integer 1 stands for.
     """
+
+    has_fixed_point = True
 
     def __init__(
         self,
@@ -52,9 +56,8 @@ class IntegerFactors(IntegerLayer):
         self.scale = np.float32(unit * labels * self.input_grid.step / self.input_grid.scale)
 
     def call(self, x: Any) -> Any:
-        multiplier = np.float32(self.input_grid.scale) * self.scale
-        product = x * self.factors[None, :, :, None].astype(np.float32)
-        return self.requantize(product, multiplier / np.float32(self.output_grid.scale))
+        ratio = product_ratio(self.input_grid.scale, self.scale, self.output_grid.scale)
+        return self.requantize(x * self.factors[None, :, :, None].astype(np.float32), *ratio)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

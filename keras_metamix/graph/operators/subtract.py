@@ -16,9 +16,7 @@ from keras_metamix.graph.operators.base import Operator
 class IntegerSubtract(IntegerAdd):
     """Difference of two tensors: XNNPACK's sum with the second one's factor negated."""
 
-    def call(self, tensors: Sequence[Any]) -> Any:
-        first, second = tensors
-        return super().call([first, -second])
+    sign = -1
 
 
 class Subtract(Operator):

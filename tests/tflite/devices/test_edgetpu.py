@@ -157,7 +157,7 @@ def converted(quantized, everything):
 
 
 def test_a_report_without_the_compiler(converted, no_compiler):
-    files = {io: mt.convert(converted, "int8", io) for io in ("float32", "int8")}
+    files = {io: mt.convert(converted, "edgetpu", io=io) for io in ("float32", "int8")}
     report = devices.measure("edgetpu", files)
     assert "edgetpu_compiler is not on PATH" in report.notes[0]
     for name, ends in (("float32", {"QUANTIZE", "DEQUANTIZE"}), ("int8", set())):
@@ -174,11 +174,11 @@ def test_a_report_without_the_compiler(converted, no_compiler):
 def test_other_containers_are_refused_with_what_to_change(converted, no_compiler):
     rows = devices.measure("edgetpu", {"fast": mt.convert(converted)}).rows
     refused = [row["why_not"] for row in rows if row["operator"] == "FULLY_CONNECTED"]
-    assert refused and all('weight_container="int8"' in reason for reason in refused)
+    assert refused and all('target="edgetpu"' in reason for reason in refused)
 
 
 def test_explain_says_the_same(converted, everything):
-    graph = read_file(mt.convert(converted, "int8", "int8"))
+    graph = read_file(mt.convert(converted, "edgetpu"))
     taken = {graph.tensors[o.outputs[0]].name: not refusal(graph, o) for o in graph.operators}
     rows = [row for row in kmm.explain(everything).rows if row.operator]
     found = {row.name: row.edge_tpu for row in rows if row.name in taken}

@@ -57,7 +57,7 @@ def model(quantized):
 
 @pytest.fixture(scope="module")
 def flat(model):
-    return mt.convert(model, "int8", "int8")
+    return mt.convert(model, "ethosu")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_file_is_compiled(flat, accelerator):
 
 @installed
 def test_a_file_with_float_ends_leaves_them_to_the_cpu(model, flat):
-    report = devices.measure("ethosu", {"f": mt.convert(model, "int8"), "i": flat})
+    report = devices.measure("ethosu", {"f": mt.convert(model, weight_container="int8"), "i": flat})
     left = [row["operator"] for row in report.rows if row["on_npu"] < row["count"]]
     assert left == ["all", "Quantize", "Dequantize"]
     for kind, reason in (("Quantize", "Operation has .* Float32"), ("Dequantize", "Unsupported")):
@@ -112,7 +112,7 @@ def test_fewer_bits_of_weights_take_less(model):
     sizes = []
     for bits in (8, 2):
         model.set_bits(kmm.uniform_assignment(model.network, 8, bits))
-        flat = mt.convert(model, "int8", "int8", golden=0)
+        flat = mt.convert(model, "ethosu", golden=0)
         sizes.append(devices.measure("ethosu", {"a": flat}).rows[0]["weights_bytes"])
     assert sizes[0] > 2 * sizes[1]
 
@@ -129,7 +129,7 @@ def test_layers_and_the_rest_are_the_whole(quantized):
     source = keras.Model(image, layers.Dense(5, name="logits")(layers.Flatten(name="flat")(x)))
     small = quantized(source, 0, space=kmm.SearchSpace((8, 4), 4))[0]
     small.set_bits(kmm.uniform_assignment(small.network, 4, 4))
-    flat = mt.convert(small, "int8", "int8")
+    flat = mt.convert(small, "ethosu")
     scales = [o.op for o in read_file(flat).operators].count("MUL")
     assert scales
     vela = ethosu.compiler(ethosu.Options())
@@ -184,10 +184,10 @@ def test_custom_operators_of_compilers(resnet, remake, code, compiler):
 def test_files_that_vela_does_not_take_never_reach_it(resnet, model, played):
     folder = played("exit 1")
     with pytest.raises(ValueError, match=r"^a: \d+ of its tensors are of INT4, .*=\"int8\""):
-        devices.measure("ethosu", {"a": mt.convert(resnet[0], "smallest")})
+        devices.measure("ethosu", {"a": mt.convert(resnet[0], weight_container="smallest")})
     points = dict.fromkeys(("low", "high"), model.bit_assignment)
     with pytest.raises(ValueError, match=r"^b: expected one signature, .*a file of its own"):
-        devices.measure("ethosu", {"b": mt.convert(model, "int8", "int8", points)})
+        devices.measure("ethosu", {"b": mt.convert(model, "ethosu", operating_points=points)})
     assert not (folder / "started").exists()
 
 

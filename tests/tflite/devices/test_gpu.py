@@ -91,6 +91,21 @@ def test_strided_pointwise_convolutions(swiftshader):
 
 
 @needs_vulkan
+@pytest.mark.parametrize("container", ["int8", "fast"])
+def test_the_gpu_s_target_has_no_strided_pointwise_convolution(container):
+    """A slice and a product in its place, which the accelerator gets right."""
+    keras.utils.set_random_seed(0)
+    operations = [layers.Conv2D(8, 1, strides=2, name="strided"), layers.Conv2D(8, 1, name="two")]
+    model = kmm.QuantizedModel.from_float(network(*operations), 8, 2)
+    kmm.calibrate(model, np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("f"))
+    flat = mt.convert(model, "gpu", container, golden=8)
+    assert "FULLY_CONNECTED" in {operator.op for operator in mt.verify(flat).operators}
+    (row,) = measure("gpu", {"model": flat}, vulkan_icd=SWIFTSHADER, **QUICK).rows
+    assert row["values"] >= 40 and row["max_steps"] <= 1
+    assert row["differing"] <= 0.01 * row["values"]
+
+
+@needs_vulkan
 def test_integer_ends_a_point_and_a_stranger_s_file(resnet):
     import tensorflow as tf
 

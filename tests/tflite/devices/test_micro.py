@@ -29,7 +29,7 @@ def model(quantized):
 @installed
 @pytest.mark.parametrize("io", ["float32", "int8"])
 def test_a_file_runs(model, io):
-    flat = mt.convert(model, "int8", io)
+    flat = mt.convert(model, weight_container="int8", io=io)
     report = devices.measure("micro", {"a": flat}, runs=4)
     (row,) = report.rows
     assert "refused" not in row and row["file_bytes"] == len(flat)
@@ -43,7 +43,8 @@ def test_a_file_runs(model, io):
 def test_8_bits_run_within_two_steps(quantized, everything, container):
     model, _ = quantized(everything, 0, space=kmm.SearchSpace((8,), 8))
     for io in ("float32", "int8"):
-        (row,) = devices.measure("micro", {"a": mt.convert(model, container, io)}).rows
+        flat = mt.convert(model, weight_container=container, io=io)
+        (row,) = devices.measure("micro", {"a": flat}).rows
         assert row["largest_steps"] <= 2 and row["values"] == 20 * 3
 
 
@@ -55,7 +56,7 @@ def test_int4_convolutions_run(quantized):
     x = layers.DepthwiseConv2D(3, activation="relu", name="depthwise")(x)
     source = keras.Model(image, layers.Conv2D(2, 2, name="last")(x))
     model, _ = quantized(source, 0, space=kmm.SearchSpace((8,), 4))
-    flat = mt.convert(model, "smallest")
+    flat = mt.convert(model, weight_container="smallest")
     assert {t.name for t in read_file(flat).tensors if t.type == "INT4"} == {
         "square/weights",
         "depthwise/weights",
@@ -69,7 +70,7 @@ def test_int4_is_refused_in_the_runtimes_words(model):
     report = devices.measure("micro", {"a": mt.convert(model)}, runs=1)
     (row,) = report.rows
     assert "FULLY_CONNECTED" in row["refused"] and "arena_bytes" not in row
-    assert any('weight_container="int8"' in note for note in report.notes)
+    assert any('target="micro"' in note for note in report.notes)
 
 
 @installed
@@ -81,8 +82,8 @@ def test_outputs_that_tell_nothing_are_noted(model, remake):
         buffer.data = 0 * buffer.data
 
     files = {
-        "dead": remake(mt.convert(model, "int8"), edit),
-        "alive": mt.convert(model, "int8"),
+        "dead": remake(mt.convert(model, weight_container="int8"), edit),
+        "alive": mt.convert(model, weight_container="int8"),
     }
     notes = devices.measure("micro", files, runs=3).notes
     assert [n.split(":")[0] for n in notes if "tell nothing" in n] == ["dead"]

@@ -45,7 +45,7 @@ def _listed(call: Call) -> str:
 def _types(call: Call) -> str:
     low = {t.type for t in call.inputs} & {"INT4", "INT2"}
     if low:
-        return f'holds {low.pop()} weights: convert with weight_container="int8"'
+        return f'holds {low.pop()} weights: convert with target="edgetpu"'
     others = {t.type for t in (*call.inputs, *call.outputs)} - _INTEGER_TYPES
     return f"computes in {others.pop()}: quantize it to 8 bits" if others else ""
 

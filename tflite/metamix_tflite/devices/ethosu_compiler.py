@@ -177,8 +177,8 @@ def _require_compilable(name: str, flat: bytes) -> None:
     tensor, kind = next(iter(small.items()))
     raise ValueError(
         f"{name}: {len(small)} of its tensors are of {kind}, such as {tensor!r}, which Vela does "
-        'not compile: convert with weight_container="int8", io="int8" (metamix-export '
-        "--weight_container=int8). Weights of fewer bits are compressed there all the same."
+        'not compile: convert with target="ethosu" (metamix-export --target=ethosu). Weights of '
+        "fewer bits are compressed there all the same."
     )
 
 

@@ -23,6 +23,7 @@ from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.read.files import read_file
 from metamix_tflite.run.latency import random_inputs
 from metamix_tflite.run.runner import Runner
+from metamix_tflite.verification.kernels import promised_kernels
 
 _PROCESS = Path(__file__).with_name("micro_process.py")
 _ARENA = re.compile(r"Arena allocation (total|head) (\d+) bytes")
@@ -65,21 +66,24 @@ def measure(files: Mapping[str, bytes], options: Options) -> DeviceReport:
             telling.append(f"{name}: every input gives LiteRT the same outputs: they tell nothing.")
         rows.append({"file": name, **_measure_file(name, flat, inputs, expected, options)})
     notes = [
-        f"Outputs of {options.runs} random inputs against LiteRT with XNNPACK here. TFLM's kernels "
-        "requantize in another way than XNNPACK's, so that steps may differ.",
+        f"Outputs of {options.runs} random inputs against LiteRT here: its reference kernels for a "
+        "file of target 'micro', else XNNPACK, which rounds otherwise than TFLM, so that steps "
+        "may differ.",
         "The arena is that of this machine, whose pointers have 64 bits; a board's is smaller. The "
         "file itself stays in flash, and comes on top.",
     ]
     if any("FULLY_CONNECTED" in str(row.get("refused")) for row in rows):
         notes.append(
-            'TFLM has no INT4 FULLY_CONNECTED: convert with weight_container="int8", without it.'
+            'TFLM has no FULLY_CONNECTED of so few bits: convert with target="micro", without it.'
         )
     return DeviceReport("micro", rows, notes + telling)
 
 
 def _reference(flat: bytes, runs: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Random inputs and LiteRT's outputs, shape (runs, ...) each."""
-    runner = Runner(flat)
+    graph = read_file(flat)
+    fixed = bool(graph.metadata) and promised_kernels(graph) == "reference"
+    runner = Runner(flat, kernels="reference" if fixed else "xnnpack")
     draws = [random_inputs(runner.input_details, seed) for seed in range(runs)]
     outputs = [runner.invoke(*arrays) for arrays in draws]
     inputs, results = (map(np.stack, zip(*rows, strict=True)) for rows in (draws, outputs))

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, VerificationError
+from metamix_tflite.targets import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Litert:
       source: place of the tensor that it computes from among its inputs.
       options, numbers: the schema's options that hold numbers to verify, and which these are.
       xnnpack: whether XNNPACK takes it as the files hold it; else LiteRT's own kernel runs it.
+      fixed_point: whether LiteRT's reference kernel computes what the fold in fixed point does.
       gpu, edge_tpu: whether the delegate's published list has it: LiteRT's GPU delegate, which
         dequantizes to float, so that its results are not exact, and Coral's compiler.
     """
@@ -34,6 +36,7 @@ class Litert:
     options: Any = None
     numbers: tuple[str, ...] = ()
     xnnpack: bool = True
+    fixed_point: bool = True
     gpu: bool = True
     edge_tpu: bool = True
     source: int = 0
@@ -125,8 +128,7 @@ class Outside:
 class FileWriter(Protocol):
     """What an operator is written to: `write.signature_writer.SignatureWriter`."""
 
-    container: str
-    io: str
+    target: Target
     graph: Any
     values: dict[int, WrittenTensor]
     inputs: dict[str, int]

@@ -37,6 +37,7 @@ class BatchMatmul(Family):
             numbers=("AdjX", "AdjY"),
             gpu=False,
             edge_tpu=False,
+            fixed_point=False,
         ),
     )
 

@@ -27,6 +27,7 @@ class LeakyRelu(Move):
             numbers=("Alpha",),
             gpu=False,
             edge_tpu=False,
+            fixed_point=False,
         ),
     )
 

@@ -35,9 +35,9 @@ class Lookup(Family):
 
     layers: tuple[str, ...] = ("IntegerTable",)
     litert: tuple[Litert, ...] = (
-        Litert("LOGISTIC", (1,)),
-        Litert("TANH", (1,), gpu=False),
-        Litert("ELU", (1,), gpu=False, edge_tpu=False),
+        Litert("LOGISTIC", (1,), fixed_point=False),
+        Litert("TANH", (1,), fixed_point=False, gpu=False),
+        Litert("ELU", (1,), fixed_point=False, gpu=False, edge_tpu=False),
         Litert(
             "GELU",
             (1,),
@@ -45,6 +45,7 @@ class Lookup(Family):
             xnnpack=False,
             gpu=False,
             edge_tpu=False,
+            fixed_point=False,
         ),
     )
 

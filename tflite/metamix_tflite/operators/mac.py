@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.containers import BLOCKS, MacForm, mac_form, takes_fully_connected, weight_type
+from metamix_tflite.containers import BLOCKS
 from metamix_tflite.encoding import PADDING, Fused, Op, TensorType, checksum
 from metamix_tflite.file_graph import FileTensor
 from metamix_tflite.operators.base import (
@@ -22,14 +22,14 @@ from metamix_tflite.operators.base import (
 from metamix_tflite.operators.depth import laid_out
 from metamix_tflite.operators.moves import reshaped
 from metamix_tflite.operators.patches import patches
+from metamix_tflite.targets import MacForm, Target
 
-_LARGEST_INT4_SUM = 2**27  # XNNPACK's kernels for ARM hold 16 times as much in an int32
-_WEIGHT_TYPES = {"INT4": TensorType.INT4, "INT8": TensorType.INT8}
+_LARGEST_SMALL_SUM = 2**27  # XNNPACK's kernels for ARM hold 16 times as much in an int32
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 _WEIGHT_RANK = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 4}
 _GEOMETRY = ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor")
 _DEPTHWISE = (*_GEOMETRY, "depthMultiplier")
-_CONTAINER = 'convert with weight_container="int8"'
+_CONTAINER = 'convert with target="edgetpu"'
 
 
 class Mac(Family):
@@ -51,13 +51,8 @@ class Mac(Family):
         layer = node.operation
         (source,) = file.read(node)
         result = batch_one(node.output)
-        form = mac_form(
-            layer.kind,
-            layer.kernel_shape,
-            layer.strides,
-            source.shape[-1],
-            layer.weight_bits,
-            file.container,
+        form = file.target.mac_form(
+            layer.kind, layer.kernel_shape, layer.strides, source.shape[-1], layer.weight_bits
         )
         spread = layer.kind == "dense" and form.operator == "CONV_2D"
         if spread and len(result) != 4:
@@ -70,7 +65,7 @@ class Mac(Family):
         check_multiplier(node, np.asarray(layer.multiplier))
         if form.patches:
             source = patches(file, node.name, source, layer, result)
-        if form.container == "INT4":
+        if form.container != "INT8" and file.target.held.xnnpack:
             _check_reach(node)
         constants = _write_constants(file, node, form)
         target = file.tensor(node.name, result, layer.output_grid, activation)
@@ -100,19 +95,19 @@ class Mac(Family):
             if size is None or not np.array_equal(size, shape):
                 call.fail("size", shape, size)
 
-    def check_declared(self, call: Call, entry: dict[str, Any], container: str) -> None:
+    def check_declared(self, call: Call, entry: dict[str, Any], target: Target) -> None:
         """Holds weights and bias to what the file declares of them.
 
         Args:
           call: the operator.
           entry: what is declared of its layer.
-          container: the weight container of the file.
+          target: what the file was written for.
 
         Raises:
           VerificationError: names the layer, what was declared and what was found.
         """
         source, weights, bias = _operands(call)
-        _check_weights(call, entry, container)
+        _check_weights(call, entry, target)
         if bias.type != "INT32" or bias.data is None or bias.shape != weights.scales.shape:
             call.fail("bias", f"{weights.scales.size} INT32", f"{bias.shape} {bias.type}")
         elif checksum(bias.data) != entry["bias"]:
@@ -163,7 +158,7 @@ def _write_constants(file: FileWriter, node: Any, form: MacForm) -> list[int]:
         pixels = math.prod(kernel.shape[:2])
         scale, bias = np.tile(scale, pixels), np.tile(bias, pixels)
     data, dimension = _layout(kernel, layer.kind, form.operator == "FULLY_CONNECTED")
-    name, held = f"{node.name}/weights", _WEIGHT_TYPES[form.container]
+    name, held = f"{node.name}/weights", getattr(TensorType, form.container)
     weights = file.graph.tensor(name, data.shape, held, scale, 0, data, dimension)
     bias_scale = np.float32(layer.input_grid.scale) * scale
     biases = file.graph.tensor(
@@ -196,7 +191,7 @@ def _layout(kernel: np.ndarray, kind: str, matrix: bool) -> tuple[np.ndarray, in
 def _mac_operator(node: Any, form: MacForm, activation: str) -> tuple[int, Any, int]:
     """Operator, options and the lowest version that has the types."""
     layer = node.operation
-    op, version = getattr(Op, form.operator), 6 if form.container == "INT4" else 3
+    op, version = getattr(Op, form.operator), 3 if form.container == "INT8" else 6
     if form.operator == "FULLY_CONNECTED":
         version, options = 12, schema.FullyConnectedOptionsT()
         options.keepNumDims = True
@@ -227,16 +222,16 @@ def _padding(layer: Any) -> str:
 
 
 def _check_reach(node: Any) -> None:
-    """Raises unless the largest sum that INT4 weights can give fits XNNPACK's kernels for ARM."""
+    """Raises unless the largest sum of weights of few bits fits XNNPACK's kernels for ARM."""
     largest = node.operation.largest_sum()
-    if largest >= _LARGEST_INT4_SUM:
+    if largest >= _LARGEST_SMALL_SUM:
         raise ValueError(
             f"Layer {node.name!r}: sums may reach {largest:,}, and INT4 weights take less than "
-            f"{_LARGEST_INT4_SUM:,} on ARM: give it more than 4 bits."
+            f"{_LARGEST_SMALL_SUM:,} on ARM: give it more than 4 bits."
         )
 
 
-def _check_weights(call: Call, entry: dict[str, Any], container: str) -> None:
+def _check_weights(call: Call, entry: dict[str, Any], target: Target) -> None:
     op, (_, weights, _), weight_bits = call.operator.op, _operands(call), entry["weight_bits"]
     if weights.type != entry["container"]:
         call.fail("container", entry["container"], weights.type)
@@ -260,9 +255,8 @@ def _check_weights(call: Call, entry: dict[str, Any], container: str) -> None:
         call.fail("weight zero-points", 0, weights.zero_points[:3])
     if checksum(weights.scales) != entry["weight_scales"]:
         call.fail("weight scales", f"checksum {entry['weight_scales']}", weights.scales[:3])
-    matrix = op == "FULLY_CONNECTED"
-    if matrix and not takes_fully_connected(container):
-        call.fail(f"operator of {container!r}", "CONV_2D", op)
-    rule = weight_type(container, op, weight_bits, weights.shape[-1])
+    if op == "FULLY_CONNECTED" and not target.takes_matrix():
+        call.fail(f"operator of target {target.name!r}", "CONV_2D", op)
+    rule = target.held.weight_type(op, weight_bits, weights.shape[-1])
     if weights.type != rule:
-        call.fail(f"container of {container!r}", rule, weights.type)
+        call.fail(f"container of {target.container!r}", rule, weights.type)

@@ -71,7 +71,9 @@ class Sum(Mean):
     """SUM, which has no fused activation."""
 
     layers: tuple[str, ...] = ("IntegerSum",)
-    litert: tuple[Litert, ...] = (Litert("SUM", (2,), geometry=("keepDims",), gpu=False),)
+    litert: tuple[Litert, ...] = (
+        Litert("SUM", (2,), geometry=("keepDims",), fixed_point=False, gpu=False),
+    )
 
     def share(self, count: int) -> np.float32:
         return np.float32(1)

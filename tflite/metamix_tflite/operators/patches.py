@@ -1,8 +1,9 @@
 """A convolution's input as patches: the convolution is a matrix product of them.
 
-XNNPACK takes INT4 weights in FULLY_CONNECTED alone. Its other operators move the values, so that
-nothing is rounded: PAD, STRIDED_SLICE and CONCATENATION, first for each column of the kernel, then
-for each row. A stride of s is a RESHAPE, which puts s columns (rows) side by side, before it.
+XNNPACK takes weights of fewer than 8 bits in FULLY_CONNECTED alone. Its other operators move the
+values, so that nothing is rounded: PAD, STRIDED_SLICE and CONCATENATION, first for each column of
+the kernel, then for each row. A stride of s is a RESHAPE, which puts s columns (rows) side by side,
+before it.
 """
 
 from __future__ import annotations

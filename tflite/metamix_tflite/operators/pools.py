@@ -23,7 +23,9 @@ class MaxPool(Move):
     def write(self, file: FileWriter, node: Any) -> None:
         layer, (source,) = node.operation, file.read(node)
         target = file.output(node, source.grid)
-        if file.container == "fast" and not xnnpack_takes_pool(layer.pool_size, layer.strides):
+        if file.target.exact_kernels == "xnnpack" and not xnnpack_takes_pool(
+            layer.pool_size, layer.strides
+        ):
             sizes = f"window {tuple(layer.pool_size)} and strides {tuple(layer.strides)}"
             file.outside[node.name] = Outside(
                 f"XNNPACK has no max pool of {sizes}", "Strides of at most the window"

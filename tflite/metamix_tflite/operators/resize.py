@@ -21,7 +21,9 @@ class Bilinear(Move):
 
     layers: tuple[str, ...] = ("IntegerResize",)
     geometry = ("alignCorners", "halfPixelCenters")
-    litert: tuple[Litert, ...] = (Litert("RESIZE_BILINEAR", (2,), geometry=geometry),)
+    litert: tuple[Litert, ...] = (
+        Litert("RESIZE_BILINEAR", (2,), geometry=geometry, fixed_point=False),
+    )
     constants: tuple[int, ...] = (2,)
 
     def write(self, file: FileWriter, node: Any) -> None:

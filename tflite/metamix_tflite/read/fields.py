@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.encoding import DEFAULT_SIGNATURE, unpack_int4
+from metamix_tflite.encoding import DEFAULT_SIGNATURE, unpacked
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
 from metamix_tflite.operators import LITERT
 from metamix_tflite.read.attached import attached
@@ -23,7 +23,8 @@ _NUMPY = {"FLOAT32": np.float32, "INT32": np.int32, "INT8": np.int8, "INT64": np
 _SUBGRAPHS, _SIGNATURES = 8, 18  # of Model's vectors, in its table by the schema
 _DATA = 4  # of Buffer's
 _LARGEST_RANK = 8
-_SMALL = ("INT4", "UINT4", "INT2")
+_PACKED = {"INT4": 4, "INT2": 2}  # bits of those that may be constants
+_SMALL = (*_PACKED, "UINT4")
 # Custom operators that compilers leave in the place of the graph.
 _COMPILERS = {
     b"ethos-u": "Vela for an Ethos-U NPU",
@@ -387,11 +388,11 @@ class FileReader:
     ) -> np.ndarray | None:
         if not raw.size:
             return None
-        if kind != "INT4" and kind not in _NUMPY:
+        if kind not in _PACKED and kind not in _NUMPY:
             raise ValueError(f"tensor {name!r} is a constant of type {kind}")
-        size = math.prod(shape)
-        expected = (size + 1) // 2 if kind == "INT4" else size * np.dtype(_NUMPY[kind]).itemsize
+        size, bits = math.prod(shape), _PACKED.get(kind)
+        expected = -(-size * (bits or 8 * np.dtype(_NUMPY[kind]).itemsize) // 8)
         if raw.size != expected:
             raise ValueError(f"tensor {name!r}: expected {expected} bytes, found {raw.size}")
-        values = unpack_int4(raw, size) if kind == "INT4" else raw.view(_NUMPY[kind])
+        values = unpacked(raw, bits, size) if bits else raw.view(_NUMPY[kind])
         return values.reshape(shape)

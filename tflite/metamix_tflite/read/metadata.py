@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-from metamix_tflite.containers import check_container
 from metamix_tflite.read.ends import check_structure, leaves
 from metamix_tflite.read.golden_inputs import GENERATOR
+from metamix_tflite.targets import declared_target
 
 METADATA_NAME = "keras_metamix"
 FORMAT, POINTS_FORMAT = 3, 4  # of one network, and of several by their signatures' names
@@ -34,9 +34,9 @@ def encode(declared: dict[str, Any]) -> bytes:
     """A declaration as compressed JSON.
 
     Args:
-      declared: "weight_container", "io", "versions" and "run", maybe "attached" (see there), with
-        "bops", "layers", "tensors", "outputs" (their structure, see `Ends`) and maybe "golden" of
-        the file's signature, or with these of several by name as "signatures".
+      declared: "target", "weight_container", "io", "versions" and "run", maybe "attached" (see
+        there), with "bops", "layers", "tensors", "outputs" (their structure, see `Ends`) and maybe
+        "golden" of the file's signature, or with these of several by name as "signatures".
 
     Raises:
       ValueError: more than `decode` reads.
@@ -62,7 +62,7 @@ def decode(content: bytes) -> dict[str, Any]:
     known = (FORMAT, POINTS_FORMAT)
     if not stream.eof or not isinstance(declared, dict) or declared.get("format") not in known:
         raise ValueError(f"its declaration is not of format {FORMAT} or {POINTS_FORMAT}")
-    check_container(declared.get("weight_container", ""))
+    declared_target(declared)
     for name in ("versions", "run"):
         if not isinstance(declared.get(name), dict):
             raise ValueError(f"its declaration has no {name}")

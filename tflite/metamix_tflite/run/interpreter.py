@@ -61,11 +61,20 @@ class Interpreted:
         self._interpreter = interpreter
         self.inputs = interpreter.get_input_details()
         self.outputs = interpreter.get_output_details()
-        delegates = [op for op in interpreter._get_ops_details() if op["op_name"] == "DELEGATE"]
+        operators = interpreter._get_ops_details()
+        delegates = [op for op in operators if op["op_name"] == "DELEGATE"]
         self.partitions = len(delegates)
-        self.delegated = len(delegates) == 1 and {d["index"] for d in self.outputs} <= {
-            int(i) for i in delegates[0]["outputs"]
+        # An output of bytes is behind the delegate's.
+        before = {
+            int(op["outputs"][0]): int(op["inputs"][0])
+            for op in operators
+            if op["op_name"] == "QUANTIZE"
         }
+        ends = {
+            before.get(d["index"], d["index"]) if d["dtype"] == np.uint8 else d["index"]
+            for d in self.outputs
+        }
+        self.delegated = len(delegates) == 1 and ends <= {int(i) for i in delegates[0]["outputs"]}
 
     def write(self, arrays: Sequence[np.ndarray]) -> None:
         """Copies the inputs in."""

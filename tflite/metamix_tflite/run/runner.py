@@ -58,8 +58,8 @@ class Runner:
     Attributes:
       ends: names of inputs and outputs, and the structure in which they are given.
       delegated: whether one XNNPACK partition holds the whole graph of the signature, but for the
-        QUANTIZE of bytes, which turns a bit of each; with "compiled", of which LiteRT tells less,
-        without this exception.
+        QUANTIZE from and to bytes, which turns a bit of each; with "compiled", of which LiteRT
+        tells less, without this exception.
       partitions: number of XNNPACK partitions; None where "compiled" does not tell it: of a file
         that is not all XNNPACK's.
     """

@@ -4,8 +4,9 @@
     metamix-verify MODEL.tflite --page=FOLDER [--litertjs=node_modules/@litertjs]
 
 Takes ai-edge-litert and NumPy, nothing else. The status is 1 where a file is not what it declares,
-or where XNNPACK does not give the trained integers, unless it is of container "smallest", which
-XNNPACK does not run all of. With --page it also writes a page that replays the file in any browser.
+or where the kernels that its target promises the trained integers of do not give them: XNNPACK, or
+LiteRT's reference kernels of a file for microcontrollers. Containers of which XNNPACK does not run
+all promise nothing. With --page it also writes a page that replays the file in any browser.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from metamix_tflite.file_graph import FileGraph, named_signature, one_line
 from metamix_tflite.read.files import changes
 from metamix_tflite.run.interpreter import KERNELS, check_kernels
+from metamix_tflite.verification.kernels import kernels_of, promised_kernels
 from metamix_tflite.verification.replay import ReplayReport, golden_of, replay
 from metamix_tflite.verification.verify import verify_contents
 from metamix_tflite.verification.web_page import (
@@ -111,6 +113,11 @@ def signatures_of(flat: bytes) -> dict[str, FileGraph]:
     return graphs
 
 
+_WHO = {
+    "xnnpack": ("XNNPACK", "gives", "does not"),
+    "reference": ("LiteRT's reference kernels", "give", "do not"),
+}
+_ALONE = "is XNNPACK alone, on a file that it runs all of"
 Reports = dict[str, dict[str, ReplayReport]]  # by kernels and signature
 
 
@@ -152,27 +159,29 @@ def findings(
       reports, refused: of `replay_all`.
 
     Returns:
-      Facts of the file, the replays, and "exact": whether XNNPACK gave the trained integers; None
-      where it was not asked, or does not run all of such a file (container "smallest").
+      Facts of the file, the replays, and "exact": whether the kernels that promise it
+      ("promised") gave the trained integers; None where they were not asked, or none promise it.
     """
     shared = next(iter(graphs.values())).metadata
+    promised = min(promised_kernels(graph) for graph in graphs.values())
     replays = [
         {"signature": name, "kernels": kernels, **dataclasses.asdict(report)}
         for kernels, by_name in reports.items()
         for name, report in by_name.items()
     ]
     exact = None
-    if shared["weight_container"] != "smallest" and "xnnpack" in (*reports, *refused):
-        found = reports.get("xnnpack", {}).values()
-        exact = "xnnpack" in reports and all(report.differing == 0 for report in found)
+    if promised in (*reports, *refused):
+        found = reports.get(promised, {}).values()
+        exact = promised in reports and all(report.differing == 0 for report in found)
     return {
         "file_bytes": len(flat),
         "sha256": hashlib.sha256(flat).hexdigest(),
-        **{key: shared[key] for key in ("weight_container", "io", "versions", "run")},
+        **{key: shared[key] for key in ("target", "weight_container", "io", "versions", "run")},
         "runtime": runtime_versions(),
         "signatures": {name: _facts(graph) for name, graph in graphs.items()},
         "replays": replays,
         "refused": dict(refused),
+        "promised": promised,
         "exact": exact,
     }
 
@@ -197,6 +206,7 @@ def _facts(graph: FileGraph) -> dict[str, Any]:
             e["layer"]: [e["activation_bits"], e["weight_bits"]] for e in layers if e["layer"]
         },
         "golden_codes": int(np.unique(codes).size),
+        "kernels": kernels_of(graph),
     }
 
 
@@ -207,7 +217,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{found['file_bytes']:,} bytes, {packed if changed else 'unchanged, as declared'}",
         *changed,
-        f"  container {found['weight_container']}, io {found['io']}",
+        f"  target {found['target']}, container {found['weight_container']}, io {found['io']}",
         f"  written by {_versions(found['versions'])}",
         f"  replayed by {_versions(found['runtime'])}",
         *(f"  {key}: {json.dumps(value)}" for key, value in found["run"].items()),
@@ -218,19 +228,26 @@ def _lines(found: dict[str, Any]) -> list[str]:
         bops = "" if facts["bops"] is None else f", {facts['bops']:,} BOPs"
         bits = f"activations of {_listed(activation)} bits, weights of {_listed(weight)}"
         lines.append(f"  {name}: {len(pairs)} layers, {bits}{bops}")
+        lines += [f"    {line}" for line in facts["kernels"]]
         lines += [f"    {_replayed(r, facts)}" for r in found["replays"] if r["signature"] == name]
     lines += [f"  {kernels:<9}  refused: {reason}" for kernels, reason in found["refused"].items()]
     return [*lines, _verdict(found)]
 
 
 def _verdict(found: dict[str, Any]) -> str:
+    promised = found["promised"]
+    if found["exact"] is None and not promised and found["target"] == "micro":
+        return "nothing promised: some of its operators round in a way of their own on boards"
     if found["exact"] is None:
-        return "nothing promised: exact is XNNPACK alone, on a file that it runs all of"
+        only = "LiteRT's reference kernels are, on it" if promised == "reference" else _ALONE
+        return f"nothing promised: exact {only}"
+    who, gives, not_ = _WHO[promised]
     if found["exact"]:
-        return "exact: XNNPACK gives the trained integers"
-    if any(r["kernels"] == "xnnpack" and not r["delegated"] for r in found["replays"]):
+        return f"exact: {who} {gives} the trained integers"
+    whole = (r["delegated"] for r in found["replays"] if r["kernels"] == promised)
+    if promised == "xnnpack" and not all(whole):
         return "NOT EXACT: this LiteRT's XNNPACK runs a part of it; a newer one may run all"
-    return "NOT EXACT: XNNPACK does not give the trained integers"
+    return f"NOT EXACT: {who} {not_} give the trained integers"
 
 
 def _versions(of: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ def level_ranges(graph: FileGraph) -> dict[int, LevelRange]:
         call, source = Call(graph, operator), operator.inputs[place]
         if source not in ranges and operator.op != "QUANTIZE":
             call.fail("input", "INT8", graph.tensors[source].type)
-        if operator.op == "DEQUANTIZE":
+        if operator.op == "DEQUANTIZE" or (operator.op, call.output.type) == ("QUANTIZE", "UINT8"):
             continue
         if not _is_int8(call.output):
             call.fail("type", "INT8", call.output.type)

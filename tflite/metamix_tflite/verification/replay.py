@@ -13,6 +13,7 @@ from metamix_tflite.file_graph import FileGraph, VerificationError, named_signat
 from metamix_tflite.read.files import read_signatures
 from metamix_tflite.read.golden_inputs import as_bytes, dequantized, golden_codes
 from metamix_tflite.run.runner import Runner
+from metamix_tflite.verification.kernels import promised_kernels
 
 # From arrays of one image, one for each input, to an array for each output.
 Invoke = Callable[..., list[np.ndarray]]
@@ -43,13 +44,14 @@ class ReplayReport:
         )
 
 
-def replay(flat: bytes, kernels: str = "xnnpack", threads: int = 1) -> dict[str, ReplayReport]:
+def replay(flat: bytes, kernels: str | None = None, threads: int = 1) -> dict[str, ReplayReport]:
     """Replays a file of `convert` on this machine, without TensorFlow.
 
     Args:
       flat: the file's bytes.
-      kernels: "xnnpack", the promise of "fast" files being that 0 values differ; "builtin" or
-        "reference", which round otherwise now and then.
+      kernels: "xnnpack", "builtin" or "reference"; by default those that the file's target
+        promises 0 differing values of: "reference" for "micro", else "xnnpack". The others round
+        otherwise now and then.
       threads: CPU threads.
 
     Returns:
@@ -64,7 +66,8 @@ def replay(flat: bytes, kernels: str = "xnnpack", threads: int = 1) -> dict[str,
     for name, graph in graphs.items():
         with named_signature(name, graphs):
             golden = golden_of(graph)
-            runner = Runner(flat, threads, signature=name, kernels=kernels)
+            chosen = kernels or promised_kernels(graph) or "xnnpack"
+            runner = Runner(flat, threads, signature=name, kernels=chosen)
             reports[name] = compare(golden, runner.invoke, runner.delegated)
     return reports
 
@@ -151,6 +154,8 @@ def _image(graph: FileGraph, tensor: int, number: int, index: int) -> np.ndarray
 def _output_grid(graph: FileGraph, tensor: int) -> tuple[float, int] | None:
     if graph.tensors[tensor].type == "INT8":
         return None
+    if graph.tensors[tensor].type == "UINT8":
+        return 1.0, -128
     operator = graph.producer(tensor)
     if operator is None or operator.op != "DEQUANTIZE":
         name = graph.tensors[tensor].name

@@ -17,6 +17,7 @@ from metamix_tflite.operators import FAMILY, LITERT
 from metamix_tflite.operators.base import Call, LevelRange
 from metamix_tflite.operators.mac import Mac
 from metamix_tflite.read.files import read_signatures, require_unchanged
+from metamix_tflite.targets import Target, declared_target
 from metamix_tflite.verification.levels import level_ranges
 
 __all__ = ["VerificationError", "verify"]
@@ -47,7 +48,8 @@ def verify(
 
     Checked of each signature: no operator computes in float; every INT8 tensor has the declared
     scale, zero-point and activation; the input of every MAC layer is clipped to the declared number
-    of levels, and no level more; its weights lie in the declared range, container and values;
+    of levels, and no level more; its weights lie in the declared range, container and values, by
+    operators that the declared target has, its inputs and outputs are of that target's type;
     scales and bias are the declared ones and belong together; its BOPs are the declared ones. Last,
     no byte of the file was changed since it was written.
 
@@ -109,6 +111,8 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     declared = graph.metadata
     _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
+    target = declared_target(declared)
+    _check_ends(graph, target)
     ranges = level_ranges(graph)
     names, layers, bops = set(), set(), 0
     for operator in graph.operators:
@@ -127,7 +131,7 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
             _check_bits(layer, entry, found, bits)
         if layer and not found.holds(entry["activation_bits"]):
             _fail(layer, "activation bits", entry["activation_bits"], found)
-        family.check_declared(call, entry, declared["weight_container"])
+        family.check_declared(call, entry, target)
         if layer:  # constants have no bit-width
             layers.add(layer)
             bops += family.macs(call) * (found.bits or 0) * entry["weight_bits"]
@@ -138,6 +142,15 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
         raise VerificationError(f"Layers {sorted(missing)} are declared and not in the file.")
     if declared["bops"] != bops:
         raise VerificationError(f"BOPs: declared {declared['bops']}, found {bops}.")
+
+
+def _check_ends(graph: FileGraph, target: Target) -> None:
+    """Inputs and outputs have the declared type; inputs of bytes stay bytes among floats."""
+    for index in (*graph.inputs, *graph.outputs):
+        found = graph.tensors[index]
+        bytes_in = index in graph.inputs and found.type == "UINT8" and target.io == "float32"
+        if found.type != target.io.upper() and not bytes_in:
+            _fail(found.name, "type of an input or output", target.io.upper(), found.type)
 
 
 def _name(graph: FileGraph, operator: FileOperator) -> str:
@@ -155,9 +168,13 @@ def _check_operators(graph: FileGraph) -> None:
         if not operator.outputs:
             raise VerificationError(f"A {operator.op} of the file has no output.")
         name = _name(graph, operator)
-        ends = {"QUANTIZE": graph.inputs, "DEQUANTIZE": graph.outputs}.get(operator.op, ())
+        ends = graph.outputs if operator.op in ("QUANTIZE", "DEQUANTIZE") else ()
+        ends = (*ends, *graph.inputs) if operator.op == "QUANTIZE" else ends
         for index in (*operator.inputs, *operator.outputs):
-            if graph.tensors[index].type not in ("INT8", "INT4", "INT32") and index not in ends:
+            if (
+                graph.tensors[index].type not in ("INT8", "INT4", "INT2", "INT32")
+                and index not in ends
+            ):
                 _fail(name, "arithmetic", "integers", f"{operator.op} in float")
         if operator.op not in LITERT:
             _fail(name, "operator", "one that convert writes", operator.op)

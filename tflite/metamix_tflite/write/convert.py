@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
@@ -18,7 +18,6 @@ from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.network_model import require_quantized_model
 from keras_metamix.quantized_model import QuantizedModel
-from metamix_tflite.containers import check_container
 from metamix_tflite.encoding import DEFAULT_SIGNATURE
 from metamix_tflite.operators import writer_of
 from metamix_tflite.operators.base import Outside
@@ -26,6 +25,7 @@ from metamix_tflite.read.attached import DESCRIPTION, attached
 from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
 from metamix_tflite.read.files import hashed
 from metamix_tflite.read.metadata import METADATA_NAME, MOST_GOLDEN, encode
+from metamix_tflite.targets import ContainerName, EndsName, TargetName, target_of
 from metamix_tflite.write.app_metadata import (
     APP_METADATA,
     App,
@@ -36,7 +36,7 @@ from metamix_tflite.write.app_metadata import (
     with_files,
 )
 from metamix_tflite.write.flatbuffer import ModelBuilder
-from metamix_tflite.write.golden_outputs import golden_outputs, input_grid
+from metamix_tflite.write.golden_outputs import golden_outputs, input_grid, rounded_for
 from metamix_tflite.write.signature_writer import SignatureWriter
 
 _VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -44,8 +44,9 @@ _VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")
 
 def convert(
     model: Any,
-    weight_container: Literal["fast", "smallest", "int8"] = "fast",
-    io: Literal["float32", "int8"] = "float32",
+    target: TargetName = "cpu",
+    weight_container: ContainerName | None = None,
+    io: EndsName | None = None,
     operating_points: Mapping[str, BitAssignment] | None = None,
     run: Mapping[str, Any] | None = None,
     golden: int = 4,
@@ -66,13 +67,19 @@ def convert(
     Args:
       model: a MetaMixModel in weight training, a BitMixerModel with quantized weights, or what
         `fold_batch_norm` made of one of them.
-      weight_container: "fast" keeps one XNNPACK partition: INT4 for dense and pointwise layers,
-        and for convolutions large enough to be written as products of patches (`patches.py`), the
-        other low-bit integers in INT8; "smallest" holds every weight of at most 4 bits in INT4,
-        which LiteRT runs outside XNNPACK, slower and rounded otherwise; "int8" holds all in
-        INT8 and has no FULLY_CONNECTED, as the Edge TPU and LiteRT for Microcontrollers want it,
-        best with io="int8".
-      io: type of the file's inputs and outputs; with "float32" an input of bytes stays one.
+      target: where the file runs: "cpu" (LiteRT on x86 and on ARM with dot product), "arm" (ARM
+        without it), "web" (LiteRT.js), "gpu", "micro" (LiteRT for Microcontrollers), "ethosu" or
+        "edgetpu". Weight container, inputs and outputs, and operators follow (docs/targets.md);
+        the integers are the same, those of "micro" rounded between layers as its kernels do.
+      weight_container: another than the target's. "fast" keeps one XNNPACK partition: INT2 and INT4
+        for dense and pointwise layers, and for convolutions large enough to be written as products
+        of patches (`patches.py`), the other low-bit integers in INT8; "int4" is the same without
+        INT2, which LiteRT has from 2.1.2 on; "int8" holds all in INT8 and has no FULLY_CONNECTED;
+        "int4_conv" is the same with INT4 for weights of at most 4 bits; "smallest" holds every
+        weight in INT2 or INT4 that LiteRT can. It runs the latter two outside XNNPACK, slower and
+        rounded otherwise.
+      io: type of the inputs and outputs, another than the target's: "float32", where an input of
+        bytes stays one, "int8" or "uint8".
       operating_points: bit assignments by name. The file holds the model at each of them, as a
         signature of that name; constants that are equal are stored once. The model's bits stay.
         None writes the model at its present bits, as signature "serving_default".
@@ -90,41 +97,44 @@ def convert(
 
     Raises:
       TypeError: another model, or no budget.
-      ValueError: an argument, or a layer that has no exact operator; names it.
+      ValueError: an argument, one that the target does not take, or a layer that has no exact
+        operator; names it.
     """
-    _check_arguments(weight_container, io, golden)
+    chosen = target_of(target, weight_container, io)
+    _check_golden(golden)
     budgets = () if budget is None else as_budgets(budget)
     if not _is_folded(model):
         require_quantized_model("convert", model)
     for_apps = labels is not None or normalization is not None
     if for_apps:
         network = model if _is_folded(model) else model.network
-        require_app(network, labels, normalization, io, len(operating_points or "1"))
+        require_app(network, labels, normalization, chosen.io, len(operating_points or "1"))
     origin = {"versions": _versions(), "run": _checked_run(run or {})}
     file = ModelBuilder(DESCRIPTION)
     written: list[SignatureWriter] = []
     apps: list[App] = []
 
     def write(name: str, folded: keras.Model) -> dict[str, Any]:
-        signature = SignatureWriter(file, name, folded, weight_container, io)
+        signature = SignatureWriter(file, name, folded, chosen)
         if for_apps:
             grid = input_grid(signature.topology, signature.topology.inputs[0])
             apps.append(described(folded, grid, labels, normalization))
         # XNNPACK leaves the QUANTIZE of bytes to LiteRT, and runs as one what is behind all of it.
-        for node in sorted(signature.topology.nodes, key=_reads_bytes, reverse=True):
+        for node in sorted(signature.topology.nodes, key=signature.reads_bytes, reverse=True):
             _write(signature, node)
         signature.finish()
         written.append(signature)
         if golden:
-            signature.declared["golden"] = golden_outputs(folded, golden)
+            with rounded_for(chosen, folded):
+                signature.declared["golden"] = golden_outputs(folded, golden)
         return signature.declared
 
     if operating_points is None:
         declared = write(DEFAULT_SIGNATURE, model if _is_folded(model) else fold_batch_norm(model))
     else:
         declared = {"signatures": _write_points(model, operating_points, write)}
-    declared |= {"weight_container": weight_container, "io": io, **origin}
-    if weight_container == "fast":
+    declared |= {"target": target, "weight_container": chosen.container, "io": chosen.io, **origin}
+    if chosen.cpus and chosen.exact_kernels == "xnnpack":
         _tell_of_partitions(written[0])
     flat = _finished(file, declared, apps)
     if operating_points is None:
@@ -177,10 +187,7 @@ def _tell_of_partitions(signature: SignatureWriter) -> None:
         )
 
 
-def _check_arguments(weight_container: str, io: str, golden: int) -> None:
-    check_container(weight_container)
-    if io not in ("float32", "int8"):
-        raise ValueError(f"io: expected 'float32' or 'int8', found {io!r}.")
+def _check_golden(golden: int) -> None:
     if type(golden) is not int or not 0 <= golden <= MOST_GOLDEN:
         raise ValueError(f"golden: expected 0 to {MOST_GOLDEN} inputs, found {golden!r}.")
 
@@ -248,10 +255,6 @@ def _is_folded(model: Any) -> bool:
     return isinstance(model, keras.Model) and any(
         isinstance(layer, integer.IntegerLayer) for layer in model.layers
     )
-
-
-def _reads_bytes(node: Node) -> bool:
-    return isinstance(node.operation, integer.QuantizeInput) and node.inputs[0].dtype == "uint8"
 
 
 def _write(file: SignatureWriter, node: Node) -> None:

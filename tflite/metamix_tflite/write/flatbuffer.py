@@ -13,15 +13,15 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from metamix_tflite.encoding import FILE_IDENTIFIER, TensorType, pack_int4
+from metamix_tflite.encoding import FILE_IDENTIFIER, TensorType, packed
 
 _DTYPES = {
     TensorType.FLOAT32: np.float32,
     TensorType.INT32: np.int32,
     TensorType.INT8: np.int8,
     TensorType.UINT8: np.uint8,
-    TensorType.INT4: np.int8,
 }
+_PACKED = {TensorType.INT4: 4, TensorType.INT2: 2}
 SCHEMA_VERSION = 3
 
 
@@ -137,9 +137,10 @@ class ModelBuilder:
         return SubgraphBuilder(self, name)
 
     def buffer(self, data: np.ndarray, dtype: int) -> int:
-        """Stores a constant's bytes (INT4: packed) and returns the buffer's index."""
-        array = pack_int4(data) if dtype == TensorType.INT4 else data.astype(_DTYPES[dtype])
-        return self._store(np.ascontiguousarray(array).tobytes())
+        """Stores a constant's bytes (of few bits: packed) and returns the buffer's index."""
+        if dtype in _PACKED:
+            return self._store(packed(data, _PACKED[dtype]).tobytes())
+        return self._store(np.ascontiguousarray(data.astype(_DTYPES[dtype])).tobytes())
 
     def metadata(self, name: str, content: bytes) -> None:
         """Adds a named metadata buffer."""

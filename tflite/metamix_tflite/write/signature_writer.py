@@ -11,10 +11,11 @@ from keras import tree
 from keras_metamix.graph.ends import named_inputs
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Grid, clip_level
-from keras_metamix.layers.integer import Dequantize
+from keras_metamix.layers.integer import Dequantize, QuantizeInput
 from metamix_tflite.containers import xnnpack_partitions
 from metamix_tflite.encoding import TensorType
 from metamix_tflite.operators.base import Outside, WrittenTensor, batch_one
+from metamix_tflite.targets import Target
 from metamix_tflite.write.flatbuffer import ModelBuilder, Signature
 
 
@@ -27,8 +28,7 @@ class SignatureWriter:
 
     Attributes:
       folded, topology: the folded model, and what it reads where.
-      container: the weight container.
-      io: type of the signature's inputs and outputs.
+      target: where the file runs, with its weight container, inputs and outputs.
       graph: its subgraph.
       values: the subgraph's tensor for each of the model's, by identity.
       inputs: index of the tensor of each model input.
@@ -36,13 +36,9 @@ class SignatureWriter:
       outside: layers whose operator XNNPACK leaves to LiteRT's own kernel.
     """
 
-    def __init__(
-        self, model: ModelBuilder, name: str, folded: keras.Model, container: str, io: str
-    ):
-        self.folded = folded
-        self.topology = Topology(folded)
-        self.container = container
-        self.io = io
+    def __init__(self, model: ModelBuilder, name: str, folded: keras.Model, target: Target):
+        self.folded, self.topology = folded, Topology(folded)
+        self.target = target
         self.graph = model.subgraph(name)
         self.values: dict[int, WrittenTensor] = {}
         self.inputs: dict[str, int] = {}
@@ -50,7 +46,7 @@ class SignatureWriter:
         self.declared: dict[str, Any] = {"bops": 0, "layers": {}, "tensors": {}}
         for tensor in self.topology.inputs:
             shape, index = batch_one(tensor), -1
-            if io == "float32":
+            if target.io == "float32" or (target.io == "uint8" and tensor.dtype == "uint8"):
                 index = self._input(tensor, shape)
                 self.inputs[tensor.name] = index
             self.values[id(tensor)] = WrittenTensor(index, shape, None)
@@ -64,6 +60,11 @@ class SignatureWriter:
         }
         self.declared["outputs"] = _structure(self.folded)
         self.graph.finish(Signature(inputs, outputs))
+
+    def reads_bytes(self, node: Node) -> bool:
+        """Whether a node's operator is a QUANTIZE of bytes."""
+        first = isinstance(node.operation, QuantizeInput)
+        return first and (self.target.io == "uint8" or node.inputs[0].dtype == "uint8")
 
     @property
     def partitions(self) -> int:
