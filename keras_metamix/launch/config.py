@@ -293,6 +293,9 @@ class Export:
     runs: int = setting("timed inferences of each file", least=1)
     test_images: int = setting("of ImageNet: how many the files are run on", 1000, least=1)
 
+    def __post_init__(self) -> None:
+        _ = self.file_target  # says what is wrong with it
+
     @property
     def file_target(self) -> Target:
         """What the files are written for.

@@ -19,7 +19,6 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from keras_metamix.checks import naming
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch import bitmixer_run, metamix_run
 from keras_metamix.launch.budget import load_table
@@ -75,8 +74,6 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": not experiment.train.optimize_graphs}
     )
-    with naming("config.export"):
-        _ = experiment.export.file_target  # says what is wrong with it
     make_optimizer(experiment, experiment.train.learning_rate)
     require_folder("--workdir", workdir)
     table = load_table(experiment)
