@@ -60,7 +60,7 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 def without_none(kind: Any) -> Any:
     """A type without None."""
-    if isinstance(kind, types.UnionType):
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         kinds = [k for k in typing.get_args(kind) if k is not type(None)]
         return kinds[0] if len(kinds) == 1 else object
     return kind

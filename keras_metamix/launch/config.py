@@ -326,6 +326,9 @@ class Export:
         check=_accelerator,
     )
 
+    def __post_init__(self) -> None:
+        _ = self.file_target  # says what is wrong with it
+
     @property
     def file_target(self) -> Target:
         """What the files are written for.

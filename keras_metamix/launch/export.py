@@ -99,6 +99,7 @@ def main(options: Options) -> None:
       ValueError, OSError: what is wrong with a file or flag, what was expected and found.
     """
     output: Path = options.output
+    target = target_of(options.target, options.weight_container, options.io)
     check_output("--output", output, ".tflite")
     points = _read_points(options.point)
     bits_json = None if points or options.nobits_json else output.with_name("bits.json")
@@ -108,7 +109,6 @@ def main(options: Options) -> None:
     _fix_bits(model, options)
     images = parity_images(model.network, options.images)
     named = points or None
-    target = target_of(options.target, options.weight_container, options.io)
     file: dict[str, Any] = {"operating_points": named, "weight_container": target.container}
     run = {"model": options.model.name, "date": today(), "command": command_line()}
     file |= {"labels": _labels(options.labels), "normalization": options.normalization}

@@ -22,7 +22,6 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from keras_metamix.checks import naming
 from keras_metamix.cost import LatencyTable
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.graph.layer_costs import uniform_assignment
@@ -86,8 +85,6 @@ def run_experiment(config: ConfigDict, workdir: Path) -> None:
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": not experiment.train.optimize_graphs}
     )
-    with naming("config.export"):
-        _ = experiment.export.file_target  # says what is wrong with it
     make_optimizer(experiment, experiment.train.learning_rate)
     require_folder("--workdir", workdir)
     table = load_table(experiment)
