@@ -116,3 +116,14 @@ def test_what_a_trace_needs_is_said(regression, arguments, error, message):
     given = {"model": model, "data": known, "loss": CROSS_ENTROPY, "samples": 2} | arguments
     with pytest.raises(error, match=message):
         kmm.hessian_trace(**given)
+
+
+def test_what_tensorflow_would_leave_out_is_refused():
+    """It takes the gradient of bilinear resizing for a constant, and says nothing."""
+    image = keras.Input((4, 4, 1))
+    x = layers.Conv2D(2, 3, padding="same", name="first")(image)
+    resized = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    model = keras.Model(image, layers.Conv2D(2, 1, name="last")(resized))
+    known = np.ones((2, 4, 4, 1), "float32"), np.zeros((2, 8, 8))
+    with pytest.raises(ValueError, match="no second derivative of bilinear resizing"):
+        kmm.hessian_trace(model, known, CROSS_ENTROPY, samples=2)
