@@ -17,8 +17,13 @@ from keras_metamix.layers.mode import FLOAT, quantization_mode
 from keras_metamix.quantized_model import QuantizedModel
 
 _BATCHES = 8
-# Gradients that TensorFlow takes for constants: second derivatives through them would be left out.
-_CONSTANT = {"ResizeBilinearGrad": "bilinear resizing"}
+# TensorFlow has no gradients of these. The first it takes for a constant, without a word, so that
+# second derivatives lack what passes through it.
+_WITHOUT_GRADIENT = {
+    "ResizeBilinearGrad": "bilinear resizing",
+    "ResizeBicubicGrad": "bicubic resizing",
+    "ResizeNearestNeighborGrad": "resizing to the nearest value",
+}
 _SIGNS = np.array([-1, 1], np.float32)
 
 
@@ -175,9 +180,9 @@ def _products(
 def _require_differentiable(graph: Any) -> None:
     """Raises ValueError if a graph of gradients has one that TensorFlow cannot differentiate."""
     for operation in graph.get_operations():
-        if operation.type in _CONSTANT:
+        if operation.type in _WITHOUT_GRADIENT:
             raise ValueError(
-                f"hessian_trace: TensorFlow has no second derivative of {_CONSTANT[operation.type]}"
-                ", which the network has: expected layers that have one, such as resizing to the "
-                "nearest value or a Conv2DTranspose."
+                "hessian_trace: TensorFlow has no second derivative of "
+                f"{_WITHOUT_GRADIENT[operation.type]}, which the network has: expected layers that "
+                "have one, such as UpSampling2D to the nearest value or Conv2DTranspose."
             )
