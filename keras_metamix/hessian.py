@@ -17,6 +17,13 @@ from keras_metamix.layers.mode import FLOAT, quantization_mode
 from keras_metamix.quantized_model import QuantizedModel
 
 _BATCHES = 8
+# TensorFlow has no gradients of these. The first it takes for a constant, without a word, so that
+# second derivatives lack what passes through it.
+_WITHOUT_GRADIENT = {
+    "ResizeBilinearGrad": "bilinear resizing",
+    "ResizeBicubicGrad": "bicubic resizing",
+    "ResizeNearestNeighborGrad": "resizing to the nearest value",
+}
 _SIGNS = np.array([-1, 1], np.float32)
 
 
@@ -144,7 +151,7 @@ def _products(
     kernels = [layer.kernel.value for layer in layers]
     zeros = [np.zeros(kernel.shape, "float32") for kernel in kernels]
 
-    @tf.function  # one trace for all layers
+    @tf.function(autograph=False)  # one trace for all layers
     def products(images: Any, labels: Any, signs: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as outer:
             outer.watch(kernels)
@@ -153,6 +160,7 @@ def _products(
                 with quantization_mode(FLOAT):
                     value = loss(labels, network(images, training=False))
             gradients = inner.gradient(value, kernels, unconnected_gradients="zero")
+            _require_differentiable(tf.compat.v1.get_default_graph())
             along = tf.add_n([tf.reduce_sum(g * z) for g, z in zip(gradients, signs, strict=True)])
         seconds = outer.gradient(along, kernels, unconnected_gradients="zero")
         return tf.add_n([tf.reduce_sum(h * z) for h, z in zip(seconds, signs, strict=True)])
@@ -167,3 +175,14 @@ def _products(
             ) from error
 
     return product
+
+
+def _require_differentiable(graph: Any) -> None:
+    """Raises ValueError if a graph of gradients has one that TensorFlow cannot differentiate."""
+    for operation in graph.get_operations():
+        if operation.type in _WITHOUT_GRADIENT:
+            raise ValueError(
+                "hessian_trace: TensorFlow has no second derivative of "
+                f"{_WITHOUT_GRADIENT[operation.type]}, which the network has: expected layers that "
+                "have one, such as UpSampling2D to the nearest value or Conv2DTranspose."
+            )

@@ -116,3 +116,23 @@ def test_what_a_trace_needs_is_said(regression, arguments, error, message):
     given = {"model": model, "data": known, "loss": CROSS_ENTROPY, "samples": 2} | arguments
     with pytest.raises(error, match=message):
         kmm.hessian_trace(**given)
+
+
+@pytest.mark.parametrize(
+    ("resize", "message"),
+    [
+        (layers.UpSampling2D(2, interpolation="bilinear"), "bilinear resizing"),
+        (layers.UpSampling2D(2), None),
+    ],
+)
+def test_what_tensorflow_would_leave_out_is_refused(resize, message):
+    """It takes the gradient of bilinear resizing for a constant, and says nothing."""
+    image = keras.Input((4, 4, 1))
+    x = layers.Conv2D(2, 3, padding="same", name="first")(image)
+    model = keras.Model(image, layers.Conv2D(2, 1, name="last")(resize(x)))
+    known = np.ones((2, 4, 4, 1), "float32"), np.zeros((2, 8, 8))
+    if message is None:  # what the message recommends
+        assert kmm.hessian_trace(model, known, CROSS_ENTROPY, samples=2)["first"].trace != 0
+        return
+    with pytest.raises(ValueError, match=f"no second derivative of {message}.*such as UpSampling"):
+        kmm.hessian_trace(model, known, CROSS_ENTROPY, samples=2)

@@ -16,7 +16,7 @@ from keras_metamix.calibration import calibrate, calibrate_weights
 from keras_metamix.diagnosis import StopOnNonFinite
 from keras_metamix.hessian import hessian_trace
 from keras_metamix.launch.config import MetaMix
-from keras_metamix.launch.datasets import Data, load_data
+from keras_metamix.launch.datasets import Data, load_data, task_of
 from keras_metamix.launch.finished_run import read_config, read_float_model
 from keras_metamix.launch.optimization import compile_quantized, load_teacher
 from keras_metamix.launch.training import search_space
@@ -195,10 +195,9 @@ def _edges(values: list[np.ndarray]) -> np.ndarray:
 
 def _traces(config: MetaMix, data: Data, float_model: keras.Model) -> tuple[dict[str, Trace], str]:
     """The Hessian's traces by layer, or why there are none."""
-    model = MetaMixModel.from_float(float_model, search_space(config))
-    compile_quantized(model, config, data.steps, 0)
+    compiled = task_of(config).compiled(keras, data.classes, config.train.label_smoothing)
     try:
-        found = hessian_trace(model, data.train, samples=_SAMPLES)
+        found = hessian_trace(float_model, data.train, compiled["loss"], _SAMPLES)
     except ValueError as error:
         return {}, f"The Hessian's trace was not measured: {error}"
     note = f"The Hessian's traces are estimates from {_SAMPLES} samples of each layer."
