@@ -113,7 +113,7 @@ def _read(kind: Any, value: Any, where: str, bounds: Mapping[str, Any], others: 
         return None
     if dataclasses.is_dataclass(bare):
         return read(typing.cast(Any, bare), value, where, others=others)
-    inside = typing.get_args(bare)
+    inside = () if _of_any_length(bare) else typing.get_args(bare)
     origin: Any = typing.get_origin(bare) or bare
     if origin is typing.Literal:
         return one_of(where, value, inside)
@@ -137,6 +137,11 @@ def _read(kind: Any, value: Any, where: str, bounds: Mapping[str, Any], others: 
     return value
 
 
+def _of_any_length(kind: Any) -> bool:
+    """Whether a type is `tuple[Any, ...]`, whose values are checked elsewhere."""
+    return typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (...,)
+
+
 def reference(schema: type, where: str) -> list[tuple[str, str, str, str]]:
     """Rows (name, default, range, meaning) of all fields, section by section."""
     rows = []
@@ -154,7 +159,7 @@ def reference(schema: type, where: str) -> list[tuple[str, str, str, str]]:
 def _range(field: dataclasses.Field[Any], kind: Any) -> str:
     """What `read` lets pass, in words."""
     bare, most = without_none(kind), field.metadata["most"]
-    text = _NAMES.get(bare, "")
+    text = _NAMES.get(tuple if _of_any_length(bare) else bare, "")
     if typing.get_origin(bare) is typing.Literal:
         text = " or ".join(repr(value) for value in typing.get_args(bare))
     if bare in (int, float):

@@ -43,10 +43,10 @@ GRAPH = LAYERS | {"keras_metamix.graph", "keras_metamix.calibration"}
 GRAPH |= {"keras_metamix.step_observer"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
 TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
-TRAINING |= {"keras_metamix.quantized_model"}
+TRAINING |= {"keras_metamix.quantized_model", "keras_metamix.sensitivity"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 METHODS |= {"keras_metamix.points", "keras_metamix.pareto", "keras_metamix.hessian"}
-METHODS |= {"keras_metamix.doctor", "keras_metamix.sensitivity"}
+METHODS |= {"keras_metamix.doctor"}
 APART = {"keras_metamix.data", "keras_metamix.report", "keras_metamix.schema", "keras_metamix.zoo"}
 
 # Of metamix_tflite, what imports nothing of keras_metamix, and so neither Keras nor TensorFlow.
@@ -81,6 +81,7 @@ MAY_IMPORT = {
     "keras_metamix.workers": GRAPH,
     "keras_metamix.distillation": GRAPH | {"keras_metamix.training_data"},
     "keras_metamix.quantized_model": TRAINING,
+    "keras_metamix.sensitivity": BASE,
     "keras_metamix.hessian": TRAINING,
     "keras_metamix.points": BASE | {"keras_metamix.report"},
     "keras_metamix.metamix": TRAINING | {"keras_metamix.points"},
