@@ -53,7 +53,7 @@ def files(kind: Kind) -> dict[str, bytes]:
     source = getattr(zoo, kind.network)(kind.shape)
     images = np.random.default_rng(0).normal(size=(IMAGES, *kind.shape)).astype(np.float32)
     reestimate_batch_norm(source, [images])
-    # A batch that is not fixed has operators for its size, which LiteRT.js does not run.
+    # LiteRT.js runs no file whose batch is not fixed.
     image = keras.Input(batch_shape=(1, *kind.shape), name="image")
     made = {"a_stock": int8_file(keras.Model(image, source(image)), images)}
     model = kmm.QuantizedModel.from_float(source, activation_bits=8, weight_bits=4)
