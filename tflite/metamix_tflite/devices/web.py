@@ -240,5 +240,5 @@ def _remarks(
     if slow:
         yield (
             f"{', '.join(slow)}: LiteRT.js has no SIMD kernels for weights of fewer than 8 bits; "
-            'weight_container="int8" holds the same integers, and takes a fraction of the time.'
+            'convert(target="web") holds the same integers, and takes a fraction of the time.'
         )
