@@ -130,7 +130,7 @@ def build_wheel(folder: Path) -> Path:
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copy)
-    _pip(sys.executable, "wheel", "--no-deps", f"--wheel-dir={folder}", copy)
+    pip(sys.executable, "wheel", "--no-deps", f"--wheel-dir={folder}", copy)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -141,10 +141,10 @@ def make_environment(runtime: Runtime, wheel: Path, folder: Path) -> Path:
     Raises:
       OSError: it cannot be made; says why.
     """
-    _run(runtime.python, "-m", "venv", folder)
+    run(runtime.python, "-m", "venv", folder)
     python = folder / "bin" / "python"
-    _pip(python, "install", "--only-binary=:all:", runtime.requirement, "numpy")
-    _pip(python, "install", "--no-deps", wheel)
+    pip(python, "install", "--only-binary=:all:", runtime.requirement, "numpy")
+    pip(python, "install", "--no-deps", wheel)
     return python
 
 
@@ -255,12 +255,14 @@ def cpu() -> str:
     return f"{next(models, 'unnamed CPU')}, {platform.machine()}"
 
 
-def _pip(python: str | Path, command: str, *arguments: str | Path) -> None:
+def pip(python: str | Path, command: str, *arguments: str | Path) -> None:
+    """Runs pip of an environment; raises OSError, which says why it failed."""
     quiet = ("--quiet", "--disable-pip-version-check")
-    _run(python, "-I", "-m", "pip", command, *quiet, *arguments)
+    run(python, "-I", "-m", "pip", command, *quiet, *arguments)
 
 
-def _run(*command: str | Path) -> None:
+def run(*command: str | Path) -> None:
+    """Runs a program to its end; raises OSError, which says why it failed."""
     ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if ended.returncode:
         raise OSError(f"{' '.join(map(str, command))}: {_reason(ended)}")

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_metamix.assignment import SearchSpace, require_space
+from keras_metamix.checks import shown
 from keras_metamix.cost import LayerCost
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
@@ -93,8 +94,24 @@ class Explanation:
         """Layers that keep the model from being exported, and why."""
         return self.refused | {r.name: r.note for r in self.rows if r.outcome == "float"}
 
+    @property
+    def saturating(self) -> tuple[str, ...]:
+        """Layers whose weights may take 8 bits, which some CPUs' 16-bit sums do not hold.
+
+        OpenVINO adds two products of bytes in 16 bits where a CPU has AVX2 and no VNNI: whole
+        networks were up to 37 steps off there, and one step with weights of 7 bits or fewer.
+        """
+        return tuple(dict.fromkeys(r.name for r in self.rows if 8 in r.weight_bits))
+
     def __str__(self) -> str:
-        return text_table(_HEADERS, [_cells(row) for row in self.rows])
+        table = text_table(_HEADERS, [_cells(row) for row in self.rows])
+        if not self.saturating:
+            return table
+        names = shown([*self.saturating])
+        return (
+            f"{table}\n\nFor OpenVINO on CPUs without VNNI give {names} weights of 7 bits or fewer "
+            "(weight_bits, edge_weight_bits): sums of products with 8-bit ones saturate there."
+        )
 
 
 def explain(

@@ -290,7 +290,9 @@ def test_what_has_no_graph_is_a_type_error(model):
 )
 def test_the_table_has_a_line_for_each_row(build):
     explanation = kmm.explain(build())
-    header, rule, *lines = str(explanation).splitlines()
+    table, _, remark = str(explanation).partition("\n\n")
+    assert bool(remark) == bool(explanation.saturating)
+    header, rule, *lines = table.splitlines()
     assert header.split()[0] == "layer"
     for name in ("LiteRT operator", "weights in", "XNNPACK", "GPU", "Edge TPU", "MAC share"):
         assert name in header
@@ -437,3 +439,14 @@ def test_a_model_without_mac_layers_is_refused():
     image = keras.Input(SHAPE, name="image")
     with pytest.raises(ValueError, match="no MAC layer"):
         kmm.explain(keras.Model(image, layers.ReLU()(image)))
+
+
+def test_weights_that_saturate_in_openvino_are_told():
+    image = keras.Input((8, 8, 3))
+    x = layers.Flatten()(layers.Conv2D(4, 3, name="conv")(image))
+    model = keras.Model(image, layers.Dense(3, name="logits")(x))
+    found = kmm.explain(model)
+    assert found.saturating == ("conv", "logits")  # the edges
+    assert "without VNNI give ['conv', 'logits'] weights of 7 bits or fewer" in str(found)
+    fewer = kmm.explain(model, kmm.SearchSpace(edge_weight_bits=7))
+    assert fewer.saturating == () and "VNNI" not in str(fewer)
