@@ -133,7 +133,7 @@ def test_what_folds_names_what_it_folds_into(rows):
 
 @pytest.mark.parametrize(
     ("weight_bits", "container"),
-    [(4, "INT4"), ((4, 3, 2), "INT4"), (8, "INT8"), ((8, 4), "INT4 or INT8"), (5, "INT8")],
+    [(4, "INT4"), ((4, 3, 2), "INT2 or INT4"), (8, "INT8"), ((8, 4), "INT4 or INT8"), (5, "INT8")],
 )
 def test_container_follows_from_the_candidates(weight_bits, container, rows):
     found = rows(everything(), kmm.SearchSpace((8, 4), weight_bits))
