@@ -93,7 +93,7 @@ def write_files(folder: Path) -> list[Path]:
         model = kmm.QuantizedModel.from_float(network, 8, bits, edge_weight_bits=bits)
         kmm.calibrate(model, images, rule="mse")
         paths.append(folder / f"w{bits}_{container}_{io}.tflite")
-        paths[-1].write_bytes(mt.convert(model, container, io, golden=32))
+        paths[-1].write_bytes(mt.convert(model, weight_container=container, io=io, golden=32))
     return paths
 
 

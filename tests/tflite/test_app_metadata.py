@@ -16,9 +16,11 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
+from keras_metamix.graph.topology import Topology
 from metamix_tflite.read.files import changes
 from metamix_tflite.write import app_metadata
 from metamix_tflite.write.app_metadata import APP_METADATA
+from metamix_tflite.write.golden_outputs import input_grid
 
 PROCESS = Path(__file__).with_name("mediapipe_process.py")
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
@@ -346,6 +348,18 @@ def test_a_model_of_no_task_is_named(build, message):
 def test_integer_ends_have_no_metadata(model):
     with pytest.raises(ValueError, match="MediaPipe takes pictures of float32 or uint8 alone"):
         mt.convert(model("signed"), io="int8", labels=LABELS)
+
+
+@pytest.mark.parametrize("name", ["rescaled", "signed", "unsigned", "standard"])
+def test_ends_of_bytes_are_those_of_the_normalization(name, model):
+    folded = kmm.fold_batch_norm(model(name))
+    grid = input_grid(Topology(folded), folded.inputs[0])
+    arguments = folded, grid, LABELS, KINDS[name].normalization, "uint8"
+    if name == "standard":  # its grid is symmetric, and bytes are not
+        with pytest.raises(ValueError, match="takes for -2.* to 2.*, and .* -2 to 2.25: exp"):
+            app_metadata.described(*arguments)
+    else:
+        assert app_metadata.described(*arguments).labels == tuple(LABELS)
 
 
 def test_operating_points_have_no_metadata(model):

@@ -154,14 +154,14 @@ def _check_normalization(normalization: Any) -> None:
 
 
 def described(
-    network: keras.Model, grid: Grid, labels: Sequence[str] | None, normalization: Any
+    network: keras.Model, grid: Grid, labels: Sequence[str] | None, normalization: Any, io: str
 ) -> App:
     """What an app is told of a network that `require_app` let through.
 
     Args:
       network: it.
       grid: the levels that its input holds.
-      labels, normalization: of `convert`.
+      labels, normalization, io: of `convert`.
 
     Raises:
       ValueError: the normalization gives floats that the input does not hold, or is missing.
@@ -173,6 +173,8 @@ def described(
         given = (0.0, 1.0) if normalization is None else normalization
         found = float(given[0]), float(given[1])
         _check_range(name, grid, found, normalization is None)
+        if io == "uint8":
+            _check_bytes(name, grid, found)
     task = "classifier" if len(tensor.shape) == 2 else "segmenter"
     return App(task, name, output, int(tensor.shape[-1]), tuple(labels or ()), found)
 
@@ -203,6 +205,25 @@ def _check_range(name: str, grid: Grid, normalization: tuple[float, float], impl
         f"{least:.3g} to {most:.3g}: expected what the training images had{suggested}. A model "
         "that begins with Rescaling or Normalization of bytes needs none."
     )
+
+
+def _check_bytes(name: str, grid: Grid, normalization: tuple[float, float]) -> None:
+    """Raises ValueError unless an app's bytes are the codes of an input of floats, with io="uint8".
+
+    Apps do not normalize for an input of uint8. A grid's ends are then what bytes 0 and 255 become,
+    within two steps: (byte - 127.5) / 127.5 is the grid of 1 / 127 but for one.
+    """
+    mean, deviation = normalization
+    wanted = [(byte - mean) / deviation for byte in (0, _HIGHEST)]
+    found = [level * grid.step for level in (grid.low, grid.high)]
+    off = max(abs(w - f) for w, f in zip(wanted, found, strict=True)) / grid.step
+    if grid.high - grid.low != _HIGHEST or off > 2:
+        raise ValueError(
+            f"labels and normalization: with io='uint8' an app gives input {name!r} bytes as they "
+            f"are, which it takes for {found[0]:.3g} to {found[1]:.3g}, and the normalization for "
+            f"{wanted[0]:.3g} to {wanted[1]:.3g}: expected io='float32', or a model of "
+            "keras.Input(dtype='uint8') that begins with Rescaling or Normalization."
+        )
 
 
 def _suggested(high: float, signed: bool) -> str:
