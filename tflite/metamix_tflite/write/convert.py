@@ -119,7 +119,7 @@ def convert(
         signature = SignatureWriter(file, name, folded, chosen)
         if for_apps:
             grid = input_grid(signature.topology, signature.topology.inputs[0])
-            apps.append(described(folded, grid, labels, normalization, io))
+            apps.append(described(folded, grid, labels, normalization, chosen.io))
         # XNNPACK leaves the QUANTIZE of bytes to LiteRT, and runs as one what is behind all of it.
         for node in sorted(signature.topology.nodes, key=signature.reads_bytes, reverse=True):
             _write(signature, node)
