@@ -14,12 +14,12 @@ from keras_metamix.calibration import check_finite
 from keras_metamix.checks import shown
 from keras_metamix.graph.ends import named_inputs, named_outputs
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.graph.rounding import rounded_for
 from keras_metamix.network_model import require_quantized_model
 from metamix_tflite.file_graph import FileGraph
 from metamix_tflite.read.files import read_ends, read_file, read_signatures
 from metamix_tflite.run.runner import Runner
 from metamix_tflite.targets import declared_target
-from metamix_tflite.write.golden_outputs import rounded_for
 
 _BATCH = 50
 

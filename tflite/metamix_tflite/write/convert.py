@@ -14,6 +14,7 @@ from keras_metamix.assignment import BitAssignment
 from keras_metamix.checks import found_model
 from keras_metamix.cost import Budget, Size, as_budgets
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.graph.rounding import rounded_for
 from keras_metamix.graph.topology import Node
 from keras_metamix.layers import integer
 from keras_metamix.network_model import require_quantized_model
@@ -26,7 +27,7 @@ from metamix_tflite.read.files import hashed
 from metamix_tflite.read.metadata import METADATA_NAME, MOST_GOLDEN, encode
 from metamix_tflite.targets import ContainerName, EndsName, TargetName, target_of
 from metamix_tflite.write.flatbuffer import ModelBuilder
-from metamix_tflite.write.golden_outputs import golden_outputs, rounded_for
+from metamix_tflite.write.golden_outputs import golden_outputs
 from metamix_tflite.write.signature_writer import SignatureWriter
 
 _VERSIONED = ("keras-metamix", "tensorflow", "keras", "ai-edge-litert", "numpy")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,31 +10,10 @@ import numpy as np
 
 from keras_metamix.graph.topology import Topology
 from keras_metamix.layers.grid import Grid
-from keras_metamix.layers.integer import Dequantize, QuantizeInput, in_fixed_point
+from keras_metamix.layers.integer import Dequantize, QuantizeInput
 from metamix_tflite.read.golden_inputs import GENERATOR, as_bytes, dequantized, golden_codes
-from metamix_tflite.targets import Target
 
 _LARGEST_OUTPUT = 4096  # values of one input that are kept; of more every second, third, ...
-
-
-@contextlib.contextmanager
-def rounded_for(target: Target, folded: keras.Model) -> Iterator[None]:
-    """A folded network computes as a target's kernels do within.
-
-    A warning names the layers whose arithmetic there is not known: they compute as XNNPACK.
-    """
-    if not target.fixed_point:
-        yield
-        return
-    with in_fixed_point(folded) as unknown:
-        if unknown:
-            warnings.warn(
-                f"Layers {', '.join(map(repr, unknown))}: how the kernels of target "
-                f"{target.name!r} round them is not known: outputs may differ from the golden ones "
-                "by a step or more. metamix-benchmark --device=micro measures it.",
-                stacklevel=4,
-            )
-        yield
 
 
 def golden_outputs(folded: keras.Model, images: int) -> dict[str, Any]:
