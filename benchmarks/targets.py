@@ -49,7 +49,9 @@ def make_files(arguments: argparse.Namespace) -> dict[str, bytes]:
     reestimate_batch_norm(float_model, [images])
     files = {STOCK: int8_file(float_model, images)}
     limit = arguments.share * len(files[STOCK])
-    model = kmm.MetaMixModel.from_float(float_model, kmm.SearchSpace(8, (4, 2), edge_weight_bits=4))
+    model = kmm.MetaMixModel.from_float(
+        float_model, kmm.SearchSpace((8,), (4, 2), edge_weight_bits=4)
+    )
     kmm.calibrate(model, images)
     bits = select(candidate_scores(model), [kmm.Size(limit).priced(model)])
     model.set_bits(bits)
@@ -85,7 +87,7 @@ def ratios(files: dict[str, bytes], runs: int) -> dict[str, tuple[float, float]]
 
 def main() -> None:
     """Makes the files, measures them and prints a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--network", default="mobilenet_v2", help="of keras_metamix.zoo")
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--share", type=float, default=0.45, help="of the stock file's bytes")

@@ -1,4 +1,4 @@
-"""How a folded network rounds between layers: as XNNPACK does, or as a target's kernels."""
+"""A folded network rounds as the kernels of its file's target do."""
 
 from __future__ import annotations
 

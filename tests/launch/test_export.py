@@ -175,7 +175,7 @@ def test_a_network_of_two_inputs_is_written(folder, command):
     ("flag", "message"),
     [
         ("--weight_container=tiny", "weight_container: expected one of .*'smallest'.*found 'tiny'"),
-        ("--io=int4", "io: expected 'float32' or 'int8', found 'int4'"),
+        ("--io=int4", "io: expected one of .* found 'int4'"),
         ("--output=model.keras", r"--output: expected a name .*\.tflite, found 'model\.keras'"),
         ("--output=no/model.tflite", "--output: expected a folder no, found none"),
         ("--output=taken.tflite", r"--output: expected .* a file, found the folder taken\.tflite"),
