@@ -91,14 +91,14 @@ def calibrate_batches(
     """
     observer = StepObserver(rule)
     mode = QuantizationMode("observe", weights="off", streams=False, statistics="frozen")
-    training = not _has_statistics(model.network)
+    training = not has_statistics(model.network)
     checked = _checked(batches, model.network, "calibration images")
     _observe(observer, model.network, checked, mode, training, enough)
     calibrate_weights(model.network, rule)
     model.note_calibration(rule)
 
 
-def _has_statistics(network: keras.Model) -> bool:
+def has_statistics(network: keras.Model) -> bool:
     """Whether moving statistics ever left their initial 0 and 1."""
     norms = list(batch_norms(network))
     return not norms or any(

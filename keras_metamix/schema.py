@@ -124,7 +124,7 @@ def _read(kind: Any, value: Any, where: str, bounds: Mapping[str, Any], others: 
             require_whole(where, value, bounds.get("least", 0))
         ends = bounds.get("least", 0), bounds.get("most", math.inf), bounds.get("above", False)
         require_number(where, value, *ends)
-    elif origin is tuple and inside:
+    elif origin is tuple and inside and inside[-1] is not ...:
         if not isinstance(value, list | tuple) or len(value) != len(inside):
             raise ValueError(f"{where}: expected {len(inside)} values, found {shown(value)}.")
         return tuple(_read(k, v, where, bounds, others) for k, v in zip(inside, value, strict=True))

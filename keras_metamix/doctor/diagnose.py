@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_metamix.batches import first_batches, is_data_set, readable
-from keras_metamix.calibration import check_finite, check_shapes
+from keras_metamix.calibration import check_finite, check_shapes, has_statistics
 from keras_metamix.checks import found_model, require_whole, shown
 from keras_metamix.doctor.advice import Finding, of_channels, of_sensitivity, of_tensor
 from keras_metamix.doctor.measures import (
@@ -32,6 +32,7 @@ from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 from keras_metamix.network_model import require_quantized_model
 
+_MOST = 10  # findings that are printed; the page has all
 _BATCH = 16  # images that pass at a time: all tensors between layers are held
 _HEADERS = ("layer", "bits A/W", "output dB", "input dB", "input step", "clipped")
 _HEADERS += ("weights dB", "weight step", "dead", "behind it dB")
@@ -81,7 +82,8 @@ class Diagnosis:
       layers: the worst first, by `output_sqnr`.
       findings: what is wrong, by the layers' order and then by what it loses.
       output_sqnr: dB of the model's outputs beside those without quantizers.
-      agreement: share of images, or pixels, whose largest output is the same as without quantizers.
+      agreement: share of images, or pixels, whose largest output is the same as without quantizers;
+        NaN where an output is one value.
       accuracy: by "quantized", "quantizers off" and, with a float model, "float"; empty without
         labels of classes.
       notes: what follows from these for the model as a whole.
@@ -98,7 +100,10 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [text_table(_HEADERS, self._cells()), *self.notes]
-        lines += [f"{number}. {f.layer}: {f.text}." for number, f in enumerate(self.findings, 1)]
+        first = self.findings[:_MOST]
+        lines += [f"{number}. {f.layer}: {f.text}." for number, f in enumerate(first, 1)]
+        if more := len(self.findings) - len(first):
+            lines.append(f"And {more} more, of layers that lose less: `findings` has all of them.")
         return "\n".join(lines if self.findings else [*lines, _NO_FINDING])
 
     def of(self, layer: str) -> LayerDiagnosis:
@@ -122,8 +127,10 @@ class Diagnosis:
         facts = [(share_cell(value), f"accuracy, {name}") for name, value in self.accuracy.items()]
         facts += [
             (f"{decibel_cell(self.output_sqnr)} dB", "outputs beside those without quantizers"),
-            (share_cell(self.agreement), "outputs whose largest value is at the same place"),
         ]
+        if not math.isnan(self.agreement):
+            label = "outputs whose largest value is at the same place"
+            facts.append((share_cell(self.agreement), label))
         advice = [(f.layer, f.symptom, f.text) for f in self.findings]
         texts = [*self.notes] if advice else [*self.notes, _NO_FINDING]
         explained = (
@@ -193,7 +200,7 @@ def diagnose(
         layers,
         findings,
         examined.outputs.sqnr,
-        examined.agreeing / examined.predictions,
+        examined.agreement,
         examined.accuracy(),
         tuple(examined.notes()),
     )
@@ -332,6 +339,8 @@ class _Examination:
             site.add(output, source, exact_output, self.mode)
         for one, other in zip(quantized, exact, strict=True):
             self.outputs.add(other, one)
+            if one.shape[-1] == 1:
+                continue
             places = one.argmax(-1), other.argmax(-1)
             self.predictions += places[0].size
             self.agreeing += int(np.sum(places[0] == places[1]))
@@ -357,6 +366,11 @@ class _Examination:
         """Of each model, where there were labels."""
         return {name: right / self._labelled for name, right in self._right.items()}
 
+    @property
+    def agreement(self) -> float:
+        """Share of the largest outputs at the same place; NaN where outputs are single values."""
+        return self.agreeing / self.predictions if self.predictions else math.nan
+
     def notes(self) -> Iterator[str]:
         """What follows for the model as a whole."""
         found, count = self.accuracy(), f"{self.images:,} images"
@@ -372,9 +386,21 @@ class _Examination:
             )
         elif rounding > 0.01:
             yield "Rounding and clipping cost the accuracy, not the weights: see the layers below."
+        if not has_statistics(self.model.network):
+            yield (
+                "Its batch norms hold their initial statistics, as of a model that was never "
+                "trained: measure it again once it is."
+            )
+        if self.model.weight_rule == "lsq" and not self.model.steps_trained:
+            yield (
+                "Step sizes are those that training begins with, and it has not moved them: to use "
+                "the model untrained, call kmm.calibrate(model, images, rule='mse')."
+            )
+        agree = share_cell(self.agreement)
+        agreeing = "" if math.isnan(self.agreement) else f"; {agree} agree on the largest"
         yield (
             f"The outputs have {decibel_cell(self.outputs.sqnr)} dB beside those without "
-            f"quantizers; {share_cell(self.agreeing / self.predictions)} agree on the largest."
+            f"quantizers{agreeing}."
         )
 
 

@@ -1,11 +1,14 @@
 """Each diagnosis is provoked by the fault that it names, and measured beside NumPy."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import keras_metamix as kmm
+from keras_metamix.doctor.advice import of_sensitivity
 
 SHAPE = (8, 8, 3)
 IMAGES = np.random.default_rng(0).normal(size=(40, *SHAPE)).astype("f")
@@ -177,6 +180,14 @@ def test_bits_stand_beside_sensitivity():
     assert found.of("middle").sensitivity == 3.0 and np.isnan(found.of("logits").sensitivity)
 
 
+def test_bits_that_do_not_fit_the_sensitivity_are_named():
+    layers_ = {"a": (4.0, 9.0), "b": (64.0, 0.1), "c": (32.0, 3.0), "d": (8.0, 0.2)}
+    found = {finding.layer: finding.text for finding in of_sensitivity(layers_)}
+    assert set(found) == {"a", "b"}  # d is insensitive too, but has few bits as it is
+    assert "number 1 by sensitivity (9)" in found["a"] and "give it more" in found["a"]
+    assert "number 4 by sensitivity" in found["b"] and "with fewer" in found["b"]
+
+
 def _fixed(model, bits):
     made = kmm.QuantizedModel(model.network, model.space)
     made.calibrated = True
@@ -247,3 +258,30 @@ def test_the_page_holds_what_the_object_holds(healthy, tmp_path):
         assert f">{layer.name}</td>" in page
     assert page.count("<tr>") == 2 + len(found.layers) + len(found.findings)
     assert "src=" not in page and "<script" not in page and "http" not in page
+
+
+def test_a_model_that_was_never_trained_is_told_so():
+    """Neither its batch norms nor, with LSQ's rule, its step sizes; the remedy takes both away."""
+    model = float_network()
+    found = kmm.diagnose(quantized(model=model, rule="lsq"), IMAGES)
+    assert any("initial statistics" in note for note in found.notes)
+    assert any("rule='mse'" in note for note in found.notes)
+    assert [finding.symptom for finding in found.findings].count("step") > 1
+    norm = model.get_layer("stem_bn")
+    norm.moving_mean.assign(norm.moving_mean + 0.1)
+    found = kmm.diagnose(quantized(model=model), IMAGES)
+    assert len(found.notes) == 1 and found.findings == ()
+
+
+def test_an_output_of_one_value_has_no_largest():
+    image = keras.Input(SHAPE)
+    x = layers.Flatten()(layers.Conv2D(2, 3, name="conv")(image))
+    found = kmm.diagnose(quantized(model=keras.Model(image, layers.Dense(1)(x))), IMAGES[:8])
+    assert np.isnan(found.agreement) and "agree" not in str(found)
+
+
+def test_the_text_names_the_worst_and_counts_the_others():
+    found = kmm.diagnose(quantized(2, 2), IMAGES)
+    longer = dataclasses.replace(found, findings=found.findings[:1] * 13)
+    assert "\n10. " in str(longer) and "\n11. " not in str(longer)
+    assert "And 3 more" in str(longer)
