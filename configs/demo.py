@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.title = "demo"
 
     config.model.name = "small_mobilenet"
-    config.model.width = 24
+    config.model.width = 16
 
     config.space.activation_bits = (8,)  # fewer save no byte
     config.space.weight_bits = (8, 4, 2)
