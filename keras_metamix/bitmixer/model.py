@@ -12,7 +12,7 @@ from keras_metamix.assignment import BitAssignment, SearchSpace, require_space
 from keras_metamix.checks import one_of, require_number, require_whole, shown
 from keras_metamix.distillation import divergence, taught_outputs
 from keras_metamix.graph.quantize import quantize
-from keras_metamix.graph.transitions import READINGS, Reading
+from keras_metamix.graph.transitions import TRANSITION_RULES, TransitionRule
 from keras_metamix.keras_internals import loss_of
 from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
@@ -53,13 +53,13 @@ class BitMixerModel(QuantizedModel):
         network: keras.Model,
         space: SearchSpace,
         float_layers: Sequence[str] = (),
-        batch_norm: Reading = "feeding",
+        batch_norm: TransitionRule = "feeding",
         stage: Stage = "activations",
         seed: int = 0,
         **kwargs: Any,
     ):
         super().__init__(network, space, float_layers, **kwargs)
-        self.batch_norm, self.seed = one_of("batch_norm", batch_norm, READINGS), seed
+        self.batch_norm, self.seed = one_of("batch_norm", batch_norm, TRANSITION_RULES), seed
         self._distillation = 0.0
         self.progress = Progress(self, "stage", STAGES, stage)
         self.layer_wise_share = self.add_weight(
@@ -71,7 +71,7 @@ class BitMixerModel(QuantizedModel):
         cls,
         model: keras.Model,
         space: SearchSpace | None = None,
-        batch_norm: Reading = "feeding",
+        batch_norm: TransitionRule = "feeding",
         float_layers: Iterable[str] = (),
         seed: int = 0,
     ) -> Self:
@@ -98,7 +98,7 @@ class BitMixerModel(QuantizedModel):
                     f"Bit-Mixer: SearchSpace.{field}: expected {expected}one bit-width, found "
                     f"candidates {list(found)}: MetaMixModel searches bits of weights alone."
                 )
-        one_of("batch_norm", batch_norm, READINGS)
+        one_of("batch_norm", batch_norm, TRANSITION_RULES)
         network, names = quantize(model, space, float_layers, batch_norm)
         name = f"{model.name}_bitmixer"
         return cls(network, space, sorted(names), batch_norm, seed=seed, name=name)

@@ -140,8 +140,8 @@ def _descend(measure: BitMeasure, budgets: Budgets) -> list[int]:
                 rise = measure.metrics(lower)["loss"] - loss
                 steps.append((rise / (now - prices[cheaper[0]]), lower))
         if not steps:
-            told = ", ".join(budget.name for budget in exceeded)
-            raise ValueError(f"method='greedy' found no assignment within {told}: try 'solver'.")
+            text = ", ".join(budget.name for budget in exceeded)
+            raise ValueError(f"method='greedy' found no assignment within {text}: try 'solver'.")
         chosen = min(steps)[1]
     return _climb(measure, budgets, chosen)
 

@@ -87,15 +87,15 @@ class PricedBudget:
         """Raises ValueError if every assignment costs more than the limit; names the range."""
         low = self.least
         if not self.limit >= low * (1 - 1e-12):
-            raise ValueError(f"{self.name}: expected at least {self._told(low)}{self._range()}")
+            raise ValueError(f"{self.name}: expected at least {self._text(low)}{self._range()}")
 
     def beyond(self) -> str:
         """What to say of a limit above the cost of the most bits; "" for any other."""
         if self.limit <= self.most * (1 + 1e-12):
             return ""
         return (
-            f"{self.name} is above {self._told(self.most)}, what the most bits cost: every layer "
-            f"takes them. At the fewest bits the model costs {self._told(self.least)}."
+            f"{self.name} is above {self._text(self.most)}, what the most bits cost: every layer "
+            f"takes them. At the fewest bits the model costs {self._text(self.least)}."
         )
 
     def _range(self) -> str:
@@ -106,10 +106,10 @@ class PricedBudget:
             )
         return (
             ", what the model costs at the cheapest bits everywhere; at the dearest bits it costs "
-            f"{self._told(self.most)}. {self.name.partition('(')[0]}(share=0.5) is the middle."
+            f"{self._text(self.most)}. {self.name.partition('(')[0]}(share=0.5) is the middle."
         )
 
-    def _told(self, cost: float) -> str:
+    def _text(self, cost: float) -> str:
         exact = f"{cost:.10g}" if isinstance(cost, float) else f"{cost}"
         return f"{exact} {self.unit} ({cost:.4g})"
 

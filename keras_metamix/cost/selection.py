@@ -27,10 +27,10 @@ def require_all_reachable(budgets: Sequence[PricedBudget]) -> None:
     if len(budgets) > 1 and _best({n: dict.fromkeys(p, 0.0) for n, p in _all(budgets)}, budgets):
         return
     if len(budgets) > 1:
-        told = "; ".join(
+        text = "; ".join(
             f"{b.name}, of {b.least:.6g} to {b.most:.6g} {b.unit} by itself" for b in budgets
         )
-        raise ValueError(f"budget: no assignment meets all of them together: {told}.")
+        raise ValueError(f"budget: no assignment meets all of them together: {text}.")
 
 
 def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:

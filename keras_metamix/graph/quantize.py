@@ -19,7 +19,7 @@ from keras_metamix.graph.names import Names
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.sameness import require_same_outputs
 from keras_metamix.graph.topology import Node, as_functional, inputs_like
-from keras_metamix.graph.transitions import Reading, transitions
+from keras_metamix.graph.transitions import TransitionRule, transitions
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 from keras_metamix.layers.mac import (
@@ -39,7 +39,7 @@ def quantize(
     model: keras.Model,
     space: SearchSpace,
     float_layers: Iterable[str] = (),
-    reading: Reading | None = None,
+    reading: TransitionRule | None = None,
 ) -> tuple[keras.Model, frozenset[str]]:
     """The searchable network of a float model: same weights, same inputs and outputs.
 
@@ -114,7 +114,7 @@ def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
 class _Rewrite:
     """One run of `keras.models.clone_model` by a plan."""
 
-    def __init__(self, found: Inspection, space: SearchSpace, reading: Reading | None):
+    def __init__(self, found: Inspection, space: SearchSpace, reading: TransitionRule | None):
         self.model, self.space, self.reading = found.model, space, reading
         self.topology, self.plan = found.topology, found.plan
         self.macs, self.edges = found.macs, found.edges

@@ -11,13 +11,13 @@ from keras_metamix.graph.operations import kind
 from keras_metamix.graph.operators.multiply import Multiply
 from keras_metamix.graph.topology import Node, Topology
 
-Reading = Literal["feeding", "following", "switchable", "shared"]
-READINGS: tuple[Reading, ...] = get_args(Reading)
+TransitionRule = Literal["feeding", "following", "switchable", "shared"]
+TRANSITION_RULES: tuple[TransitionRule, ...] = get_args(TransitionRule)
 Transition = tuple[Node | None, Node | None]
 
 
 def transitions(
-    topology: Topology, macs: Container[str], reading: Reading
+    topology: Topology, macs: Container[str], reading: TransitionRule
 ) -> dict[str, Transition]:
     """The pair of MAC layers that keys each batch norm, by its name.
 

@@ -54,7 +54,7 @@ def _budgets(session: Session[BitMixer], share: float) -> list[Budget]:
 def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     """Trains, chooses operating points and exports them."""
     config, data = session.config, session.data
-    mixer, target, metric = config.mixer, config.export.told, task_of(config).metric
+    mixer, target, metric = config.mixer, config.export.convert_options, task_of(config).metric
     model, epochs = train_mixer(session, float_model)
 
     session.say("operating points")
@@ -73,8 +73,8 @@ def run(session: Session[BitMixer], float_model: keras.Model) -> Outcome:
     limits = {name: of[0].priced(model).limit for name, of in (budgets | front).items()}
 
     session.say("export, verification, benchmark")
-    told = training_run(config, epochs)
-    flat = convert(model, **target, operating_points=bits, run=told)
+    run = training_run(config, epochs)
+    flat = convert(model, **target, operating_points=bits, run=run)
     graphs = verify(flat, bits)
     *_, last = bits
     alone = {n: convert(model, **target, operating_points={n: bits[n]}) for n in bits}

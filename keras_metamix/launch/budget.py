@@ -134,7 +134,11 @@ def budget_of(kind: str, config: Experiment, table: Any, *limit: Any, **share: f
     """A budget of one of `config.KINDS`, with a limit or a share, of the files of a config."""
     if kind == "latency":
         return Latency(table, *limit, **share)
-    return Size(*limit, **share, **config.export.told) if kind == "size" else Bops(*limit, **share)
+    return (
+        Size(*limit, **share, **config.export.convert_options)
+        if kind == "size"
+        else Bops(*limit, **share)
+    )
 
 
 def naming_kind(config: Experiment, kind: str) -> contextlib.AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 from keras_metamix.bitmixer.operating_points import Method
 from keras_metamix.checks import naming, one_of, require_number, shown
 from keras_metamix.cost import Size
-from keras_metamix.graph.transitions import Reading
+from keras_metamix.graph.transitions import TransitionRule
 from keras_metamix.metamix.loss import CostForm
 from keras_metamix.metamix.model import Meta, MetaWeights
 from keras_metamix.schema import REQUIRED, default_of, fields_of, read, setting, without_none
@@ -246,7 +246,7 @@ def _points(name: str, value: Any) -> None:
 class Mixer(Budgeted):
     """Bit-Mixer's stages and operating points."""
 
-    batch_norm: Reading = setting("which transitions have parameters, see docs/bitmixer.md")
+    batch_norm: TransitionRule = setting("which transitions have parameters, see docs/bitmixer.md")
     stage_epochs: tuple[int, int, int] = setting("of the three stages")
     in_place_distillation: float = setting("weight of the highest bits' logits", most=1)
     operating_points: dict[str, float] = setting(
@@ -339,8 +339,8 @@ class Export:
         return target_of(self.target, self.weight_container)
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What `convert` is told of it."""
+    def convert_options(self) -> dict[str, Any]:
+        """The arguments of `convert`."""
         return {"target": self.target, "weight_container": self.weight_container}
 
 

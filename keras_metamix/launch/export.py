@@ -136,8 +136,8 @@ def main(options: Options) -> None:
             [row.name, f"{row.activation_bits}/{row.weight_bits}", row.container] for row in rows
         ]
         Console().print(terminal("", ("layer", "bits A/W", "container"), cells))
-        told = f"{len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs"
-        print(f"{f'{output}:{name}' if name else output}: {told}; on {source}: {reports[name]}")
+        words = f"{len(flat):,} bytes, {sum(row.bops for row in rows):,} BOPs"
+        print(f"{f'{output}:{name}' if name else output}: {words}; on {source}: {reports[name]}")
 
 
 def _labels(path: Path | None) -> list[str] | None:

@@ -173,13 +173,13 @@ class EpochLines(keras.callbacks.Callback):
         for budget in self.budgets:
             if budget.log in record["costs"]:
                 cost = record["costs"][budget.log]
-                line += f"  {told(budget, cost)} of {told(budget, budget.limit)}"
+                line += f"  {budget_text(budget, cost)} of {budget_text(budget, budget.limit)}"
         left = self._epochs_left(epoch)
         ahead = f", {_clock(left * record['seconds'])} of this phase left" if left else ""
         print(f"{line}  {record['seconds']:.1f} s{ahead}", flush=True)
 
 
-def told(budget: Budget, cost: float) -> str:
+def budget_text(budget: Budget, cost: float) -> str:
     """A cost in the unit of a budget: "38.00 M BOPs", "85.0 us"."""
     if budget.unit == "bytes":
         return f"{cost:,.0f} bytes"

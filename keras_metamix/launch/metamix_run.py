@@ -22,7 +22,7 @@ from keras_metamix.launch.budget import (
 )
 from keras_metamix.launch.config import MetaMix
 from keras_metamix.launch.datasets import task_of
-from keras_metamix.launch.messages import told
+from keras_metamix.launch.messages import budget_text
 from keras_metamix.launch.optimization import compile_model, compile_quantized, load_teacher
 from keras_metamix.launch.results import (
     UNIFORM_FILE,
@@ -80,7 +80,7 @@ def check(session: Session[MetaMix], float_model: keras.Model) -> None:
 
 def run(session: Session[MetaMix], float_model: keras.Model) -> Outcome:
     """Searches, trains and exports."""
-    config, target, candidates = session.config, session.config.export.told, []
+    config, target, candidates = session.config, session.config.export.convert_options, []
     files: dict[str, Any] = {}
     teacher = load_teacher(config, float_model)
     model, epochs, callback = train_metamix(session, float_model, teacher)
@@ -177,7 +177,7 @@ def _points(
             )
         )
         loaded = keras.saving.load_model(point.file, compile=False)
-        flat = convert(loaded, **config.export.told, budget=budgets)
+        flat = convert(loaded, **config.export.convert_options, budget=budgets)
         candidates.append(Candidate(name, point_file(multiple, "tflite"), flat, loaded))
     return points, candidates
 
@@ -192,7 +192,7 @@ def _budgets(
     for given in callback.budgets:
         priced = given.priced(model)
         budget = Budget(cost=priced.log, limit=priced.limit, found=priced.total(bits))
-        cost, limit = told(given, budget.found), told(given, budget.limit)
+        cost, limit = budget_text(given, budget.found), budget_text(given, budget.limit)
         if isinstance(given, Latency):
             search, origin = session.config.search, dict(given.table.origin)
             source = search.latency_table or TABLE
@@ -202,7 +202,7 @@ def _budgets(
                 vela = ethosu.compiler(ethosu.Options(search.accelerator))
                 written = vela.compile("model.tflite", flat).microseconds
                 budget = dataclasses.replace(budget, written=written)
-                compiled = f", {told(given, written)} compiled,"
+                compiled = f", {budget_text(given, written)} compiled,"
             summary.append(f"predicted latency {cost}{compiled} of {limit}")
         elif isinstance(given, Size):
             budget = dataclasses.replace(budget, written=len(flat))

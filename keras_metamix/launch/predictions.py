@@ -48,12 +48,12 @@ def beside(report: DeviceReport, files: Mapping[str, bytes], table: LatencyTable
             us, flash = table.predict_file(declared_bits(files[name]))
         predicted = round(us * cycles / time) if cycles else 0
         rows.append({k: v for key, value in row.items() for k, v in _with(key, value, predicted)})
-        told = f"{name}: {predicted:,} cycles predicted, {cycles:,.0f} compiled"
-        told += f" ({_error(predicted, cycles)})"
+        text = f"{name}: {predicted:,} cycles predicted, {cycles:,.0f} compiled"
+        text += f" ({_error(predicted, cycles)})"
         if stored:
-            told += f"; {numbers.size(flash)} of flash predicted, {numbers.size(stored)} compiled"
-            told += f" ({_error(flash, stored)})"
-        notes.append(f"{told}.")
+            text += f"; {numbers.size(flash)} of flash predicted, {numbers.size(stored)} compiled"
+            text += f" ({_error(flash, stored)})"
+        notes.append(f"{text}.")
     return dataclasses.replace(report, rows=rows, notes=notes)
 
 

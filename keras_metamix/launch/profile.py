@@ -176,8 +176,8 @@ def _begin(options: Options) -> dict[str, Any]:
                 "give another name, or --overwrite to begin anew."
             )
         table |= {key: found[key] for key in ("kernels", "empty_us", "operations") if key in found}
-    told = {"date": today(), "command": command_line(), "runs": options.runs}
-    return table | told | {"rest_us": None}
+    run = {"date": today(), "command": command_line(), "runs": options.runs}
+    return table | run | {"rest_us": None}
 
 
 def _files(model: keras.Model, options: Options) -> Files:

@@ -48,26 +48,28 @@ def profile_ethosu(options: Any) -> None:
         raise ValueError(
             f"--output={options.output}: is there: give another name, or --overwrite it."
         )
-    told = vela_options(vars(options))
-    ethosu.compiler(told)  # says what is wrong with the flags
+    vela_flags = vela_options(vars(options))
+    ethosu.compiler(vela_flags)  # says what is wrong with the flags
     model = load_float_model(options.model, "give the one that from_float takes.")
     ends = options.edge_bits, options.edge_weight_bits
     space = SearchSpace(
         options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
     )
-    table = vela_table(model, space, told)
+    table = vela_table(model, space, vela_flags)
     with written_whole(options.output) as temporary:
         temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     low, high = table["rest_range_us"]
     print(
         f"{options.output}: {len(table['layers'])} layers priced by {table['origin']['compiler']} "
-        f"for {told.accelerator}, {told.system_config}, {told.memory_mode} at "
+        f"for {vela_flags.accelerator}, {vela_flags.system_config}, {vela_flags.memory_mode} at "
         f"{table['clock_hz'] / 1e6:g} MHz: no NPU was run. Besides them the network takes "
         f"{table['rest_us']:.1f} us ({low:.1f} to {high:.1f}, as the bits are)"
     )
 
 
-def vela_table(model: keras.Model, space: SearchSpace, told: ethosu.Options) -> dict[str, Any]:
+def vela_table(
+    model: keras.Model, space: SearchSpace, vela_flags: ethosu.Options
+) -> dict[str, Any]:
     """The table of what Vela estimates for each layer, as JSON has it; prints a line for each file.
 
     A file has every layer at the pair of its candidates that stands at the same place: where all
@@ -78,44 +80,44 @@ def vela_table(model: keras.Model, space: SearchSpace, told: ethosu.Options) -> 
     Args:
       model: the float model: compression depends on its weights.
       space: whose bit-widths are priced.
-      told: the accelerator and its configuration.
+      vela_flags: the accelerator and its configuration.
 
     Raises:
       DeviceUnavailable: Vela is not installed.
       ValueError: no such configuration, or a network that has no file; names it.
     """
-    vela = ethosu.compiler(told)
+    vela = ethosu.compiler(vela_flags)
     costs = layer_costs(model)  # refuses sizes that are not known
     return {
         "format": FORMAT,
-        "origin": origin(told) | {"compiler": f"Vela {vela.version}"},
+        "origin": origin(vela_flags) | {"compiler": f"Vela {vela.version}"},
         "date": today(),
         "command": command_line(),
         "network": [text for cost in costs for text in cost.operations],
         "operations": {},
-        **_layers(model, costs, space, vela, alone=told.accelerator.startswith("ethos-u55")),
+        **_layers(model, costs, space, vela, alone=vela_flags.accelerator.startswith("ethos-u55")),
     }
 
 
 def vela_options(given: dict[str, Any]) -> ethosu.Options:
-    """Of some flags those that Vela is told."""
+    """Those of some flags that are Vela's."""
     names = {field.name for field in dataclasses.fields(ethosu.Options)}
     return ethosu.Options(**{k: v for k, v in given.items() if k in names and v is not None})
 
 
-def origin(told: ethosu.Options) -> dict[str, Any]:
+def origin(vela_flags: ethosu.Options) -> dict[str, Any]:
     """What estimates are made for: those of another origin cannot stand beside them."""
     digest = (
         ""
-        if told.vela_config is None
-        else hashlib.sha256(told.vela_config.read_bytes()).hexdigest()
+        if vela_flags.vela_config is None
+        else hashlib.sha256(vela_flags.vela_config.read_bytes()).hexdigest()
     )
     return {
         "device": ETHOSU,
-        "accelerator": told.accelerator,
-        "system_config": told.system_config,
-        "memory_mode": told.memory_mode,
-        "optimise": told.optimise,
+        "accelerator": vela_flags.accelerator,
+        "system_config": vela_flags.system_config,
+        "memory_mode": vela_flags.memory_mode,
+        "optimise": vela_flags.optimise,
         "config_sha256": digest,
         "container": CONTAINER,
     }

@@ -23,7 +23,7 @@ from keras_metamix.launch.budget import search_budgets, uniform_bits, uniform_na
 from keras_metamix.launch.config import BitMixer, Experiment, MetaMix
 from keras_metamix.launch.datasets import Data
 from keras_metamix.launch.distribution import local_copy
-from keras_metamix.launch.messages import told
+from keras_metamix.launch.messages import budget_text
 from keras_metamix.launch.optimization import compile_model, compile_quantized, cosine
 from keras_metamix.launch.session import Session
 from keras_metamix.metamix.callback import MetaMixCallback
@@ -105,7 +105,7 @@ def train_metamix(
         verbose=0,
     )
     phases = (meta, search, config.train.epochs - meta - search)
-    session.say(f"MetaMix: budget {', '.join(told(b, b.limit) for b in budgets)}")
+    session.say(f"MetaMix: budget {', '.join(budget_text(b, b.limit) for b in budgets)}")
     return *session.fit("metamix", model, "MetaMix", phases, [callback], budgets), callback
 
 

@@ -23,7 +23,14 @@ _FUSED_FROM = 2**15
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class ActivationQuantizer(keras.layers.Layer):
-    """LSQ with a step size for each candidate bit-width (MetaMix Eq. 2) and a bit choice.
+    """LSQ with a step size s_b for each candidate bit-width b (MetaMix Eq. 2) and a bit choice.
+
+    With the range [l, h] of b bits, [0, 2^b - 1] unsigned and +-(2^(b-1) - 1) signed:
+
+        q_b(v) = round(clip(v / s_b, l, h)) * s_b
+        q(v)   = q_b(v) of the bits in use, or in bit-search sum_b softmax(alpha)_b * q_b(v)
+
+    Gradients are those of `WeightQuantizer`, N the values of one image.
 
     Args:
       candidates: bit-widths, descending, or one bit-width.

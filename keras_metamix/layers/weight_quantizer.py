@@ -26,7 +26,14 @@ _MSE_FRACTIONS = np.geomspace(0.02, 1.0, 120)
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class WeightQuantizer(keras.layers.Layer):
-    """Symmetric narrow LSQ of a kernel, range +-(2^(w-1) - 1).
+    """Symmetric narrow LSQ of a kernel, with a step size s for each output channel.
+
+    With `n = 2^(w-1) - 1` for w bits (LSQ, Esser et al., ICLR 2020):
+
+        q(v)  = round(clip(v / s, -n, n)) * s
+        dq/dv = 1 where |v / s| <= n, else 0
+        dq/ds = round(v / s) - v / s where |v / s| <= n, else sign(v) * n, times 1 / sqrt(N * n),
+                N the number of the channel's weights
 
     Args:
       candidates: bit-widths, descending, one bit-width, or the choice of an activation, which the

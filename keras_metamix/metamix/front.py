@@ -78,10 +78,10 @@ def trace_front(
                 model.load_weights(point.file)
             points[number] = point
             if verbose:
-                told = ", ".join(f"{name} {value:.4f}" for name, value in point.metrics.items())
+                text = ", ".join(f"{name} {value:.4f}" for name, value in point.metrics.items())
                 trained = f" and {epochs} epochs of training" if epochs else ""
                 print(
-                    f"[MetaMix] point of {shown(budgets[number])}: {told}; "
+                    f"[MetaMix] point of {shown(budgets[number])}: {text}; "
                     f"{point.images:,} training images read{trained}",
                     flush=True,
                 )

@@ -19,7 +19,12 @@ DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What bit-search adds to the task loss: `strength * distance`, Eq. 3.
+    """What bit-search adds to the task loss (MetaMix Eq. 3 to 5).
+
+        L = L_task + lambda * d,  d = |C / T - 1| ("relative") or |C - T| / 1e9 ("paper")
+        C = sum_l hs(alpha_l)' P_l hs(beta_l), of each layer's prices P_l at its activation
+            (alpha) and weight (beta) candidates
+        hs(alpha) = one-hot(argmax alpha), with the gradient of softmax(alpha)
 
     Attributes:
       budgets: with a price of each pair of each layer's candidates.
@@ -67,8 +72,8 @@ def make_objective(
     """
     require_cost(form, strength)
     if form == "paper" and [budget.unit for budget in budgets] != ["BOPs"]:
-        told = ", ".join(budget.name for budget in budgets)
-        raise ValueError(f"cost_form='paper' is of one budget of BOPs, found {told}.")
+        text = ", ".join(budget.name for budget in budgets)
+        raise ValueError(f"cost_form='paper' is of one budget of BOPs, found {text}.")
     strength = DEFAULT_STRENGTH[form] if strength is None else strength
     return Objective(tuple(budgets), float(strength), form)
 

@@ -45,7 +45,7 @@ def bits_per_layer(results: Results) -> Figure:
     figure = Figure(figsize=(style.WIDTH, 5.4), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     activation_bars(top, layers)
-    style.title(top, _told(results))
+    style.title(top, _text(results))
     weights = [layer.weight_bits for layer in layers]
     width = min(30.0, 0.8 * 560 / max(1, len(layers)))  # of a bar, in points
     top.scatter(places, weights, marker="_", s=width**2, color=style.INK, linewidth=2)
@@ -75,7 +75,7 @@ def activation_bars(axis: Axes, layers: Sequence[Layer]) -> None:
             bar.set(hatch="///", edgecolor="white", linewidth=0)
 
 
-def _told(results: Results) -> str:
+def _text(results: Results) -> str:
     """The title of a run, and what its layers come to."""
     row, title = results.layers_row, style.label(results.title, 60)
     if row is None:

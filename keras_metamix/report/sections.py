@@ -135,7 +135,7 @@ def sections(results: Results) -> Sections:
         bool(search and search.alphas.history),
         "No search was recorded: the bits were given.",
     )
-    told = " and ".join(map(_told, results.budgets))
+    words = " and ".join(map(_text, results.budgets))
     facts = _search_facts(rows, results.budgets, metric)
     drawings = [*shared, moves, alphas, *_analysed(results)]
     if search and search.points:
@@ -144,7 +144,7 @@ def sections(results: Results) -> Sections:
             "pareto", "Results", caption, lambda _: plots.searched_points(search, metric), True
         )
         drawings.insert(0, front)
-    return Sections(told, facts, drawings, [METAMIX])
+    return Sections(words, facts, drawings, [METAMIX])
 
 
 def _moved(search: Search, chosen: dict[str, int]) -> str:
@@ -259,7 +259,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return statistics.correlation(ranks(first), ranks(second))
 
 
-def _told(budget: Budget) -> str:
+def _text(budget: Budget) -> str:
     """`38.0 M BOPs`, `220 µs of predicted latency (table.json)`."""
     limit = numbers.cost(budget.cost, budget.limit)
     name = numbers.cost_name(budget.cost)

@@ -83,7 +83,7 @@ def layer_cells(results: Results) -> list[list[str]]:
     activations = search.argmax_bits if search else {}
     weights = search.argmax_weight_bits if search else {}
 
-    def told(bits: int, argmax: int | None) -> str:
+    def words(bits: int, argmax: int | None) -> str:
         return str(bits) if argmax in (None, bits) else f"{bits} (argmax {argmax})"
 
     for layer in results.layers:
@@ -93,8 +93,8 @@ def layer_cells(results: Results) -> list[list[str]]:
             layer.kind,
             numbers.count(layer.macs),
             numbers.count(layer.bops),
-            told(layer.activation_bits, found[0].get(layer.name)),
-            told(layer.weight_bits, found[1].get(layer.name)),
+            words(layer.activation_bits, found[0].get(layer.name)),
+            words(layer.weight_bits, found[1].get(layer.name)),
             numbers.count(layer.weights),
             layer.container,
             "search" if layer.searched else "rule",

@@ -14,7 +14,7 @@ import keras_metamix as kmm
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.bitmixer.callback import BitMixerCallback
 from keras_metamix.bitmixer.model import STAGES, BitMixerModel
-from keras_metamix.graph.transitions import READINGS
+from keras_metamix.graph.transitions import TRANSITION_RULES
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
 
@@ -111,7 +111,7 @@ def rows_of(path, batch_norm, drawn):
     return {own}
 
 
-@pytest.mark.parametrize("batch_norm", READINGS)
+@pytest.mark.parametrize("batch_norm", TRANSITION_RULES)
 def test_a_step_trains_what_its_stage_says_at_the_bit_widths_drawn(
     batch_norm, mixer, batch, changes, next_draw
 ):

@@ -8,7 +8,7 @@ from keras_metamix.assignment import SearchSpace
 from keras_metamix.graph.layer_costs import mac_nodes
 from keras_metamix.graph.quantize import connect, quantize
 from keras_metamix.graph.topology import Topology
-from keras_metamix.graph.transitions import READINGS, transitions
+from keras_metamix.graph.transitions import TRANSITION_RULES, transitions
 from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
 
@@ -181,7 +181,7 @@ def pair(reading, feeding, own, following):
 SPACE = SearchSpace((4, 3, 2), "same")
 
 
-@pytest.fixture(params=READINGS)
+@pytest.fixture(params=TRANSITION_RULES)
 def reading(request):
     return request.param
 
@@ -202,7 +202,7 @@ def keys():
 @pytest.mark.parametrize("build", EXPECTED, ids=lambda build: build.__name__)
 def test_every_batch_norm_has_the_pair_that_the_graph_says(build, keys):
     model = build()
-    for reading in READINGS:
+    for reading in TRANSITION_RULES:
         expected = {name: pair(reading, *around) for name, around in EXPECTED[build].items()}
         assert keys(model, reading) == expected
 

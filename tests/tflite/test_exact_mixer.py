@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.graph.transitions import READINGS
+from keras_metamix.graph.transitions import TRANSITION_RULES
 from keras_metamix.layers.parts import batch_norms
 from metamix_tflite.read.files import read_file
 
@@ -93,13 +93,13 @@ CASES = [
         id=f"{build.__name__}-{reading}",
     )
     for build in (residual, depthwise)
-    for reading in READINGS
+    for reading in TRANSITION_RULES
 ]
 
 
 @pytest.mark.parametrize(("build", "batch_norm"), CASES)
 def test_random_assignments_are_exact(build, batch_norm, mixer, differing):
-    model, images, rng = mixer(build, batch_norm, seed=READINGS.index(batch_norm))
+    model, images, rng = mixer(build, batch_norm, seed=TRANSITION_RULES.index(batch_norm))
     outputs = []
     for bits in (by_layer(model, rng), by_layer(model, rng)):
         model.set_bits(bits)

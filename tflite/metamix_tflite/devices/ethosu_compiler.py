@@ -112,8 +112,8 @@ class Vela:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.tflite")
             path.write_bytes(flat)
-            told = ("--verbose-performance", "--verbose-allocation", "--show-cpu-operations")
-            command = [self.program, str(path), f"--output-dir={folder}", *self.flags, *told]
+            reports = ("--verbose-performance", "--verbose-allocation", "--show-cpu-operations")
+            command = [self.program, str(path), f"--output-dir={folder}", *self.flags, *reports]
             late = f"{name}: Vela takes longer than {self.timeout} s."
             done = run_program(command, self.timeout, late)
             found = [sorted(Path(folder).glob(f"*_{t}*.csv")) for t in ("summary", "per-layer")]

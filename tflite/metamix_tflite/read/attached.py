@@ -31,10 +31,10 @@ def attached(flat: bytes, metadata: Mapping[str, bytes], description: str) -> di
 
 def differences(declared: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
     """What became of the parts that a file declares; never empty: bytes at least were moved."""
-    told = [f"{part} was added" for part in found if part not in declared]
-    told += [f"{part} was removed" for part in declared if part not in found]
-    told += [f"{p} was replaced" for p, crc in declared.items() if found.get(p, crc) != crc]
-    return told or ["its bytes lie in other places"]
+    changes = [f"{part} was added" for part in found if part not in declared]
+    changes += [f"{part} was removed" for part in declared if part not in found]
+    changes += [f"{p} was replaced" for p, crc in declared.items() if found.get(p, crc) != crc]
+    return changes or ["its bytes lie in other places"]
 
 
 def _archived(flat: bytes) -> dict[str, int]:

@@ -205,7 +205,7 @@ def _unknown_signature(names: list[str], found: str | None) -> ValueError:
 @contextlib.contextmanager
 def _readable(flat: bytes) -> Iterator[FileReader]:
     require_tflite(flat)
-    with _told():
+    with _named_errors():
         reader = FileReader(bytes(flat))
         compiler = reader.compiler()
     if compiler:
@@ -213,12 +213,12 @@ def _readable(flat: bytes) -> Iterator[FileReader]:
             f"This file was compiled by {compiler}, where alone it runs: verify and measure the "
             ".tflite that it was made from."
         )
-    with _told():
+    with _named_errors():
         yield reader
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _named_errors() -> Iterator[None]:
     """Tells in our words what cannot be read."""
     try:
         yield

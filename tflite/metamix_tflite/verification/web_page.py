@@ -160,8 +160,8 @@ def page_content(files: Mapping[str, WebFile], litertjs: Path, plan: Plan) -> Co
         ends = {"model": model, "images": f"{number}.inputs", "signature": file.signature}
         ends |= {"inputs": file.inputs, "outputs": file.outputs}
         described.append({"name": name, **ends, "golden": _described(file.golden)})
-    told = {"litertjs": litertjs_version(litertjs), **dataclasses.asdict(plan), "files": described}
-    return {**content, "plan.json": json.dumps(told).encode()}
+    page = {"litertjs": litertjs_version(litertjs), **dataclasses.asdict(plan), "files": described}
+    return {**content, "plan.json": json.dumps(page).encode()}
 
 
 def write_page(folder: Path, content: Content) -> None:
