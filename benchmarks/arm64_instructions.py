@@ -44,7 +44,9 @@ def files_of(names: Sequence[str]) -> dict[str, bytes]:
     model = kmm.QuantizedModel.from_float(source, activation_bits=8, weight_bits=4)
     kmm.calibrate(model, images)
     for name in CONTAINERS:
-        files[name] = lambda name=name: mt.convert(model, name, golden=0)  # nothing to replay
+        files[name] = lambda name=name: mt.convert(
+            model, weight_container=name, golden=0
+        )  # nothing to replay
     return {name: files[name]() for name in names}
 
 

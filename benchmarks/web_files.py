@@ -59,7 +59,7 @@ def files(kind: Kind) -> dict[str, bytes]:
     model = kmm.QuantizedModel.from_float(source, activation_bits=8, weight_bits=4)
     kmm.calibrate(model, images)
     for end, container in (("b_int8", "int8"), ("c_fast", "fast")):
-        made[end] = mt.convert(model, container)
+        made[end] = mt.convert(model, weight_container=container)
         mt.verify(made[end])
     return made
 

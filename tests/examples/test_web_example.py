@@ -54,7 +54,7 @@ def test_the_page_computes_what_was_trained(litertjs_package):
     (images, _), (shown, _) = data.load_extract()
     model = kmm.QuantizedModel.from_float(zoo.small_cnn(width=8), 8, 4)
     kmm.calibrate(model, np.asarray(data.normalize(images[:64])))
-    flat = mt.convert(model, "int8")
+    flat = mt.convert(model, "web")
     content = {
         "index.html": PAGE.encode(),
         "classifier.js": EXAMPLE / "classifier.js",

@@ -135,9 +135,9 @@ def test_what_the_page_sends_is_judged_and_timed(resnet, played, litertjs, remak
     files = {
         "stock": stranger(1),
         "ours": resnet[2],
-        "int8": mt.convert(resnet[0], "int8"),
+        "int8": mt.convert(resnet[0], "web"),
         "other": edited(remake, resnet[2], three_off),
-        "silent": mt.convert(resnet[0], "smallest", golden=0),
+        "silent": mt.convert(resnet[0], weight_container="smallest", golden=0),
     }
     options = {"browser": played(), "litertjs": litertjs, "builds": ("relaxed", "compat")}
     report = measure("web", files, **options, timeout=60)
@@ -156,7 +156,7 @@ def test_what_the_page_sends_is_judged_and_timed(resnet, played, litertjs, remak
     assert not any("threads" in note for note in report.notes)
     assert any("Files without golden outputs" in note for note in report.notes)
     (slow,) = [note for note in report.notes if "no SIMD kernels" in note]
-    assert slow.startswith("silent: ") and 'weight_container="int8"' in slow
+    assert slow.startswith("silent: ") and 'convert(target="web")' in slow
 
 
 END = """
@@ -363,7 +363,7 @@ def test_chromium_gives_the_trained_integers(
     files = {
         "stock": stranger(1),
         "fast": resnet[2],
-        "int8": mt.convert(resnet[0], "int8"),
+        "int8": mt.convert(resnet[0], "web"),
         "several": mt.convert(several),
         "point": only_signature(points, "b"),
         "other": edited(remake, resnet[2], three_off),
