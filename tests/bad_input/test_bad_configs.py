@@ -97,7 +97,11 @@ METAMIX = [
     *numbers("search.target_bops", "finite number, above 0", ["x", NAN, -1]),
     *numbers("search.target_ratio", "finite number, above 0", ["x", NAN, -1]),
     ("search.target_ratio", None, "config.search.target_bops: expected it, or target_ratio"),
-    ("search.target_latency", 8500.0, "target_latency=8500.0: expected latency_table beside it"),
+    (
+        "search.target_latency",
+        8500.0,
+        "target_latency=8500.0: expected latency_table or accelerator beside it",
+    ),
     *numbers("search.target_latency", "finite number, above 0", ["x", NAN, -1]),
     ("search.latency_table", 3, "config.search.latency_table: expected text, found 3"),
     ("search.latency_table", "no.json", "search.latency_table: .*found no 'no.json'"),

@@ -130,7 +130,7 @@ def test_labels(pictures, command):
             "labels: expected 3, one for each class of output 'scores', found 2",
         ),
         (["--labels=labels.txt", "--io=int8"], "MediaPipe takes pictures of float32 or uint8 alon"),
-        (["--labels=labels.txt", "--weight_container=int8"], "io='int8' .* expected another io"),
+        (["--labels=labels.txt", "--target=ethosu"], "io='int8' .* expected another io"),
         (["--normalization=127.5"], r"expected \(mean, deviation\), .* found \(127.5,\)"),
         (["--normalization=0,0"], r"the deviation above 0, found \(0.0, 0.0\)"),
     ],

@@ -280,7 +280,7 @@ def test_golden_outputs_of_another_graph_are_refused(saved, remake, command):
 
 
 def test_mutated_files_end_in_one_line_or_pass(saved, command):
-    flat = saved.read_bytes()
+    flat, packed = saved.read_bytes(), 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
         changed = bytearray(flat)
@@ -288,7 +288,12 @@ def test_mutated_files_end_in_one_line_or_pass(saved, command):
             changed[place] ^= int(rng.integers(1, 256))
         saved.write_bytes(bytes(changed))
         status, out, err = command(saved, "--kernels=xnnpack")
+        if status == 0:  # of bytes that mean nothing: they lie between the tables
+            assert "packed anew by others" in out and "as written" in out, seed
+            packed += 1
+            continue
         assert (status, out, err.count("\n")) == (1, "", 0), seed
+    assert packed < 6
 
 
 def test_help(command):
