@@ -198,8 +198,10 @@ def test_sums_that_int4_kernels_for_arm_cannot_hold_are_refused(quantized, monke
     }
     held = read_file(flat).metadata["layers"]
     largest = max(sums[name] for name, entry in held.items() if entry["container"] == "INT4")
-    monkeypatch.setattr(mac, "_LARGEST_INT4_SUM", largest + 1)
+    monkeypatch.setattr(mac, "_LARGEST_SMALL_SUM", largest + 1)
     assert mt.convert(model) == flat
-    monkeypatch.setattr(mac, "_LARGEST_INT4_SUM", largest)
-    with pytest.raises(ValueError, match=f"sums may reach {largest:,}, and INT4 weights take less"):
+    monkeypatch.setattr(mac, "_LARGEST_SMALL_SUM", largest)
+    with pytest.raises(
+        ValueError, match=f"sums may reach {largest:,}, and weights of few bits take less"
+    ):
         mt.convert(model)

@@ -51,7 +51,7 @@ def file(request, resnet):
     """The small ResNet in each container, and with integer ends."""
     if request.param == "int8 ends":
         return mt.convert(resnet[0], io="int8", golden=0), True
-    return mt.convert(resnet[0], request.param, golden=0), request.param == "fast"
+    return mt.convert(resnet[0], weight_container=request.param, golden=0), request.param == "fast"
 
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
