@@ -201,7 +201,5 @@ def test_sums_that_int4_kernels_for_arm_cannot_hold_are_refused(quantized, monke
     monkeypatch.setattr(mac, "_LARGEST_SMALL_SUM", largest + 1)
     assert mt.convert(model) == flat
     monkeypatch.setattr(mac, "_LARGEST_SMALL_SUM", largest)
-    with pytest.raises(
-        ValueError, match=f"sums may reach {largest:,}, and weights of few bits take less"
-    ):
+    with pytest.raises(ValueError, match=f"sums may reach {largest:,}, and weights of few"):
         mt.convert(model)

@@ -183,9 +183,7 @@ def test_custom_operators_of_compilers(resnet, remake, code, compiler):
 
 def test_files_that_vela_does_not_take_never_reach_it(resnet, model, played):
     folder = played("exit 1")
-    with pytest.raises(
-        ValueError, match=r"^a: \d+ of its tensors are of INT4, .*target=\"ethosu\""
-    ):
+    with pytest.raises(ValueError, match=r"^a: \d+ of its tensors are of INT4, .*=\"ethosu\""):
         devices.measure("ethosu", {"a": mt.convert(resnet[0], weight_container="smallest")})
     points = dict.fromkeys(("low", "high"), model.bit_assignment)
     with pytest.raises(ValueError, match=r"^b: expected one signature, .*a file of its own"):

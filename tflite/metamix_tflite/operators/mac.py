@@ -226,8 +226,8 @@ def _check_reach(node: Any) -> None:
     largest = node.operation.largest_sum()
     if largest >= _LARGEST_SMALL_SUM:
         raise ValueError(
-            f"Layer {node.name!r}: sums may reach {largest:,}, and weights of few bits take less than "
-            f"{_LARGEST_SMALL_SUM:,} on ARM: give it more than 4 bits."
+            f"Layer {node.name!r}: sums may reach {largest:,}, and weights of few bits "
+            f"take less than {_LARGEST_SMALL_SUM:,} on ARM: give it more than 4 bits."
         )
 
 
