@@ -140,6 +140,7 @@ def run():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_replicas_train_through_all_stages_and_switch_without_a_trace(run):
     run(FIT)
 

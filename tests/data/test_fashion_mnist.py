@@ -197,6 +197,7 @@ def test_import_is_light():
 
 @pytest.mark.slow
 @needs_files
+@pytest.mark.long
 def test_full_set_through_tfds(monkeypatch, tmp_path, no_sources, script):
     (train_images, train_labels), (test_images, test_labels) = data.load_full(tmp_path, SOURCE)
     assert train_images.shape == (60000, 28, 28, 1) and train_images.dtype == np.uint8

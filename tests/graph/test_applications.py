@@ -73,6 +73,7 @@ def test_quantizers_off_change_nothing_and_explain_says_what_cannot_be_exported(
     "name",
     [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES],
 )
+@pytest.mark.long
 def test_every_phase_takes_a_step_and_a_loaded_model_computes_the_same(name, family, tmp_path):
     source, images = family(name)
     model = kmm.MetaMixModel.from_float(source, float_layers=kmm.explain(source).refused)

@@ -76,6 +76,7 @@ def no_tfmot(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_files_of_all_tools(run, trained, no_tfmot, command):
     flags = ("--output=side", *QUICK, *((f"--accelerator={ACCELERATOR}",) if VELA else ()))
     status, out, err = command(benchmark, "--compare=run", *flags)

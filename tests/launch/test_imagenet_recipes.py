@@ -259,6 +259,7 @@ def test_the_sample_can_be_learned(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_every_option(small, tmp_path, capsys):
     small.float.epochs, small.train.ema, small.train.teacher = 1, 0.9, "float"
     small.train.label_smoothing, small.train.uniform, small.data.randaugment = 0.1, True, 1

@@ -363,6 +363,7 @@ def test_a_folder_holds_the_run_of_one_table(config, content, written, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
     least = REST + EDGES + price(1, 3, 8) + price(2, 3, 8)
     config.search.target_latency = least + 2.0  # not even two activations of 4 bits more

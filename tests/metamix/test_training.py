@@ -609,6 +609,7 @@ print("replicas agree")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_replicas_train_through_all_phases():
     """In a process of its own: logical devices are configured before TensorFlow starts."""
     root = Path(__file__).parents[2]

@@ -240,6 +240,8 @@ def test_empty_sections_say_so(metrics):
     assert "No layers were recorded." in reader.texts
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_deep_network_stays_small(metrics):
     metrics["layers"] = [
         layer | {"name": f"{layer['name']}_{copy_number}"}
