@@ -32,8 +32,6 @@ NOT_EXPORTED = {
 # The first takes a minute; of the others' kinds of blocks the rest has all.
 LONG = {"NASNetMobile", "EfficientNetB0", "EfficientNetV2B0", "ResNet50", "DenseNet121"}
 LONG |= {"Xception"}
-# Training and files of the others take half a minute each, and more.
-QUICK = {"MobileNetV3Small"}
 
 
 @pytest.fixture
@@ -69,11 +67,8 @@ def test_quantizers_off_change_nothing_and_explain_says_what_cannot_be_exported(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES],
-)
 @pytest.mark.long
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_phase_takes_a_step_and_a_loaded_model_computes_the_same(name, family, tmp_path):
     source, images = family(name)
     model = kmm.MetaMixModel.from_float(source, float_layers=kmm.explain(source).refused)
