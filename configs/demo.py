@@ -29,7 +29,10 @@ def get_config() -> ConfigDict:
     config.search.budget = "size"
     config.search.target_ratio = 1.0  # of the bytes that 4-bit weights everywhere take
     config.search.budgets = (1.2, 0.87)  # times this budget: two further files
-    config.search.point_epochs = 2
+    config.search.point_epochs = 1
+
+    config.float.epochs = 8
+    config.train.epochs = 6  # search included
 
     config.export.stock = True
     config.export.accelerator = "ethos-u55-256"
