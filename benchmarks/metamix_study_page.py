@@ -96,6 +96,10 @@ def _points(values: Sequence[float]) -> str:
     return f"{mean:+.2f} ({interval})"
 
 
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
 def _seen(values: Sequence[float]) -> str:
     """What a paired difference shows."""
     mean, half = mean_interval(values)
@@ -119,7 +123,7 @@ def _verdicts(results: Mapping[str, Any]) -> list[str]:
                 if values:
                     lines.append(
                         f"{network}, {name}: **{arm} less the mean random assignment of the same "
-                        f"cost: {_points(values)} points**, {len(values)} seeds: {_seen(values)}."
+                        f"cost: {_points(values)} points**, {_seeds(len(values))}: {_seen(values)}."
                     )
             values = paired(seeds, "metamix", "sensitivity, float network")
             if values:
@@ -155,7 +159,7 @@ def _floats(groups: Mapping[str, Any]) -> list[str]:
         for arms in seeds.values()
         if "float, trained on" in arms
     ]
-    text = f"Float: {np.mean(first):.2f} % (mean of {len(first)} seeds)"
+    text = f"Float: {np.mean(first):.2f} % (mean of {_seeds(len(first))})"
     if later:
         text += f"; trained on for as long as the quantized ones: {np.mean(later):.2f} %"
     return [f"{text}."]
