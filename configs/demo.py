@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.search.point_epochs = 1
 
     config.float.epochs = 8
-    config.train.epochs = 6  # search included
+    config.train.epochs = 6  # search included; some seven minutes in all
 
     config.export.stock = True
     config.export.accelerator = "ethos-u55-256"
