@@ -3,9 +3,9 @@
     python benchmarks/metamix_study.py --networks mobilenet --seeds 0 1 2 3 4
 
 Writes OUTPUT.json, OUTPUT.md and OUTPUT_*.png. What the JSON file has already is not trained again,
-so that the study goes on after any interruption, in as many sessions as it takes; `--page` writes
-page and pictures of what there is. Trained networks are kept in `--work`; without that folder
-those that are needed are trained again.
+so that the study goes on after any interruption, in as many sessions as it takes, one process at a
+time; `--page` writes page and pictures of what there is. Trained networks are kept in `--work`;
+without that folder those that are needed are trained again.
 
 Of each network and seed a float network is trained on 55,000 images of Fashion-MNIST. From it,
 under each budget, a MetaMix selection (half a pass over the images of bit-meta, half a pass of
@@ -128,11 +128,11 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page of what there is")
     given = parser.parse_args()
     file = given.output.with_suffix(".json")
-    told = {"data": given.data, "passes": given.passes, "batch": BATCH, "version": 1}
-    study = {"arguments": told, "results": {}}
+    arguments = {"data": given.data, "passes": given.passes, "batch": BATCH, "version": 1}
+    study = {"arguments": arguments, "results": {}}
     if file.is_file():
         study = json.loads(file.read_text())
-        if study["arguments"] != told:
+        if study["arguments"] != arguments:
             raise SystemExit(f"{file}: is of {study['arguments']}: name another --output.")
     if not given.page:
         for seed in given.seeds:
@@ -167,7 +167,6 @@ class _Seed:
 
     def run(self) -> None:
         """Trains what is not there yet, what matters most first."""
-        keras.utils.clear_session()
         self._note("float", "float network", lambda: {"accuracy": self._float_accuracy()})
         for name in self.given.settings:
             self._selection_arms(name, SETTINGS[name])
@@ -221,7 +220,6 @@ class _Seed:
             f"in {found[arm]['seconds']:.0f} s",
             flush=True,
         )
-        # Others may have added to the file meanwhile: one process trains one network.
         with written_whole(self.file) as temporary:
             temporary.write_text(json.dumps(self.study, indent=1) + "\n")
 
@@ -339,7 +337,7 @@ class _Seed:
         bits = choose(self._selected(name, setting, kind))
         model = self._ready(name, "weights")
         priced = setting.budget(model)
-        found = {"cost": priced.total(bits) / priced.limit, "bits": _told(bits), "start": kind}
+        found = {"cost": priced.total(bits) / priced.limit, "bits": _to_text(bits), "start": kind}
         for other in self.study["results"][self.network][name][str(self.seed)].values():
             if (other["start"], other["bits"]) == (kind, found["bits"]):
                 return {**other, "again": True}
@@ -348,21 +346,25 @@ class _Seed:
         return {**found, **self._at(model, bits, self.training)}
 
     def _from_float(self, name: str, setting: Setting) -> dict[str, Any]:
-        found = self.study["results"][self.network][name][str(self.seed)]
-        known = found.get("sensitivity, float network")
+        arms = self.study["results"][self.network][name][str(self.seed)]
+        known = arms.get("sensitivity, float network")
         bits = _read(known["bits"]) if known else self._by(name, setting, "float")
         model = self._ready(name, "from float")
         self._begin(model)
         priced = setting.budget(model)
-        told = {"cost": priced.total(bits) / priced.limit, "bits": _told(bits), "start": "float"}
-        return {**told, **self._at(model, bits, 2 * self.half + self.training)}
+        found = {
+            "cost": priced.total(bits) / priced.limit,
+            "bits": _to_text(bits),
+            "start": "float",
+        }
+        return {**found, **self._at(model, bits, 2 * self.half + self.training)}
 
     def _uniform(self, name: str, activation: int, weight: int) -> dict[str, Any]:
         model = self._ready(name, "from float")
         bits = kmm.uniform_assignment(model, activation, weight)
         self._begin(model)
-        told = {"bops": kmm.bops(model, bits), "bits": _told(bits), "start": "float"}
-        return {**told, **self._at(model, bits, 2 * self.half + self.training)}
+        found = {"bops": kmm.bops(model, bits), "bits": _to_text(bits), "start": "float"}
+        return {**found, **self._at(model, bits, 2 * self.half + self.training)}
 
     def _at(self, model: kmm.MetaMixModel, bits: Any, steps: int) -> dict[str, Any]:
         model.set_bits(bits)
@@ -439,12 +441,12 @@ def _trained_on(half: int, training: int) -> Any:
     return SelectionThenCosine(SELECTION_RATE, 2 * half, RATE, 2 * half + training, 0.01)
 
 
-def _told(bits: kmm.BitAssignment) -> dict[str, str]:
+def _to_text(bits: kmm.BitAssignment) -> dict[str, str]:
     return {name: f"A{bits[name].activation}W{bits[name].weight}" for name in bits.activation_bits}
 
 
-def _read(told: dict[str, str]) -> kmm.BitAssignment:
-    pairs = {name: text[1:].split("W") for name, text in told.items()}
+def _read(written: dict[str, str]) -> kmm.BitAssignment:
+    pairs = {name: text[1:].split("W") for name, text in written.items()}
     return kmm.BitAssignment(
         {name: int(a) for name, (a, _) in pairs.items()},
         {name: int(w) for name, (_, w) in pairs.items()},

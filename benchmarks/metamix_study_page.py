@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ ORDER = (
     "moving",
     "joint",
 )
-CONFIDENCE = 0.95
+CONFIDENCE, WIDTH = 0.95, 120
 
 Seeds = Mapping[str, Mapping[str, Any]]  # seed -> arm -> result
 
@@ -92,8 +93,7 @@ def paired(seeds: Seeds, arm: str, other: str | None = None) -> list[float]:
 
 def _points(values: Sequence[float]) -> str:
     mean, half = mean_interval(values)
-    interval = "one seed" if half == float("inf") else f"± {half:.2f}"
-    return f"{mean:+.2f} ({interval})"
+    return f"{mean:+.2f}" if half == float("inf") else f"{mean:+.2f} ± {half:.2f}"
 
 
 def _seeds(count: int) -> str:
@@ -104,10 +104,10 @@ def _seen(values: Sequence[float]) -> str:
     """What a paired difference shows."""
     mean, half = mean_interval(values)
     if half == float("inf"):
-        return "one seed: shows nothing"
+        return "one seed, which shows nothing"
     if abs(mean) <= half:
-        return "a tie within the interval"
-    return "better" if mean > 0 else "worse"
+        return f"{_seeds(len(values))}: a tie within the interval"
+    return f"{_seeds(len(values))}: {'better' if mean > 0 else 'worse'}"
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -123,31 +123,37 @@ def _verdicts(results: Mapping[str, Any]) -> list[str]:
                 if values:
                     lines.append(
                         f"{network}, {name}: **{arm} less the mean random assignment of the same "
-                        f"cost: {_points(values)} points**, {_seeds(len(values))}: {_seen(values)}."
+                        f"cost: {_points(values)} points** ({_seen(values)})."
                     )
             values = paired(seeds, "metamix", "sensitivity, float network")
             if values:
                 lines.append(
                     f"{network}, {name}: metamix less sensitivity of the float network: "
-                    f"{_points(values)} points: {_seen(values)}."
+                    f"{_points(values)} points ({_seen(values)})."
                 )
     return lines or ["No result yet."]
 
 
 def _method(study: Mapping[str, Any]) -> list[str]:
     arguments = study["arguments"]
-    return [
+    paragraph = (
         "Intervals are of 95 %, Student's t over seeds; differences are paired by seed. "
         f"Data: {arguments['data']}, 5,000 training images held out, batches of "
         f"{arguments['batch']}, {arguments['passes']:g} pass over the images of weight training. "
         "All choices of a row's block are trained from the very same meta-state but those said to "
         "begin elsewhere. The test images were read once by each trained network; no choice was "
-        "made by them. How: `benchmarks/metamix_study.py` says it in its first lines. This page:",
+        "made by them. How: `benchmarks/metamix_study.py` says it in its first lines. This page:"
+    )
+    further = (
+        "More seeds, networks and arms are added by the same command without `--page`; results "
+        "in `metamix_study.json` are not trained again."
+    )
+    return [
+        textwrap.fill(paragraph, WIDTH),
         "",
         "    python benchmarks/metamix_study.py --page",
         "",
-        "More seeds, networks and arms are added by the same command without `--page`; results "
-        "in `metamix_study.json` are not trained again.",
+        textwrap.fill(further, WIDTH),
     ]
 
 

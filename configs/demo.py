@@ -2,7 +2,7 @@
 
     metamix-train --config=configs/demo.py --workdir=runs/demo
 
-`make demo` runs it, in some minutes on two CPU cores. A small MobileNet on the extract of
+`make demo` runs it, in some seven minutes on two CPU cores. A small MobileNet on the extract of
 Fashion-MNIST that the package holds; weights of 8, 4 or 2 bits are searched under three budgets
 of bytes, from one meta-state. Beside them stand the float network, what TensorFlow's converter
 makes of it, and uniform 4-bit weights, trained for as long.
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.search.point_epochs = 1
 
     config.float.epochs = 8
-    config.train.epochs = 6  # search included; some seven minutes in all
+    config.train.epochs = 6  # search included
 
     config.export.stock = True
     config.export.accelerator = "ethos-u55-256"

@@ -54,7 +54,7 @@ def test_an_interval_is_student_s(page):
         ([0.03, 0.031, 0.029], "3 seeds: better"),
         ([-0.03, -0.031, -0.029], "3 seeds: worse"),
         ([0.03, -0.03, 0.001], "3 seeds: a tie within the interval"),
-        ([0.03], "one seed: shows nothing"),
+        ([0.03], "one seed, which shows nothing"),
     ],
 )
 def test_the_first_lines_say_what_the_differences_show(gains, seen, page, tmp_path):

@@ -102,7 +102,9 @@ def test_how_counting_fails_is_one_line(arguments, message, counted):
 @pytest.mark.slow
 def test_int4_takes_more_where_xnnpack_has_no_kernel_for_it(resnet):
     # Of XNNPACK's INT4 kernels ARM's have SIMD instructions with the dot product alone.
-    files = {name: mt.convert(resnet[0], name, golden=0) for name in ("fast", "int8")}
+    files = {
+        name: mt.convert(resnet[0], weight_container=name, golden=0) for name in ("fast", "int8")
+    }
     report = measure("arm64", files, cpus=["cortex-a53", "neoverse-n1"], instructions=True)
     counts = {(row["file"], row["cpu"]): row["instructions"] for row in report.rows}
     again = measure("arm64", {"a": files["fast"]}, cpus=["cortex-a53"], instructions=True).rows
