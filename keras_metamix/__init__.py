@@ -20,7 +20,8 @@ from keras_metamix.cost import (
 )
 from keras_metamix.doctor.advice import Finding
 from keras_metamix.doctor.checkup import Checkup, checkup
-from keras_metamix.doctor.diagnose import Diagnosis, diagnose
+from keras_metamix.doctor.diagnose import diagnose
+from keras_metamix.doctor.diagnosis import Diagnosis
 from keras_metamix.graph.explain import Explanation, explain
 from keras_metamix.graph.fast_float import fast_float
 from keras_metamix.graph.fold_bn import fold_batch_norm

@@ -20,19 +20,17 @@ from typing import Any
 
 import keras
 import numpy as np
-from ml_collections import ConfigDict
 
 from keras_metamix import data as data_sets
 from keras_metamix.doctor.checkup import checkup
 from keras_metamix.doctor.diagnose import diagnose
 from keras_metamix.graph.ends import named_inputs
 from keras_metamix.launch.commands import option, parse
-from keras_metamix.launch.config import complete
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.export import load_any_model, load_float_model
+from keras_metamix.launch.finished_run import read_config
 from keras_metamix.launch.messages import check_output, run_main
 from keras_metamix.quantized_model import QuantizedModel
-from keras_metamix.report import read_results
 
 _NAMES = ("fashion_mnist_extract", "fashion_mnist")
 _LABELS = "labels"  # the array of a .npz
@@ -114,7 +112,7 @@ def _data(options: Options, folder: Path | None, model: QuantizedModel) -> Any:
         return np.asarray(data_sets.normalize(images[: options.images])), labels[: options.images]
     path = Path(name)
     if path.is_dir():
-        found = load_data(complete(ConfigDict(read_results(path).run.config)))
+        found = load_data(read_config(path, "--data"))
         return found.train if found.validation is None else found.validation
     return _arrays(path, model.network)
 
