@@ -3,9 +3,9 @@
     python benchmarks/metamix_study.py --networks mobilenet --seeds 0 1 2 3 4
 
 Writes OUTPUT.json, OUTPUT.md and OUTPUT_*.png. What the JSON file has already is not trained again,
-so that the study goes on after any interruption, in as many sessions as it takes, one process at a
-time; `--page` writes page and pictures of what there is. Trained networks are kept in `--work`;
-without that folder those that are needed are trained again.
+so that the study goes on after any interruption, in as many sessions as it takes; several processes may
+share it, each with seeds of its own. `--page` writes page and pictures of what there is. Trained
+networks are kept in `--work`; without that folder those that are needed are trained again.
 
 Of each network and seed a float network is trained on 55,000 images of Fashion-MNIST. From it,
 under each budget, a MetaMix selection (half a pass over the images of bit-meta, half a pass of
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import functools
 import json
 import runpy
@@ -141,6 +142,21 @@ def main() -> None:
     write_page(given.output, study)
 
 
+def _add(file: Path, arguments: Any, at: tuple[str, ...], found: dict[str, Any]) -> None:
+    """Adds a result to the file, which other processes add to as well."""
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        study = {"arguments": arguments, "results": {}}
+        if file.is_file():
+            study = json.loads(file.read_text())
+        into = study["results"]
+        for key in at[:-1]:
+            into = into.setdefault(key, {})
+        into[at[-1]] = found[at[-1]]
+        with written_whole(file) as temporary:
+            temporary.write_text(json.dumps(study, indent=1) + "\n")
+
+
 def _config(data: str, seed: int) -> Any:
     config = runpy.run_path(str(QUICKSTART))["get_config"]()
     config.seed = seed
@@ -220,8 +236,7 @@ class _Seed:
             f"in {found[arm]['seconds']:.0f} s",
             flush=True,
         )
-        with written_whole(self.file) as temporary:
-            temporary.write_text(json.dumps(self.study, indent=1) + "\n")
+        _add(self.file, self.study["arguments"], (self.network, group, str(self.seed), arm), found)
 
     # --- float ------------------------------------------------------------------------------
 
