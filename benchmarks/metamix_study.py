@@ -3,9 +3,10 @@
     python benchmarks/metamix_study.py --networks mobilenet --seeds 0 1 2 3 4
 
 Writes OUTPUT.json, OUTPUT.md and OUTPUT_*.png. What the JSON file has already is not trained again,
-so that the study goes on after any interruption, in as many sessions as it takes; several processes may
-share it, each with seeds of its own. `--page` writes page and pictures of what there is. Trained
-networks are kept in `--work`; without that folder those that are needed are trained again.
+so that the study goes on after any interruption, in as many sessions as it takes; several
+processes may share it, each with seeds of its own. `--page` writes page and pictures of what there
+is. Trained networks are kept in `--work`; without that folder those that are needed are trained
+again.
 
 Of each network and seed a float network is trained on 55,000 images of Fashion-MNIST. From it,
 under each budget, a MetaMix selection (half a pass over the images of bit-meta, half a pass of
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page of what there is")
     given = parser.parse_args()
     file = given.output.with_suffix(".json")
-    arguments = {"data": given.data, "passes": given.passes, "batch": BATCH, "version": 1}
+    arguments = {"data": given.data, "passes": given.passes, "batch": BATCH, "version": 2}
     study = {"arguments": arguments, "results": {}}
     if file.is_file():
         study = json.loads(file.read_text())
@@ -385,6 +386,7 @@ class _Seed:
         model.set_bits(bits)
         kmm.prepare_weight_training(model, self.data.train, 32)
         self._fit(model, steps)
+        kmm.reestimate_batch_norm(model, self.data.train)
         return self._tested(model)
 
     def _fit(self, model: Any, steps: int, epochs: int = 1, *callbacks: Any) -> None:

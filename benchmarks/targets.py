@@ -26,7 +26,7 @@ import numpy as np
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import zoo
-from keras_metamix.calibration import reestimate_batch_norm
+from keras_metamix.calibration import replace_statistics
 from keras_metamix.cost import select
 from keras_metamix.launch.comparison.stock_converter import int8_file
 from keras_metamix.metamix.search import candidate_scores
@@ -46,7 +46,7 @@ def make_files(arguments: argparse.Namespace) -> dict[str, bytes]:
     shape = (arguments.size, arguments.size, 3)
     float_model = getattr(zoo, arguments.network)(shape)
     images = np.random.default_rng(0).normal(size=(arguments.images, *shape)).astype(np.float32)
-    reestimate_batch_norm(float_model, [images])
+    replace_statistics(float_model, [images])
     files = {STOCK: int8_file(float_model, images)}
     limit = arguments.share * len(files[STOCK])
     model = kmm.MetaMixModel.from_float(

@@ -35,7 +35,7 @@ from wheels import Wheel
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from keras_metamix.calibration import reestimate_batch_norm
+from keras_metamix.calibration import replace_statistics
 from keras_metamix.files import written_whole
 from keras_metamix.launch.comparison.stock_converter import float_file
 from keras_metamix.launch.messages import run_main
@@ -98,7 +98,7 @@ def correct_batch_norm(model: kmm.MetaMixModel, images: np.ndarray) -> None:
     found = []
     for mode in (FLOAT, model.evaluation_mode()):
         with quantization_mode(mode):
-            reestimate_batch_norm(model.network, [images])
+            replace_statistics(model.network, [images])
         found.append([_statistics(norm) for norm in norms])
     for norm, (mean, variance), before, after in zip(norms, trained, *found, strict=True):
         norm.moving_mean.assign(mean + after[0] - before[0])

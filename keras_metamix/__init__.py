@@ -44,10 +44,12 @@ from keras_metamix.pareto import pareto_front
 from keras_metamix.points import OperatingPoint
 from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.sensitivity import sensitivity
+from keras_metamix.statistics import BatchNormReestimation, reestimate_batch_norm
 
 __version__ = "0.2.0"
 __all__ = [
     "ActivationQuantizer",
+    "BatchNormReestimation",
     "BitAssignment",
     "BitMixerCallback",
     "BitMixerModel",
@@ -89,6 +91,7 @@ __all__ = [
     "pareto_front",
     "prepare_weight_training",
     "quantizers_off",
+    "reestimate_batch_norm",
     "select_bits",
     "sensitivity",
     "summary",

@@ -243,21 +243,22 @@ def calibrate_weights(network: keras.Model, rule: Rule) -> None:
             layer.weight_quantizer.initialize_steps(kernel, rule)
 
 
-def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> int:
-    """Replaces moving statistics by the average over `batches` of the network in its mode.
+def replace_statistics(network: keras.Model, batches: Iterable[Any]) -> int:
+    """Replaces batch norm's moving statistics by the mean over `batches`, in the network's mode.
 
     Returns:
-      How many batches were used.
+      How many images were read.
     """
     norms = list(batch_norms(network))
     momenta = [norm.momentum for norm in norms]
-    count = 0
+    read = 0
     try:
         for count, images in enumerate(batches, start=1):
             for norm in norms:
                 norm.momentum = (count - 1) / count
             network(images, training=True)
+            read += count_images(images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-    return count
+    return read

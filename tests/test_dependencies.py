@@ -44,6 +44,7 @@ GRAPH |= {"keras_metamix.step_observer"}
 TRAINING = GRAPH | {"keras_metamix.training", "keras_metamix.distillation"}
 TRAINING |= {"keras_metamix.training_data", "keras_metamix.diagnosis", "keras_metamix.workers"}
 TRAINING |= {"keras_metamix.quantized_model", "keras_metamix.sensitivity"}
+TRAINING |= {"keras_metamix.statistics"}
 METHODS = TRAINING | {"keras_metamix.metamix", "keras_metamix.bitmixer"}
 METHODS |= {"keras_metamix.points", "keras_metamix.pareto", "keras_metamix.hessian"}
 METHODS |= {"keras_metamix.doctor"}
@@ -82,6 +83,7 @@ MAY_IMPORT = {
     "keras_metamix.distillation": GRAPH | {"keras_metamix.training_data"},
     "keras_metamix.quantized_model": TRAINING,
     "keras_metamix.sensitivity": BASE,
+    "keras_metamix.statistics": GRAPH | {"keras_metamix.training"},
     "keras_metamix.hessian": TRAINING,
     "keras_metamix.points": BASE | {"keras_metamix.report"},
     "keras_metamix.metamix": TRAINING | {"keras_metamix.points"},

@@ -14,7 +14,7 @@ from keras_metamix.calibration import (
     SEARCHED,
     calibrate_streams,
     calibrate_weights,
-    reestimate_batch_norm,
+    replace_statistics,
 )
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
@@ -145,7 +145,7 @@ class BitMixerCallback(keras.callbacks.Callback):
         for bits in model.space.activation_bits:
             model.set_bits(model.uniform_bits(bits))
             with quantization_mode(model.evaluation_mode()):
-                reestimate_batch_norm(model.network, self._batches(self.statistics_batches))
+                replace_statistics(model.network, self._batches(self.statistics_batches))
         model.set_bits(before)
 
     def _batches(self, count: int) -> Any:

@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from keras_metamix.cost import Budget, LatencyTable
 from keras_metamix.files import written_whole
-from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.budget import TABLE_SECTIONS
 from keras_metamix.launch.checkpoints import Checkpoints
 from keras_metamix.launch.config import Experiment
@@ -132,8 +131,6 @@ class Session(Generic[E]):
                 build_metrics(model, train)
         metric, callbacks = task_of(self.config).metric, [*callbacks]
         lines = EpochLines(title, phases, budgets, self.chief, metric)
-        if model.optimizer.use_ema:
-            callbacks.append(AveragedWeights(self.statistics_batches, train))
         callbacks.append(lines)
         start, done = 0, False
         if self.workdir is not None:

@@ -29,6 +29,7 @@ from keras_metamix.launch.session import Session
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.report.results import Epoch
+from keras_metamix.statistics import BatchNormReestimation
 from keras_metamix.workers import adapt_to_workers
 
 
@@ -133,7 +134,11 @@ def train_uniform(
             calibrate(model, images)
         model.set_bits(uniform_assignment(float_model, **wanted))
         ready(model)
-    callbacks = [StopOnNonFinite(session.data.train)]
+    train = session.data.train
+    callbacks: list[Any] = [
+        StopOnNonFinite(train),
+        BatchNormReestimation(session.statistics_batches, train),
+    ]
     title = uniform_name(config, bits)
     return session.fit("uniform", model, title, [epochs], callbacks)[0]
 
@@ -151,6 +156,10 @@ def train_mixer(
         rate = cosine(config.train.learning_rate, sum(stages) * data.steps)
         share = mixer.in_place_distillation
         compile_model(model, config, rate, in_place_distillation=share)
-    callback = BitMixerCallback(stages, session.statistics_batches, data.train, verbose=0)
+    callbacks: list[Any] = [
+        BitMixerCallback(stages, session.statistics_batches, data.train, verbose=0)
+    ]
+    if model.optimizer.use_ema:
+        callbacks.append(BatchNormReestimation(session.statistics_batches, data.train))
     title = f"Bit-Mixer ({mixer.batch_norm})"
-    return session.fit("bitmixer", model, title, stages, [callback])
+    return session.fit("bitmixer", model, title, stages, callbacks)

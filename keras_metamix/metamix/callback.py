@@ -29,6 +29,7 @@ from keras_metamix.metamix.search import (
     prepare_weight_training,
     searched_choices,
 )
+from keras_metamix.statistics import BatchNormReestimation
 from keras_metamix.training import check_statistics_data, epoch_steps, training_batches
 
 
@@ -51,7 +52,9 @@ class MetaMixCallback(keras.callbacks.Callback):
       cost_form: of Eq. 4: "relative" |cost / T - 1|, of several budgets that of the tightest, or
         the "paper"'s, in 1e9 BOPs.
       cost_strength: lambda of Eq. 3; default 8 for "relative", 1 for "paper".
-      statistics_batches: training batches that re-estimate batch norm after the selection.
+      statistics_batches: training batches that re-estimate batch norm after the selection, and when
+        a `fit` ends with weight training, before its last epoch is validated
+        (`reestimate_batch_norm`); 0 leaves the statistics to training.
       statistics_data: what these are taken from: images, `(images, labels)`, or batches as `fit`
         takes them; of a generator the first batches are kept. Default: what `fit` trains on.
       record_every: steps of bit-search between two records of the probabilities.
@@ -114,6 +117,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         self._batch = 0
         self._steps: int | None = None  # of an epoch, once one was trained
         self._settled, self._selected = True, False
+        self._statistics = BatchNormReestimation(statistics_batches, self.statistics_data)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
@@ -122,6 +126,8 @@ class MetaMixCallback(keras.callbacks.Callback):
                 "MetaMixCallback trains a MetaMixModel (see MetaMixModel.from_float), "
                 f"found {type(model).__name__}."
             )
+        self._statistics.set_params(self.params or {})
+        self._statistics.set_model(model)
         self._layers = layer_costs(model.network)
         self._product_bops = product_bops(model.network)
         model.set_objective(self.budgets, self.cost_strength, self.cost_form)
@@ -139,6 +145,7 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
+        self._statistics.on_epoch_begin(epoch)
         epoch = model.progress.begin_epoch(epoch)
         self._epoch, self._settled = epoch, False
         wanted = self._phase_of(epoch)
@@ -161,6 +168,8 @@ class MetaMixCallback(keras.callbacks.Callback):
         where = f"at step {batch + 1} of epoch {self._epoch + 1}, phase {model.phase}"
         check_loss(model, logs, where, self._batches(LOOKED_AT))
         self._batch = batch
+        if model.phase == "weight_training":
+            self._statistics.on_train_batch_end(batch, logs)
         if not logs or model.phase != "bit_search":  # no logs: the step was done before a restart
             return
         if self._step % self.record_every == 0:
@@ -169,6 +178,7 @@ class MetaMixCallback(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._settle()
+        self._statistics.on_test_begin()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
@@ -188,6 +198,8 @@ class MetaMixCallback(keras.callbacks.Callback):
         if self._settled and model.phase != "weight_training" and self._is_last(self._epoch):
             self._enter_weight_training()
             self._say(f"phase weight_training from now on: {self._budget_line()}")
+        elif model.phase == "weight_training":
+            self._statistics.on_train_end()
         self._settled = True
 
     @property

@@ -18,6 +18,7 @@ from keras_metamix.files import written_whole
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.search import prepare_weight_training, require_metamix, select_bits
 from keras_metamix.points import OperatingPoint
+from keras_metamix.statistics import reestimate_batch_norm
 
 FILE = "front.json"
 _BATCHES = 16  # of the training data, that estimate batch norm's statistics of a point
@@ -106,6 +107,7 @@ def _made(
         several = isinstance(train, tuple)
         settings: Any = {"epochs": point.epochs, "steps_per_epoch": steps, "verbose": 0}
         model.fit(*(train if several else (train,)), shuffle=several, **settings)
+        images += reestimate_batch_norm(model, train, batches)
     arrays = data if isinstance(data, tuple) else (data,)
     found: Any = model.evaluate(*arrays, verbose=0, return_dict=True)
     if not np.isfinite(found.get("loss", np.nan)):

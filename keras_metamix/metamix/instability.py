@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_metamix.calibration import reestimate_batch_norm
+from keras_metamix.calibration import replace_statistics
 from keras_metamix.keras_internals import calls_of, loss_of
 from keras_metamix.layers.grid import Sign, activation_range
 from keras_metamix.layers.mode import Choice, QuantizationMode, quantization_mode
@@ -50,7 +50,7 @@ def channel_variances(
     try:
         for number, bits in enumerate(model.space.activation_bits):
             with quantization_mode(_everywhere(number, weights)):
-                reestimate_batch_norm(model.network, batches)
+                replace_statistics(model.network, batches)
             for name, norm in norms.items():
                 found[name][bits] = _values(norm.moving_variance)
     finally:

@@ -13,7 +13,7 @@ from keras_metamix.calibration import (
     SEARCHED,
     calibrate_streams,
     calibrate_weights,
-    reestimate_batch_norm,
+    replace_statistics,
 )
 from keras_metamix.checks import found_model, require_whole
 from keras_metamix.cost import Scores, as_budgets, select
@@ -108,7 +108,7 @@ def prepare_weight_training(
     calibrate_streams(model.network, counted(SEARCHED))
     model.phase = "weight_training"
     with quantization_mode(model.evaluation_mode()):
-        reestimate_batch_norm(model.network, counted(batches))
+        replace_statistics(model.network, counted(batches))
     restart_averages(model)
     return images
 

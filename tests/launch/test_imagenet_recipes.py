@@ -15,7 +15,6 @@ from keras_metamix import data, zoo
 from keras_metamix.data import imagenet_sample
 from keras_metamix.launch import config as config_fields
 from keras_metamix.launch import datasets, optimization, training
-from keras_metamix.launch.averaging import AveragedWeights
 from keras_metamix.launch.train import run_experiment
 from keras_metamix.report import read_results
 
@@ -227,10 +226,7 @@ def test_weights_are_averaged_from_the_begin_of_weight_training(compiled):
     recorder = _Recorder()
     bits = kmm.uniform_assignment(model, 4, 4)
     callback = kmm.MetaMixCallback(kmm.bops(model, bits), verbose=0)
-    model.fit(
-        images, labels, batch_size=8, epochs=4, callbacks=[callback, AveragedWeights(2), recorder],
-        verbose=0,
-    )  # fmt: skip
+    model.fit(images, labels, batch_size=8, epochs=4, callbacks=[callback, recorder], verbose=0)
     assert len(recorder.values) == 5  # two epochs of two steps
     expected = recorder.values[0]
     for values in recorder.values[1:]:
