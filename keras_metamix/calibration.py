@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_metamix.batches import (
@@ -32,6 +33,7 @@ ENOUGH = 32  # images that set step sizes where nobody says how many
 SEARCHED = 1000  # batches that are looked through for one that is not of one colour
 _MORE = 8  # passes beyond, for tensors that were 0 everywhere
 _BATCHES = 16  # of a data set given to `calibrate`
+_EAGER = 4  # batches of statistics that take less time than to trace a function for more
 
 
 def calibrate(
@@ -251,12 +253,18 @@ def replace_statistics(network: keras.Model, batches: Iterable[Any]) -> int:
     """
     norms = list(batch_norms(network))
     momenta = [norm.momentum for norm in norms]
-    read = 0
+    momentum, read = tf.Variable(0.0, trainable=False), 0
+
+    def train(images: Any) -> None:
+        network(images, training=True)
+
+    compiled: Any = tf.function(train, reduce_retracing=True)
     try:
+        for norm in norms:
+            norm.momentum = momentum
         for count, images in enumerate(batches, start=1):
-            for norm in norms:
-                norm.momentum = (count - 1) / count
-            network(images, training=True)
+            momentum.assign((count - 1) / count)
+            (train if count <= _EAGER else compiled)(images)
             read += count_images(images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
