@@ -52,9 +52,9 @@ class Budget(ABC):
                 f"found {found_model(model)}."
             )
         table: CostTable = model.cost_table
-        prices, constant = self._prices(table)
+        prices, fixed = self._prices(table)
         found = PricedBudget(
-            str(self), prices, table.choices, 0, constant, self.unit, self.log, self.paper_unit
+            str(self), prices, table.choices, 0, fixed, self.unit, self.log, self.paper_unit
         )
         limit = self.limit
         if self.share is not None:
@@ -64,7 +64,7 @@ class Budget(ABC):
 
     @abstractmethod
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
-        """Prices of every pair of each layer's candidates, and a constant that is added to them."""
+        """Prices of every pair of each layer's candidates, and the fixed cost."""
 
     def __post_init__(self) -> None:
         """Raises ValueError unless there is a limit or a share."""
@@ -150,7 +150,7 @@ class Size(Budget):
                 (a, w): outline.layers[layer.name][w] for a, w in table.candidates[layer.name]
             }
             for layer in table.layers
-        }, outline.constant
+        }, outline.fixed
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -174,8 +174,8 @@ class Latency(Budget, _OfTable):
         super().__post_init__()
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
-        rest = self.table.rest_of(table.model, table.layers)
-        return self.table.prices(table.layers, table.candidates), rest
+        fixed = self.table.fixed_cost(table.model, table.layers)
+        return self.table.prices(table.layers, table.candidates), fixed
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -186,11 +186,11 @@ class Priced(Budget, _OfTable):
       table: {layer name: {bits: price}}, bits a pair of (activation bits, weight bits), or the
         activation bits alone.
       limit, share: see `Budget`; in the unit of the prices.
-      constant: what the model costs in addition to its layers.
+      fixed: the fixed cost, which the model has whatever its layers' bits.
     """
 
     table: Mapping[str, Mapping[Any, float]]
-    constant: float = dataclasses.field(default=0.0, kw_only=True)
+    fixed: float = dataclasses.field(default=0.0, kw_only=True)
     unit = "units of its table"
     log = "price"
 
@@ -199,7 +199,7 @@ class Priced(Budget, _OfTable):
             raise TypeError(
                 f"Priced: expected a table {{layer: {{bits: price}}}}, found {shown(self.table)}."
             )
-        require_number("Priced: constant", self.constant, 0)
+        require_number("Priced: fixed", self.fixed, 0)
         super().__post_init__()
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
@@ -211,7 +211,7 @@ class Priced(Budget, _OfTable):
                 for pair in table.candidates[layer.name]
                 if pair in allowed or self._found(layer.name, *pair) is not None
             }
-        return rows, self.constant
+        return rows, self.fixed
 
     def _found(self, layer: str, activation: int, weight: int) -> Any:
         row = self.table.get(layer)

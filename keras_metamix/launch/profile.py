@@ -116,8 +116,8 @@ def main(options: Options) -> None:
     _write(table, options.output)
     print(
         f"{options.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
-        f"besides its MAC layers the network takes {table['rest_us']:.1f} us ({low:.1f} to "
-        f"{high:.1f}, as the bits are)"
+        f"the network's fixed cost is {table['fixed_us']:.1f} us ({low:.1f} to {high:.1f}, as the "
+        "bits are)"
     )
 
 
@@ -177,7 +177,7 @@ def _begin(options: Options) -> dict[str, Any]:
             )
         table |= {key: found[key] for key in ("kernels", "empty_us", "operations") if key in found}
     run = {"date": today(), "command": command_line(), "runs": options.runs}
-    return table | run | {"rest_us": None}
+    return table | run | {"fixed_us": None}
 
 
 def _files(model: keras.Model, options: Options) -> Files:
@@ -217,7 +217,7 @@ def _measure(table: dict[str, Any], files: Files, options: Options) -> None:
 def _add_up(
     table: dict[str, Any], costs: list[LayerCost], files: Files, ends: tuple[int, int]
 ) -> tuple[float, float]:
-    """Prices of the layers' operations, and of the rest, whose least and most are returned."""
+    """Prices the layers' operations, and the fixed cost, whose least and most are returned."""
     kernels = table["kernels"]
     for (activation, weight), found in files.items():
         for cost in costs:
@@ -228,13 +228,13 @@ def _add_up(
                 row = table["operations"].setdefault(text, {"macs": macs, "prices": {}})
                 row["prices"][bits] = kernels[kernel]
     empty = statistics.median(table["empty_us"].values())
-    rests = [
+    fixed = [
         empty + sum(kernels[file.kernel] for file in found if not file.layer)
         for found in files.values()
     ]
     table["network"] = [text for cost in costs for text in cost.operations]
-    table["rest_us"] = statistics.fmean(rests)
-    return min(rests), max(rests)
+    table["fixed_us"] = statistics.fmean(fixed)
+    return min(fixed), max(fixed)
 
 
 def _write(table: dict[str, Any], output: Path) -> None:

@@ -95,7 +95,7 @@ def chosen_cost(layers: Sequence[Any], costs: PricedBudget) -> Any:
       layers: quantized MAC layers.
       costs: with a price of each pair of their candidates.
     """
-    total = ops.convert_to_tensor(costs.constant / costs.paper_unit, "float32")
+    total = ops.convert_to_tensor(costs.fixed / costs.paper_unit, "float32")
     for layer in layers:
         activation, weight = layer.input_quantizer.choice, layer.weight_quantizer.choice
         chosen = activation.selection()

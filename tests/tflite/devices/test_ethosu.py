@@ -118,7 +118,7 @@ def test_fewer_bits_of_weights_take_less(model):
 
 
 @installed
-def test_layers_and_the_rest_are_the_whole(quantized):
+def test_layers_and_the_fixed_cost_are_the_whole(quantized):
     """With activations of 4 bits the prices of two layers have a change of scale in them."""
     keras.utils.set_random_seed(0)
     image = keras.Input((12, 12, 3), name="image")
