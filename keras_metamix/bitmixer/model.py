@@ -172,12 +172,17 @@ class BitMixerModel(QuantizedModel):
     # --- training --------------------------------------------------------------------------
 
     def compile(self, *args: Any, in_place_distillation: float = 0.0, **kwargs: Any) -> None:
-        """As `keras.Model.compile`.
+        r"""As `keras.Model.compile`.
+
+        With in-place distillation of weight $w > 0$ each step trains the highest bit-widths too, on
+        the task, and those drawn learn from their logits:
+
+        $$L = \frac{1}{2} \left( L_{task}(highest) + (1 - w) \, L_{task}(drawn) + w \,
+        \mathrm{KL}(highest \, \| \, drawn) \right)$$
 
         Args:
-          in_place_distillation: w of `(1 - w) * task loss + w * KL(highest || drawn)`. Above 0 each
-            step trains the highest bit-widths too, on the task, and those drawn learn its logits;
-            it costs a second forward and backward pass.
+          in_place_distillation: $w$, from 0 to 1. Above 0 it costs a second forward and backward
+            pass.
         """
         require_number("in_place_distillation", in_place_distillation, 0, 1)
         self._distillation = float(in_place_distillation)

@@ -22,7 +22,11 @@ _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Budget(ABC):
-    """The most that an assignment may cost: a limit, or a share of a model's range.
+    r"""The most that an assignment may cost: a limit, or a share of a model's range.
+
+    A share $\sigma$ in place of a limit $T$ lies between what the fewest and the most bits cost:
+
+    $$T = C_{fewest} + \sigma \, (C_{most} - C_{fewest})$$
 
     Attributes:
       limit: a number in the unit of the kind of budget, or None.
@@ -97,9 +101,12 @@ class _OfTable:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bops(Budget):
-    """Bit operations of one image, MetaMix Eq. 6: MACs x activation bits x weight bits.
+    r"""Bit operations of one image, MetaMix Eq. 6.
 
-    Those of products of two activations, of 8 bits each, are added to them.
+    $$\mathrm{BOPs} = \sum_l \mathrm{MACs}_l \cdot a_l \cdot w_l + 64 \, \mathrm{MACs}_{products}$$
+
+    with $a_l$ and $w_l$ the bits of the input and of the weights of layer $l$. Products of two
+    activations, of 8 bits each, such as attention's, are a fixed cost.
     """
 
     unit = "BOPs"
@@ -118,11 +125,14 @@ class Bops(Budget):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Size(Budget):
-    """Bytes of the whole file that `metamix_tflite.convert(model, target)` writes.
+    r"""Bytes of the whole file that `metamix_tflite.convert(model, target)` writes.
 
-    The file has one signature, metadata and golden outputs. Its size is predicted to within 1 %
-    (below 10 kB to within 100 bytes), and rather too high than too low. The bits of activations
-    take no bytes.
+    $$S = S_{fixed} + \sum_l S_l(w_l)$$
+
+    with $S_l(w_l)$ the bytes of the weights of layer $l$ at $w_l$ bits in the target's container,
+    and of what its operator needs besides. The file has one signature, metadata and golden outputs.
+    Its size is predicted to within 1 % (below 10 kB to within 100 bytes), and rather too high than
+    too low. The bits of activations take no bytes.
 
     Attributes:
       limit: a number, or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
@@ -155,7 +165,9 @@ class Size(Budget):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Latency(Budget, _OfTable):
-    """Microseconds of one inference, as a table of measured times predicts them.
+    r"""Microseconds of one inference, as a table of measured times predicts them.
+
+    $$t = t_{fixed} + \sum_l t_l(a_l, w_l)$$
 
     Attributes:
       table: what `metamix-profile` measured, or such a table of any device.
@@ -180,7 +192,9 @@ class Latency(Budget, _OfTable):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Priced(Budget, _OfTable):
-    """The sum of prices of your own, such as a device's measured energy.
+    r"""The sum of prices of your own, such as a device's measured energy.
+
+    $$C = C_{fixed} + \sum_l P_l(a_l, w_l)$$
 
     Attributes:
       table: {layer name: {bits: price}}, bits a pair of (activation bits, weight bits), or the

@@ -99,9 +99,12 @@ def costs_of(nodes: dict[str, list[Node]]) -> list[LayerCost]:
 
 
 def bops(model: keras.Model, bits: BitAssignment) -> int:
-    """BOPs for one image (MetaMix Eq. 6): sum of activation bits * weight bits * MACs.
+    r"""BOPs for one image (MetaMix Eq. 6).
 
-    Products of two activations, such as attention's, count with 8 bits of each.
+    $$\mathrm{BOPs} = \sum_l \mathrm{MACs}_l \cdot a_l \cdot w_l + 64 \, \mathrm{MACs}_{products}$$
+
+    with $a_l$ and $w_l$ the bits of the input and of the weights of layer $l$. Products of two
+    activations, such as attention's, count with 8 bits of each.
     """
     return assignment_bops(layer_costs(model), bits) + product_bops(model)
 

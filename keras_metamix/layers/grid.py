@@ -33,16 +33,18 @@ def activation_range(bits: int, sign: Sign) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """How an INT8 tensor of the device holds a b-bit one: code = level + zero_point.
+    r"""How an INT8 tensor of the device holds one of $b$ bits.
 
-    A level is the integer of the training graph, real value `level * scale`. Below 8 bits the
-    clip to fewer than 256 codes is done by saturation and a fused activation:
+    A level $q$ is the integer of the training graph; the tensor holds the code $q + z$ with the
+    zero point $z$. The real value is $s \, q$ with the step size $s$. Below 8 bits the clip to
+    fewer than 256 codes is done by saturation and a fused activation:
 
-    - unsigned: zero_point = 128 - 2^b, saturation above, fused RELU below;
-    - signed: labelled with scale 1 / (2^(b-1) - 1), so that fused RELU_N1_TO_1 clips both ends;
-      producers and consumers take the ratio of the label to the true step into their scales;
-    - offset: zero_point = 127 - high, saturation above; below, a label as for signed where the
-      range reaches as far down as up, else nothing: the fold proves that no level is below.
+    - unsigned: $z = 128 - 2^b$, saturation above, fused RELU below;
+    - signed: $z = 0$ and in the file the scale $1 / (2^{b-1} - 1)$ in place of $s$, so that fused
+      RELU_N1_TO_1 clips at both ends; producers and consumers take the ratio of that scale to the
+      step into their own scales;
+    - offset: $z = 127 - q_{max}$, saturation above; below, such a scale where the range reaches as
+      far down as up, else nothing: the fold proves that no level is below.
 
     Attributes:
       scale: of the file, float32.

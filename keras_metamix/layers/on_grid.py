@@ -126,10 +126,12 @@ class AtMostOne(keras.constraints.Constraint):
 
 
 def prelu_steps(slopes: Any, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
-    """Steps of the two INT8 tensors whose sum a PReLU is: `slope * x` and `(1 - slope) * relu(x)`.
+    r"""Steps of the two INT8 tensors whose sum a PReLU is.
+
+    $$\mathrm{PReLU}(x) = a \, x + (1 - a) \, \mathrm{relu}(x)$$
 
     Args:
-      slopes: of the channels.
+      slopes: $a$ of the channels.
       step, low, high: of the input's grid.
     """
     steepest = ops.maximum(ops.max(ops.abs(slopes)), _LEAST_SLOPE)
