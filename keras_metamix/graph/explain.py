@@ -41,8 +41,10 @@ class LayerExplanation:
     """What becomes of one call of a layer.
 
     Attributes:
-      name: of the layer, in the expanded model (models inside are opened).
-      layer_class: its Keras class.
+      name: of the layer, in the expanded model (models inside are opened). An operator that
+        brings a sequence into another layout has the name and the class of the layer or input
+        whose result it is.
+      layer_class: its Keras class, that of the given model.
       outcome: "quantized" (a MAC layer), "integer" (an operator of its own), "folded" (part of
         the layer before it), "left out" (no operator at all), "float" (trains, cannot be
         exported) or "refused" (from_float raises).
@@ -169,7 +171,12 @@ class _Reader:
 
     def row(self, node: Node) -> LayerExplanation:
         """Of one call."""
+        origin = self.found.origins[node.name]
         named = node.name, type(standing_for(node.operation)).__name__
+        if origin.cls and isinstance(node.operation, keras.layers.Layer):
+            named = node.name, origin.cls
+        if origin.layout:
+            named = origin.owner or origin.name, origin.cls
         if refusals := self.found.refused.get(node.name):
             why = dict.fromkeys(refusal.said for refusal in refusals)
             return LayerExplanation(*named, "refused", note="; ".join(why))
@@ -202,7 +209,7 @@ class _Reader:
             macs=macs,
             mac_share=macs / self.macs if macs else 0.0,
             bops_share=macs * PRODUCT_BITS**2 / self.bops if macs else 0.0,
-            note="requantizes" if found in (*RELUS, Kind.SYMMETRIC) else outside,
+            note="requantizes" if found in (*RELUS, Kind.SYMMETRIC) else outside or origin.layout,
         )
 
     def _operator(self, node: Node) -> str:

@@ -77,6 +77,7 @@ class Origin:
       around: that layer, or the model inside the given one, as a message has it.
       stuck: why that layer cannot be copied, so that `float_layers` does not help, "" if it can.
       cls: class of the user's layer, where that of the flat model has another one; else "".
+      layout: what a Reshape of the flat model gives, which the user's layer does not have; else "".
     """
 
     name: str
@@ -85,6 +86,7 @@ class Origin:
     around: str = ""
     stuck: str = ""
     cls: str = ""
+    layout: str = ""
 
     def label(self, operation: Any) -> str:
         """A layer as a message has it."""
