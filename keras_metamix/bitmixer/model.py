@@ -80,8 +80,9 @@ class BitMixerModel(QuantizedModel):
         Args:
           model: the float model; models and composite layers inside it are opened.
           space: the bit-widths; default (4, 3, 2) for activations and weights alike.
-          batch_norm: "feeding" or "following", the transitional batch norm's two readings, or the
-            controls "switchable" (a set for each bit-width) and "shared" (one set).
+          batch_norm: "feeding" or "following", the two published interpretations of the
+            transitional batch norm, or the controls "switchable" (a set for each bit-width) and
+            "shared" (one set).
           float_layers: names of layers to leave in float, so that no file can be exported.
           seed: of the bit-widths drawn in training.
 

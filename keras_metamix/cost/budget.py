@@ -14,7 +14,7 @@ from keras_metamix.cost.layer_cost import weighted_bits
 from keras_metamix.cost.prices import PricedBudget, Prices
 from keras_metamix.cost.table import CostTable
 from keras_metamix.network_model import NetworkModel
-from metamix_tflite.targets import ContainerName, EndsName, TargetName, target_of
+from metamix_tflite.targets import ContainerName, IoName, TargetName, target_of
 
 _BYTES = {"b": 1, "byte": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
@@ -142,7 +142,7 @@ class Size(Budget):
 
     target: TargetName = dataclasses.field(default="cpu", kw_only=True)
     weight_container: ContainerName | None = dataclasses.field(default=None, kw_only=True)
-    io: EndsName | None = dataclasses.field(default=None, kw_only=True)
+    io: IoName | None = dataclasses.field(default=None, kw_only=True)
 
     unit = "bytes"
     log = "size_bytes"

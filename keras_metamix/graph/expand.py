@@ -48,7 +48,7 @@ from keras_metamix.keras_internals import layers_inside, takes_training
 
 _TRAINS_ALWAYS = (
     "called with training=True, which a plain call of the model obeys, and neither predict nor a "
-    "file does; leave the argument out: fit hands it on. For Monte Carlo dropout call the "
+    "file does; leave the argument out: fit passes it on. For Monte Carlo dropout call the "
     "quantized model with training=True"
 )
 
@@ -253,7 +253,7 @@ def float_names(float_layers: Any) -> frozenset[str]:
 
 
 def _trains_always(operation: Any, flag: Any) -> bool:
-    """Whether the user hands training=True to something that acts in training."""
+    """Whether the user passes training=True to something that acts in training."""
     if flag is not True or not isinstance(operation, layers.Layer):
         return False
     if inspect.signature(operation.call).parameters["training"].default is True:

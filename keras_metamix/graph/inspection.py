@@ -38,7 +38,7 @@ class Inspection:
       topology: the topology of the expanded model.
       macs: the calls of each MAC layer to quantize, by its name.
       edges: names of the first and of the last of them.
-      plan: says which tensors carry which quantizer; refused operations count as float in it.
+      plan: says which tensors have which quantizer; refused operations count as float in it.
       kept: names of the layers that stay in float, as asked or because streams are in float.
       refused: why each operation that cannot be taken is refused, by its expanded name.
       origins: what the user calls each operation, by its expanded name.

@@ -120,12 +120,12 @@ def uniform_assignment(
 
     These take `edge_bits`, their weights `edge_weight_bits`; None: `edge_bits` too.
     """
-    ends = edge_bits if edge_weight_bits is None else edge_weight_bits
-    SearchSpace((activation_bits,), weight_bits, edge_bits, edge_weight_bits=ends)  # checks them
+    edges = edge_bits if edge_weight_bits is None else edge_weight_bits
+    SearchSpace((activation_bits,), weight_bits, edge_bits, edge_weight_bits=edges)  # checks them
     costs = layer_costs(model)
     return BitAssignment(
         {c.name: edge_bits if c.edge else activation_bits for c in costs},
-        {c.name: ends if c.edge else weight_bits for c in costs},
+        {c.name: edges if c.edge else weight_bits for c in costs},
     )
 
 

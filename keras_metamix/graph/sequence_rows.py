@@ -56,11 +56,12 @@ class SequenceRows(Pieces):
         if not keras.utils.is_keras_tensor(value):
             return value
         if id(value) not in self.rows:
-            operation, source = operation_of(value), value
+            operation: Any = operation_of(value)
+            source = value
             plain = getattr(operation, "activity_regularizer", None) is None
             if plain and type(operation).__name__ == "Reshape":  # both in one
                 (source,) = call_of(value).input_tensors
-            user = self.input_names.get(operation.name, operation.name)
+            user = str(self.input_names.get(operation.name, operation.name))
             name = self._name(f"{user}_row", user)
             origin = self.origins.get(operation.name, Origin(user))
             self._records_layout(name, origin, origin.cls or described(operation), _AS_ROW)

@@ -111,8 +111,8 @@ def main(options: Options) -> None:
     costs = layer_costs(model)  # refuses sizes that are not known
     files = _files(model, options)
     _measure(table, files, options)
-    ends = options.edge_bits, options.edge_weight_bits or options.edge_bits
-    low, high = _add_up(table, costs, files, ends)
+    edges = options.edge_bits, options.edge_weight_bits or options.edge_bits
+    low, high = _add_up(table, costs, files, edges)
     _write(table, options.output)
     print(
         f"{options.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
@@ -181,10 +181,10 @@ def _begin(options: Options) -> dict[str, Any]:
 
 
 def _files(model: keras.Model, options: Options) -> Files:
-    """Operators of the network's file at each pair of bit-widths, in all layers but the ends."""
-    ends = options.edge_bits, options.edge_weight_bits
+    """Operators of the network's file at each pair of bit-widths, in all layers but the edges."""
+    edges = options.edge_bits, options.edge_weight_bits
     space = SearchSpace(
-        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
+        options.activation_bits, options.weight_bits, edges[0], edge_weight_bits=edges[1]
     )
     quantized = MetaMixModel.from_float(model, space)
     random = np.random.default_rng(0)
@@ -192,7 +192,7 @@ def _files(model: keras.Model, options: Options) -> Files:
     calibrate(quantized, images[0] if len(images) == 1 else images)
     files = {}
     for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
-        quantized.set_bits(uniform_assignment(model, activation, weight, *ends))
+        quantized.set_bits(uniform_assignment(model, activation, weight, *edges))
         flat = convert(quantized, weight_container=options.containers, golden=0)
         files[activation, weight] = operator_files(flat)
     return files
@@ -215,13 +215,13 @@ def _measure(table: dict[str, Any], files: Files, options: Options) -> None:
 
 
 def _add_up(
-    table: dict[str, Any], costs: list[LayerCost], files: Files, ends: tuple[int, int]
+    table: dict[str, Any], costs: list[LayerCost], files: Files, edges: tuple[int, int]
 ) -> tuple[float, float]:
     """Prices the layers' operations, and the fixed cost, whose least and most are returned."""
     kernels = table["kernels"]
     for (activation, weight), found in files.items():
         for cost in costs:
-            bits = "/".join(map(str, ends if cost.edge else (activation, weight)))
+            bits = "/".join(map(str, edges if cost.edge else (activation, weight)))
             calls = [file.kernel for file in found if file.layer == cost.name]
             for text, kernel in zip(cost.operations, calls, strict=True):
                 macs = cost.macs // len(cost.operations)

@@ -51,9 +51,9 @@ def profile_ethosu(options: Any) -> None:
     vela_flags = vela_options(vars(options))
     ethosu.compiler(vela_flags)  # says what is wrong with the flags
     model = load_float_model(options.model, "give the one that from_float takes.")
-    ends = options.edge_bits, options.edge_weight_bits
+    edges = options.edge_bits, options.edge_weight_bits
     space = SearchSpace(
-        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
+        options.activation_bits, options.weight_bits, edges[0], edge_weight_bits=edges[1]
     )
     table = vela_table(model, space, vela_flags)
     with written_whole(options.output) as temporary:

@@ -50,7 +50,7 @@ class Grid:
       scale: of the file, float32.
       zero_point: code of level 0.
       low, high: the levels that occur.
-      step: the true step size, which is the scale but for labelled tensors.
+      step: the true step size, which is the scale unless that is nominal.
     """
 
     scale: float
@@ -67,13 +67,13 @@ class Grid:
         grid = cls(step, zero_point, low, high, step)
         return (
             dataclasses.replace(grid, scale=float(np.float32(-1.0 / low)))
-            if grid.labelled
+            if grid.has_nominal_scale
             else grid
         )
 
     @property
-    def labelled(self) -> bool:
-        """Whether the scale is a label, by which fused RELU_N1_TO_1 clips at `low`."""
+    def has_nominal_scale(self) -> bool:
+        """Whether the scale is nominal, not the step, so that fused RELU_N1_TO_1 clips at `low`."""
         return self.high <= -self.low < 128
 
     @property
@@ -84,7 +84,7 @@ class Grid:
     @property
     def lower_end_is_clipped(self) -> bool:
         """Whether saturation or a fused activation clips at `low`."""
-        return self.low >= 0 or self.labelled or self.low == -128 - self.zero_point
+        return self.low >= 0 or self.has_nominal_scale or self.low == -128 - self.zero_point
 
 
 def clip_level(grid: Grid, value: float) -> int:

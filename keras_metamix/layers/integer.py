@@ -283,8 +283,8 @@ class Rescale(IntegerLayer):
         super().__init__(output_grid, **kwargs)
         self.input_grid = as_grid(input_grid)
         true_ratio = self.input_grid.step / self.output_grid.step
-        label_ratio = self.output_grid.scale / self.input_grid.scale
-        self.factor = np.float32(true_ratio * label_ratio)
+        scale_ratio = self.output_grid.scale / self.input_grid.scale
+        self.factor = np.float32(true_ratio * scale_ratio)
 
     def call(self, x: Any) -> Any:
         scales = self.input_grid.scale, self.factor, self.output_grid.scale

@@ -69,7 +69,7 @@ def instability(variances: Mapping[int, np.ndarray]) -> dict[int, float]:
 
     Args:
       variances: of one layer's channels, by bit-width. A channel without variance at some
-        bit-width, which carries no signal there, is left out; NaN where that is all of them.
+        bit-width, which has no signal there, is left out; NaN where that is all of them.
     """
     most = max(variances)
     live = np.all([variance > 0 for variance in variances.values()], axis=0)

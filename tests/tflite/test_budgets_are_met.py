@@ -144,7 +144,7 @@ def test_a_file_is_within_its_budget_of_bytes(name, searched):
         variable.assign(value)
 
 
-def test_a_file_above_its_budget_is_told(searched):
+def test_a_file_above_its_budget_is_reported(searched):
     model, _ = searched("weights", "plain")
     model.set_bits(model.bit_assignment)
     found = len(mt.convert(model))
