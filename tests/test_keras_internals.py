@@ -68,7 +68,7 @@ def test_takes_training(layer, expected):
     assert internals.takes_training(layer) is expected
 
 
-def test_hand_on_inputs():
+def test_pass_on_inputs():
     class Asks(keras.Model):
         def call(self, x):
             self.found = x.dtype

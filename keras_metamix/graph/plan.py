@@ -201,9 +201,9 @@ class Plan:
         first = plan.group.kind
         if first is None:
             return False
-        labelled = first in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
-        labelled |= isinstance(first, Operator) and first.takes_nominal_scale
-        return labelled or (plan.group.sign == "unsigned" and not plan.group.saturates)
+        nominal = first in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
+        nominal |= isinstance(first, Operator) and first.takes_nominal_scale
+        return nominal or (plan.group.sign == "unsigned" and not plan.group.saturates)
 
     def _reader_behind_data_movement(self, node: Node | None) -> Node | None:
         """The one operation that reads a tensor in the end."""
