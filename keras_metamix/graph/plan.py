@@ -186,10 +186,10 @@ class Plan:
     def _is_direct(self, tensor: Any, plan: TensorPlan, only: Node | None) -> bool:
         """Whether the one reader's own quantizer will do.
 
-        A tensor of fewer than 8 bits with levels below 0 is clipped by a label that its producer
-        has to take into its weight scales: only a MAC layer can. What an 8-bit end reads needs no
-        clip. The tensors that a layer reads in several calls may differ in sign, and share its
-        quantizer.
+        A tensor of fewer than 8 bits with levels below 0 is clipped by a nominal scale, which its
+        producer has to take into its weight scales: only a MAC layer can. The input of an edge of 8
+        bits needs no clip. The tensors that a layer reads in several calls may differ in sign, and
+        share its quantizer.
         """
         if only is None or plan.fixed_step or self.kind(only) not in (Kind.MAC, Kind.PASS):
             return False
