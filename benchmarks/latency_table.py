@@ -107,7 +107,7 @@ def prediction(folder: str, runs: int, assignments: int) -> dict[str, Any]:
         "origin": table.origin,
         "operators": len(kernels),
         "operators_outside_the_table": unknown,
-        "rest_us": table.rest_us,
+        "fixed_us": table.fixed_us,
         "rows": rows,
         "largest_error": max(abs(row["error"]) for row in rows),
     }

@@ -90,8 +90,8 @@ class SearchSpace:
             set_(self, "weight_bits", _one_or_several(self.weight_bits, "weight_bits"))
         _check_bits(self.edge_bits, "SearchSpace.edge_bits")
         if self.edge_weight_bits is not None:
-            ends = _one_or_several(self.edge_weight_bits, "edge_weight_bits")
-            set_(self, "edge_weight_bits", ends)
+            edges = _one_or_several(self.edge_weight_bits, "edge_weight_bits")
+            set_(self, "edge_weight_bits", edges)
         if self.stream_bits is not None and (
             not isinstance(self.stream_bits, int) or self.stream_bits != 8
         ):

@@ -44,7 +44,12 @@ def calibrate(
     batches: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Sets every step size of a quantized model from data: the start of training, or PTQ alone.
+    r"""Sets every step size of a quantized model from data: the start of training, or PTQ alone.
+
+    The rules "lsq" and "mse", for values $v$ and the highest level $q_{max}$ of a bit-width:
+
+    $$s_{lsq} = \frac{2 \, \mathrm{mean}(|v|)}{\sqrt{q_{max}}}, \qquad s_{mse} = \mathrm{argmin}_{s}
+    \; \mathrm{mean} \left( (v - Q(v))^2 \right)$$
 
     Args:
       model: a QuantizedModel, MetaMixModel or BitMixerModel; it runs in float.
@@ -52,8 +57,8 @@ def calibrate(
         keras.utils.PyDataset, a generator or iterator; labels are left out. A network whose batch
         norms have never trained runs on the batch's own statistics, since it has no others. Batches
         of one colour are passed over, as long as there are others.
-      rule: "lsq" (2 * mean|v| / sqrt(Qp)) for weights and the searched candidates and squared
-        error for the streams and the 8-bit ends, or "mse" (squared error) for all. Weight steps
+      rule: "lsq" for weights and the searched candidates, with "mse" for the streams and the edges
+        of 8 bits, or "mse" for all. Weight steps
         that are set anew later, by `set_bits` or before weight training, follow it too.
       batch_size: splits arrays into batches; default: they are one.
       batches: at most so many are read; default 16 of a data set, and all of arrays and lists.

@@ -1,11 +1,12 @@
-"""Knowledge distillation: a teacher's probabilities beside the labels.
+r"""Knowledge distillation: a teacher's probabilities beside the labels.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015). MetaMix distils
 its MobileNets from a bigger network and publishes neither the loss nor its weight; the form here,
 
-    (1 - w) * task loss + w * KL(softmax(teacher) || softmax(student)),
+$$L = (1 - w) \, L_{task} + w \, \mathrm{KL}(\mathrm{softmax}(t) \, \| \, \mathrm{softmax}(y))$$
 
-at temperature 1 and with w = 0.5 by default, is ours. Of several outputs those that classify are
+with the logits $t$ of the teacher and $y$ of the student, at temperature 1 and with $w = 0.5$ by
+default, is ours. Of several outputs those that classify are
 taught, and their divergences are averaged.
 """
 
@@ -38,7 +39,13 @@ def labels_of(y: Any) -> Any:
 
 
 class Divergence(keras.losses.Loss):
-    """`KL(softmax(teacher) || softmax(student))` of logits (batch, classes), averaged."""
+    r"""The divergence of the student's class probabilities from the teacher's, of logits.
+
+    For logits of shape (batch, classes), averaged over the batch:
+
+    $$\mathrm{KL} = \sum_c p_c \, (\ln p_c - \ln q_c), \qquad p = \mathrm{softmax}(t), \quad q =
+    \mathrm{softmax}(y)$$
+    """
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         teacher, student = ops.log_softmax(y_true), ops.log_softmax(y_pred)

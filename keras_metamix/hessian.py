@@ -43,7 +43,7 @@ class LayerTrace:
 
     @property
     def average(self) -> float:
-        """Trace by weight: the mean eigenvalue, by which HAWQ-V2 compares layers."""
+        """The trace over the number of weights: the mean eigenvalue, by which HAWQ-V2 compares."""
         return self.trace / self.weights
 
 
@@ -56,11 +56,18 @@ def hessian_trace(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, LayerTrace]:
-    """The Hessian's trace of each MAC layer's kernel, in float and as evaluation computes.
+    r"""The Hessian's trace of each MAC layer's kernel, in float and as evaluation computes.
 
-    Hutchinson's estimator, `Tr H = E[z' H z]` with z of independent +-1, as in HAWQ-V2 (Dong et
-    al., NeurIPS 2020). Each layer has z of its own, 0 elsewhere: one z for all of them would serve
-    every layer at once, but the products of small layers with large ones then drown the former.
+    Hutchinson's estimator with $z_i$ of independent $\pm 1$, as in HAWQ-V2 (Dong et al., NeurIPS
+    2020):
+
+    $$\mathrm{Tr}(H) = E \left[ z^\top H z \right] \approx \sum_{i=1}^{n} \omega_i \, z_i^\top H_i
+    z_i, \qquad H_i = \frac{\partial^2 L_i}{\partial w^2}$$
+
+    with $L_i$ the mean loss of the batch that sample $i$ sees, $w$ the layer's kernel, and weights
+    $\omega_i$ in proportion to the images of that batch, of sum 1. Each layer has z of its own, 0
+    elsewhere: one z for all of them would serve every layer at once, but the products of small
+    layers with large ones then drown the former.
 
     Args:
       model: a float model, or a QuantizedModel, MetaMixModel or BitMixerModel, whose weights count

@@ -57,7 +57,7 @@ def takes_training(layer: keras.layers.Layer) -> bool:
     return layer._call_has_training_arg
 
 
-def hand_on_inputs(model: keras.Model) -> None:
+def pass_on_inputs(model: keras.Model) -> None:
     """Lets a model's `call` have its inputs as they are given, whatever their type."""
     model._convert_input_args = False
     model._allow_non_tensor_positional_args = True

@@ -19,7 +19,7 @@ from keras_metamix.graph.file_outline import file_outline
 from keras_metamix.graph.layer_bits import BitWidths, allowed_pairs, candidate_pairs
 from keras_metamix.graph.layer_costs import layer_costs, product_bops
 from keras_metamix.graph.quantize import connect, quantize, require_network
-from keras_metamix.keras_internals import hand_on_inputs, loss_of
+from keras_metamix.keras_internals import loss_of, pass_on_inputs
 from keras_metamix.layers.mode import QuantizationMode, inside_mode, quantization_mode
 from keras_metamix.layers.weight_quantizer import RULES, Rule
 from keras_metamix.network_model import NetworkModel
@@ -70,7 +70,7 @@ class QuantizedModel(NetworkModel):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        hand_on_inputs(self)  # the network converts them, to the type of each
+        pass_on_inputs(self)  # the network converts them, to the type of each
         self.network, self.space = network, space
         if output_names is not None:  # a network that is loaded calls them as its own layers
             network.output_names = list(output_names)

@@ -14,10 +14,15 @@ from keras_metamix.network_model import require_quantized_model
 
 
 def sensitivity(model: Any, data: Any, verbose: int = 1) -> Scores:
-    """The rise of the loss at each pair of bit-widths of each layer, the others at their highest.
+    r"""The rise of the loss at each pair of bit-widths of each layer, the others at their highest.
+
+    With the loss $L$ of `data`, $b_{max}$ the highest bits of every layer, and $b_{max}[l \to (a,
+    w)]$ the same with layer $l$ at $a$ activation and $w$ weight bits, the score of the pair is
+
+    $$S_l(a, w) = L(b_{max}) - L(b_{max}[l \to (a, w)])$$
 
     `select_bits(model, budget, scores=sensitivity(model, data))` then solves the knapsack: the
-    assignment within the budget whose rises have the least sum. Nothing is trained. It takes one
+    assignment within the budget whose scores have the largest sum. Nothing is trained. It takes one
     evaluation of `data` for each candidate pair of each layer, beside one at the highest bits.
 
     Args:

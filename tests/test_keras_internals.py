@@ -68,14 +68,14 @@ def test_takes_training(layer, expected):
     assert internals.takes_training(layer) is expected
 
 
-def test_hand_on_inputs():
+def test_pass_on_inputs():
     class Asks(keras.Model):
         def call(self, x):
             self.found = x.dtype
             return x
 
     model = Asks()
-    internals.hand_on_inputs(model)
+    internals.pass_on_inputs(model)
     model(np.zeros((1, 2), np.uint8))
     assert model.found == np.uint8
 

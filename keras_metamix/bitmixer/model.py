@@ -80,8 +80,9 @@ class BitMixerModel(QuantizedModel):
         Args:
           model: the float model; models and composite layers inside it are opened.
           space: the bit-widths; default (4, 3, 2) for activations and weights alike.
-          batch_norm: "feeding" or "following", the transitional batch norm's two readings, or the
-            controls "switchable" (a set for each bit-width) and "shared" (one set).
+          batch_norm: "feeding" or "following", the two published interpretations of the
+            transitional batch norm, or the controls "switchable" (a set for each bit-width) and
+            "shared" (one set).
           float_layers: names of layers to leave in float, so that no file can be exported.
           seed: of the bit-widths drawn in training.
 
@@ -172,12 +173,17 @@ class BitMixerModel(QuantizedModel):
     # --- training --------------------------------------------------------------------------
 
     def compile(self, *args: Any, in_place_distillation: float = 0.0, **kwargs: Any) -> None:
-        """As `keras.Model.compile`.
+        r"""As `keras.Model.compile`.
+
+        With in-place distillation of weight $w > 0$ each step trains the highest bit-widths too, on
+        the task, and those drawn learn from their logits:
+
+        $$L = \frac{1}{2} \left( L_{task}(highest) + (1 - w) \, L_{task}(drawn) + w \,
+        \mathrm{KL}(highest \, \| \, drawn) \right)$$
 
         Args:
-          in_place_distillation: w of `(1 - w) * task loss + w * KL(highest || drawn)`. Above 0 each
-            step trains the highest bit-widths too, on the task, and those drawn learn its logits;
-            it costs a second forward and backward pass.
+          in_place_distillation: $w$, from 0 to 1. Above 0 it costs a second forward and backward
+            pass.
         """
         require_number("in_place_distillation", in_place_distillation, 0, 1)
         self._distillation = float(in_place_distillation)

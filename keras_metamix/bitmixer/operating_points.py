@@ -71,7 +71,7 @@ def choose_points(
 def uniform_points(
     model: BitMixerModel, data: Any, budget: Budget | None = None
 ) -> dict[int, OperatingPoint]:
-    """The operating points of one bit-width everywhere but at the ends, by bit-width.
+    """The operating points of one bit-width everywhere but at the edges, by bit-width.
 
     Args:
       model, data: see `choose_bits`.

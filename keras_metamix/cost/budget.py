@@ -14,7 +14,7 @@ from keras_metamix.cost.layer_cost import weighted_bits
 from keras_metamix.cost.prices import PricedBudget, Prices
 from keras_metamix.cost.table import CostTable
 from keras_metamix.network_model import NetworkModel
-from metamix_tflite.targets import ContainerName, EndsName, TargetName, target_of
+from metamix_tflite.targets import ContainerName, IoName, TargetName, target_of
 
 _BYTES = {"b": 1, "byte": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
@@ -22,7 +22,11 @@ _SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Budget(ABC):
-    """The most that an assignment may cost: a limit, or a share of a model's range.
+    r"""The most that an assignment may cost: a limit, or a share of a model's range.
+
+    A share $\sigma$ in place of a limit $T$ lies between what the fewest and the most bits cost:
+
+    $$T = C_{fewest} + \sigma \, (C_{most} - C_{fewest})$$
 
     Attributes:
       limit: a number in the unit of the kind of budget, or None.
@@ -52,9 +56,9 @@ class Budget(ABC):
                 f"found {found_model(model)}."
             )
         table: CostTable = model.cost_table
-        prices, constant = self._prices(table)
+        prices, fixed = self._prices(table)
         found = PricedBudget(
-            str(self), prices, table.choices, 0, constant, self.unit, self.log, self.paper_unit
+            str(self), prices, table.choices, 0, fixed, self.unit, self.log, self.paper_unit
         )
         limit = self.limit
         if self.share is not None:
@@ -64,7 +68,7 @@ class Budget(ABC):
 
     @abstractmethod
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
-        """Prices of every pair of each layer's candidates, and a constant that is added to them."""
+        """Prices of every pair of each layer's candidates, and the fixed cost."""
 
     def __post_init__(self) -> None:
         """Raises ValueError unless there is a limit or a share."""
@@ -97,9 +101,12 @@ class _OfTable:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bops(Budget):
-    """Bit operations of one image, MetaMix Eq. 6: MACs x activation bits x weight bits.
+    r"""Bit operations of one image, MetaMix Eq. 6.
 
-    Those of products of two activations, of 8 bits each, are added to them.
+    $$\mathrm{BOPs} = \sum_l \mathrm{MACs}_l \cdot a_l \cdot w_l + 64 \, \mathrm{MACs}_{products}$$
+
+    with $a_l$ and $w_l$ the bits of the input and of the weights of layer $l$. Products of two
+    activations, of 8 bits each, such as attention's, are a fixed cost.
     """
 
     unit = "BOPs"
@@ -118,11 +125,14 @@ class Bops(Budget):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Size(Budget):
-    """Bytes of the whole file that `metamix_tflite.convert(model, target)` writes.
+    r"""Bytes of the whole file that `metamix_tflite.convert(model, target)` writes.
 
-    The file has one signature, metadata and golden outputs. Its size is predicted to within 1 %
-    (below 10 kB to within 100 bytes), and rather too high than too low. The bits of activations
-    take no bytes.
+    $$S = S_{fixed} + \sum_l S_l(w_l)$$
+
+    with $S_l(w_l)$ the bytes of the weights of layer $l$ at $w_l$ bits in the target's container,
+    and of what its operator needs besides. The file has one signature, metadata and golden outputs.
+    Its size is predicted to within 1 % (below 10 kB to within 100 bytes), and rather too high than
+    too low. The bits of activations take no bytes.
 
     Attributes:
       limit: a number, or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).
@@ -132,7 +142,7 @@ class Size(Budget):
 
     target: TargetName = dataclasses.field(default="cpu", kw_only=True)
     weight_container: ContainerName | None = dataclasses.field(default=None, kw_only=True)
-    io: EndsName | None = dataclasses.field(default=None, kw_only=True)
+    io: IoName | None = dataclasses.field(default=None, kw_only=True)
 
     unit = "bytes"
     log = "size_bytes"
@@ -150,12 +160,14 @@ class Size(Budget):
                 (a, w): outline.layers[layer.name][w] for a, w in table.candidates[layer.name]
             }
             for layer in table.layers
-        }, outline.constant
+        }, outline.fixed
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Latency(Budget, _OfTable):
-    """Microseconds of one inference, as a table of measured times predicts them.
+    r"""Microseconds of one inference, as a table of measured times predicts them.
+
+    $$t = t_{fixed} + \sum_l t_l(a_l, w_l)$$
 
     Attributes:
       table: what `metamix-profile` measured, or such a table of any device.
@@ -174,23 +186,25 @@ class Latency(Budget, _OfTable):
         super().__post_init__()
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
-        rest = self.table.rest_of(table.model, table.layers)
-        return self.table.prices(table.layers, table.candidates), rest
+        fixed = self.table.fixed_cost(table.model, table.layers)
+        return self.table.prices(table.layers, table.candidates), fixed
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Priced(Budget, _OfTable):
-    """The sum of prices of your own, such as a device's measured energy.
+    r"""The sum of prices of your own, such as a device's measured energy.
+
+    $$C = C_{fixed} + \sum_l P_l(a_l, w_l)$$
 
     Attributes:
       table: {layer name: {bits: price}}, bits a pair of (activation bits, weight bits), or the
         activation bits alone.
       limit, share: see `Budget`; in the unit of the prices.
-      constant: what the model costs in addition to its layers.
+      fixed: the fixed cost, which the model has whatever its layers' bits.
     """
 
     table: Mapping[str, Mapping[Any, float]]
-    constant: float = dataclasses.field(default=0.0, kw_only=True)
+    fixed: float = dataclasses.field(default=0.0, kw_only=True)
     unit = "units of its table"
     log = "price"
 
@@ -199,7 +213,7 @@ class Priced(Budget, _OfTable):
             raise TypeError(
                 f"Priced: expected a table {{layer: {{bits: price}}}}, found {shown(self.table)}."
             )
-        require_number("Priced: constant", self.constant, 0)
+        require_number("Priced: fixed", self.fixed, 0)
         super().__post_init__()
 
     def _prices(self, table: CostTable) -> tuple[Prices, float]:
@@ -211,7 +225,7 @@ class Priced(Budget, _OfTable):
                 for pair in table.candidates[layer.name]
                 if pair in allowed or self._found(layer.name, *pair) is not None
             }
-        return rows, self.constant
+        return rows, self.fixed
 
     def _found(self, layer: str, activation: int, weight: int) -> Any:
         row = self.table.get(layer)

@@ -53,20 +53,20 @@ class LatencyTable:
       origin: device, CPU, runtime, threads and weight container of the measurements.
       operations: the times of the MAC layers' calls, see `LayerCost.operations`.
       network: the operations of the profiled model's MAC layers, in network order.
-      rest_us: microseconds of everything else in the profiled model, whatever its bits: the
+      fixed_us: the fixed cost of the profiled model in microseconds, whatever its bits: the
         operators that are not MAC layers, and one call of the interpreter.
       interpolate: whether a missing time is estimated, see `load`.
       layers: in place of operations, the prices of the profiled model's MAC layers by name.
-      rest_bytes: of a table of layers, bytes of what is stored besides their weights.
+      fixed_bytes: of a table of layers, bytes of what is stored besides their weights.
     """
 
     origin: Mapping[str, Any]
     operations: Mapping[str, Operation]
     network: Sequence[str]
-    rest_us: float
+    fixed_us: float
     interpolate: bool = False
     layers: Mapping[str, PricedLayer] = dataclasses.field(default_factory=dict)
-    rest_bytes: float = 0.0
+    fixed_bytes: float = 0.0
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], interpolate: bool = False) -> LatencyTable:
@@ -84,7 +84,7 @@ class LatencyTable:
           ValueError: the file is of another kind, or its measurement was interrupted; names it.
         """
         content = read_table(path)
-        if content.get("rest_us") is None:
+        if content.get("fixed_us") is None:
             raise ValueError(
                 f"{path}: expected a finished table, found one whose measurement was interrupted: "
                 "the same metamix-profile command goes on."
@@ -115,8 +115,10 @@ class LatencyTable:
                 )
                 for name, row in content.get("layers", {}).items()
             }
-            rest_us, rest_bytes = (_positive(content.get(k, 0)) for k in ("rest_us", "rest_bytes"))
-            return cls(origin, operations, network, rest_us, interpolate, layers, rest_bytes)
+            fixed_us, fixed_bytes = (
+                _positive(content.get(key, 0)) for key in ("fixed_us", "fixed_bytes")
+            )
+            return cls(origin, operations, network, fixed_us, interpolate, layers, fixed_bytes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{name}: not a whole latency table: {error!r}.") from error
 
@@ -137,24 +139,25 @@ class LatencyTable:
             for cost in layers
         }
 
-    def rest_of(self, model: str, layers: Sequence[LayerCost]) -> float:
-        """Microseconds of everything but a model's MAC layers, whose `prices` come on top.
+    def fixed_cost(self, model: str, layers: Sequence[LayerCost]) -> float:
+        """Microseconds of a model's fixed cost, to which the `prices` of its MAC layers are added.
 
         Args:
           model: its name, for messages.
           layers: its `layer_costs`.
 
         Raises:
-          ValueError: the layers are not those of the profiled model, whose rest alone is known.
+          ValueError: the layers are not those of the profiled model, the only one whose fixed cost
+            is known.
         """
         found = [text for cost in layers for text in cost.operations]
         if found != list(self.network) and not self.interpolate:
             raise ValueError(
-                f"Model {model!r}: its MAC layers are not those of the profiled model, of "
-                "which alone the table knows the rest of the latency. Profile it, or take that "
-                "rest: LatencyTable.load(..., interpolate=True)."
+                f"Model {model!r}: its MAC layers are not those of the profiled model, the only "
+                "one whose fixed cost the table knows. Profile this model, or take that fixed "
+                "cost: LatencyTable.load(..., interpolate=True)."
             )
-        return self.rest_us
+        return self.fixed_us
 
     def predict(self, layers: Sequence[LayerCost], bits: BitAssignment) -> float:
         """Microseconds of one inference at an assignment.
@@ -165,20 +168,20 @@ class LatencyTable:
 
         Raises:
           TypeError: not a BitAssignment.
-          ValueError: it is of another model, or see `prices` and `rest_of`.
+          ValueError: it is of another model, or see `prices` and `fixed_cost`.
         """
         require_assignment(bits)
         bits.check_layers(layer.name for layer in layers)
         pairs = {n: [(bits[n].activation, bits[n].weight)] for n in bits.activation_bits}
         prices = self.prices(layers, pairs)
-        rest = self.rest_of("the model", layers)
-        return rest + sum(us for row in prices.values() for us in row.values())
+        fixed = self.fixed_cost("the model", layers)
+        return fixed + sum(us for row in prices.values() for us in row.values())
 
     @property
     def weight_bytes(self) -> dict[str, Mapping[Pair, float]]:
         """Of a table of layers, the bytes of each one's weights by its bits.
 
-        `Priced(table.weight_bytes, limit, constant=table.rest_bytes)` is a budget of flash.
+        `Priced(table.weight_bytes, limit, fixed=table.fixed_bytes)` is a budget of flash.
         """
         return {name: layer.weight_bytes for name, layer in self.layers.items()}
 
@@ -196,7 +199,7 @@ class LatencyTable:
                 f"expected a table of the layers {sorted(pairs)}, found one of "
                 f"{sorted(self.layers) or 'operations'}."
             )
-        us, stored = self.rest_us, self.rest_bytes
+        us, stored = self.fixed_us, self.fixed_bytes
         for name, pair in pairs.items():
             layer = self.layers[name]
             if pair not in layer.prices:

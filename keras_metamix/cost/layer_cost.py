@@ -38,7 +38,7 @@ class LayerCost:
 def weighted_bits(
     macs: Iterable[int], activation_bits: Iterable[int], weight_bits: Iterable[int]
 ) -> Any:
-    """Eq. 6: sum of `a_l * w_l * MAC_l`; ints give an int, tensors a tensor."""
+    r"""Eq. 6: $\sum_l \mathrm{MACs}_l \cdot a_l \cdot w_l$; ints give an int, tensors a tensor."""
     return sum(m * (a * w) for m, a, w in zip(macs, activation_bits, weight_bits, strict=True))
 
 
@@ -54,10 +54,13 @@ def assignment_bops(layers: Sequence[LayerCost], bits: BitAssignment) -> int:
 
 
 def average_bits(layers: Sequence[LayerCost], bits: BitAssignment) -> tuple[float, float]:
-    """Average activation and weight bits of the searched layers, as the paper's tables do.
+    r"""Average activation and weight bits of the searched layers, as the paper's tables do.
 
-    Activations are weighted by the element count of the quantizer's input, weights by the
-    kernel's; a model of edge layers only averages over those.
+    $$\bar{a} = \frac{\sum_l E_l \, a_l}{\sum_l E_l}, \qquad \bar{w} = \frac{\sum_l N_l \,
+    w_l}{\sum_l N_l}$$
+
+    with $E_l$ the elements of the layer's input and $N_l$ its kernel's. Of a model of edge layers
+    only, the average is over those.
     """
     searched = [layer for layer in layers if not layer.edge] or list(layers)
     elements = sum(layer.input_elements for layer in searched)
@@ -68,7 +71,12 @@ def average_bits(layers: Sequence[LayerCost], bits: BitAssignment) -> tuple[floa
 
 
 def weight_bytes(layers: Sequence[LayerCost], bits: BitAssignment) -> int:
-    """Bytes of all kernels at their assigned bit-widths plus a float32 scale and an int32
-    bias for every output channel: the model-size figure of the literature."""
+    r"""Bytes of kernels, scales and biases at an assignment: the model size of the literature.
+
+    $$\left\lceil \frac{1}{8} \sum_l N_l \, w_l \right\rceil + \sum_l 8 \, K_l$$
+
+    with $N_l$ weights of $w_l$ bits, and a float32 scale and an int32 bias for each of $K_l$ output
+    channels.
+    """
     kernel_bits = sum(layer.weights * bits.weight_bits[layer.name] for layer in layers)
     return -(-kernel_bits // 8) + sum(8 * layer.output_channels for layer in layers)

@@ -23,7 +23,7 @@ class PricedBudget:
       choices: the pairs that each layer may take: those with a price, but only equal ones if its
         weights take the bits of its activation.
       limit: the most that an assignment may cost.
-      constant: what is added to the layers' prices, whatever their bits.
+      fixed: the fixed cost, added to the layers' prices whatever their bits.
       unit: the unit of prices and limit.
       log: name of the cost in the logs of training.
       paper_unit: the unit that bit-search counts in, such as MetaMix's 1e9 BOPs.
@@ -33,7 +33,7 @@ class PricedBudget:
     prices: Prices
     choices: Mapping[str, Sequence[Pair]]
     limit: float
-    constant: float = 0
+    fixed: float = 0
     unit: str = "BOPs"
     log: str = "bops"
     paper_unit: float = 1e9
@@ -48,7 +48,7 @@ class PricedBudget:
         require_assignment(bits)
         bits.check_layers(self.prices, "the prices")
         pairs = {name: (bits[name].activation, bits[name].weight) for name in self.prices}
-        return self.constant + sum(self.row(name, [pair])[0] for name, pair in pairs.items())
+        return self.fixed + sum(self.row(name, [pair])[0] for name, pair in pairs.items())
 
     def row(self, layer: str, pairs: Iterable[Pair]) -> list[float]:
         """Prices of a layer's pairs.
@@ -77,7 +77,7 @@ class PricedBudget:
 
     def _end(self, end: Any) -> float:
         rows = (self.row(n, worthwhile([self], n, p)) for n, p in self.choices.items())
-        return self.constant + sum(map(end, rows))
+        return self.fixed + sum(map(end, rows))
 
     def uses(self, cost: float) -> bool:
         """Whether a cost is at least 97 % of the limit."""

@@ -94,9 +94,9 @@ def _best(
     for number, budget in enumerate(budgets):
         rows = [budget.row(name, row) for name, row in scores.items()]
         # The cheapest is within the limit, by the check; this difference may round to below it.
-        high = max(budget.limit - budget.constant, sum(map(min, rows)))
+        high = max(budget.limit - budget.fixed, sum(map(min, rows)))
         floor = floors[number] if floors else None
-        limits.append(Between(rows, -np.inf if floor is None else floor - budget.constant, high))
+        limits.append(Between(rows, -np.inf if floor is None else floor - budget.fixed, high))
     chosen = best_choice([list(row.values()) for row in scores.values()], limits)
     if chosen is None:
         return None
@@ -116,7 +116,7 @@ def _score(scores: Scores, pairs: Mapping[str, Pair]) -> float:
 
 
 def _cost(budget: PricedBudget, pairs: Mapping[str, Pair]) -> float:
-    return budget.constant + sum(budget.row(name, [pair])[0] for name, pair in pairs.items())
+    return budget.fixed + sum(budget.row(name, [pair])[0] for name, pair in pairs.items())
 
 
 def _use(pairs: Mapping[str, Pair], budgets: Sequence[PricedBudget]) -> float:

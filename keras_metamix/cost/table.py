@@ -15,12 +15,12 @@ class FileOutline:
     """The bytes of a model's file.
 
     Attributes:
-      constant: bytes of everything that does not depend on bits.
+      fixed: bytes of everything that does not depend on bits.
       layers: bytes of each MAC layer's weights, and of what its operator needs besides, by weight
         bits.
     """
 
-    constant: int
+    fixed: int
     layers: Mapping[str, Mapping[int, int]]
 
 

@@ -14,7 +14,7 @@ LOST = 6.0  # dB that it loses by that: one bit
 CLIPPED = 0.02  # share of values beyond the ends from which clipping is named
 CLIP_LOST = 3.0  # dB that the best step would gain then
 POOR = 15.0  # dB below which the bits themselves are too few
-FINE = 40.0  # dB from which nothing is said of a tensor: eight bits, well used
+FINE = 40.0  # dB from which a tensor has no finding: eight bits, well used
 THIRD = 1 / 3  # the most and the least sensitive third of the layers
 
 Symptom = Literal["step", "clipping", "bits", "dead", "sensitivity"]
@@ -27,7 +27,7 @@ class Finding:
     Attributes:
       layer: its name.
       symptom: "step" (a step size that ran away), "clipping", "bits" (too few), "dead" (channels
-        that carry one value only) or "sensitivity" (bits that do not fit the layer's sensitivity).
+        that have one value only) or "sensitivity" (bits that do not fit the layer's sensitivity).
       text: what was measured, and what to do.
       lost: what it costs, in dB, where that is known; else 0.
     """
@@ -39,7 +39,7 @@ class Finding:
 
 
 def of_tensor(layer: str, what: str, error: TensorError, trained: bool) -> Iterator[Finding]:
-    """What is said of an activation or of weights.
+    """The finding about an activation or weights.
 
     Args:
       layer: the layer's name.
@@ -75,10 +75,10 @@ def of_tensor(layer: str, what: str, error: TensorError, trained: bool) -> Itera
 
 
 def of_channels(layer: str, channels: int, dead: int, dead_in_float: int) -> Iterator[Finding]:
-    """What is said of channels that carry one value only."""
+    """The finding about channels that have one value only."""
     if not dead:
         return
-    share = f"{dead} of its {channels} output channels carry one value only"
+    share = f"{dead} of its {channels} output channels have one value only"
     killed = dead - dead_in_float
     if killed <= 0:
         why = ", in float too: they can be removed, or the float model trained with a smaller "

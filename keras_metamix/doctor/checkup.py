@@ -80,7 +80,7 @@ class Checkup:
         if self.whole:
             return "\n".join([*parts, _WHOLE])
         parts.append(f"\nRefused, {len(self.refused)} in all:")
-        return "\n".join([*parts, *(f"- {said}" for said in self.refused.values())])
+        return "\n".join([*parts, *(f"- {text}" for text in self.refused.values())])
 
     def write_html(self, path: str | os.PathLike[str]) -> Path:
         """Writes all of it as one HTML page that needs no other file.
@@ -103,7 +103,7 @@ class Checkup:
             Section("What to change", advice),
             Section(
                 "What it will cost",
-                [_costs_told(self.costs)],
+                [_costs_caption(self.costs)],
                 _COST_HEADERS,
                 self._cost_cells(),
                 (0,),
@@ -138,7 +138,7 @@ class Checkup:
 def checkup(model: keras.Model, float_layers: Iterable[str] = ()) -> Checkup:
     """Says what `from_float` and `convert` would make of a float model, and what that costs.
 
-    Nothing is trained. All that is refused is told at once, with a remedy each.
+    Nothing is trained. All that is refused is reported at once, with a remedy each.
 
     Args:
       model: functional or Sequential.
@@ -201,7 +201,7 @@ def _in_the_way(refused: list[tuple[str, str]]) -> list[str]:
     return [f"{len(refused)} layers keep the model from being exported."] if refused else [_WHOLE]
 
 
-def _costs_told(costs: tuple[UniformCost, ...]) -> str:
+def _costs_caption(costs: tuple[UniformCost, ...]) -> str:
     if not costs:
         return _NO_COSTS
     return (

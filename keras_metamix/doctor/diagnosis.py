@@ -34,7 +34,7 @@ class LayerDiagnosis:
       behind_sqnr: dB of its output in the quantized network beside that in float: its own error and
         all of those before it.
       channels: how many its output has.
-      dead: how many of them carry one value only, as their readers quantize them.
+      dead: how many of them have one value only, as their readers quantize them.
       dead_in_float: how many of these do so without quantizers too.
       sensitivity: as given, NaN without.
       shared: whether its input lies on the grid of a tensor that has a row of its own.

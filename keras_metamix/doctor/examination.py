@@ -190,8 +190,8 @@ class Examination:
         """What follows for the model as a whole."""
         found, count = self.accuracy(), f"{self.images:,} images"
         if found:
-            said = ", ".join(f"{name} {share_cell(value)}" for name, value in found.items())
-            yield f"Accuracy on {count}: {said}."
+            values = ", ".join(f"{name} {share_cell(value)}" for name, value in found.items())
+            yield f"Accuracy on {count}: {values}."
         rounding = found.get("quantizers off", 0) - found.get("quantized", 0)
         moved = found.get("float", 0) - found.get("quantizers off", 0)
         if "float" in found and moved > max(rounding, 0.01):

@@ -1,4 +1,4 @@
-"""What becomes of each layer of a float model, said before anything is trained."""
+"""What becomes of each layer of a float model, before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
 from keras_metamix.graph.kinds import ENDINGS, RELUS, Kind
 from keras_metamix.graph.layer_costs import PRODUCT_BITS, costs_of
-from keras_metamix.graph.operations import MOVES, kind, move_of
+from keras_metamix.graph.operations import DATA_MOVEMENT_LAYERS, data_movement_of, kind
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.operators.batch_matmul import product_macs
 from keras_metamix.graph.refusals import by_name, standing_for
@@ -41,8 +41,10 @@ class LayerExplanation:
     """What becomes of one call of a layer.
 
     Attributes:
-      name: of the layer, in the expanded model (models inside are opened).
-      layer_class: its Keras class.
+      name: of the layer, in the expanded model (models inside are opened). An operator that
+        brings a sequence into another layout has the name and the class of the layer or input
+        whose result it is.
+      layer_class: its Keras class, that of the given model.
       outcome: "quantized" (a MAC layer), "integer" (an operator of its own), "folded" (part of
         the layer before it), "left out" (no operator at all), "float" (trains, cannot be
         exported) or "refused" (from_float raises).
@@ -169,9 +171,14 @@ class _Reader:
 
     def row(self, node: Node) -> LayerExplanation:
         """Of one call."""
+        origin = self.found.origins[node.name]
         named = node.name, type(standing_for(node.operation)).__name__
+        if origin.cls and isinstance(node.operation, keras.layers.Layer):
+            named = node.name, origin.cls
+        if origin.layout:
+            named = origin.owner or origin.name, origin.cls
         if refusals := self.found.refused.get(node.name):
-            why = dict.fromkeys(refusal.said for refusal in refusals)
+            why = dict.fromkeys(refusal.text for refusal in refusals)
             return LayerExplanation(*named, "refused", note="; ".join(why))
         if node.name in self.found.kept:
             streams = self.space.stream_bits is None
@@ -202,7 +209,7 @@ class _Reader:
             macs=macs,
             mac_share=macs / self.macs if macs else 0.0,
             bops_share=macs * PRODUCT_BITS**2 / self.bops if macs else 0.0,
-            note="requantizes" if found in (*RELUS, Kind.SYMMETRIC) else outside,
+            note="requantizes" if found in (*RELUS, Kind.SYMMETRIC) else outside or origin.layout,
         )
 
     def _operator(self, node: Node) -> str:
@@ -210,10 +217,10 @@ class _Reader:
         found = self.plan.kind(node)
         if isinstance(found, Operator):
             return found.operator(node)
-        return _OPERATORS.get(found) or _move(node.operation)
+        return _OPERATORS.get(found) or _data_movement(node.operation)
 
     def _outside(self, node: Node, operator: str) -> str:
-        """What is said of an operator that XNNPACK leaves to LiteRT's own kernel, "" of others."""
+        """The note on an operator that XNNPACK leaves to LiteRT's own kernel, "" of others."""
         why = _not_taken(node.operation, operator)
         if not why:
             return ""
@@ -287,16 +294,17 @@ def _takes_edge_tpu(node: Node) -> bool:
     return own and all(size == 1 for size in outer)
 
 
-def _move(operation: Any) -> str:
-    if (move := move_of(operation)) is not None:
-        return move.litert(operation)
+def _data_movement(operation: Any) -> str:
+    if (movement := data_movement_of(operation)) is not None:
+        return movement.litert(operation)
     if isinstance(found := kind(operation), Operator):  # it joins parts of one tensor
         return found.litert
     if isinstance(operation, keras.layers.MaxPooling2D) and tuple(operation.pool_size) == (1, 1):
         return "DEPTHWISE_CONV_2D"  # XNNPACK has no pool of 1x1
     if not isinstance(operation, keras.layers.Layer):
         return "RESHAPE"
-    return next((MOVES[cls] for cls in MOVES if isinstance(operation, cls)), "")
+    found = (name for cls, name in DATA_MOVEMENT_LAYERS.items() if isinstance(operation, cls))
+    return next(found, "")
 
 
 def _not_taken(operation: Any, operator: str) -> str:

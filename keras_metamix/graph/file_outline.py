@@ -16,7 +16,7 @@ from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.keras_internals import calls_of, operation_of
 from keras_metamix.layers import integer
 from metamix_tflite.operators import writer_of
-from metamix_tflite.operators.moves import Same
+from metamix_tflite.operators.data_movement import Same
 from metamix_tflite.targets import Target
 
 
@@ -143,7 +143,7 @@ def _output(file: FileBytes, node: Node) -> None:
 
 
 def _scale(tensor: Any) -> float:
-    """That of the last integer layer before a tensor: what only moves values keeps it."""
+    """That of the last integer layer before a tensor: data movement keeps it."""
     operation = operation_of(tensor)
     grid = getattr(operation, "output_grid", None)
     return _scale(calls_of(operation)[0].input_tensors[0]) if grid is None else grid.scale

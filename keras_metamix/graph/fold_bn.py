@@ -10,10 +10,10 @@ import numpy as np
 from keras import tree
 
 from keras_metamix.checks import shown
-from keras_metamix.graph.ends import named_outputs
+from keras_metamix.graph.fold_data_movement import data_movement_layer
 from keras_metamix.graph.fold_mac import fold_constants, fold_mac, four_dimensional
-from keras_metamix.graph.fold_moves import move_layer
 from keras_metamix.graph.group import Group, Stage
+from keras_metamix.graph.io_names import named_outputs
 from keras_metamix.graph.kinds import ENDINGS, RELU_ENDS, Kind
 from keras_metamix.graph.operations import activation_kind, kind
 from keras_metamix.graph.operators.base import Operator, require_levels
@@ -121,7 +121,7 @@ class _Fold:
         levels = self.values[id(tensor)]
         if isinstance(levels, Group):
             raise ValueError(
-                f"Output {name!r} of {self.network.name!r} carries no quantizer: put an "
+                f"Output {name!r} of {self.network.name!r} has no quantizer: put an "
                 "ActivationQuantizer(8, role='stream') behind it."
             )
         producer: Any = self.topology.producer(tensor)
@@ -142,7 +142,7 @@ class _Fold:
         if found is Kind.ROUND:
             first = require_levels(node, first)
         if found in (Kind.PASS, Kind.ROUND) and isinstance(first, Levels):
-            return Levels(move_layer(node, first.grid)(first.tensor), first.grid)
+            return Levels(data_movement_layer(node, first.grid)(first.tensor), first.grid)
         if found in ENDINGS and self.topology.is_output(node.output):
             return first
         joined = first.joined(node, found) if isinstance(first, Group) else None
@@ -191,8 +191,8 @@ class _Fold:
     def finish(self, group: Group, grid: Grid, name: str) -> Any:
         """The levels of a group on the grid of its quantizer."""
         levels = self._integers(group, grid, name)
-        for node in group.moves:
-            levels = move_layer(node, grid)(levels)
+        for node in group.data_movement:
+            levels = data_movement_layer(node, grid)(levels)
         return levels
 
     def _integers(self, group: Group, grid: Grid, name: str) -> Any:

@@ -38,9 +38,9 @@ _FIRST_STAGE = {
 class Group:
     """Operations whose result has not met its quantizer yet.
 
-    The result is `clip(factor * head + shift, low, high)`, moved by `moves`. `joined` is the one
-    place that says what a group takes in: the plan of a float model asks it to place quantizers,
-    and the fold of a quantized network to make integers.
+    The result is `clip(factor * head + shift, low, high)`, moved by `data_movement`. `joined` is
+    the one place that says what a group takes in: the plan of a float model asks it to place
+    quantizers, and the fold of a quantized network to make integers.
 
     Attributes:
       head: the operation that it begins with; None for the model's input.
@@ -51,7 +51,7 @@ class Group:
       factor, shift: constants behind the head, of shape () or (channels,).
       low, high: what the result is clipped to, in real units.
       norm: the batch norm of a float model that joined.
-      moves: operations behind it that only move or select values.
+      data_movement: operations behind it that only move or select values.
       inputs: what the head reads on its way to integers: Levels, what a concatenation joins may
         be groups too, and the model's input is a float tensor.
     """
@@ -66,7 +66,7 @@ class Group:
     low: float = -math.inf
     high: float = math.inf
     norm: Node | None = None
-    moves: tuple[Node, ...] = ()
+    data_movement: tuple[Node, ...] = ()
     inputs: tuple[Any, ...] = ()
 
     @property
@@ -101,7 +101,9 @@ class Group:
           ValueError: its constants differ within a channel; names it.
         """
         if kind is Kind.PASS:
-            return dataclasses.replace(self, stage=Stage.CLOSED, moves=(*self.moves, node))
+            return dataclasses.replace(
+                self, stage=Stage.CLOSED, data_movement=(*self.data_movement, node)
+            )
         if kind in RELUS:
             end = relu_end(node.operation, kind)
             fits = self.stage >= Stage.CLIPS and (self._fuses or end != RELU_ENDS[Kind.RELU6])

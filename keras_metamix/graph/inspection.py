@@ -17,6 +17,7 @@ from keras_metamix.graph.overrides import require_no_overrides
 from keras_metamix.graph.plan import Plan
 from keras_metamix.graph.precision import in_other_types, require_float32
 from keras_metamix.graph.refusals import (
+    Origin,
     Refusal,
     UnsupportedLayerError,
     has_weights,
@@ -37,9 +38,10 @@ class Inspection:
       topology: the topology of the expanded model.
       macs: the calls of each MAC layer to quantize, by its name.
       edges: names of the first and of the last of them.
-      plan: says which tensors carry which quantizer; refused operations count as float in it.
+      plan: says which tensors have which quantizer; refused operations count as float in it.
       kept: names of the layers that stay in float, as asked or because streams are in float.
       refused: why each operation that cannot be taken is refused, by its expanded name.
+      origins: what the user calls each operation, by its expanded name.
     """
 
     model: keras.Model
@@ -49,6 +51,7 @@ class Inspection:
     plan: Plan
     kept: frozenset[str]
     refused: dict[str, list[Refusal]]
+    origins: dict[str, Origin]
 
 
 def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]) -> Inspection:
@@ -103,7 +106,9 @@ def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]
     }
     if faults:
         raise UnsupportedLayerError(model.name, [*faults, *itertools.chain(*refused.values())])
-    return Inspection(expanded.model, topology, macs, edges, plan, frozenset(kept), refused)
+    return Inspection(
+        expanded.model, topology, macs, edges, plan, frozenset(kept), refused, expanded.origins
+    )
 
 
 def accepted(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]) -> Inspection:

@@ -1,4 +1,4 @@
-"""What an operation is to the group of operations that it stands in."""
+"""What an operation is to the group of operations that it is in."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Kind(enum.Enum):
     HARD_SIGMOID = "hard sigmoid"
     SOFTMAX = "softmax"
     UNIT_NORM = "division by the L2 norm"
-    PASS = "moves or selects values"
-    ROUND = "moves values, and rounds them to the grid that they lie on"
+    PASS = "only moves or selects data"
+    ROUND = "moves data, and rounds values to the grid that they lie on"
     SYMMETRIC = "has to lie on a grid of zero-point 0"
     FLOAT = "computes in float"
 

@@ -99,9 +99,12 @@ def costs_of(nodes: dict[str, list[Node]]) -> list[LayerCost]:
 
 
 def bops(model: keras.Model, bits: BitAssignment) -> int:
-    """BOPs for one image (MetaMix Eq. 6): sum of activation bits * weight bits * MACs.
+    r"""BOPs for one image (MetaMix Eq. 6).
 
-    Products of two activations, such as attention's, count with 8 bits of each.
+    $$\mathrm{BOPs} = \sum_l \mathrm{MACs}_l \cdot a_l \cdot w_l + 64 \, \mathrm{MACs}_{products}$$
+
+    with $a_l$ and $w_l$ the bits of the input and of the weights of layer $l$. Products of two
+    activations, such as attention's, count with 8 bits of each.
     """
     return assignment_bops(layer_costs(model), bits) + product_bops(model)
 
@@ -117,12 +120,12 @@ def uniform_assignment(
 
     These take `edge_bits`, their weights `edge_weight_bits`; None: `edge_bits` too.
     """
-    ends = edge_bits if edge_weight_bits is None else edge_weight_bits
-    SearchSpace((activation_bits,), weight_bits, edge_bits, edge_weight_bits=ends)  # checks them
+    edges = edge_bits if edge_weight_bits is None else edge_weight_bits
+    SearchSpace((activation_bits,), weight_bits, edge_bits, edge_weight_bits=edges)  # checks them
     costs = layer_costs(model)
     return BitAssignment(
         {c.name: edge_bits if c.edge else activation_bits for c in costs},
-        {c.name: ends if c.edge else weight_bits for c in costs},
+        {c.name: edges if c.edge else weight_bits for c in costs},
     )
 
 

@@ -38,7 +38,7 @@ def opened(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
     """The graph of one call of a composite layer.
 
     Its `call` runs on symbolic tensors as in evaluation and as in training, which has to give one
-    graph: a functional model hands its own `training` to every layer, and keeps no branch.
+    graph: a functional model passes its own `training` to every layer, and keeps no branch.
 
     Args:
       layer: it calls layers that it owns, and keras.ops.
@@ -55,7 +55,7 @@ def opened(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
     kwargs = {key: value for key, value in kwargs.items() if key != "training"}
     if not takes_training(layer):
         graph = _trace(layer, args, kwargs, {})
-        _require_handed_on(graph, graph)
+        _require_passed_on(graph, graph)
     else:
         graph = _trace(layer, args, kwargs, {"training": False})
         try:
@@ -70,7 +70,7 @@ def opened(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
                 "model keeps one; put what acts in training alone into a layer of its own that "
                 "returns its input in evaluation"
             )
-        _require_handed_on(graph, training)
+        _require_passed_on(graph, training)
     _require_held(layer, graph)
     return graph, [t for t in tree.flatten((args, kwargs)) if keras.utils.is_keras_tensor(t)]
 
@@ -215,7 +215,7 @@ def _identity(operation: Any) -> Any:
     return type(operation).__name__, attributes
 
 
-def _require_handed_on(evaluation: keras.Model, training: keras.Model) -> None:
+def _require_passed_on(evaluation: keras.Model, training: keras.Model) -> None:
     """Raises NotOpenedError where a layer inside is called with a `training` of its own."""
     pairs = zip(Topology(evaluation).nodes, Topology(training).nodes, strict=True)
     for first, second in pairs:
@@ -223,5 +223,5 @@ def _require_handed_on(evaluation: keras.Model, training: keras.Model) -> None:
         if flags[0] == flags[1] and flags[0] is not None:
             raise NotOpenedError(
                 f"calls {first.name!r} with training={flags[0]}, which a functional model does not "
-                "keep; hand the training argument on, and freeze a batch norm by trainable=False"
+                "keep; pass the training argument on, and freeze a batch norm by trainable=False"
             )

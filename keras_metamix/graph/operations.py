@@ -10,9 +10,8 @@ from keras import layers, tree
 
 from keras_metamix.graph.affine import affine_terms
 from keras_metamix.graph.kinds import RELU_ENDS, Kind
-from keras_metamix.graph.operators import MOVES as MOVE_FAMILIES
-from keras_metamix.graph.operators import OPERATORS, Operator
-from keras_metamix.graph.operators.base import Move
+from keras_metamix.graph.operators import DATA_MOVEMENT, OPERATORS, Operator
+from keras_metamix.graph.operators.base import DataMovementOperator
 from keras_metamix.graph.ownership import activation_name, is_keras_own, keras_class
 from keras_metamix.graph.topology import Node
 from keras_metamix.graph.training_only import acts_in_training_alone
@@ -20,8 +19,8 @@ from keras_metamix.keras_internals import calls_of, operation_of
 from keras_metamix.layers.symmetric import Symmetric
 
 MAC_LAYERS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.Dense)
-# Layers that move or select values, and LiteRT's operator for them.
-MOVES: dict[type, str] = {
+# Layers that only move or select data, and LiteRT's operator for them.
+DATA_MOVEMENT_LAYERS: dict[type, str] = {
     layers.MaxPooling2D: "MAX_POOL_2D",
     layers.GlobalMaxPooling2D: "MAX_POOL_2D",
     layers.ZeroPadding2D: "PAD",
@@ -44,7 +43,7 @@ _KINDS: dict[type, Kind | Operator] = {
     layers.Softmax: Kind.SOFTMAX,
     layers.UnitNormalization: Kind.UNIT_NORM,
     Symmetric: Kind.SYMMETRIC,
-    **dict.fromkeys((*MOVES, *_DROPS), Kind.PASS),
+    **dict.fromkeys((*DATA_MOVEMENT_LAYERS, *_DROPS), Kind.PASS),
     **dict.fromkeys(_FLOAT_LAYERS, Kind.FLOAT),
     **{cls: operator for operator in OPERATORS for cls in operator.layers},
 }
@@ -136,8 +135,10 @@ def _is_of_bytes(tensor: Any) -> bool:
     operation = operation_of(tensor)
     if isinstance(operation, layers.InputLayer):
         return tensor.dtype == "uint8"
-    moved = isinstance(operation, tuple(MOVES)) or type(operation).__name__ == "Reshape"
-    moved = moved or move_of(operation) is not None
+    moved = (
+        isinstance(operation, tuple(DATA_MOVEMENT_LAYERS)) or type(operation).__name__ == "Reshape"
+    )
+    moved = moved or data_movement_of(operation) is not None
     return moved and _is_of_bytes(calls_of(operation)[0].input_tensors[0])
 
 
@@ -169,22 +170,22 @@ def _transposed_problem(node: Node) -> str:
     return ""
 
 
-def move_of(operation: Any) -> Move | None:
-    """The family of operations that move values that an operation is of."""
+def data_movement_of(operation: Any) -> DataMovementOperator | None:
+    """The family of data-movement operations that an operation is of."""
     cls = keras_class(operation)
     if cls is None:
         return None
     if not issubclass(cls, layers.Layer):
-        return next((move for move in MOVE_FAMILIES if cls.__name__ in move.raw), None)
-    return next((move for move in MOVE_FAMILIES if issubclass(cls, move.layers)), None)
+        return next((found for found in DATA_MOVEMENT if cls.__name__ in found.raw), None)
+    return next((found for found in DATA_MOVEMENT if issubclass(cls, found.layers)), None)
 
 
 def _layer_kind(layer: Any, node: Node | None) -> Kind | Operator | None:
     cls = keras_class(layer)
     if cls is None:
         return None
-    if (move := move_of(layer)) is not None:
-        return move.kind(layer, node)
+    if (found := data_movement_of(layer)) is not None:
+        return found.kind(layer, node)
     if issubclass(cls, layers.Activation):
         return activation_kind(layer.activation)
     if issubclass(cls, layers.ReLU):
@@ -212,8 +213,8 @@ def _raw_kind(operation: Any, node: Node | None) -> Kind | Operator | None:
         return _clip_kind(operation, node)
     if name == "Cast" and operation.dtype == "float32":  # of an input of bytes
         return Kind.PASS
-    if (move := move_of(operation)) is not None:
-        return move.kind(operation, node)
+    if (found := data_movement_of(operation)) is not None:
+        return found.kind(operation, node)
     for operator in OPERATORS:
         if name in operator.raw and operator.takes(operation, node):
             return operator

@@ -1,11 +1,11 @@
-"""Decides which tensors of an expanded float model carry which quantizer.
+"""Decides which tensors of an expanded float model have which quantizer.
 
-Where quantizers stand (contract of the device, see `fold_batch_norm`):
+Where quantizers are (contract of the device, see `fold_batch_norm`):
   - operations that the device computes as one form a group: a MAC layer, its batch norm, constants
     that scale and shift, and a ReLU. Inside a group nothing is quantized;
-  - a tensor that exactly one MAC layer reads, and nothing else, carries that layer's input
+  - a tensor that exactly one MAC layer reads, and nothing else, has that layer's input
     quantizer ("direct");
-  - any other tensor that leaves a group carries a stream quantizer, and the MAC layers that read
+  - any other tensor that leaves a group has a stream quantizer, and the MAC layers that read
     it have their own input quantizers behind it.
 """
 
@@ -31,7 +31,7 @@ class TensorPlan:
     Attributes:
       group: the one that computes it.
       on_grid: whether it is quantized, or is a moved copy of a quantized tensor.
-      stream: whether it carries a stream quantizer.
+      stream: whether it has a stream quantizer.
       fixed_step: of that quantizer, where the device leaves no choice.
       source: the tensor whose quantizer gave the grid that it lies on.
     """
@@ -44,7 +44,7 @@ class TensorPlan:
 
 
 class Plan:
-    """Which tensors of an expanded model carry which quantizer.
+    """Which tensors of an expanded model have which quantizer.
 
     Args:
       topology: of the expanded model.
@@ -99,8 +99,8 @@ class Plan:
 
     def joins(self, node: Node) -> bool:
         """Whether a node is part of the group that computes its input."""
-        moves = self.kind(node) in (Kind.PASS, Kind.ROUND)
-        return not moves and self[node.output].group.head is not node
+        moved = self.kind(node) in (Kind.PASS, Kind.ROUND)
+        return not moved and self[node.output].group.head is not node
 
     def _keep_endings(self) -> None:
         for node in self.topology.nodes:
@@ -152,7 +152,7 @@ class Plan:
     # --- quantizers ------------------------------------------------------------------------
 
     def _place(self, tensor: Any, plan: TensorPlan, node: Node | None) -> None:
-        """Decides whether a tensor carries a stream quantizer."""
+        """Decides whether a tensor has a stream quantizer."""
         self.tensors[id(tensor)] = plan
         if plan.on_grid:
             return
@@ -186,14 +186,14 @@ class Plan:
     def _is_direct(self, tensor: Any, plan: TensorPlan, only: Node | None) -> bool:
         """Whether the one reader's own quantizer will do.
 
-        A tensor of fewer than 8 bits with levels below 0 is clipped by a label that its producer
-        has to take into its weight scales: only a MAC layer can. What an 8-bit end reads needs no
-        clip. The tensors that a layer reads in several calls may differ in sign, and share its
-        quantizer.
+        A tensor of fewer than 8 bits with levels below 0 is clipped by a nominal scale, which its
+        producer has to take into its weight scales: only a MAC layer can. The input of an edge of 8
+        bits needs no clip. The tensors that a layer reads in several calls may differ in sign, and
+        share its quantizer.
         """
         if only is None or plan.fixed_step or self.kind(only) not in (Kind.MAC, Kind.PASS):
             return False
-        reader = self._reader_behind_moves(only)
+        reader = self._reader_behind_data_movement(only)
         if reader is not None and not self.called_once(reader):
             return False
         if reader is not None and reader.name in self.exact_inputs:
@@ -201,11 +201,11 @@ class Plan:
         first = plan.group.kind
         if first is None:
             return False
-        labelled = first in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
-        labelled |= isinstance(first, Operator) and first.takes_labels
-        return labelled or (plan.group.sign == "unsigned" and not plan.group.saturates)
+        nominal = first in (Kind.MAC, Kind.BATCH_NORM, Kind.AFFINE)
+        nominal |= isinstance(first, Operator) and first.takes_nominal_scale
+        return nominal or (plan.group.sign == "unsigned" and not plan.group.saturates)
 
-    def _reader_behind_moves(self, node: Node | None) -> Node | None:
+    def _reader_behind_data_movement(self, node: Node | None) -> Node | None:
         """The one operation that reads a tensor in the end."""
         while node is not None and self.kind(node) is Kind.PASS:
             node = self.topology.only_consumer(node.output)

@@ -39,7 +39,7 @@ def quantize(
     model: keras.Model,
     space: SearchSpace,
     float_layers: Iterable[str] = (),
-    reading: TransitionRule | None = None,
+    rule: TransitionRule | None = None,
 ) -> tuple[keras.Model, frozenset[str]]:
     """The searchable network of a float model: same weights, same inputs and outputs.
 
@@ -49,7 +49,7 @@ def quantize(
       model: functional or Sequential.
       space: the candidates.
       float_layers: names of layers to leave in float; such a network cannot be exported.
-      reading: Bit-Mixer's: batch norms are transitional, keyed so, and weights nested.
+      rule: Bit-Mixer's: batch norms are transitional, keyed so, and weights nested.
 
     Returns:
       The network, and the names that the layers left in float have there.
@@ -62,7 +62,7 @@ def quantize(
     require_space(space)
     functional = as_functional(model)
     found = accepted(model, space, float_names(float_layers))
-    network = _Rewrite(found, space, reading).run()
+    network = _Rewrite(found, space, rule).run()
     network.output_names = list(functional.output_names)
     connect(network)
     require_same_outputs(functional, network)
@@ -114,11 +114,11 @@ def require_network(network: Any, space: SearchSpace | None, name: str) -> None:
 class _Rewrite:
     """One run of `keras.models.clone_model` by a plan."""
 
-    def __init__(self, found: Inspection, space: SearchSpace, reading: TransitionRule | None):
-        self.model, self.space, self.reading = found.model, space, reading
+    def __init__(self, found: Inspection, space: SearchSpace, rule: TransitionRule | None):
+        self.model, self.space, self.rule = found.model, space, rule
         self.topology, self.plan = found.topology, found.plan
         self.macs, self.edges = found.macs, found.edges
-        self.keys = transitions(self.topology, self.macs, reading) if reading else {}
+        self.keys = transitions(self.topology, self.macs, rule) if rule else {}
         self.nodes = {(node.name, node.occurrence): node for node in self.topology.nodes}
         self.calls: Counter[str] = Counter()
         self.names = Names(operation.name for operation in self.model.operations)
@@ -181,7 +181,7 @@ class _Rewrite:
         node = self.nodes[operation.name, 0]
         if not self._is_owned(node) and self.plan.called_once(node):
             config |= {"input_quantizer": self._stream_before(node)}
-        if self.reading is None:
+        if self.rule is None:
             return FoldableBatchNormalization.from_config(config)
         transition = self.keys[operation.name]
         sets = [1 if mac is None else len(self._candidates(mac.name)[0]) for mac in transition]
@@ -189,7 +189,7 @@ class _Rewrite:
             config
             | {
                 "sets": sets,
-                "own": 0 if self.reading == "following" else 1,
+                "own": 0 if self.rule == "following" else 1,
                 "transition": [mac and mac.name for mac in transition],
             }
         )
@@ -212,7 +212,7 @@ class _Rewrite:
             "weight_bits": "same" if self.space.tied(edge) else self._candidates(name)[1],
             "input_quantizer": self._input_quantizer(name),
             "norm": norm and self._batch_norm(norm, norm.get_config()),
-            "nested_weights": self.reading is not None,
+            "nested_weights": self.rule is not None,
             "edge": edge,
         }
         for cls, quantized in (

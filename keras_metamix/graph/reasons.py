@@ -59,8 +59,8 @@ _LAYERS = {
     "separableconv": "SeparableConv2D or SeparableConv1D",
     "batchnorm": "BatchNormalization",
 }
-# What is said of an operation, by its name in lower case without underscores: of a layer's class,
-# of a raw operation's class, and of an activation function.
+# The reason for refusing an operation, by its name in lower case without underscores: of a layer's
+# class, of a raw operation's class, and of an activation function.
 _REASONS: dict[str, str] = {
     **{
         name: f"not exported as a function; use the layer {layer}"
@@ -250,7 +250,7 @@ def reason_of(name: str) -> str | None:
 
 
 def on_input(operation: Any) -> str:
-    """What is said of an operation that acts on the model's input before all weights."""
+    """The reason for refusing an operation that acts on the model's input before all weights."""
     part = type(operation).__name__ in ("GetItem", "Stack", "Flip", "Take", "Transpose")
     whole = ", with all of preprocess_input if it is of that" if part else ""
     return f"not exported; it acts on the model's input alone: {_PIPELINE}{whole}"

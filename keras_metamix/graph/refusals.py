@@ -39,18 +39,18 @@ class Refusal:
     cls: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.said}."
+        return f"{self.what}: {self.text}."
 
     @property
-    def said(self) -> str:
-        """All that is said of it."""
+    def text(self) -> str:
+        """The reason, and why the layer cannot stay in float either."""
         if not self.stuck or self.stuck == self.reason:
             return self.reason
         return f"{self.reason}. It cannot stay in float either, since it {self.stuck}"
 
 
 class UnsupportedLayerError(ValueError):
-    """Operations that from_float cannot take; `refused` holds what is said of each, by name."""
+    """Operations that from_float cannot take; `refused` has a message for each, by name."""
 
     def __init__(self, model: str, refusals: Iterable[Refusal]):
         found = list(refusals)
@@ -59,7 +59,7 @@ class UnsupportedLayerError(ValueError):
 
 
 def by_name(refusals: Iterable[Refusal]) -> dict[str, str]:
-    """What is said of each, by the name that `float_layers` takes."""
+    """What a message says of each, by the name that `float_layers` takes."""
     groups: dict[str, list[Refusal]] = {}
     for refusal in refusals:
         groups.setdefault(refusal.name, []).append(refusal)
@@ -77,6 +77,7 @@ class Origin:
       around: that layer, or the model inside the given one, as a message has it.
       stuck: why that layer cannot be copied, so that `float_layers` does not help, "" if it can.
       cls: class of the user's layer, where that of the flat model has another one; else "".
+      layout: what a Reshape of the flat model gives, which the user's layer does not have; else "".
     """
 
     name: str
@@ -85,6 +86,7 @@ class Origin:
     around: str = ""
     stuck: str = ""
     cls: str = ""
+    layout: str = ""
 
     def label(self, operation: Any) -> str:
         """A layer as a message has it."""
@@ -116,7 +118,7 @@ class Origin:
 
 
 class Refused(keras.Operation):
-    """Stands for an operation that cannot be opened, so that the rest can be read."""
+    """Replaces an operation that cannot be opened, so that all others can be read."""
 
     def __init__(self, operation: Any, name: str):
         super().__init__(name=name)
@@ -186,7 +188,7 @@ def _reads_the_input(operation: Any, tensors: Sequence[Any]) -> bool:
 
 
 def not_finite(operation: Any) -> str:
-    """What is said of a layer whose weights are NaN, Inf or too large to be quantized."""
+    """The reason for refusing a layer whose weights are NaN, Inf or too large to be quantized."""
     for variable in getattr(standing_for(operation), "variables", ()):
         if "float" in variable.dtype:
             values = np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
@@ -217,7 +219,7 @@ def _message(model: str, refusals: list[Refusal]) -> str:
     if names:
         them = "it" if len(names) == 1 else "them"
         named = names if len(names) <= _MOST_NAMES else "keras_metamix.explain(model).refused"
-        first = "" if all(r.may_stay for r in refusals) else ", once the rest is changed"
+        first = "" if all(r.may_stay for r in refusals) else ", once the others are changed"
         text = f"float_layers={named} leaves {them} in float{first}"
         rest = [f"{text}: the model trains, without a file."]
     lines = _lines(refusals)
@@ -231,7 +233,7 @@ def _lines(refusals: list[Refusal]) -> list[str]:
     """One for each reason; what has the same `cls` shares its line."""
     groups: dict[Any, dict[str, Refusal]] = {}
     for refusal in refusals:
-        groups.setdefault((refusal.cls or refusal.what, refusal.said), {})[refusal.what] = refusal
+        groups.setdefault((refusal.cls or refusal.what, refusal.text), {})[refusal.what] = refusal
     return [_line(list(found.values())) for found in groups.values()]
 
 
@@ -242,10 +244,10 @@ def _line(refusals: list[Refusal]) -> str:
     cls = first.cls
     if cls.endswith(" computes"):
         *most, last = [refusal.what.removeprefix(f"{cls} ") for refusal in refusals]
-        return f"{cls} {', '.join(most)} and {last}: {first.said}."
+        return f"{cls} {', '.join(most)} and {last}: {first.text}."
     if first.what.startswith(cls):
         names = ", ".join(repr(refusal.name) for refusal in refusals)
-        return f"{cls} ({names}): {first.said}."
+        return f"{cls} ({names}): {first.text}."
     labels = (refusal.what.removeprefix("Layer ") for refusal in refusals)
     short = ", ".join(label.replace(f" ({cls})", "", 1) for label in labels)
-    return f"Layers {short} ({cls}): {first.said}."
+    return f"Layers {short} ({cls}): {first.text}."

@@ -28,7 +28,7 @@ def clip_ends(group: Group, grid: Grid, name: str) -> dict[str, Any]:
         clip["low"] = max(grid.low, 0)
     if math.isfinite(group.high):
         level = clip_level(grid, group.high)
-        if level < grid.high and grid.labelled:
+        if level < grid.high and grid.has_nominal_scale:
             raise ValueError(
                 f"{name!r}: a clip at {group.high} before a signed quantizer is not supported."
             )

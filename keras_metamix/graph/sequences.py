@@ -10,11 +10,11 @@ from typing import Any
 
 from keras import layers, ops
 
+from keras_metamix.graph.canonical import GATES
 from keras_metamix.graph.kinds import RELUS, Kind
 from keras_metamix.graph.operations import kind
 from keras_metamix.graph.operators import Operator
 from keras_metamix.graph.ownership import activation_name, config_of, keras_class
-from keras_metamix.graph.pieces import GATES
 
 _Config = dict[str, Any]
 

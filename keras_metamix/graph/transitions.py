@@ -17,7 +17,7 @@ Transition = tuple[Node | None, Node | None]
 
 
 def transitions(
-    topology: Topology, macs: Container[str], reading: TransitionRule
+    topology: Topology, macs: Container[str], rule: TransitionRule
 ) -> dict[str, Transition]:
     """The pair of MAC layers that keys each batch norm, by its name.
 
@@ -25,7 +25,8 @@ def transitions(
 
     - "feeding": the layer that feeds its own, and its own. Bit-Mixer's transition between adjacent
       layers, taken from the graph: of a downsample branch the block's input feeds.
-    - "following": its own, and the next one behind the batch norm (the other published reading).
+    - "following": its own, and the next one behind the batch norm (the other published
+      interpretation).
     - "switchable": its own alone, one set for each bit-width (the control of the literature).
     - "shared": none, one set for all.
 
@@ -38,7 +39,7 @@ def transitions(
     Args:
       topology: of an expanded float model.
       macs: names of the MAC layers with bit-widths.
-      reading: see above.
+      rule: see above.
     """
     walk = _Walk(topology, macs)
     found: dict[str, Transition] = {}
@@ -46,11 +47,11 @@ def transitions(
         if kind(node.operation, node) is not Kind.BATCH_NORM or node.name in found:
             continue
         own = walk.before(node)
-        if reading == "shared" or own is None:
+        if rule == "shared" or own is None:
             found[node.name] = (None, None)
-        elif reading == "switchable":
+        elif rule == "switchable":
             found[node.name] = (None, own)
-        elif reading == "feeding":
+        elif rule == "feeding":
             found[node.name] = (walk.before(own), own)
         else:
             found[node.name] = (own, walk.after(node))

@@ -150,7 +150,7 @@ def _trained(model: MetaMixModel, data: Data, steps: int) -> dict[str, list[floa
 
 
 def _weight_bits(space: SearchSpace) -> str:
-    """What quantized weights have, but at the ends."""
+    """What quantized weights have, but at the edges."""
     if isinstance(space.weight_bits, str):
         return "the bits of the activations"
     return f"{np.max(space.weight_bits)} bits"

@@ -96,7 +96,7 @@ class Options:
             raise ValueError("expected a MODEL.tflite, or --compare=RUN")
 
     def given(self) -> dict[str, Any]:
-        """What a device or the comparison is told."""
+        """Options of a device or of the comparison."""
         values = {k: v for k, v in vars(self).items() if v is not None}
         apart = ("files", "device", "json", "compare", "latency_table")
         return {k: v for k, v in values.items() if k not in apart}

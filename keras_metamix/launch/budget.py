@@ -110,7 +110,7 @@ def _search_budget(
 def uniform_bits(config: Experiment, bits: int = UNIFORM_BITS) -> dict[str, Any]:
     """Bit-widths of a uniform network, as `QuantizedModel.from_float` takes them.
 
-    Where the config has one bit-width of activations, it is that; the ends are the config's, with
+    Where the config has one bit-width of activations, it is that; the edges are the config's, with
     the most of their weights' bits.
     """
     space = SearchSpace(**dataclasses.asdict(config.space))

@@ -24,7 +24,7 @@ import numpy as np
 from keras_metamix import data as data_sets
 from keras_metamix.doctor.checkup import checkup
 from keras_metamix.doctor.diagnose import diagnose
-from keras_metamix.graph.ends import named_inputs
+from keras_metamix.graph.io_names import named_inputs
 from keras_metamix.launch.commands import option, parse
 from keras_metamix.launch.datasets import load_data
 from keras_metamix.launch.export import load_any_model, load_float_model

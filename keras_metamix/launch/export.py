@@ -37,10 +37,10 @@ from keras_metamix.report.table import terminal
 from metamix_tflite import convert, parity, verify
 from metamix_tflite.containers import CONTAINERS
 from metamix_tflite.targets import (
-    ENDS,
+    IO_TYPES,
     TARGETS,
     ContainerName,
-    EndsName,
+    IoName,
     TargetName,
     target_of,
 )
@@ -66,8 +66,8 @@ class Options:
     weight_container: ContainerName | None = option(
         f"another than the target's: one of {', '.join(CONTAINERS)}", None
     )
-    io: EndsName | None = option(
-        f"inputs and outputs of another type than the target's: one of {', '.join(ENDS)}", None
+    io: IoName | None = option(
+        f"inputs and outputs of another type than the target's: one of {', '.join(IO_TYPES)}", None
     )
     images: Path | None = option("images for parity: a .npy, or a .npz by input; random ones", None)
     bits: Path | None = option(
@@ -119,7 +119,7 @@ def main(options: Options) -> None:
     compared = flat
     if target.io != "float32":
         compared = convert(model, options.target, io="float32", **file)  # the same integers
-        source += ", with float32 ends"
+        source += ", with float32 inputs and outputs"
     bits = points or {"": model.bit_assignment}
     if points:
         graphs, reports = verify(flat, points), parity(compared, model, images, points)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_metamix.calibration import check_finite
-from keras_metamix.graph.ends import named_inputs
+from keras_metamix.graph.io_names import named_inputs
 
 RANDOM_IMAGES = 50
 

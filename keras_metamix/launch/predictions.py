@@ -16,7 +16,7 @@ from metamix_tflite.read.files import read_file
 
 
 def load_estimates(path: Path, given: Mapping[str, Any]) -> LatencyTable:
-    """A table of `metamix-profile --device=ethosu`, made for what Vela is told now.
+    """A table of `metamix-profile --device=ethosu`, made with the present options of Vela.
 
     Raises:
       OSError, ValueError: no such table, or one of another origin; names the flags that differ.

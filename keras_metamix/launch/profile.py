@@ -111,13 +111,13 @@ def main(options: Options) -> None:
     costs = layer_costs(model)  # refuses sizes that are not known
     files = _files(model, options)
     _measure(table, files, options)
-    ends = options.edge_bits, options.edge_weight_bits or options.edge_bits
-    low, high = _add_up(table, costs, files, ends)
+    edges = options.edge_bits, options.edge_weight_bits or options.edge_bits
+    low, high = _add_up(table, costs, files, edges)
     _write(table, options.output)
     print(
         f"{options.output}: {len(table['kernels'])} operators timed on {table['origin']['cpu']}; "
-        f"besides its MAC layers the network takes {table['rest_us']:.1f} us ({low:.1f} to "
-        f"{high:.1f}, as the bits are)"
+        f"the network's fixed cost is {table['fixed_us']:.1f} us ({low:.1f} to {high:.1f}, as the "
+        "bits are)"
     )
 
 
@@ -177,14 +177,14 @@ def _begin(options: Options) -> dict[str, Any]:
             )
         table |= {key: found[key] for key in ("kernels", "empty_us", "operations") if key in found}
     run = {"date": today(), "command": command_line(), "runs": options.runs}
-    return table | run | {"rest_us": None}
+    return table | run | {"fixed_us": None}
 
 
 def _files(model: keras.Model, options: Options) -> Files:
-    """Operators of the network's file at each pair of bit-widths, in all layers but the ends."""
-    ends = options.edge_bits, options.edge_weight_bits
+    """Operators of the network's file at each pair of bit-widths, in all layers but the edges."""
+    edges = options.edge_bits, options.edge_weight_bits
     space = SearchSpace(
-        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
+        options.activation_bits, options.weight_bits, edges[0], edge_weight_bits=edges[1]
     )
     quantized = MetaMixModel.from_float(model, space)
     random = np.random.default_rng(0)
@@ -192,7 +192,7 @@ def _files(model: keras.Model, options: Options) -> Files:
     calibrate(quantized, images[0] if len(images) == 1 else images)
     files = {}
     for activation, weight in itertools.product(space.activation_bits, options.weight_bits):
-        quantized.set_bits(uniform_assignment(model, activation, weight, *ends))
+        quantized.set_bits(uniform_assignment(model, activation, weight, *edges))
         flat = convert(quantized, weight_container=options.containers, golden=0)
         files[activation, weight] = operator_files(flat)
     return files
@@ -215,26 +215,26 @@ def _measure(table: dict[str, Any], files: Files, options: Options) -> None:
 
 
 def _add_up(
-    table: dict[str, Any], costs: list[LayerCost], files: Files, ends: tuple[int, int]
+    table: dict[str, Any], costs: list[LayerCost], files: Files, edges: tuple[int, int]
 ) -> tuple[float, float]:
-    """Prices of the layers' operations, and of the rest, whose least and most are returned."""
+    """Prices the layers' operations, and the fixed cost, whose least and most are returned."""
     kernels = table["kernels"]
     for (activation, weight), found in files.items():
         for cost in costs:
-            bits = "/".join(map(str, ends if cost.edge else (activation, weight)))
+            bits = "/".join(map(str, edges if cost.edge else (activation, weight)))
             calls = [file.kernel for file in found if file.layer == cost.name]
             for text, kernel in zip(cost.operations, calls, strict=True):
                 macs = cost.macs // len(cost.operations)
                 row = table["operations"].setdefault(text, {"macs": macs, "prices": {}})
                 row["prices"][bits] = kernels[kernel]
     empty = statistics.median(table["empty_us"].values())
-    rests = [
+    fixed = [
         empty + sum(kernels[file.kernel] for file in found if not file.layer)
         for found in files.values()
     ]
     table["network"] = [text for cost in costs for text in cost.operations]
-    table["rest_us"] = statistics.fmean(rests)
-    return min(rests), max(rests)
+    table["fixed_us"] = statistics.fmean(fixed)
+    return min(fixed), max(fixed)
 
 
 def _write(table: dict[str, Any], output: Path) -> None:

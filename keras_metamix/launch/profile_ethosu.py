@@ -51,19 +51,19 @@ def profile_ethosu(options: Any) -> None:
     vela_flags = vela_options(vars(options))
     ethosu.compiler(vela_flags)  # says what is wrong with the flags
     model = load_float_model(options.model, "give the one that from_float takes.")
-    ends = options.edge_bits, options.edge_weight_bits
+    edges = options.edge_bits, options.edge_weight_bits
     space = SearchSpace(
-        options.activation_bits, options.weight_bits, ends[0], edge_weight_bits=ends[1]
+        options.activation_bits, options.weight_bits, edges[0], edge_weight_bits=edges[1]
     )
     table = vela_table(model, space, vela_flags)
     with written_whole(options.output) as temporary:
         temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    low, high = table["rest_range_us"]
+    low, high = table["fixed_range_us"]
     print(
         f"{options.output}: {len(table['layers'])} layers priced by {table['origin']['compiler']} "
         f"for {vela_flags.accelerator}, {vela_flags.system_config}, {vela_flags.memory_mode} at "
-        f"{table['clock_hz'] / 1e6:g} MHz: no NPU was run. Besides them the network takes "
-        f"{table['rest_us']:.1f} us ({low:.1f} to {high:.1f}, as the bits are)"
+        f"{table['clock_hz'] / 1e6:g} MHz: no NPU was run. The network's fixed cost is "
+        f"{table['fixed_us']:.1f} us ({low:.1f} to {high:.1f}, as the bits are)"
     )
 
 
@@ -126,7 +126,7 @@ def origin(vela_flags: ethosu.Options) -> dict[str, Any]:
 def _layers(
     model: keras.Model, costs: list[LayerCost], space: SearchSpace, vela: Any, alone: bool
 ) -> dict[str, Any]:
-    """Prices of the layers at each pair of bit-widths, and of the rest.
+    """Prices of the layers at each pair of bit-widths, and the fixed cost.
 
     Args:
       model, space, vela: see `vela_table`.
@@ -141,7 +141,7 @@ def _layers(
     found: dict[str, dict[str, dict[str, list[float]]]] = {
         cost.name: {kind: {} for kind in kinds} for cost in costs
     }
-    rest_us, rest_bytes, clock = [], [], 1.0
+    fixed_us, fixed_bytes, clock = [], [], 1.0
     choices = quantized.cost_table.choices
     most = max(choices, key=lambda name: len(choices[name]))
     for shift, place in itertools.product((0,) if alone else (0, 1), range(len(choices[most]))):
@@ -163,9 +163,9 @@ def _layers(
             for kind, value in zip(kinds, values, strict=True):
                 found[name][kind].setdefault(pair, []).append(value)
         cycles = compiled.cycles - sum(price.cycles for price in priced.values())
-        rest_us.append(cycles / clock * 1e6)
+        fixed_us.append(cycles / clock * 1e6)
         stored = sum(price.weight_bytes for price in priced.values())
-        rest_bytes.append(compiled.read_only_bytes - stored)
+        fixed_bytes.append(compiled.read_only_bytes - stored)
         if not shift:
             print(f"  A{activation}W{weight}: {compiled.cycles:,} cycles, {stored:,} weight bytes")
     return {
@@ -178,7 +178,7 @@ def _layers(
             for cost in costs
         },
         "clock_hz": clock,
-        "rest_us": statistics.fmean(rest_us),
-        "rest_range_us": [min(rest_us), max(rest_us)],
-        "rest_bytes": statistics.fmean(rest_bytes),
+        "fixed_us": statistics.fmean(fixed_us),
+        "fixed_range_us": [min(fixed_us), max(fixed_us)],
+        "fixed_bytes": statistics.fmean(fixed_bytes),
     }

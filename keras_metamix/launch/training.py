@@ -117,7 +117,7 @@ def train_uniform(
     epochs: int,
     ready: Callable[[MetaMixModel], None],
 ) -> MetaMixModel:
-    """Trains the network at one bit-width everywhere but at its ends, from the same float weights.
+    """Trains the network at one bit-width everywhere but at its edges, from the same float weights.
 
     Args:
       session, float_model: as of the method that it is compared with.

@@ -23,19 +23,38 @@ _FUSED_FROM = 2**15
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class ActivationQuantizer(keras.layers.Layer):
-    """LSQ with a step size s_b for each candidate bit-width b (MetaMix Eq. 2) and a bit choice.
+    r"""LSQ with a step size for each candidate bit-width (MetaMix Eq. 2) and a bit choice.
 
-    With the range [l, h] of b bits, [0, 2^b - 1] unsigned and +-(2^(b-1) - 1) signed:
+    With the step size $s_b$ of $b$ bits:
 
-        q_b(v) = round(clip(v / s_b, l, h)) * s_b
-        q(v)   = q_b(v) of the bits in use, or in bit-search sum_b softmax(alpha)_b * q_b(v)
+    $$Q_b(v) = s_b \cdot \mathrm{round} \left( \mathrm{clip} \left( \frac{v}{s_b}, q_{min}, q_{max}
+    \right) \right)$$
 
-    Gradients are those of `WeightQuantizer`, N the values of one image.
+    The levels are $0$ to $2^b - 1$ of an unsigned grid and $\pm(2^{b-1} - 1)$ of a signed one
+    ($-128$ to $127$ where $b = 8$). An offset grid, of values from a minimum $m < 0$ on, has the
+    levels $z$ to $2^b - 1 + z$:
+
+    $$z = \max \left( \mathrm{round} \left( \frac{m}{s_b} - \frac{1}{4} \right), -2^{b-1} \right),
+    \qquad z = 0 \; \text{where} \; \frac{m}{s_b} > -\frac{1}{2}$$
+
+    The output is $Q_b(v)$ of the bits in use, or in bit-search, where steps are constants,
+
+    $$Q(v) = \sum_b p_b \, Q_b(v), \qquad p = \mathrm{softmax}(\alpha)$$
+
+    The gradient of $v$ is 1 inside the range and 0 outside; that of the step is, summed over the
+    values,
+
+    $$\frac{\partial Q_b}{\partial s_b} = g \cdot \begin{cases} \mathrm{round}(v / s_b) - v / s_b &
+    q_{min} \le v / s_b \le q_{max} \\ q_{min} & v / s_b < q_{min} \\ q_{max} & v / s_b > q_{max}
+    \end{cases}, \qquad g = \frac{1}{\sqrt{N h}}$$
+
+    with $N$ the values of one image and $h$ the highest level ($2^b - 1$ of an offset grid). The
+    variable is $\ln s_b$.
 
     Args:
       candidates: bit-widths, descending, or one bit-width.
       sign: "unsigned", "signed" or "offset" (behind swish and hard-swish: the grid is shifted so
-        that it begins at the activation's minimum and 0 lies on it).
+        that it begins at the activation's minimum and has a level 0).
       activation: "relu" or "relu6" when the quantizer computes that activation too. An unsigned
         quantizer repeats a ReLU; absorbing it saves two passes over the tensor.
       role: "mac" (the input of a MAC layer) or "stream" (a tensor that no MAC layer reads

@@ -22,10 +22,15 @@ AFFINE_INTEGER = 64
 def folded_terms(
     gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, bias: Any, step: Any
 ) -> tuple[Any, Any]:
-    """Batch norm as a channel scale and an integer bias.
+    r"""Batch norm as a channel scale and an integer bias.
 
-    With v = step * accumulator, `gamma * (v + bias - mean) / sqrt(variance + epsilon) + beta`
-    becomes `step * (scale * accumulator + |scale| * integer_bias)`.
+    With the accumulator $A$, its step $s$ and the bias $c$ of the convolution, for each channel:
+
+    $$\gamma \, \frac{s A + c - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta \approx s \left( m A + |m|
+    B \right), \qquad m = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}, \qquad B = \mathrm{round}
+    \left( \frac{\beta + (c - \mu) \, m}{|m| \, s} \right)$$
+
+    $|m|$ is kept so large that $|B| \le 2^{26}$, and at least $2^{-24}$.
 
     Args:
       gamma, beta, mean, variance: of the batch norm, shape (channels,).
@@ -45,7 +50,15 @@ def folded_terms(
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class FoldableBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` that follows the quantization mode.
+    r"""`keras.layers.BatchNormalization` that follows the quantization mode.
+
+    It folds into a scale $m$ and an integer bias $B$ of each output channel, and leaves the trained
+    integers as they are. With $\gamma$, $\beta$, $\mu$, $\sigma^2$ of the batch norm, $c$ the bias
+    of the convolution, $s$ the product of the step sizes of input and weights, and $A$ the integer
+    sum:
+
+    $$y = s \left( m A + |m| B \right), \qquad m = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}, \qquad
+    B = \mathrm{round} \left( \frac{\beta + (c - \mu) \, m}{|m| \, s} \right)$$
 
     In evaluation of a quantized network it rounds the bias that it will fold to onto the
     device's int32 grid: that of the MAC layer which owns it or, where none does, of the 1x1

@@ -110,5 +110,5 @@ class BitChoice:
         return alpha - np.logaddexp.reduce(alpha)
 
     def selection(self) -> Any:
-        """`hs(alpha)` (MetaMix Eq. 5): one-hot of the most probable candidate, softmax gradient."""
+        """The one-hot of the most probable candidate, see `hard_selection` (MetaMix Eq. 5)."""
         return hard_selection(ops.convert_to_tensor(self.alpha)) if self.searched else ops.ones(1)

@@ -33,22 +33,24 @@ def activation_range(bits: int, sign: Sign) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """How an INT8 tensor of the device holds a b-bit one: code = level + zero_point.
+    r"""How an INT8 tensor of the device holds one of $b$ bits.
 
-    A level is the integer of the training graph, real value `level * scale`. Below 8 bits the
-    clip to fewer than 256 codes is done by saturation and a fused activation:
+    A level $q$ is the integer of the training graph; the tensor holds the code $q + z$ with the
+    zero point $z$. The real value is $s \, q$ with the step size $s$. Below 8 bits the clip to
+    fewer than 256 codes is done by saturation and a fused activation:
 
-    - unsigned: zero_point = 128 - 2^b, saturation above, fused RELU below;
-    - signed: labelled with scale 1 / (2^(b-1) - 1), so that fused RELU_N1_TO_1 clips both ends;
-      producers and consumers take the ratio of the label to the true step into their scales;
-    - offset: zero_point = 127 - high, saturation above; below, a label as for signed where the
-      range reaches as far down as up, else nothing: the fold proves that no level is below.
+    - unsigned: $z = 128 - 2^b$, saturation above, fused RELU below;
+    - signed: $z = 0$ and in the file the scale $1 / (2^{b-1} - 1)$ in place of $s$, so that fused
+      RELU_N1_TO_1 clips at both ends; producers and consumers take the ratio of that scale to the
+      step into their own scales;
+    - offset: $z = 127 - q_{max}$, saturation above; below, such a scale where the range reaches as
+      far down as up, else nothing: the fold proves that no level is below.
 
     Attributes:
       scale: of the file, float32.
       zero_point: code of level 0.
       low, high: the levels that occur.
-      step: the true step size, which is the scale but for labelled tensors.
+      step: the true step size, which is the scale unless that is nominal.
     """
 
     scale: float
@@ -65,13 +67,13 @@ class Grid:
         grid = cls(step, zero_point, low, high, step)
         return (
             dataclasses.replace(grid, scale=float(np.float32(-1.0 / low)))
-            if grid.labelled
+            if grid.has_nominal_scale
             else grid
         )
 
     @property
-    def labelled(self) -> bool:
-        """Whether the scale is a label, by which fused RELU_N1_TO_1 clips at `low`."""
+    def has_nominal_scale(self) -> bool:
+        """Whether the scale is nominal, not the step, so that fused RELU_N1_TO_1 clips at `low`."""
         return self.high <= -self.low < 128
 
     @property
@@ -82,7 +84,7 @@ class Grid:
     @property
     def lower_end_is_clipped(self) -> bool:
         """Whether saturation or a fused activation clips at `low`."""
-        return self.low >= 0 or self.labelled or self.low == -128 - self.zero_point
+        return self.low >= 0 or self.has_nominal_scale or self.low == -128 - self.zero_point
 
 
 def clip_level(grid: Grid, value: float) -> int:

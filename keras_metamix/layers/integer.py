@@ -54,11 +54,13 @@ class IntegerLayer(keras.layers.Layer):
         self.high: int = self.output_grid.high if high is None else high
 
     def requantize(self, accumulator: Any, multiplier: Any, real: Any = None) -> Any:
-        """`clip(round(float32(accumulator) * multiplier))`, or the same in fixed point.
+        r"""The levels of an accumulator, in float32 or the same in fixed point.
+
+        $$q = \mathrm{clip}(\mathrm{round}(A \cdot M), low, high)$$
 
         Args:
-          accumulator: integers.
-          multiplier: float32.
+          accumulator: integers $A$.
+          multiplier: $M$, float32.
           real: the multiplier in float64, for fixed point.
         """
         if self.fixed_point:
@@ -281,8 +283,8 @@ class Rescale(IntegerLayer):
         super().__init__(output_grid, **kwargs)
         self.input_grid = as_grid(input_grid)
         true_ratio = self.input_grid.step / self.output_grid.step
-        label_ratio = self.output_grid.scale / self.input_grid.scale
-        self.factor = np.float32(true_ratio * label_ratio)
+        scale_ratio = self.output_grid.scale / self.input_grid.scale
+        self.factor = np.float32(true_ratio * scale_ratio)
 
     def call(self, x: Any) -> Any:
         scales = self.input_grid.scale, self.factor, self.output_grid.scale

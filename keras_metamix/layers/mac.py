@@ -20,9 +20,11 @@ Bits = int | Sequence[int]
 
 
 class QuantizedMac(keras.layers.Layer):
-    """What the MAC layers share; each of them also inherits from the Keras layer of its kind.
+    r"""What the MAC layers share; each of them also inherits from the Keras layer of its kind.
 
-    The layer computes `activation(norm(mac(quantize(x), quantize(kernel)) + bias))`.
+    With the layer's product $*$, its kernel $W$ and its bias $c$, it computes
+
+    $$y = \mathrm{activation} \left( \mathrm{norm} \left( Q_a(x) * Q_w(W) + c \right) \right)$$
 
     Args:
       activation_bits: bit-width of the input, or its candidates.

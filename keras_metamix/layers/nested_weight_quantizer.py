@@ -16,10 +16,10 @@ _MOST_BITS_OF_LSQ = 4
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class NestedWeightQuantizer(WeightQuantizer):
-    """A `WeightQuantizer` with one stored integer tensor, that of the highest candidate.
+    r"""A `WeightQuantizer` with one stored integer tensor, that of the highest candidate.
 
-    The integers of the other candidates follow from it (`nested_integers`); each candidate has
-    steps of its own, which only scale them.
+    The integers $q_b$ of the other candidates follow from it (`nested_integers`); each candidate
+    has a step of its own for each channel, which only scales them: $Q_b(w) = s_b \, q_b$.
     """
 
     def build(self, kernel_shape: Any) -> None:
@@ -27,7 +27,9 @@ class NestedWeightQuantizer(WeightQuantizer):
         self._shifts = np.array([self.candidates[0] - b for b in self.candidates], np.float32)
 
     def initialize_steps(self, kernel: Any, rule: Rule = "lsq") -> None:
-        """The highest candidate's steps by `rule`; the others' by least squares.
+        r"""The highest candidate's steps by `rule`; the others' by least squares.
+
+        $$s_b = \frac{\sum q_b \, w}{\sum q_b^2}$$
 
         Above 4 bits the highest's are by "mse", whatever the rule: LSQ's make so wide a grid of 8
         bits that all of a Gaussian kernel's integers of 2 bits are 0.

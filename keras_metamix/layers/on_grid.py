@@ -126,16 +126,18 @@ class AtMostOne(keras.constraints.Constraint):
 
 
 def prelu_steps(slopes: Any, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
-    """Steps of the two INT8 tensors whose sum a PReLU is: `slope * x` and `(1 - slope) * relu(x)`.
+    r"""Steps of the two INT8 tensors whose sum a PReLU is.
+
+    $$\mathrm{PReLU}(x) = a \, x + (1 - a) \, \mathrm{relu}(x)$$
 
     Args:
-      slopes: of the channels.
+      slopes: $a$ of the channels.
       step, low, high: of the input's grid.
     """
     steepest = ops.maximum(ops.max(ops.abs(slopes)), _LEAST_SLOPE)
-    rest = ops.maximum(ops.max(1.0 - slopes), _LEAST_SLOPE)
+    excess = ops.maximum(ops.max(1.0 - slopes), _LEAST_SLOPE)
     largest = ops.maximum(ops.cast(high, "float32"), -ops.cast(low, "float32") - 1)
-    return step * steepest * largest / 127.0, step * rest * high / 255.0
+    return step * steepest * largest / 127.0, step * excess * high / 255.0
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -149,7 +151,7 @@ class QuantizedPReLU(OnGrid, keras.layers.PReLU):
 
     def quantized(self, levels: Any, step: Any, low: Any, high: Any) -> Any:
         slopes = ops.convert_to_tensor(self.alpha)
-        linear, rest = prelu_steps(slopes, step, low, high)
+        linear, rectified = prelu_steps(slopes, step, low, high)
         first = ops.clip(ops.round(levels * (step * slopes / linear)), -128, 127)
-        second = ops.round(ops.relu(levels) * (step * (1.0 - slopes) / rest))
-        return first * linear + ops.clip(second, 0, 255) * rest
+        second = ops.round(ops.relu(levels) * (step * (1.0 - slopes) / rectified))
+        return first * linear + ops.clip(second, 0, 255) * rectified

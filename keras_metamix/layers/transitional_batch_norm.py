@@ -16,10 +16,14 @@ from keras_metamix.ops import pick
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class TransitionalBatchNormalization(FoldableBatchNormalization):
-    """Batch norm whose parameters and statistics depend on two adjacent layers' bit-widths.
+    r"""Batch norm whose parameters and statistics depend on two adjacent layers' bit-widths.
 
-    Set number `i * sets[1] + j` serves candidate i of the transition's first layer and candidate j
-    of its second. A transition end with one bit-width, or none, has one row.
+    With candidate $i$ of the transition's first layer and candidate $j$ of its second, of $J$:
+
+    $$y = \gamma_k \, \frac{x - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k, \qquad k = i J + j$$
+
+    In training $\mu_k$ and $\sigma_k^2$ are the batch's, and the moving statistics of set $k$ alone
+    follow them. A layer of the transition with one bit-width, or none, counts as one candidate.
 
     Args:
       sets: rows and columns: candidates of the first and of the second layer.

@@ -26,14 +26,23 @@ _MSE_FRACTIONS = np.geomspace(0.02, 1.0, 120)
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class WeightQuantizer(keras.layers.Layer):
-    """Symmetric narrow LSQ of a kernel, with a step size s for each output channel.
+    r"""Symmetric narrow LSQ of a kernel, with a step size for each output channel.
 
-    With `n = 2^(w-1) - 1` for w bits (LSQ, Esser et al., ICLR 2020):
+    With $n = 2^{b-1} - 1$ for $b$ bits and the step size $s$ of a channel of $N$ weights (LSQ,
+    Esser et al., ICLR 2020):
 
-        q(v)  = round(clip(v / s, -n, n)) * s
-        dq/dv = 1 where |v / s| <= n, else 0
-        dq/ds = round(v / s) - v / s where |v / s| <= n, else sign(v) * n, times 1 / sqrt(N * n),
-                N the number of the channel's weights
+    $$Q_b(w) = s \cdot \mathrm{round} \left( \mathrm{clip} \left( \frac{w}{s}, -n, n \right)
+    \right)$$
+
+    $$\frac{\partial Q_b}{\partial w} = \begin{cases} 1 & |w / s| \le n \\ 0 & |w / s| > n
+    \end{cases}, \qquad \frac{\partial Q_b}{\partial s} = \frac{1}{\sqrt{N n}} \cdot \begin{cases}
+    \mathrm{round}(w / s) - w / s & |w / s| \le n \\ \mathrm{sign}(w) \, n & |w / s| > n
+    \end{cases}$$
+
+    In bit-search of weights the output is the mixture of the candidates, of which the probabilities
+    alone have a gradient:
+
+    $$Q(w) = \sum_b p_b \, Q_b(w), \qquad p = \mathrm{softmax}(\beta)$$
 
     Args:
       candidates: bit-widths, descending, one bit-width, or the choice of an activation, which the
@@ -75,11 +84,18 @@ class WeightQuantizer(keras.layers.Layer):
             self.choice.build(self)
 
     def initialize_steps(self, kernel: Any, rule: Rule = "lsq") -> None:
-        """Sets the step of every channel from its weights.
+        r"""Sets the step of every channel from its weights.
+
+        With $n$ the largest integer of a candidate, by the rules "lsq" and "mse":
+
+        $$s_{lsq} = \frac{2 \, \mathrm{mean}(|w|)}{\sqrt{n}}, \qquad s_{mse} =
+        \mathrm{argmin}_{s} \; \mathrm{mean} \left( (w - Q(w))^2 \right)$$
+
+        The latter is searched among 120 steps, from 0.02 to 1 of $\max |w| / n$ in equal ratios.
 
         Args:
           kernel: of the shape this quantizer was built for.
-          rule: "lsq" (2 * mean|w| / sqrt(Qp)) or "mse" (least squared error, by search).
+          rule: "lsq" or "mse".
         """
         magnitudes = np.abs(ops.convert_to_numpy(kernel))
         others = tuple(i for i, n in enumerate(self._step_shape) if n == 1)

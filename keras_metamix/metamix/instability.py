@@ -61,11 +61,15 @@ def channel_variances(
 
 
 def instability(variances: Mapping[int, np.ndarray]) -> dict[int, float]:
-    """`mean_channel |ln(var_b / var_most)|` of each bit-width b below the most.
+    r"""How far the variances at each bit-width are from those at the most bits.
+
+    With $\sigma_{c,b}^2$ the variance of channel $c$ at $b$ bits and $B$ the most bits:
+
+    $$I_b = \mathrm{mean}_c \left| \ln \frac{\sigma_{c,b}^2}{\sigma_{c,B}^2} \right|$$
 
     Args:
       variances: of one layer's channels, by bit-width. A channel without variance at some
-        bit-width, which carries no signal there, is left out; NaN where that is all of them.
+        bit-width, which has no signal there, is left out; NaN where that is all of them.
     """
     most = max(variances)
     live = np.all([variance > 0 for variance in variances.values()], axis=0)
@@ -175,10 +179,14 @@ class RunningVariances(keras.callbacks.Callback):
 def quantized_gaussian_variance(
     bits: int, sign: Sign = "signed", rule: Literal["lsq", "mse"] = "lsq"
 ) -> float:
-    """Variance of a quantized standard Gaussian over that of what is quantized (Fig. 8).
+    r"""Variance of a quantized standard Gaussian over that of what is quantized (Fig. 8).
 
-    It rises or falls as bits get fewer, by the rule of the step: LSQ's initial one,
-    `2 mean|v| / sqrt(Qp)`, clips little and rounds coarsely, so that on a signed grid it rises.
+    $$\frac{\mathrm{Var}(Q(v))}{\mathrm{Var}(v)}, \qquad v \sim N(0, 1) \; \text{or} \;
+    \max(N(0, 1), 0)$$
+
+    It rises or falls as bits get fewer, by the rule of the step: LSQ's initial one, $2 \,
+    \mathrm{mean}(|v|) / \sqrt{q_{max}}$, clips little and rounds coarsely, so that on a signed grid
+    it rises.
 
     Args:
       bits: bit-width.

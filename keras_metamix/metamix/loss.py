@@ -19,16 +19,21 @@ DEFAULT_STRENGTH = {"relative": 8.0, "paper": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What bit-search adds to the task loss (MetaMix Eq. 3 to 5).
+    r"""What bit-search adds to the task loss (MetaMix Eq. 3 to 5).
 
-        L = L_task + lambda * d,  d = |C / T - 1| ("relative") or |C - T| / 1e9 ("paper")
-        C = sum_l hs(alpha_l)' P_l hs(beta_l), of each layer's prices P_l at its activation
-            (alpha) and weight (beta) candidates
-        hs(alpha) = one-hot(argmax alpha), with the gradient of softmax(alpha)
+    $$L = L_{task} + \lambda \, d, \qquad d_{relative} = \left| \frac{C}{T} - 1 \right|, \qquad
+    d_{paper} = \frac{|C - T|}{10^9}$$
+
+    $$C = C_{fixed} + \sum_l \mathrm{hs}(\alpha_l)^\top P_l \, \mathrm{hs}(\beta_l), \qquad
+    \mathrm{hs}(\alpha) = \mathrm{onehot}(\mathrm{argmax} \, \alpha)$$
+
+    with the limit $T$ of the budget, each layer's prices $P_l$ at its activation ($\alpha$) and
+    weight ($\beta$) candidates, and for $\mathrm{hs}(\alpha)$ the gradient of
+    $\mathrm{softmax}(\alpha)$. Of several budgets $C / T$ is the largest of theirs.
 
     Attributes:
       budgets: with a price of each pair of each layer's candidates.
-      strength: lambda.
+      strength: $\lambda$.
       form: of Eq. 4.
     """
 
@@ -86,16 +91,18 @@ def require_cost(form: object, strength: object) -> None:
 
 
 def chosen_cost(layers: Sequence[Any], costs: PricedBudget) -> Any:
-    """The cost of MAC layers at the bits that they would choose now, in `costs.paper_unit`.
+    r"""The cost of MAC layers at the bits that they would choose now, in `costs.paper_unit`.
 
-    A layer costs `hs(alpha)^T P hs(beta)`, P its prices at each activation (alpha) and weight
-    (beta) candidate. Where these are products, MACs * a * w, it is Eq. 6.
+    $$C = C_{fixed} + \sum_l \mathrm{hs}(\alpha_l)^\top P_l \, \mathrm{hs}(\beta_l)$$
+
+    with $P_l$ a layer's prices at each activation ($\alpha$) and weight ($\beta$) candidate. Where
+    these are products, MACs * a * w, it is Eq. 6.
 
     Args:
       layers: quantized MAC layers.
       costs: with a price of each pair of their candidates.
     """
-    total = ops.convert_to_tensor(costs.constant / costs.paper_unit, "float32")
+    total = ops.convert_to_tensor(costs.fixed / costs.paper_unit, "float32")
     for layer in layers:
         activation, weight = layer.input_quantizer.choice, layer.weight_quantizer.choice
         chosen = activation.selection()
@@ -113,12 +120,12 @@ def _matrix(costs: PricedBudget, name: str, activations: Any, weights: Any) -> n
 
 
 def cost_loss(cost: Any, target: float, form: CostForm = "relative") -> Any:
-    """Eq. 4, two-sided.
+    r"""Eq. 4, two-sided: $|C / T - 1|$ ("relative") or $|C - T|$ ("paper").
 
     Args:
-      cost: of the present choice, in the unit of the paper's form (1e9 BOPs).
-      target: the budget T, in the same unit.
-      form: "relative" |cost / T - 1|, or "paper" |cost - T|.
+      cost: $C$ of the present choice, in the unit of the paper's form (1e9 BOPs).
+      target: the budget $T$, in the same unit.
+      form: "relative" or "paper".
     """
     distance = ops.abs(cost - target)
     return distance / target if form == "relative" else distance

@@ -29,7 +29,7 @@ METAS: tuple[Meta, ...] = ("whole", "split")
 
 @keras.saving.register_keras_serializable("keras_metamix")
 class MetaMixModel(QuantizedModel):
-    """A Keras model whose layers' bit-widths are searched while it trains.
+    r"""A Keras model whose layers' bit-widths are searched while it trains.
 
     Make it with `from_float`, compile it as any model (`search_optimizer` trains the
     architecture parameters), and fit it with a `MetaMixCallback`, which moves `phase`:
@@ -41,6 +41,14 @@ class MetaMixModel(QuantizedModel):
       parameters alone (Eq. 2 to 5);
     - "weight_training": bits fixed, weights and streams quantized, everything but the
       architecture parameters trains.
+
+    The losses of the first two, with the candidates $B$, $L_{task}(b)$ the task loss with $b$ bits
+    in every searched layer, the probabilities $p$ of each layer's candidates, the cost $C$ of its
+    most probable ones and the budget $T$ (see `MetaMixCallback` for the other form of the cost
+    term):
+
+    $$L_{meta} = \frac{1}{|B|} \sum_{b \in B} L_{task}(b), \qquad L_{search} = L_{task} \left(
+    \sum_b p_b \, Q_b \right) + \lambda \left| \frac{C}{T} - 1 \right|$$
 
     Attributes:
       meta_weights: "quantized" or "float": what searched weights are in bit-meta updates.

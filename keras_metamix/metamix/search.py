@@ -24,11 +24,17 @@ from keras_metamix.training import restart_averages, training_batches
 
 
 def select_bits(model: MetaMixModel, budget: Any, scores: Scores | None = None) -> Any:
-    """The bits that a search chooses under a budget, without training or changing the model.
+    r"""The bits that a search chooses under a budget, without training or changing the model.
 
     They are the most probable assignment that meets the budget and uses at least 97 % of it, see
-    `cost.select`. What the search learned stays in the model, also through weight training, so
-    that one search gives the bits for any number of budgets.
+    `cost.select`. With the probabilities $p$ of each layer's activation and weight bits, the cost
+    $C$ and the limit $T$ (weights that take the bits of their activation count once):
+
+    $$\max_{a, w} \sum_l \ln p_l(a_l) + \ln p_l(w_l) \qquad \text{where} \quad 0.97 \, T \le C(a, w)
+    \le T$$
+
+    What the search learned stays in the model, also through weight training, so that one search
+    gives the bits for any number of budgets.
 
     Args:
       model: a MetaMixModel whose bits were searched.

@@ -19,13 +19,17 @@ from keras_metamix.workers import has_synchronized_norm
 
 
 def meta_update(model: Any, x: Any, y: Any, weight: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """One update from the average of the candidates' losses (Eq. 1).
+    r"""One update from the average of the candidates' losses (Eq. 1).
 
-    Of pairs of activation and weight bits each candidate of the one that has more stands beside a
-    candidate of the other, which moves on from step to step.
+    $$L_{meta} = \frac{1}{|B|} \sum_{b \in B} L_{task}(b)$$
 
-    A loop, one candidate after the other: their activations are never held together. Batch norm
-    that replicas share cannot stand in a loop of TensorFlow's: Python loops then.
+    with $L_{task}(b)$ the loss of the network with $b$ bits in every searched layer. Of pairs of
+    activation and weight bits, each candidate of the kind that has more is paired with a candidate
+    of the other kind, which changes from step to step.
+
+    Candidates run in a loop, one after the other, so that their activations are never in memory
+    together. Batch norm that replicas share cannot be in a loop of TensorFlow's: there Python
+    loops.
 
     Each candidate sees the whole mini-batch, or with `model.meta == "split"` a part of it, so that
     the loss is Eq. 1's in expectation.
@@ -137,9 +141,11 @@ def _empty_predictions(network: Any, x: Any) -> Any:
 
 
 def search_update(model: Any, x: Any, y: Any, weight: Any) -> dict[str, Any]:
-    """One update of the architecture parameters; all else is constant.
+    r"""One update of the architecture parameters; all else is constant.
 
-    Eq. 2 is the forward pass, Eq. 3 the loss, Eq. 4 and 5 are `Objective.distance`.
+    $$L_{search} = L_{task} + \lambda \, d$$
+
+    Eq. 2 is the forward pass, Eq. 3 the loss; Eq. 4 and 5 are $d$, `Objective.distance`.
 
     Returns:
       The task loss and the cost of the present choice, by name.

@@ -1,11 +1,12 @@
-"""Nested integers: every lower bit-width of a tensor derives from its highest by one rule.
+r"""Nested integers: every lower bit-width of a tensor derives from its highest by one rule.
 
-With q the integers of h bits, those of b bits are, for k = h - b,
+With $q$ the integers of $h$ bits, those of $b$ bits are, for $k = h - b$,
 
-    sign(q) * min((|q| + 2^(k-1)) >> k, 2^(b-1) - 1)         (k = 0: q itself),
+$$q_b = \mathrm{sign}(q) \, \min \left( \left\lfloor \frac{|q|}{2^k} + \frac{1}{2} \right\rfloor,
+2^{b-1} - 1 \right)$$
 
-q / 2^k rounded half away from zero and kept in the narrow range of b bits. A device that holds q
-computes them with an addition and a shift.
+which is $q / 2^k$ rounded half away from zero and kept in the narrow range of $b$ bits. A device
+that holds $q$ computes them with an addition and a shift.
 """
 
 from __future__ import annotations

@@ -30,7 +30,11 @@ def straight_through(x: Any, value: Any) -> Any:
 
 @keras.ops.custom_gradient
 def hard_selection(alpha: Any) -> Any:
-    """MetaMix Eq. 5: forward one-hot(argmax softmax(alpha)), backward the softmax.
+    r"""The most probable candidate (MetaMix Eq. 5), with the gradient of the softmax.
+
+    $$\mathrm{hs}(\alpha) = \mathrm{onehot}(\mathrm{argmax} \, \alpha), \qquad \frac{\partial
+    \mathrm{hs}_i} {\partial \alpha_j} := p_i (\delta_{ij} - p_j), \qquad p =
+    \mathrm{softmax}(\alpha)$$
 
     Args:
       alpha: architecture parameters, shape (..., candidates).

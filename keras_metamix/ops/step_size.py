@@ -1,10 +1,14 @@
-"""Learned step size quantization (LSQ): `round(clip(v / s, low, high)) * s` and its gradients.
+r"""Learned step size quantization (LSQ) and its gradients (Esser et al., ICLR 2020; MetaMix).
 
-Gradients (papers: LSQ, Esser et al. 2020; MetaMix): with u = v / s,
-  dv = 1 where low <= u <= high, else 0;
-  ds = round(u) - u inside the range, `low` below it, `high` above it, summed, times a
-  gradient scale (1 / sqrt(N * high)).
-Rounding is half to even, as on the device.
+With $u = v / s$ and levels from $l$ to $h$:
+
+$$Q(v) = s \cdot \mathrm{round}(\mathrm{clip}(u, l, h))$$
+
+$$\frac{\partial Q}{\partial v} = \begin{cases} 1 & l \le u \le h \\ 0 & \text{else} \end{cases},
+\qquad \frac{\partial Q}{\partial s} = g \cdot \begin{cases} \mathrm{round}(u) - u & l \le u \le h
+\\ l & u < l \\ h & u > h \end{cases}, \qquad g = \frac{1}{\sqrt{N h}}$$
+
+summed over the $N$ values that share the step. Rounding is half to even, as on the device.
 """
 
 from __future__ import annotations
@@ -40,7 +44,12 @@ def _residual(u: Any, low: Any, high: Any) -> tuple[Any, Any]:
 
 
 def shifted_range(step: Any, low: Any, high: Any, minimum: float | None) -> tuple[Any, Any]:
-    """The clip range moved to begin at `minimum`, with 0 on it; as it is where that is None.
+    r"""The clip range moved to begin at `minimum`, with a level 0; as it is where that is None.
+
+    With the minimum $m$, the step $s$ and the highest level $h$ the range moves by $z$ levels:
+
+    $$z = \max \left( \mathrm{round} \left( \frac{m}{s} - \frac{1}{4} \right), -\frac{h + 1}{2}
+    \right), \qquad z = 0 \; \text{where} \; \frac{m}{s} > -\frac{1}{2}$$
 
     A range that begins below 0 begins so far below the minimum that rounding on the way, by up to
     a quarter of a step, does not reach its end: the device has no activation that clips there.
@@ -195,7 +204,12 @@ def lsq_mixture(
     cap: float = math.inf,
     fuse: bool = True,
 ) -> Any:
-    """MetaMix Eq. 2: `sum_b p_b Q_b(v; s_b)`; gradients reach v and p, the steps are constants.
+    r"""The mixture of all candidates (MetaMix Eq. 2).
+
+    $$Q(v) = \sum_b p_b \, Q_b(v), \qquad \frac{\partial Q}{\partial v} = \sum_b p_b \, [l_b \le v /
+    s_b \le h_b], \qquad \frac{\partial Q}{\partial p_b} = Q_b(v)$$
+
+    Gradients reach $v$ and $p$; the steps are constants.
 
     Args:
       v: values, any shape.

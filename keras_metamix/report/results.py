@@ -194,7 +194,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniformPoint:
-    """One bit-width in all layers but the ends."""
+    """One bit-width in all layers but the edges."""
 
     bits: int
     cost: float

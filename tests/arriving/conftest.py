@@ -1,4 +1,4 @@
-"""Small models that carry each of the things that a Keras model can have."""
+"""Small models that have each of the things that a Keras model can have."""
 
 import keras
 import numpy as np

@@ -418,20 +418,20 @@ TAKES_A_MODEL = {
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
 @pytest.mark.parametrize("name", TAKES_A_MODEL)
-def test_a_path_in_the_place_of_a_model_is_told(name, kind, given, refuses):
+def test_a_path_in_the_place_of_a_model_is_reported(name, kind, given, refuses):
     message = "found the path 'model.keras': load the file first, with keras.models.load_model"
     error = (TypeError, ValueError)
     refuses(lambda: TAKES_A_MODEL[name](given, kind("model.keras")), error, message)
 
 
 @pytest.mark.parametrize("name", TAKES_A_MODEL)
-def test_none_in_the_place_of_a_model_is_told(name, given, refuses):
+def test_none_in_the_place_of_a_model_is_reported(name, given, refuses):
     if name != "teacher":  # there may be none
         refuses(lambda: TAKES_A_MODEL[name](given, None), (TypeError, ValueError), "found None")
 
 
 @pytest.mark.parametrize("name", ["calibrate", "fold_batch_norm", "convert", "parity"])
-def test_a_float_model_in_the_place_of_a_quantized_one_is_told(name, given, refuses):
+def test_a_float_model_in_the_place_of_a_quantized_one_is_reported(name, given, refuses):
     message = f"{name}: expected a QuantizedModel.*found Functional .*: from_float makes one"
     refuses(lambda: TAKES_A_MODEL[name](given, given.model), TypeError, message)
 
@@ -441,7 +441,7 @@ def test_a_float_model_in_the_place_of_a_quantized_one_is_told(name, given, refu
     [mt.verify, mt.replay, mt.Runner, mt.benchmark, mt.OperatingPointRunner],
     ids=lambda call: call.__name__,
 )
-def test_a_path_in_the_place_of_a_file_is_told(call, refuses):
+def test_a_path_in_the_place_of_a_file_is_reported(call, refuses):
     message = r"the path 'm.tflite': read .*pathlib.Path\('m.tflite'\).read_bytes\(\)"
     for path in ("m.tflite", pathlib.Path("m.tflite")):
         refuses(lambda path=path: call(path), TypeError, message)

@@ -119,7 +119,7 @@ def test_the_table():
     ]
 
 
-def test_a_process_that_crashes_is_told(files):
+def test_a_process_that_crashes_is_reported(files):
     crash = [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
     found = replay_versions.replay_files(crash, files[:1])
     assert {r.refused for r in found.replays} == {"ended by SIGSEGV"}

@@ -11,7 +11,7 @@ import keras_metamix as kmm
 from keras_metamix.cost.latency_table import FORMAT
 from keras_metamix.graph.layer_costs import layer_costs
 
-REST = 40.0
+FIXED = 40.0
 PAIRS = tuple(itertools.product((8, 4, 3), (8, 4)))
 
 
@@ -29,7 +29,7 @@ def content(float_model):
         "origin": {"device": "local", "cpu": "a processor"},
         "operations": operations,
         "network": list(operations),
-        "rest_us": REST,
+        "fixed_us": FIXED,
     }
 
 
@@ -82,7 +82,7 @@ def test_a_layer_called_twice_costs_each_call(load):
     assert (first.split(",")[0], second.split(",")[0]) == ("Conv2D 8x8x2", "Conv2D 4x4x2")
     rows = {text: {"macs": 9, "prices": {"8/8": us}} for text, us in ((first, 7), (second, 2))}
     rows |= {"Dense 8, kernel 8x3": {"macs": 24, "prices": {"8/8": 1, "4/8": 1}}}
-    table = load({"format": FORMAT, "origin": {}, "operations": rows, "network": [], "rest_us": 0})
+    table = load({"format": FORMAT, "origin": {}, "operations": rows, "network": [], "fixed_us": 0})
     assert table.prices(layer_costs(model)) == {
         "shared": {(8, 8): 9},
         "logits": {(8, 8): 1, (4, 8): 1},
@@ -104,13 +104,13 @@ def test_prices_of_a_float_model_and_of_a_search(load, content, float_model):
     }
 
 
-def test_a_whole_inference_is_the_sum_and_the_rest(load, content, float_model):
+def test_a_whole_inference_is_the_sum_and_the_fixed_cost(load, content, float_model):
     table = load(content)
     bits = kmm.uniform_assignment(float_model, 4, 4)
-    assert table.predict(layer_costs(float_model), bits) == REST + 10 + 25 + 35 + 40
+    assert table.predict(layer_costs(float_model), bits) == FIXED + 10 + 25 + 35 + 40
     assert (
         table.predict(layer_costs(float_model), kmm.uniform_assignment(float_model, 8, 8))
-        == REST + 100
+        == FIXED + 100
     )
     with pytest.raises(TypeError, match="expected a BitAssignment"):
         table.predict(layer_costs(float_model), {"conv1": 8})
@@ -149,9 +149,9 @@ def test_interpolation_is_by_weight_bits_and_then_by_macs(load, content, float_m
     ("change", "message"),
     [
         ({"format": "other"}, r"expected a file of metamix-profile"),
-        ({"rest_us": None}, r"expected a finished table.*goes on"),
-        ({"rest_us": -1}, r"not a whole latency table.*at least 0"),
-        ({"rest_us": "1"}, r"not a whole latency table"),
+        ({"fixed_us": None}, r"expected a finished table.*goes on"),
+        ({"fixed_us": -1}, r"not a whole latency table.*at least 0"),
+        ({"fixed_us": "1"}, r"not a whole latency table"),
         ({"operations": [1]}, r"not a whole latency table"),
         ({"operations": {"Dense 1": {"macs": 1, "prices": {"8": 1}}}}, "not a whole latency table"),
         ({"operations": {"Dense 1": {"macs": 1}}}, "not a whole latency table.*prices"),
@@ -203,7 +203,7 @@ def data():
 
 
 def test_a_latency_that_cannot_be_met_is_refused(load, content, float_model):
-    model, least = compiled(float_model), REST + 100
+    model, least = compiled(float_model), FIXED + 100
     callback = kmm.MetaMixCallback(kmm.Latency(load(content), least - 1), verbose=0)
     with pytest.raises(ValueError, match=rf"Latency\(139\): expected at least {least:g} us"):
         model.fit(*data(), epochs=1, callbacks=[callback], verbose=0)
@@ -213,14 +213,14 @@ def test_a_search_against_a_latency(load, content, float_model, capsys):
     """In this table 8-bit weights are the fast ones: BOPs would choose the others."""
     model = compiled(float_model)
     callback = kmm.MetaMixCallback(
-        kmm.Latency(load(content), REST + 100.0), meta_epochs=1, search_epochs=1
+        kmm.Latency(load(content), FIXED + 100.0), meta_epochs=1, search_epochs=1
     )
     model.fit(*data(), batch_size=8, epochs=3, callbacks=[callback], verbose=0)
     bits = model.bit_assignment
     assert (bits["conv2"].weight, bits["conv3"].weight) == (8, 8)
     assert "us " in capsys.readouterr().out
     history = model.history.history
-    assert history["latency_us"][-1] == REST + 100.0
+    assert history["latency_us"][-1] == FIXED + 100.0
     assert history["bops"][-1] == kmm.bops(model, bits)
 
 
@@ -238,14 +238,14 @@ def test_a_choice_under_a_latency(load, content, float_model):
             f"{a}/{w}": 10.0 * w for a, w in itertools.product((4, 3, 2), (4, 3, 2))
         }
     table = load(fast)
-    rest = REST + 10 + 40
-    highest = kmm.choose_bits(mixer, data(), kmm.Latency(table, rest + 80), verbose=0)
-    assert highest.cost <= rest + 80
-    lowest = kmm.choose_bits(mixer, data(), kmm.Latency(table, rest + 40), verbose=0)
-    assert lowest.cost == rest + 40 == table.predict(layer_costs(mixer), lowest.bits)
+    least = FIXED + 10 + 40
+    highest = kmm.choose_bits(mixer, data(), kmm.Latency(table, least + 80), verbose=0)
+    assert highest.cost <= least + 80
+    lowest = kmm.choose_bits(mixer, data(), kmm.Latency(table, least + 40), verbose=0)
+    assert lowest.cost == least + 40 == table.predict(layer_costs(mixer), lowest.bits)
     assert [lowest.bits[n].activation for n in ("conv2", "conv3")] == [2, 2]
-    with pytest.raises(ValueError, match=rf"expected at least {rest + 40:.6g}"):
-        kmm.choose_bits(mixer, data(), kmm.Latency(table, rest + 39), verbose=0)
+    with pytest.raises(ValueError, match=rf"expected at least {least + 40:.6g}"):
+        kmm.choose_bits(mixer, data(), kmm.Latency(table, least + 39), verbose=0)
     budgets = [kmm.Latency(table, share=s) for s in (0, 0.5, 1)]
     costs = [point.cost for point in kmm.pareto_front(mixer, data(), budgets, verbose=0)]
-    assert all(rest + 40 <= cost <= rest + 80 for cost in costs)
+    assert all(least + 40 <= cost <= least + 80 for cost in costs)

@@ -17,8 +17,8 @@ PAIRS = {
 }
 
 
-def priced(prices, limit, constant=0, **fields):
-    return PricedBudget("Bops", prices, {n: [*r] for n, r in prices.items()}, limit, constant)
+def priced(prices, limit, fixed=0, **fields):
+    return PricedBudget("Bops", prices, {n: [*r] for n, r in prices.items()}, limit, fixed)
 
 
 def bops_of(layers, scores, limit):
@@ -54,7 +54,7 @@ def everything(scores, budgets):
     """(costs, score, pairs) of every assignment."""
     for chosen in itertools.product(*scores.values()):
         pairs = dict(zip(scores, chosen, strict=True))
-        costs = [b.constant + sum(b.prices[n][p] for n, p in pairs.items()) for b in budgets]
+        costs = [b.fixed + sum(b.prices[n][p] for n, p in pairs.items()) for b in budgets]
         yield costs, math.fsum(scores[n][p] for n, p in pairs.items()), pairs
 
 
@@ -128,7 +128,7 @@ def test_several_budgets_are_met_and_one_is_used(seed, problem):
     for share in (0.2, 0.5, 0.8):
         budgets = [
             bops_of(layers, scores, bops[int(share * len(bops))]),
-            priced(prices, costs[int(share * len(costs))] + 17.5, constant=17.5),
+            priced(prices, costs[int(share * len(costs))] + 17.5, fixed=17.5),
         ]
         check(scores, budgets)
         check(scores, budgets[1:])

@@ -35,7 +35,7 @@ def test_costs_are_those_of_the_files():
     assert "can be quantized whole" in str(found)
 
 
-def test_all_refusals_are_told_at_once_with_remedies(tmp_path):
+def test_all_refusals_are_reported_at_once_with_remedies(tmp_path):
     found = kmm.checkup(two_refused())
     assert not found.whole and set(found.refused) == {"group", "soft_activation"}
     assert found.costs == ()
@@ -48,7 +48,7 @@ def test_all_refusals_are_told_at_once_with_remedies(tmp_path):
     assert "2 layers keep the model from being exported" in page and ">group</td>" in page
 
 
-def test_a_model_that_cannot_be_read_is_told_all_the_same():
+def test_a_model_that_cannot_be_read_is_reported_all_the_same():
     image = keras.Input((None, None, 3), name="image")
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))
     found = kmm.checkup(keras.Model(image, layers.Dense(3)(x)))

@@ -260,7 +260,7 @@ def test_the_page_holds_what_the_object_holds(healthy, tmp_path):
     assert "src=" not in page and "<script" not in page and "http" not in page
 
 
-def test_a_model_that_was_never_trained_is_told_so():
+def test_a_model_that_was_never_trained_is_reported():
     """Neither its batch norms nor, with LSQ's rule, its step sizes; the remedy takes both away."""
     model = float_network()
     found = kmm.diagnose(quantized(model=model, rule="lsq"), IMAGES)

@@ -626,6 +626,6 @@ class _Frozen(layers.Layer):
 
 
 def test_a_composite_that_calls_for_inference_is_refused():
-    # A functional model hands its own `training` on to every layer.
+    # A functional model passes its own `training` on to every layer.
     with pytest.raises(ValueError, match=r"'odd' \(_Frozen\): calls .* with training=False"):
         expand(model_of(_Frozen(name="odd")))

@@ -441,7 +441,7 @@ def test_a_model_without_mac_layers_is_refused():
         kmm.explain(keras.Model(image, layers.ReLU()(image)))
 
 
-def test_weights_that_saturate_in_openvino_are_told():
+def test_weights_that_saturate_in_openvino_are_reported():
     image = keras.Input((8, 8, 3))
     x = layers.Flatten()(layers.Conv2D(4, 3, name="conv")(image))
     model = keras.Model(image, layers.Dense(3, name="logits")(x))

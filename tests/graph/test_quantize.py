@@ -234,7 +234,7 @@ def test_every_mac_layer_owns_an_input_quantizer_of_its_name(network):
 
 
 def test_sums_and_products_and_outputs_are_of_quantized_tensors(network):
-    """Decision 5: what no MAC layer reads directly carries a stream quantizer."""
+    """Decision 5: what no MAC layer reads directly has a stream quantizer."""
     topology = Topology(network)
     for node in topology.nodes:
         if isinstance(node.operation, layers.Add) or type(node.operation).__name__ == "Multiply":

@@ -797,11 +797,13 @@ def test_what_is_wrong_with_the_whole_model_hides_nothing_else(build, first, als
     lines = refused(build()).splitlines()
     assert re.match(first, lines[1])
     assert re.match(f"- Layer '{also}' ", lines[2])
-    assert lines[3].startswith(f"float_layers=['{also}'] leaves it in float, once the rest is chan")
+    assert lines[3].startswith(
+        f"float_layers=['{also}'] leaves it in float, once the others are chan"
+    )
     assert len(lines) == 4
 
 
-def test_a_subclassed_model_is_told_its_functional_form(refused):
+def test_a_subclassed_model_is_given_its_functional_form(refused):
     with pytest.raises(TypeError, match=r"'inner'.* give keras.Model\(x, model.call\(x\)\)"):
         kmm.explain(Subclassed(name="inner"))
 

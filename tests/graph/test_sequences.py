@@ -102,6 +102,31 @@ def test_messages_speak_of_the_layers_that_the_user_has():
         kmm.MetaMixModel.from_float(model)
 
 
+def test_explain_shows_the_layers_that_the_user_has():
+    x = inputs = keras.Input((STEPS, CHANNELS))  # without a name
+    for layer in (
+        layers.Conv1D(4, 3, padding="causal", activation="relu", name="time"),
+        layers.SeparableConv1D(4, 3, name="apart"),
+        layers.MaxPooling1D(2, name="pool"),
+        layers.Dense(3, name="each"),
+    ):
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    rows = [(row.name, row.layer_class, row.operator) for row in kmm.explain(model).rows]
+    assert rows == [
+        (model.layers[0].name, "InputLayer", "RESHAPE"),
+        ("time_causal", "Conv1D", "PAD"),
+        ("time", "Conv1D", "CONV_2D"),
+        ("time_activation", "Activation", ""),
+        ("apart_depthwise", "SeparableConv1D", "DEPTHWISE_CONV_2D"),
+        ("apart_pointwise", "SeparableConv1D", "FULLY_CONNECTED"),
+        ("pool", "MaxPooling1D", "MAX_POOL_2D"),
+        ("each", "Dense", "FULLY_CONNECTED"),
+        ("each", "Dense", "RESHAPE"),
+    ]
+    assert "keras_tensor" not in str(kmm.explain(model))
+
+
 def test_layers_left_in_float_stay_as_they_are():
     source = sequential(
         layers.Conv1D(4, 3, name="first"), layers.Conv1D(4, 3, padding="causal", name="kept"),

@@ -166,7 +166,7 @@ EXPECTED[plain_block_turned] = EXPECTED[plain_block]
 EXPECTED[downsampling_block_turned] = EXPECTED[downsampling_block]
 
 
-def pair(reading, feeding, own, following):
+def pair(rule, feeding, own, following):
     """The layers that key a batch norm, of the three around it."""
     if own is None:
         return (None, None)
@@ -175,14 +175,14 @@ def pair(reading, feeding, own, following):
         "following": (own, following),
         "switchable": (None, own),
         "shared": (None, None),
-    }[reading]
+    }[rule]
 
 
 SPACE = SearchSpace((4, 3, 2), "same")
 
 
 @pytest.fixture(params=TRANSITION_RULES)
-def reading(request):
+def rule(request):
     return request.param
 
 
@@ -190,10 +190,10 @@ def reading(request):
 def keys():
     """{batch norm: names of the two layers} of a model."""
 
-    def find(model, reading, left_out=()):
+    def find(model, rule, left_out=()):
         topology = Topology(model)
         macs = [name for name in mac_nodes(topology) if name not in left_out]
-        found = transitions(topology, macs, reading)
+        found = transitions(topology, macs, rule)
         return {name: tuple(n and n.name for n in ends) for name, ends in found.items()}
 
     return find
@@ -202,25 +202,25 @@ def keys():
 @pytest.mark.parametrize("build", EXPECTED, ids=lambda build: build.__name__)
 def test_every_batch_norm_has_the_pair_that_the_graph_says(build, keys):
     model = build()
-    for reading in TRANSITION_RULES:
-        expected = {name: pair(reading, *around) for name, around in EXPECTED[build].items()}
-        assert keys(model, reading) == expected
+    for rule in TRANSITION_RULES:
+        expected = {name: pair(rule, *around) for name, around in EXPECTED[build].items()}
+        assert keys(model, rule) == expected
 
 
 @pytest.mark.parametrize("build", [downsampling_block, dense_block], ids=lambda b: b.__name__)
-def test_batch_norms_are_built_and_connected_by_their_pairs(build, reading):
+def test_batch_norms_are_built_and_connected_by_their_pairs(build, rule):
     """The ends of a network have one bit-width, the layers between them three."""
     model = build()
-    network, _ = quantize(model, SPACE, reading=reading)
+    network, _ = quantize(model, SPACE, rule=rule)
     connect(network)
     norms = {norm.name: norm for norm in batch_norms(network)}
     macs = list(mac_nodes(Topology(model)))
     count = {name: 1 if name in (macs[0], macs[-1]) else 3 for name in macs} | {None: 1}
     for name, around in EXPECTED[build].items():
-        layer, ends = norms[name], pair(reading, *around)
+        layer, ends = norms[name], pair(rule, *around)
         assert type(layer) is TransitionalBatchNormalization
         assert layer.sets == tuple(count[end] for end in ends), name
-        assert layer.own == (0 if reading == "following" else 1)
+        assert layer.own == (0 if rule == "following" else 1)
         assert layer.transition == ends
         for choice, end in zip(layer.choices, ends, strict=True):
             expected = end and network.get_layer(end).input_quantizer.choice

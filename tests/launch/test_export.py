@@ -64,7 +64,7 @@ def test_a_file_for_the_edge_tpu(saved, quantized, command):
     found = [graph.metadata[key] for key in ("target", "weight_container", "io")]
     assert found == ["edgetpu", "int8", "int8"]
     assert {tensor.type for tensor in graph.tensors} == {"INT8", "INT32"}
-    assert "with float32 ends: 0 of 200 outputs differ" in out
+    assert "with float32 inputs and outputs: 0 of 200 outputs differ" in out
 
 
 def test_flags(saved, quantized, command):
@@ -83,7 +83,7 @@ def test_integer_io_is_compared_with_float_ends(saved, command):
     status, out, err = command(export, "model.keras", "--io=int8")
     assert status == 0, err
     assert mt.verify((saved / "model.tflite").read_bytes()).metadata["io"] == "int8"
-    assert "images (seed 0), with float32 ends: 0 of 200 outputs differ" in out
+    assert "images (seed 0), with float32 inputs and outputs: 0 of 200 outputs differ" in out
 
 
 def test_bits_are_assigned(saved, quantized, float_model, command):

@@ -25,7 +25,7 @@ needs_vela = pytest.mark.skipif(
     reason="Vela is not installed (pip install ethos-u-vela)",
 )
 CONFIGS = Path(__file__).parents[2] / "configs"
-REST = 40.0
+FIXED = 40.0
 EDGES = 10.0 + 40.0  # of the first and the last of the four layers
 BITS = (8, 4, 3, 2)
 
@@ -57,7 +57,7 @@ def content(network):
         "origin": {"device": "local", "cpu": "a processor", "container": "fast"},
         "operations": operations,
         "network": list(operations),
-        "rest_us": REST,
+        "fixed_us": FIXED,
     }
 
 
@@ -114,7 +114,7 @@ def target(config, network):
 
 
 def test_a_target_is_of_the_unit_that_is_searched_against(config, network):
-    a4w4 = REST + EDGES + price(1, 4, 4) + price(2, 4, 4)
+    a4w4 = FIXED + EDGES + price(1, 4, 4) + price(2, 4, 4)
     assert target(config, network) == pytest.approx(0.9 * a4w4)
     config.search.target_bops = 5e9  # as the recipes give it: of a search without a table
     assert target(config, network) == pytest.approx(0.9 * a4w4)
@@ -147,7 +147,7 @@ OTHER = "MAC layers are not those of the profiled model"
     [
         (lambda c: "{", "table.json: expected JSON"),
         (lambda c: "{}", "table.json: expected a file of metamix-profile"),
-        (lambda c: c | {"rest_us": None}, "expected a finished table"),
+        (lambda c: c | {"fixed_us": None}, "expected a finished table"),
         (lambda c: c | {"network": c["network"][:-1]}, OTHER),
         (lambda c: c | {"operations": {}}, "Layer 'conv1': the latency table has no 'Conv2D 28x28"),
         (
@@ -354,7 +354,7 @@ def test_a_folder_holds_the_run_of_one_table(config, content, written, tmp_path)
     opened(config, folder)
     written(json.dumps(content | {"date": "2026-01-01"}, indent=1))  # the same times
     opened(config, folder)
-    written(content | {"rest_us": REST + 1})
+    written(content | {"fixed_us": FIXED + 1})
     with pytest.raises(ValueError, match=r"config.search.latency_table='.*SHA-256 \w+\).*, found "):
         opened(config, folder)
 
@@ -365,7 +365,7 @@ def test_a_folder_holds_the_run_of_one_table(config, content, written, tmp_path)
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
-    least = REST + EDGES + price(1, 3, 8) + price(2, 3, 8)
+    least = FIXED + EDGES + price(1, 3, 8) + price(2, 3, 8)
     config.search.target_latency = least + 2.0  # not even two activations of 4 bits more
     train.run_experiment(config, tmp_path / "run")
     printed = capsys.readouterr().out
@@ -376,7 +376,7 @@ def test_a_run_tells_of_its_latency(config, tmp_path, capsys):
     mt.verify((tmp_path / "run" / "model.tflite").read_bytes(), bits)
     layers = [bits[name] for name in ("conv2", "conv3")]
     assert [layer.weight for layer in layers] == [8, 8]
-    predicted = REST + EDGES
+    predicted = FIXED + EDGES
     predicted += sum(price(n, b.activation, b.weight) for n, b in enumerate(layers, 1))
     (found,) = results.search.budgets
     assert (found.cost, found.limit, found.found) == ("latency_us", least + 2, predicted)

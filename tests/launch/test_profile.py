@@ -52,7 +52,7 @@ def test_every_operator_of_every_assignment_is_in_the_table(profiled, float_mode
         model.set_bits(bits)
         kernels = [file.kernel for file in operator_files(mt.convert(model, golden=0))]
         assert set(kernels) <= set(found["kernels"])
-        # The prices and the rest are the times of the file's operators, each counted once.
+        # The prices and the fixed cost are the times of the file's operators, each counted once.
         expected = sum(found["kernels"][kernel] for kernel in kernels)
         expected += float(np.median(list(found["empty_us"].values())))
         table = kmm.LatencyTable.load("table.json")
@@ -69,7 +69,7 @@ def test_prices_go_by_the_kernel(profiled, float_model):
 def test_it_goes_on_where_it_was(profiled, command, monkeypatch):
     before = content(profiled)
     kept = dict(list(before["kernels"].items())[:3])
-    partial = before | {"kernels": kept, "rest_us": None}
+    partial = before | {"kernels": kept, "fixed_us": None}
     (profiled / "table.json").write_text(json.dumps(partial))
     with pytest.raises(ValueError, match="the same metamix-profile command goes on"):
         kmm.LatencyTable.load("table.json")
@@ -84,7 +84,7 @@ def test_it_goes_on_where_it_was(profiled, command, monkeypatch):
     assert (status, err) == (0, "")
     assert set(asked) - {""} == set(before["kernels"]) - set(kept)
     assert {k: content(profiled)["kernels"][k] for k in kept} == kept
-    assert kmm.LatencyTable.load("table.json").rest_us > 0
+    assert kmm.LatencyTable.load("table.json").fixed_us > 0
 
 
 def test_a_stop_leaves_what_was_measured(saved, command, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_stop_leaves_what_was_measured(saved, command, monkeypatch):
     monkeypatch.setattr(profile, "run_times", stopping)
     status, _, err = command(profile, "float.keras", "--output=table.json", *QUICK)
     assert status == 1 and "stopped" in err
-    assert len(content(saved)["kernels"]) == 4 and content(saved)["rest_us"] is None
+    assert len(content(saved)["kernels"]) == 4 and content(saved)["fixed_us"] is None
 
 
 def test_a_table_of_another_machine_is_refused_unless_asked(profiled, command):

@@ -75,7 +75,7 @@ def test_mixed_assignments_are_predicted(tables, source, model, mixed, accelerat
     vela = ethosu.compiler(ethosu.Options(accelerator))
     tolerance, costs = TOLERANCE[accelerator], kmm.layer_costs(source)
     priced = kmm.Latency(table, share=0.5).priced(model)
-    flash = kmm.Priced(table.weight_bytes, share=0.5, constant=table.rest_bytes).priced(model)
+    flash = kmm.Priced(table.weight_bytes, share=0.5, fixed=table.fixed_bytes).priced(model)
     times = set()
     for bits, flat in mixed:
         compiled = vela.compile("mixed", flat)

@@ -107,7 +107,7 @@ def test_prices_of_a_table_and_their_gradient(layer, softmax, tied):
     prices = dict(zip(itertools.product(candidates, candidates), matrix.ravel(), strict=True))
     choices = dict.fromkeys((one.input_quantizer.choice, one.weight_quantizer.choice))
     choosers = [choice.alpha.value for choice in choices]
-    table = budget_of({"one": prices}, constant=1500.0, paper_unit=1e3)
+    table = budget_of({"one": prices}, fixed=1500.0, paper_unit=1e3)
     with tf.GradientTape() as tape:
         tape.watch(choosers)
         cost = chosen_cost([one], table)

@@ -134,7 +134,7 @@ def test_before_the_search_there_is_nothing_to_select(metamix, tiny_model):
         kmm.prepare_weight_training(tiny_model(), None)
 
 
-def test_a_budget_above_the_most_bits_is_told_and_takes_them(metamix, data):
+def test_a_budget_above_the_most_bits_is_reported_and_takes_them(metamix, data):
     model = metamix(run_eagerly=True)
     callback = MetaMixCallback(1e6, meta_epochs=0, search_epochs=1, verbose=0)
     with pytest.warns(UserWarning, match=r"Bops\(1e\+06\) is above 58368 BOPs.*costs 46848 BOPs"):

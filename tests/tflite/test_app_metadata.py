@@ -157,7 +157,7 @@ def test_mediapipe_segments_with_the_same_integers(written, by_mediapipe):
     assert names["segmenter_pixels"] == LABELS[:3]
 
 
-def test_what_a_tool_of_others_added_is_told(by_mediapipe, model):
+def test_what_a_tool_of_others_added_is_reported(by_mediapipe, model):
     folder, _, _ = by_mediapipe
     flat = (folder / "repacked.tflite").read_bytes()
     added = ["metadata 'TFLITE_METADATA' was added", "file 'theirs.txt' was added"]
@@ -211,7 +211,7 @@ def test_equal_files_are_equal(model, written):
     assert mt.convert(model("bytes"), labels=tuple(LABELS)) == written("bytes")
 
 
-def test_what_becomes_of_our_own_parts_is_told(written, remake):
+def test_what_becomes_of_our_own_parts_is_reported(written, remake):
     flat = written("bytes")
     assert changes(flat) == []
 
@@ -371,7 +371,7 @@ def test_operating_points_have_no_metadata(model):
     mt.verify(mt.convert(model("bytes"), operating_points=points, labels=LABELS), points)
 
 
-def test_without_mediapipe_the_remedy_is_told(model, monkeypatch):
+def test_without_mediapipe_the_remedy_is_reported(model, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'keras-metamix\[mediapipe\]'"):
         mt.convert(model("bytes"), labels=LABELS)

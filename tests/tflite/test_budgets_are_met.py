@@ -86,7 +86,7 @@ def table_of(model):
         "origin": origin,
         "operations": operations,
         "network": names,
-        "rest_us": 10.0,
+        "fixed_us": 10.0,
     }
 
 
@@ -101,7 +101,7 @@ def dearest(kind, priced):
     """What an assignment may cost at most: of bytes, a layer has but one step, INT8 to INT4."""
     if kind != "size":
         return priced.limit
-    totals = {priced.constant}
+    totals = {priced.fixed}
     for layer, pairs in priced.choices.items():
         totals = {t + p for t in totals for p in set(priced.row(layer, pairs))}
     return max(t for t in totals if t <= priced.limit)
@@ -144,7 +144,7 @@ def test_a_file_is_within_its_budget_of_bytes(name, searched):
         variable.assign(value)
 
 
-def test_a_file_above_its_budget_is_told(searched):
+def test_a_file_above_its_budget_is_reported(searched):
     model, _ = searched("weights", "plain")
     model.set_bits(model.bit_assignment)
     found = len(mt.convert(model))

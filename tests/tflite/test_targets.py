@@ -16,7 +16,7 @@ from metamix_tflite.targets import TARGETS, target_of
 from metamix_tflite.verification import command
 from metamix_tflite.verification.kernels import kernels_of
 
-# Of each target: container, ends, and kernels of LiteRT that give the golden outputs.
+# Of each target: container, inputs and outputs, and kernels of LiteRT that give the golden outputs.
 EXPECTED = {
     "cpu": ("fast", "float32", "xnnpack"),
     "arm": ("int8", "float32", "xnnpack"),
@@ -119,7 +119,7 @@ def test_operators_follow_from_the_target(files):
 
 
 @pytest.mark.parametrize("target", ["cpu", "web", "ethosu"])
-def test_ends_of_bytes_hold_the_levels_of_those_of_int8(target, files):
+def test_inputs_and_outputs_of_bytes_hold_the_levels_of_int8_ones(target, files):
     flat = files(target, io="uint8")
     graph = mt.verify(flat)
     assert [t.type for t in (graph.tensors[i] for i in (*graph.inputs, *graph.outputs))] == [
@@ -135,7 +135,7 @@ def test_ends_of_bytes_hold_the_levels_of_those_of_int8(target, files):
 
 
 @pytest.mark.parametrize("change", ["scale", "type"])
-def test_changed_ends_are_refused(change, files, remake):
+def test_changed_inputs_and_outputs_are_refused(change, files, remake):
     def edit(model):
         graph = model.subgraphs[0]
         tensor = graph.tensors[graph.outputs[0]]
@@ -161,7 +161,7 @@ def test_microcontrollers_give_the_golden_outputs(io, files):
     assert (row["differing"], row["values"], row["largest_steps"]) == (0, 8 * 5, 0)
 
 
-def test_an_operator_that_boards_round_otherwise_is_told(quantized, tmp_path, capsys):
+def test_an_operator_that_boards_round_otherwise_is_reported(quantized, tmp_path, capsys):
     image = keras.Input((6, 6, 2), name="image")
     x = layers.Activation("sigmoid", name="gate")(layers.Conv2D(4, 3, name="conv")(image))
     model, _ = quantized(keras.Model(image, layers.Conv2D(3, 1, name="last")(x)))
@@ -234,7 +234,7 @@ def test_what_a_target_does_not_take_is_refused(arguments, message, trained):
 
 def test_every_choice_of_a_target_is_one():
     for target in TARGETS.values():
-        for container, io in itertools.product(target.containers, target.ends):
+        for container, io in itertools.product(target.containers, target.io_types):
             chosen = target_of(target.name, container, io)
             assert (chosen.container, chosen.io) == (container, io)
         assert (target.container, target.io) == EXPECTED[target.name][:2]

@@ -71,7 +71,7 @@ def test_an_exact_file(saved, command, resnet):
     assert {p.name for p in saved.parent.iterdir()} == {"model.tflite", "found.json"}
 
 
-def test_what_others_changed_is_told_and_the_file_replayed(saved, command, remake):
+def test_what_others_changed_is_reported_and_the_file_replayed(saved, command, remake):
     def edit(model):
         entry, buffer = schema.MetadataT(), schema.BufferT()
         buffer.data = np.frombuffer(b"theirs", np.uint8)
@@ -116,7 +116,7 @@ def test_other_integers_are_named(saved, remake, command):
     assert "Layer 'logits': bias: declared checksum" in err
 
 
-def test_a_runtime_that_rounds_otherwise_is_told(saved, command, monkeypatch):
+def test_a_runtime_that_rounds_otherwise_is_reported(saved, command, monkeypatch):
     # As an XNNPACK with another requantization would: one value is a step higher.
     invoke = mt.Runner.invoke
 
@@ -179,7 +179,7 @@ def test_a_runtime_that_refuses_the_file_is_one_line(saved, command, monkeypatch
     assert err == f"metamix-verify: {saved}: ai-edge-litert {version} does not run it: {REFUSED}"
 
 
-def test_a_partition_that_is_missing_is_told(saved, command, monkeypatch):
+def test_a_partition_that_is_missing_is_reported(saved, command, monkeypatch):
     # As LiteRT 1.2's XNNPACK, which leaves INT4 FULLY_CONNECTED to the builtin kernels.
     builtin = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     monkeypatch.setitem(interpreter.KERNELS, "xnnpack", builtin)

@@ -1,4 +1,4 @@
-"""Where a file is to run: what it holds, its ends and its operators follow from that, here alone.
+"""Where a file is to run: its types, inputs, outputs and operators follow from that, here alone.
 
 A network is trained once; each target's file has the same integers. `convert` writes what a target
 says, `verify` holds a file to it, `explain` and the prices of `Size` ask it. This module imports
@@ -16,8 +16,8 @@ from metamix_tflite.containers import CONTAINERS, Container, held_bytes
 
 TargetName = Literal["cpu", "arm", "web", "gpu", "micro", "ethosu", "edgetpu"]
 ContainerName = Literal["fast", "int4", "int8", "int4_conv", "smallest"]
-EndsName = Literal["float32", "int8", "uint8"]
-ENDS = ("float32", "int8", "uint8")
+IoName = Literal["float32", "int8", "uint8"]
+IO_TYPES = ("float32", "int8", "uint8")
 # Products of patches have to save so many bytes: less than that is little beside their operators.
 LEAST_SAVED_BY_PATCHES = 4096
 # What weights of blocks take besides: bytes of an operator, and of the scales and the bias of each
@@ -51,7 +51,7 @@ class Target:
       container: of the weights.
       io: type of the inputs and outputs.
       containers: those whose files run there; the first is the target's own.
-      ends: the types of inputs and outputs that it takes; the first is its own.
+      io_types: the types of inputs and outputs that it takes; the first is its own.
       limit: why it takes no others.
       cpus: of the machines meant, those whose kernels differ; none where no CPU's run.
       fixed_point: whether its kernels requantize in fixed point, as LiteRT's reference kernels do,
@@ -61,7 +61,7 @@ class Target:
 
     name: TargetName
     containers: tuple[str, ...]
-    ends: tuple[str, ...]
+    io_types: tuple[str, ...]
     limit: str = ""
     cpus: tuple[str, ...] = ()
     fixed_point: bool = False
@@ -73,11 +73,12 @@ class Target:
         """What was not chosen is the target's own.
 
         Raises:
-          ValueError: a container or ends that it does not take; says why, and what it takes.
+          ValueError: a container or a type of inputs and outputs that it does not take; says why,
+            and what it takes.
         """
         for field, choices, every, argument in (
             ("container", self.containers, (*CONTAINERS,), "weight_container"),
-            ("io", self.ends, ENDS, "io"),
+            ("io", self.io_types, IO_TYPES, "io"),
         ):
             found = getattr(self, field) or choices[0]
             if found not in every:
@@ -178,8 +179,8 @@ _INT8_ALONE = "its compiler takes weights of INT8 alone, in convolutions"
 TARGETS: Mapping[TargetName, Target] = {
     target.name: target
     for target in (
-        Target("cpu", _EVERY, ENDS, cpus=(_X86, _DOT)),
-        Target("arm", ("int8", *(c for c in _EVERY if c != "int8")), ENDS, cpus=(_PLAIN,)),
+        Target("cpu", _EVERY, IO_TYPES, cpus=(_X86, _DOT)),
+        Target("arm", ("int8", *(c for c in _EVERY if c != "int8")), IO_TYPES, cpus=(_PLAIN,)),
         Target(
             "web",
             ("int8", *(c for c in _EVERY if c != "int8")),
@@ -191,7 +192,7 @@ TARGETS: Mapping[TargetName, Target] = {
             "gpu",
             ("int8", "int4", "fast"),
             ("float32", "int8"),
-            "its accelerator takes few-bit weights in FULLY_CONNECTED alone, and no ends of uint8",
+            "its accelerator takes few-bit weights in FULLY_CONNECTED alone, and no uint8",
             slices=True,
         ),
         Target(
@@ -212,10 +213,10 @@ TARGETS: Mapping[TargetName, Target] = {
 def target_of(
     name: Any = "cpu", weight_container: str | None = None, io: str | None = None
 ) -> Target:
-    """A target with a container and ends of one's own choice, or its own.
+    """A target with a container and a type of inputs and outputs of one's own choice, or its own.
 
     Raises:
-      ValueError: no such target, container or ends, or what the target does not take.
+      ValueError: no such target, container or type, or what the target does not take.
     """
     if name not in (*TARGETS,):
         raise ValueError(f"target: expected one of {(*TARGETS,)}, found {name!r}.")

@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
-from keras_metamix.graph.operators.base import Move, Operator
+from keras_metamix.graph.operators.base import DataMovementOperator, Operator
 
 
 def _families(base: type) -> Iterator[Any]:
@@ -23,4 +23,4 @@ def _families(base: type) -> Iterator[Any]:
 
 
 OPERATORS: tuple[Operator, ...] = tuple(_families(Operator))
-MOVES: tuple[Move, ...] = tuple(_families(Move))
+DATA_MOVEMENT: tuple[DataMovementOperator, ...] = tuple(_families(DataMovementOperator))

@@ -26,7 +26,7 @@ class AveragePool(Operator):
 
     title = "average pooling"
     litert = "DEPTHWISE_CONV_2D"
-    takes_labels = True
+    takes_nominal_scale = True
     layers: tuple[type, ...] = (keras.layers.AveragePooling2D,)
 
     def refusal(self, node: Any) -> str | None:

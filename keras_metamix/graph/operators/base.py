@@ -30,7 +30,8 @@ class Operator:
       stage: what may join the group that it begins.
       fixed_step: of the quantizer behind it, where the device leaves no choice.
       fuses: whether it clips by a fused activation; else INT8's saturation alone does.
-      takes_labels: whether its integer layer can scale its result for a labelled grid.
+      takes_nominal_scale: whether its integer layer can scale its result for a grid whose scale
+        in the file is nominal, see `Grid`.
       joins_parts: whether the quantizer behind it is that of its inputs too.
       keeps_grid: whether its result lies on the grid of its input, so that no quantizer is behind.
       placewise: whether each value of its result depends on the values at its place alone.
@@ -46,7 +47,7 @@ class Operator:
     stage: Stage = Stage.CLIPS
     fixed_step: float | None = None
     fuses: bool = True
-    takes_labels: bool = False
+    takes_nominal_scale: bool = False
     joins_parts: bool = False
     keeps_grid: bool = False
     placewise: bool = False
@@ -90,7 +91,7 @@ class Operator:
         """The group that a call begins in a quantized network; of `keeps_grid` its levels.
 
         Raises:
-          ValueError: another number of inputs, or one that carries no quantizer; names the layer.
+          ValueError: another number of inputs, or one that has no quantizer; names the layer.
         """
         if self.arity not in (None, len(values)):
             raise ValueError(
@@ -118,8 +119,8 @@ class Operator:
         raise NotImplementedError
 
 
-class Move:
-    """A family of operations that move or select values: a group's result, or a tensor's levels.
+class DataMovementOperator:
+    """A family of operations that only move or select data: a group's result, or a tensor's levels.
 
     Attributes:
       layers: the Keras layers.
@@ -168,7 +169,7 @@ def require_levels(node: Node, value: Levels | Group) -> Levels:
     """`value`, or ValueError where it is no tensor of levels; names the layer that reads it."""
     if isinstance(value, Group):
         raise ValueError(
-            f"Layer {node.name!r} reads a tensor that carries no quantizer: put an "
+            f"Layer {node.name!r} reads a tensor that has no quantizer: put an "
             "ActivationQuantizer(8, role='stream') before it."
         )
     return value

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_metamix.graph.operators.base import Move
+from keras_metamix.graph.operators.base import DataMovementOperator
 
 
-class DepthToSpace(Move):
+class DepthToSpace(DataMovementOperator):
     """`keras.ops.depth_to_space`."""
 
     raw: tuple[str, ...] = ("DepthToSpace",)
@@ -16,7 +16,7 @@ class DepthToSpace(Move):
         return "DEPTH_TO_SPACE"
 
 
-class SpaceToDepth(Move):
+class SpaceToDepth(DataMovementOperator):
     """`keras.ops.space_to_depth`."""
 
     raw: tuple[str, ...] = ("SpaceToDepth",)

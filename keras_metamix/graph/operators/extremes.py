@@ -9,11 +9,11 @@ import keras
 
 from keras_metamix.graph.group import Group
 from keras_metamix.graph.kinds import Kind
-from keras_metamix.graph.operators.base import Move, reduced_axes
+from keras_metamix.graph.operators.base import DataMovementOperator, reduced_axes
 from keras_metamix.graph.operators.concatenate import Concatenate
 
 
-class Largest(Move):
+class Largest(DataMovementOperator):
     """`keras.ops.max` and `keras.ops.amax`."""
 
     raw: tuple[str, ...] = ("Max", "Amax")

@@ -54,10 +54,10 @@ class PRelu(Operator):
         slopes = np.broadcast_to(slopes, node.output.shape[-1:])
         found = source.grid
         steps = prelu_steps(slopes, np.float32(found.step), found.low, found.high)
-        linear, rest = (float(ops.convert_to_numpy(step)) for step in steps)
-        parts, grids = [], [Grid.of(linear, -128, 127), Grid.of(rest, 0, 255)]
+        linear, rectified = (float(ops.convert_to_numpy(step)) for step in steps)
+        parts, grids = [], [Grid.of(linear, -128, 127), Grid.of(rectified, 0, 255)]
         for name, factors, target in zip(
-            ("slope", "rest"), (slopes, 1 - slopes), grids, strict=True
+            ("slope", "relu"), (slopes, 1 - slopes), grids, strict=True
         ):
             layer = _scaled(fold.names.new(f"{node.call_name}_{name}"), factors, found, target)
             parts.append(four_dimensional(layer, source.tensor, fold.names))

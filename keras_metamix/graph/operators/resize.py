@@ -7,13 +7,13 @@ from typing import Any
 from keras import layers
 
 from keras_metamix.graph.kinds import Kind
-from keras_metamix.graph.operators.base import Move
+from keras_metamix.graph.operators.base import DataMovementOperator
 from keras_metamix.layers.resize import GridResize, IntegerResize
 
 _SPACE = slice(1, 3)
 
 
-class Resize(Move):
+class Resize(DataMovementOperator):
     """`UpSampling2D`, `Resizing`, `keras.ops.image.resize`: nearest by whole factors, or bilinear.
 
     Of the nearest ones the codes move; the bilinear ones round to the grid of their input.

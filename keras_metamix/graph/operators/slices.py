@@ -6,11 +6,11 @@ from typing import Any
 
 from keras import layers
 
-from keras_metamix.graph.operators.base import Move
+from keras_metamix.graph.operators.base import DataMovementOperator
 from keras_metamix.layers.slice import Slice
 
 
-class Slices(Move):
+class Slices(DataMovementOperator):
     """`Slice`, which `expand` makes of all other forms, and `Cropping2D`."""
 
     layers: tuple[type, ...] = (Slice, layers.Cropping2D)

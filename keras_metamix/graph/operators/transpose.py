@@ -7,12 +7,12 @@ from typing import Any
 from keras import layers
 
 from keras_metamix.graph.kinds import Kind
-from keras_metamix.graph.operators.base import Move
+from keras_metamix.graph.operators.base import DataMovementOperator
 
 _MOST_AXES = 6  # of LiteRT's TRANSPOSE, the batch's among them
 
 
-class Transpose(Move):
+class Transpose(DataMovementOperator):
     """`keras.layers.Permute`, which `expand` makes of all other forms."""
 
     layers: tuple[type, ...] = (layers.Permute,)

@@ -8,7 +8,7 @@ from keras_metamix.launch.comparison.stock_converter import silent
 
 
 def static_file(flat: bytes, images: np.ndarray, weight_bits: int) -> bytes:
-    """Post-training quantization with activations of 8 bits, float32 at the ends.
+    """Post-training quantization with activations of 8 bits, with float32 inputs and outputs.
 
     Args:
       flat: a float .tflite of one input.

@@ -19,7 +19,7 @@ def float_file(model: keras.Model) -> bytes:
 
 
 def int8_file(model: keras.Model, images: np.ndarray) -> bytes:
-    """Post-training quantization: 8-bit weights and activations, float32 at the ends.
+    """Post-training quantization: 8-bit weights and activations, with float32 inputs and outputs.
 
     Args:
       model: trained in float.

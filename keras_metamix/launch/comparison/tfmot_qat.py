@@ -28,7 +28,8 @@ def qat_file(config: dict[str, Any], float_model: Path, epochs: int) -> tuple[by
       epochs: of training.
 
     Returns:
-      The .tflite, float32 at its ends, and the training graph's outputs for the test images.
+      The .tflite, with float32 inputs and outputs, and the training graph's outputs for the test
+      images.
 
     Raises:
       ModuleNotFoundError: tfmot or tf_keras is not installed.

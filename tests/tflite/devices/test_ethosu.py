@@ -118,7 +118,7 @@ def test_fewer_bits_of_weights_take_less(model):
 
 
 @installed
-def test_layers_and_the_rest_are_the_whole(quantized):
+def test_layers_and_the_fixed_cost_are_the_whole(quantized):
     """With activations of 4 bits the prices of two layers have a change of scale in them."""
     keras.utils.set_random_seed(0)
     image = keras.Input((12, 12, 3), name="image")
@@ -159,7 +159,7 @@ def test_an_ini_of_ones_own(flat, tmp_path):
 
 
 @installed
-def test_what_vela_compiled_is_told_in_one_sentence(flat, tmp_path):
+def test_what_vela_compiled_is_reported_in_one_sentence(flat, tmp_path):
     (tmp_path / "model.tflite").write_bytes(flat)
     command = [VELA, "model.tflite", "--output-dir=."]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
@@ -199,7 +199,7 @@ def test_files_that_vela_does_not_take_never_reach_it(resnet, model, played):
         ("exit 0", "^a: Vela 9 does not compile it: exit status 0"),
     ],
 )
-def test_a_failure_is_told_in_velas_words(flat, played, compiles, message):
+def test_a_failure_is_reported_in_velas_words(flat, played, compiles, message):
     folder = played(compiles)
     with pytest.raises(ValueError, match=message):
         devices.measure("ethosu", {"a": flat})

@@ -126,7 +126,7 @@ def test_integer_ends_a_point_and_a_stranger_s_file(resnet):
 
 
 @needs_vulkan
-def test_operators_that_the_cpu_runs_are_told(resnet, remake):
+def test_operators_that_the_cpu_runs_are_reported(resnet, remake):
     convolutions = operators = 0
 
     def edit(model):  # the accelerator knows CONV_2D to version 6, the CPU's kernels to 8
@@ -255,5 +255,5 @@ def test_how_it_fails_is_one_line(log, status, message, pretend):
     ("kind", "software"),
     [("CPU / Software", True), ("CPU", True), ("Discrete GPU", False), ("Integrated GPU", False)],
 )
-def test_software_is_told_by_the_adapter(kind, software):
+def test_software_is_recognised_by_the_adapter(kind, software):
     assert gpu.is_software(kind) is software

@@ -165,7 +165,7 @@ post(found)
 """
 
 
-def test_a_build_that_the_browser_lacks_is_told(resnet, played, litertjs):
+def test_a_build_that_the_browser_lacks_is_reported(resnet, played, litertjs):
     options = {"litertjs": litertjs, "threads": 3, "timeout": 60}
     report = measure("web", {"a": resnet[2]}, browser=played(END % ""), **options)
     assert [row["build"] for row in report.rows] == ["relaxed", "compat"]

@@ -30,7 +30,7 @@ _MACHINES = {machine: abi for abi, (_, machine) in _ABIS.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the device can be told.
+    """Options of a run on phones.
 
     Attributes:
       serial: of the phones, as `adb devices` lists them; none for the only one.

@@ -30,7 +30,7 @@ from metamix_tflite.verification.replay import golden_of
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the device can be told.
+    """Options of a replay by emulated ARM CPUs.
 
     Attributes:
       kernels: LiteRT's kernel sets, of "xnnpack", "builtin" and "reference".

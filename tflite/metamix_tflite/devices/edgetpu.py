@@ -42,7 +42,7 @@ _ONE_PART = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the device can be told.
+    """Options of the compiler and the device.
 
     Attributes:
       runs, warmup: inferences that are timed, and that are not.

@@ -31,7 +31,7 @@ def refusal(graph: FileGraph, operator: FileOperator) -> str:
     return next((reason for check in _CHECKS if (reason := check(call))), "")
 
 
-def _float_ends(call: Call) -> str:
+def _float_io(call: Call) -> str:
     types = {tensor.type for tensor in (*call.inputs, *call.outputs)}
     if call.operator.op in ("QUANTIZE", "DEQUANTIZE") and "FLOAT32" in types:
         return 'converts from or to float32, on the CPU: convert with io="int8"'
@@ -70,4 +70,4 @@ def _batch(call: Call) -> str:
     return "has more than three dimensions above 1" if large else ""
 
 
-_CHECKS: tuple[Callable[[Call], str], ...] = (_float_ends, _listed, _types, _own, _fused, _batch)
+_CHECKS: tuple[Callable[[Call], str], ...] = (_float_io, _listed, _types, _own, _fused, _batch)

@@ -41,7 +41,7 @@ _CPU = "Cycles and times are the NPU's: what stays on the CPU comes on top."
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What Vela can be told.
+    """Options of Vela.
 
     Attributes:
       accelerator: one of `ACCELERATORS`.

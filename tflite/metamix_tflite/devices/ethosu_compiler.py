@@ -83,7 +83,7 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Vela:
-    """The installed compiler, and what it is told.
+    """The installed compiler, and its options.
 
     Attributes:
       program: its path.

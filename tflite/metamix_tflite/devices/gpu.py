@@ -29,7 +29,7 @@ _HINT = "install libvulkan1 and the GPU's driver, or name a driver's .json by --
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the device can be told.
+    """Options of a run on a GPU.
 
     Attributes:
       precision: one of `PRECISIONS`, that the accelerator computes in.

@@ -35,7 +35,7 @@ _SPARE = 1 << 20  # bytes of arena beyond what tensors take
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the device can be told.
+    """Options of a run in the interpreter.
 
     Attributes:
       runs: random inputs on which outputs are compared.

@@ -54,7 +54,7 @@ _FLAGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the device can be told.
+    """Options of a run in a browser.
 
     Attributes:
       litertjs: folder node_modules/@litertjs of npm; None for that of this folder or one above it.
@@ -85,7 +85,7 @@ class Options:
         self.plan()
 
     def plan(self) -> Plan:
-        """What the page is told."""
+        """What the page is given."""
         return Plan(self.builds, self.threads, self.runs, self.warmup, _REPORT)
 
 

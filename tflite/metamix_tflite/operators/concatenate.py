@@ -8,12 +8,12 @@ from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import FileWriter, Litert, WrittenTensor
-from metamix_tflite.operators.moves import Move
+from metamix_tflite.operators.data_movement import DataMovement
 
 _MOST = 5  # inputs that XNNPACK joins at once
 
 
-class Concatenate(Move):
+class Concatenate(DataMovement):
     """CONCATENATION."""
 
     layers: tuple[str, ...] = ("Concatenate",)

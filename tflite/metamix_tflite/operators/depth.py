@@ -8,10 +8,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import FileWriter, Litert, WrittenTensor, batch_one
-from metamix_tflite.operators.moves import Move
+from metamix_tflite.operators.data_movement import DataMovement
 
 
-class DepthToSpace(Move):
+class DepthToSpace(DataMovement):
     """DEPTH_TO_SPACE."""
 
     layers: tuple[str, ...] = ("DepthToSpace",)
@@ -24,7 +24,7 @@ class DepthToSpace(Move):
         file.values[id(node.output)] = laid_out(file, node.name, source, shape)
 
 
-class SpaceToDepth(Move):
+class SpaceToDepth(DataMovement):
     """SPACE_TO_DEPTH."""
 
     layers: tuple[str, ...] = ("SpaceToDepth",)

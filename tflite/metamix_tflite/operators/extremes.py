@@ -11,11 +11,11 @@ from ai_edge_litert import schema_py_generated as schema
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import Call, FileWriter, Litert
 from metamix_tflite.operators.concatenate import chain, joined
+from metamix_tflite.operators.data_movement import DataMovement, reshaped
 from metamix_tflite.operators.mean import reduced
-from metamix_tflite.operators.moves import Move, reshaped
 
 
-class Largest(Move):
+class Largest(DataMovement):
     """REDUCE_MAX."""
 
     layers: tuple[str, ...] = ("Max", "Amax")
@@ -45,7 +45,7 @@ class Smallest(Largest):
         return -super().computed(call, [-levels[0], levels[1]])
 
 
-class Extreme(Move):
+class Extreme(DataMovement):
     """REDUCE_MAX or REDUCE_MIN of tensors behind CONCATENATION and RESHAPE.
 
     XNNPACK takes no MAXIMUM or MINIMUM of INT8. It does take the reduction of the tensors side by

@@ -10,12 +10,12 @@ from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import Call, FileWriter, Litert, clipped
-from metamix_tflite.operators.moves import Move
+from metamix_tflite.operators.data_movement import DataMovement
 
 _UNITS = 256  # XNNPACK multiplies by an integer of so many
 
 
-class LeakyRelu(Move):
+class LeakyRelu(DataMovement):
     """LEAKY_RELU whose output has its input's scale: levels of 0 and above stay as they are."""
 
     layers: tuple[str, ...] = ("IntegerLeakyReLU",)

@@ -19,8 +19,8 @@ from metamix_tflite.operators.base import (
     batch_one,
     check_multiplier,
 )
+from metamix_tflite.operators.data_movement import reshaped
 from metamix_tflite.operators.depth import laid_out
-from metamix_tflite.operators.moves import reshaped
 from metamix_tflite.operators.patches import patches
 from metamix_tflite.targets import MacForm, Target
 

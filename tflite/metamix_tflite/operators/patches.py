@@ -14,7 +14,7 @@ from typing import Any
 from metamix_tflite.containers import PATCHES
 from metamix_tflite.operators.base import FileWriter, WrittenTensor
 from metamix_tflite.operators.concatenate import joined
-from metamix_tflite.operators.moves import padded, reshaped, sliced
+from metamix_tflite.operators.data_movement import padded, reshaped, sliced
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,12 @@ from ai_edge_litert import schema_py_generated as schema
 from metamix_tflite.containers import xnnpack_takes_pool
 from metamix_tflite.encoding import PADDING, Op
 from metamix_tflite.operators.base import FileWriter, Litert, Outside, WrittenTensor, batch_one
-from metamix_tflite.operators.moves import Move, reshaped
+from metamix_tflite.operators.data_movement import DataMovement, reshaped
 
 _GEOMETRY = ("padding", "strideH", "strideW", "filterHeight", "filterWidth")
 
 
-class MaxPool(Move):
+class MaxPool(DataMovement):
     """MAX_POOL_2D of windows."""
 
     layers: tuple[str, ...] = ("MaxPooling2D",)
@@ -33,7 +33,7 @@ class MaxPool(Move):
         _pool(file, source, target, layer.pool_size, layer.strides, layer.padding)
 
 
-class GlobalMaxPool(Move):
+class GlobalMaxPool(DataMovement):
     """MAX_POOL_2D over all of height and width."""
 
     layers: tuple[str, ...] = ("GlobalMaxPooling2D",)

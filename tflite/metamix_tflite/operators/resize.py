@@ -11,12 +11,12 @@ from ai_edge_litert import schema_py_generated as schema
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import Call, FileWriter, Litert, WrittenTensor, batch_one
 from metamix_tflite.operators.concatenate import chain, joined
-from metamix_tflite.operators.moves import Move, reshaped, sliced
+from metamix_tflite.operators.data_movement import DataMovement, reshaped, sliced
 
 _WEIGHT_BITS = 11  # XNNPACK's
 
 
-class Bilinear(Move):
+class Bilinear(DataMovement):
     """RESIZE_BILINEAR with half-pixel centers, from one scale to the same."""
 
     layers: tuple[str, ...] = ("IntegerResize",)
@@ -50,7 +50,7 @@ class Bilinear(Move):
         return (x + (1 << (2 * _WEIGHT_BITS - 1))) >> (2 * _WEIGHT_BITS)
 
 
-class Nearest(Move):
+class Nearest(DataMovement):
     """CONCATENATION of copies, or STRIDED_SLICE, between RESHAPEs: pixels repeated or left out.
 
     XNNPACK leaves RESIZE_NEAREST_NEIGHBOR and TILE to others.

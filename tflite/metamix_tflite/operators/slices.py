@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from metamix_tflite.operators.base import Call, FileWriter, Litert, batch_one
-from metamix_tflite.operators.moves import Move, sliced
+from metamix_tflite.operators.data_movement import DataMovement, sliced
 
 
-class Slices(Move):
+class Slices(DataMovement):
     """STRIDED_SLICE without strides, of which XNNPACK takes none."""
 
     layers: tuple[str, ...] = ("Slice",)

@@ -10,10 +10,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from metamix_tflite.encoding import Op
 from metamix_tflite.operators.base import Call, FileWriter, Litert
-from metamix_tflite.operators.moves import Move
+from metamix_tflite.operators.data_movement import DataMovement
 
 
-class Transpose(Move):
+class Transpose(DataMovement):
     """TRANSPOSE, the batch's axis first."""
 
     layers: tuple[str, ...] = ("Permute",)

@@ -15,8 +15,8 @@ from metamix_tflite.encoding import DEFAULT_SIGNATURE, unpacked
 from metamix_tflite.file_graph import FileGraph, FileOperator, FileTensor, named_signature
 from metamix_tflite.operators import LITERT
 from metamix_tflite.read.attached import attached
-from metamix_tflite.read.ends import Ends, check_structure, default_structure
 from metamix_tflite.read.file_hash import HASH_NAME, HASH_SIZE
+from metamix_tflite.read.interface import Interface, check_structure, default_structure
 from metamix_tflite.read.metadata import METADATA_NAME, decode, of_signatures
 
 _NUMPY = {"FLOAT32": np.float32, "INT32": np.int32, "INT8": np.int8, "INT64": np.int64}
@@ -115,7 +115,7 @@ class FileReader:
             return {}
         return of_signatures(declared, list(definitions))
 
-    def ends(self, name: str) -> Ends:
+    def interface(self, name: str) -> Interface:
         """What goes into a signature and what comes out of it."""
         names = self.names()
         declared = self._declared(self.declaration(), names)[name]
@@ -126,8 +126,8 @@ class FileReader:
             index = definition.SubgraphIndex()
         if index >= self._model.SubgraphsLength():
             raise ValueError(f"signature {name!r} is of subgraph {index}, which is not there")
-        inputs, outputs = self._named_ends(definition, self._model.Subgraphs(index))
-        return Ends(inputs, outputs, self._structure(declared, len(outputs)))
+        inputs, outputs = self._named_tensors(definition, self._model.Subgraphs(index))
+        return Interface(inputs, outputs, self._structure(declared, len(outputs)))
 
     def _structure(self, declared: dict[str, Any], count: int) -> Any:
         """The structure of a signature's outputs, as declared or else as LiteRT has them."""
@@ -135,7 +135,9 @@ class FileReader:
         check_structure(structure, count)
         return structure
 
-    def _named_ends(self, definition: Any, graph: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _named_tensors(
+        self, definition: Any, graph: Any
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of a subgraph's inputs and outputs, in its order; without signature its tensors'.
 
         Two names may stand for one tensor.
@@ -147,8 +149,8 @@ class FileReader:
                 found.append(tuple(self._tensor_name(graph, index) for index in tensors))
                 continue
             entries = getattr(definition, which), getattr(definition, f"{which}Length")()
-            self._check_ends(*entries, tensors)
-            names = list(self._ends(*entries).items())
+            self._check_entry(*entries, tensors)
+            names = list(self._names(*entries).items())
             names.sort(key=lambda entry, order=tensors: order.index(entry[1]))
             found.append(tuple(name for name, _ in names))
         inputs, outputs = found
@@ -249,7 +251,7 @@ class FileReader:
     ) -> FileGraph:
         inputs = self._integers(graph.InputsAsNumpy())
         outputs = self._integers(graph.OutputsAsNumpy())
-        names = self._named_ends(definition, graph)
+        names = self._named_tensors(definition, graph)
         self._structure(declared, len(outputs))
         return FileGraph(
             [self._tensor(graph.Tensors(i)) for i in range(graph.TensorsLength())],
@@ -260,13 +262,13 @@ class FileReader:
             declared,
         )
 
-    def _check_ends(self, entry: Any, count: int, expected: tuple[int, ...]) -> None:
+    def _check_entry(self, entry: Any, count: int, expected: tuple[int, ...]) -> None:
         """A signature names each input or output of its subgraph once."""
-        found = self._ends(entry, count)
+        found = self._names(entry, count)
         if sorted(found.values()) != sorted(expected):
             raise ValueError(f"a signature has tensors {found}, its subgraph {expected}")
 
-    def _ends(self, entry: Any, count: int) -> dict[str, int]:
+    def _names(self, entry: Any, count: int) -> dict[str, int]:
         """Tensors of a signature's inputs or outputs by name."""
         return {self._text(entry(i).Name()): entry(i).TensorIndex() for i in range(count)}
 

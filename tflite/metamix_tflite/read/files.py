@@ -17,7 +17,6 @@ from metamix_tflite.file_graph import (
     named_signature,
 )
 from metamix_tflite.read.attached import differences
-from metamix_tflite.read.ends import Ends
 from metamix_tflite.read.fields import FileReader
 from metamix_tflite.read.file_hash import (
     contents_hash,
@@ -25,6 +24,7 @@ from metamix_tflite.read.file_hash import (
     file_hash,
     with_hashes,
 )
+from metamix_tflite.read.interface import Interface
 
 
 def require_tflite(flat: bytes) -> None:
@@ -97,7 +97,7 @@ def read_operating_points(flat: bytes) -> dict[str, dict[str, Any]]:
         return reader.operating_points()
 
 
-def read_ends(flat: bytes, signature: str | None = None) -> Ends:
+def read_interface(flat: bytes, signature: str | None = None) -> Interface:
     """Names of a signature's inputs and outputs, and the outputs' structure.
 
     Args:
@@ -111,7 +111,7 @@ def read_ends(flat: bytes, signature: str | None = None) -> Ends:
     with _readable(flat) as reader:
         names = reader.names()
         if signature in names or (signature is None and len(names) == 1):
-            return reader.ends(signature or names[0])
+            return reader.interface(signature or names[0])
     raise _unknown_signature(names, signature)
 
 

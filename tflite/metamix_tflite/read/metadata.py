@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-from metamix_tflite.read.ends import check_structure, leaves
 from metamix_tflite.read.golden_inputs import GENERATOR
+from metamix_tflite.read.interface import check_structure, leaves
 from metamix_tflite.targets import declared_target
 
 METADATA_NAME = "keras_metamix"
@@ -35,8 +35,8 @@ def encode(declared: dict[str, Any]) -> bytes:
 
     Args:
       declared: "target", "weight_container", "io", "versions" and "run", maybe "attached" (see
-        there), with "bops", "layers", "tensors", "outputs" (their structure, see `Ends`) and maybe
-        "golden" of the file's signature, or with these of several by name as "signatures".
+        there), with "bops", "layers", "tensors", "outputs" (their structure, see `Interface`) and
+        maybe "golden" of the file's signature, or with these of several by name as "signatures".
 
     Raises:
       ValueError: more than `decode` reads.

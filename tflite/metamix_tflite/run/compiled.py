@@ -14,7 +14,7 @@ from ai_edge_litert.cpu_kernel_mode import CpuKernelMode
 from ai_edge_litert.environment import Environment, EnvironmentOptions
 from ai_edge_litert.options import CpuOptions, Options
 
-from metamix_tflite.read.ends import Ends
+from metamix_tflite.read.interface import Interface
 from metamix_tflite.run.interpreter import accepted_by_litert
 from metamix_tflite.run.weight_cache import WeightCache, packed_by
 
@@ -43,11 +43,11 @@ def compiled_model(
 
 
 def compiled_signatures(
-    flat: bytes, ends: Mapping[str, Ends], threads: int, weight_cache: WeightCache
+    flat: bytes, interfaces: Mapping[str, Interface], threads: int, weight_cache: WeightCache
 ) -> dict[str, Compiled]:
     """Signatures of a file, by name, in one CompiledModel; see `interpreted_signatures`."""
     model = compiled_model(bytes(flat), threads, weight_cache=weight_cache)
-    return {name: Compiled(model, name, each) for name, each in ends.items()}
+    return {name: Compiled(model, name, each) for name, each in interfaces.items()}
 
 
 class Compiled:
@@ -58,13 +58,15 @@ class Compiled:
       delegated, partitions: see `metamix_tflite.run.runner.Runner`.
     """
 
-    def __init__(self, model: CompiledModel, name: str | None, ends: Ends, batch_size: int = 1):
+    def __init__(
+        self, model: CompiledModel, name: str | None, interface: Interface, batch_size: int = 1
+    ):
         signatures = model.get_signature_list()
         self._model, self._name = model, next(iter(signatures)) if name is None else name
         known = signatures[self._name]
         # LiteRT has the tensors' names where a file has no signature, in the model's order.
-        self._inputs = _in_order(ends.inputs, known["inputs"])
-        self._outputs = _in_order(ends.outputs, known["outputs"])
+        self._inputs = _in_order(interface.inputs, known["inputs"])
+        self._outputs = _in_order(interface.outputs, known["outputs"])
         self.inputs = self._details(model.get_input_tensor_details, self._inputs)
         self._resize(batch_size)
         self.delegated = model.is_fully_accelerated()
@@ -132,7 +134,7 @@ class Compiled:
 
 
 def _in_order(ours: Collection[str], known: list[str]) -> list[str]:
-    """LiteRT's names of a signature's ends, in the model's order."""
+    """LiteRT's names of a signature's inputs or outputs, in the model's order."""
     return [*ours] if sorted(set(ours)) == sorted(known) else known
 
 

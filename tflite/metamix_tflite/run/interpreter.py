@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from metamix_tflite.read.ends import Ends
+from metamix_tflite.read.interface import Interface
 
 # XNNPACK with the builtin kernels for what it does not take; these alone; the plain reference ones.
 KERNELS = {
@@ -97,28 +97,30 @@ class InterpretedSignature:
       inputs: LiteRT's description of each, in the model's order.
     """
 
-    def __init__(self, interpreter: Interpreter, name: str, ends: Ends):
-        self._run, self._ends = interpreter.get_signature_runner(name), ends
+    def __init__(self, interpreter: Interpreter, name: str, interface: Interface):
+        self._run, self._interface = interpreter.get_signature_runner(name), interface
         details = self._run.get_input_details()
-        self.inputs: list[dict[str, Any]] = [details[name] for name in ends.inputs]
+        self.inputs: list[dict[str, Any]] = [details[name] for name in interface.inputs]
 
     def invoke(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Outputs for arrays of images."""
-        found = self._run(**dict(zip(self._ends.inputs, arrays, strict=True)))
-        return [found[output] for output in self._ends.outputs]
+        found = self._run(**dict(zip(self._interface.inputs, arrays, strict=True)))
+        return [found[output] for output in self._interface.outputs]
 
 
 def interpreted_signatures(
-    flat: bytes, ends: Mapping[str, Ends], threads: int
+    flat: bytes, interfaces: Mapping[str, Interface], threads: int
 ) -> dict[str, InterpretedSignature]:
     """Signatures of a file, by name, in one interpreter.
 
     Args:
       flat: bytes of a .tflite.
-      ends: of each of the signatures.
+      interfaces: of each of the signatures.
       threads: CPU threads.
     """
     with accepted_by_litert(flat):
         interpreter = Interpreter(model_content=bytes(flat), num_threads=threads)
         interpreter.allocate_tensors()  # XNNPACK packs the weights of all signatures
-    return {name: InterpretedSignature(interpreter, name, each) for name, each in ends.items()}
+    return {
+        name: InterpretedSignature(interpreter, name, each) for name, each in interfaces.items()
+    }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metamix_tflite.read.files import read_ends, read_operating_points
+from metamix_tflite.read.files import read_interface, read_operating_points
 from metamix_tflite.run.interpreter import InterpretedSignature, interpreted_signatures
 from metamix_tflite.run.latency import random_inputs
 from metamix_tflite.run.runner import check_engine, require_count
@@ -76,15 +76,15 @@ class OperatingPointRunner:
             )
         require_count("threads", 1, threads)
         check_engine(engine, weight_cache)
-        self._ends = {name: read_ends(flat, name) for name in points}
+        self._interfaces = {name: read_interface(flat, name) for name in points}
         self._signatures: Mapping[str, InterpretedSignature | Compiled]
         if engine == "interpreter":
-            self._signatures = interpreted_signatures(flat, self._ends, threads)
+            self._signatures = interpreted_signatures(flat, self._interfaces, threads)
         else:
             # Here: other versions of LiteRT, which files are replayed with, have none.
             from metamix_tflite.run.compiled import compiled_signatures
 
-            self._signatures = compiled_signatures(flat, self._ends, threads, weight_cache)
+            self._signatures = compiled_signatures(flat, self._interfaces, threads, weight_cache)
         priced = {} if prices is None else _checked(prices, points)
         self._points = {
             name: FilePoint(name, points[name]["bops"], priced.get(name))
@@ -185,10 +185,10 @@ class OperatingPointRunner:
           TypeError: no arrays of images.
           ValueError: no image, not an array for each input, or images of another shape or type.
         """
-        ends = self._ends[self._selected]
-        arrays = ends.arrays(images, self._shapes)
+        interface = self._interfaces[self._selected]
+        arrays = interface.arrays(images, self._shapes)
         batches = [self.invoke(*(a[i : i + 1] for a in arrays)) for i in range(len(arrays[0]))]
-        return ends.structured([np.concatenate(parts) for parts in zip(*batches, strict=True)])
+        return interface.structured([np.concatenate(parts) for parts in zip(*batches, strict=True)])
 
     def _run(self, name: str, *arrays: np.ndarray) -> list[np.ndarray]:
         return self._signatures[name].invoke(arrays)

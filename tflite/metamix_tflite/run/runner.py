@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from metamix_tflite.read.ends import Ends
-from metamix_tflite.read.files import only_signature, read_ends
+from metamix_tflite.read.files import only_signature, read_interface
+from metamix_tflite.read.interface import Interface
 from metamix_tflite.run.batches import of_batch
 from metamix_tflite.run.interpreter import Interpreted, check_kernels
 from metamix_tflite.run.weight_cache import WeightCache
@@ -29,7 +29,7 @@ def check_engine(engine: str, weight_cache: WeightCache, kernels: str = "xnnpack
     if engine == "compiled" and kernels == "reference":
         raise ValueError(
             "kernels: expected 'xnnpack' or 'builtin' beside engine='compiled', found "
-            "'reference': a CompiledModel that is told so runs the builtin ones."
+            "'reference': a CompiledModel that is asked for them runs the builtin ones."
         )
     if weight_cache is not None and engine != "compiled":
         raise ValueError(f"weight_cache: expected engine='compiled' beside it, found {engine!r}.")
@@ -56,7 +56,7 @@ class Runner:
       OSError: `weight_cache` is no folder, or cannot be written.
 
     Attributes:
-      ends: names of inputs and outputs, and the structure in which they are given.
+      interface: names of inputs and outputs, and the structure in which they are given.
       delegated: whether one XNNPACK partition holds the whole graph of the signature, but for the
         QUANTIZE from and to bytes, which turns a bit of each; with "compiled", of which LiteRT
         tells less, without this exception.
@@ -77,7 +77,7 @@ class Runner:
         require_count("threads", 1, threads)
         require_count("batch_size", 1, batch_size)
         check_engine(engine, weight_cache, kernels)
-        self.ends: Ends = read_ends(flat, signature)
+        self.interface: Interface = read_interface(flat, signature)
         content = only_signature(flat, signature)
         if batch_size != 1:
             content = of_batch(content, batch_size)
@@ -88,7 +88,7 @@ class Runner:
             from metamix_tflite.run.compiled import Compiled, compiled_model
 
             model = compiled_model(content, threads, kernels, weight_cache)
-            self._loaded = Compiled(model, None, self.ends, batch_size)
+            self._loaded = Compiled(model, None, self.interface, batch_size)
         self.batch_size = batch_size
         self.partitions, self.delegated = self._loaded.partitions, self._loaded.delegated
 
@@ -135,12 +135,12 @@ class Runner:
           TypeError: no arrays of images.
           ValueError: no image, not an array for each input, or images of another shape or type.
         """
-        return self.ends.structured(self.flat_outputs(images))
+        return self.interface.structured(self.flat_outputs(images))
 
     def flat_outputs(self, images: Any) -> list[np.ndarray]:
         """As `predict`, in a list in the outputs' order."""
         shapes = [tuple(detail["shape"][1:]) for detail in self.input_details]
-        arrays, batches = self.ends.arrays(images, shapes), []
+        arrays, batches = self.interface.arrays(images, shapes), []
         count = len(arrays[0])
         for start in range(0, count, self.batch_size):
             batch = [_filled(a[start : start + self.batch_size], self.batch_size) for a in arrays]

@@ -11,7 +11,7 @@ LEAST = (1, 1, 1)
 
 
 def run() -> None:
-    """Ends the process; what is wrong, with the environment too, is told in one line."""
+    """Runs the command; a fault, even of the environment, is reported in one line."""
     try:
         require_litert()
         from metamix_tflite.verification import command

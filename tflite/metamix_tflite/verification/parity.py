@@ -12,12 +12,12 @@ import numpy as np
 from keras_metamix.assignment import BitAssignment
 from keras_metamix.calibration import check_finite
 from keras_metamix.checks import shown
-from keras_metamix.graph.ends import named_inputs, named_outputs
 from keras_metamix.graph.fold_bn import fold_batch_norm
+from keras_metamix.graph.io_names import named_inputs, named_outputs
 from keras_metamix.graph.rounding import rounded_for
 from keras_metamix.network_model import require_quantized_model
 from metamix_tflite.file_graph import FileGraph
-from metamix_tflite.read.files import read_ends, read_file, read_signatures
+from metamix_tflite.read.files import read_file, read_interface, read_signatures
 from metamix_tflite.run.runner import Runner
 from metamix_tflite.targets import declared_target
 
@@ -135,17 +135,17 @@ def _compare(
     flat: bytes, graph: FileGraph, model: Any, images: Any, signature: str | None = None
 ) -> ParityReport:
     network = model.network
-    ends, wanted = read_ends(flat, signature), dict(named_inputs(network))
+    interface, wanted = read_interface(flat, signature), dict(named_inputs(network))
     if graph.metadata["io"] != "float32":
         raise ValueError("parity compares files of io='float32'; this one takes integers.")
     names = [name for name, _ in named_outputs(network)]
-    _require_same("inputs", [*ends.inputs], [*wanted])
-    _require_same("outputs", [*ends.outputs], names)
+    _require_same("inputs", [*interface.inputs], [*wanted])
+    _require_same("outputs", [*interface.outputs], names)
     shapes = [tuple(graph.tensors[index].shape[1:]) for index in graph.inputs]
     _require_same("shapes of the inputs", shapes, [tuple(t.shape[1:]) for t in wanted.values()])
     arrays = [
         _typed(name, array, wanted[name].dtype)
-        for name, array in zip(ends.inputs, ends.arrays(images, shapes), strict=True)
+        for name, array in zip(interface.inputs, interface.arrays(images, shapes), strict=True)
     ]
     target = declared_target(graph.metadata)
     runner = Runner(
@@ -172,12 +172,12 @@ def _compare(
         max_lsb=max(int(np.rint(array.max())) for array in steps),
         top1_agreement=float(min(agreements)),
         delegated=runner.delegated,
-        by_output=dict(zip(ends.outputs, differing, strict=True)),
+        by_output=dict(zip(interface.outputs, differing, strict=True)),
     )
 
 
 def _require_same(what: str, file: list[Any], model: list[Any]) -> None:
-    """Raises ValueError unless the file and the model have the same ends."""
+    """Raises ValueError unless the file and the model have the same inputs and outputs."""
     if file != model:
         raise ValueError(
             f"parity: expected the file of this model, whose {what} are {model}, found one whose "

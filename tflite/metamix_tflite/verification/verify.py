@@ -112,7 +112,7 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
     _check_operators(graph)
     _check_tensors(graph, declared["tensors"])
     target = declared_target(declared)
-    _check_ends(graph, target)
+    _check_io_types(graph, target)
     ranges = level_ranges(graph)
     names, layers, bops = set(), set(), 0
     for operator in graph.operators:
@@ -144,7 +144,7 @@ def _verify_graph(graph: FileGraph, bits: Assignment | None) -> None:
         raise VerificationError(f"BOPs: declared {declared['bops']}, found {bops}.")
 
 
-def _check_ends(graph: FileGraph, target: Target) -> None:
+def _check_io_types(graph: FileGraph, target: Target) -> None:
     """Inputs and outputs have the declared type; inputs of bytes stay bytes among floats."""
     for index in (*graph.inputs, *graph.outputs):
         found = graph.tensors[index]

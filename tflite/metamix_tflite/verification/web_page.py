@@ -112,7 +112,7 @@ def web_file(flat: bytes, signature: str | None = None) -> WebFile:
     graphs = read_signatures(flat)
     graph = graphs[signature or next(iter(graphs))]
     details = Runner(flat, signature=signature).input_details
-    inputs = _ends(graph, graph.inputs, graph.input_names)
+    inputs = _described_tensors(graph, graph.inputs, graph.input_names)
     for detail, end in zip(details, inputs, strict=True):
         shape = [int(size) for size in detail["shape_signature"]]
         if shape[:1] != [1] or min(shape) < 1:
@@ -122,7 +122,7 @@ def web_file(flat: bytes, signature: str | None = None) -> WebFile:
                 "keras.Input(batch_shape=(1, ...))."
             )
         end["shape"] = shape
-    outputs = _ends(graph, graph.outputs, graph.output_names)
+    outputs = _described_tensors(graph, graph.outputs, graph.output_names)
     return WebFile(flat, signature, inputs, outputs, _golden(graph), random_inputs(details))
 
 
@@ -157,9 +157,9 @@ def page_content(files: Mapping[str, WebFile], litertjs: Path, plan: Plan) -> Co
         images = [*(file.golden.images if file.golden else []), file.timed]
         content[model] = file.flat
         content[f"{number}.inputs"] = b"".join(a.tobytes() for image in images for a in image)
-        ends = {"model": model, "images": f"{number}.inputs", "signature": file.signature}
-        ends |= {"inputs": file.inputs, "outputs": file.outputs}
-        described.append({"name": name, **ends, "golden": _described(file.golden)})
+        described_file = {"model": model, "images": f"{number}.inputs", "signature": file.signature}
+        described_file |= {"inputs": file.inputs, "outputs": file.outputs}
+        described.append({"name": name, **described_file, "golden": _described(file.golden)})
     page = {"litertjs": litertjs_version(litertjs), **dataclasses.asdict(plan), "files": described}
     return {**content, "plan.json": json.dumps(page).encode()}
 
@@ -189,7 +189,9 @@ def _litertjs_files(builds: Sequence[str]) -> list[str]:
     return [*parts, *(f"{script}.{end}" for script in scripts for end in ("js", "wasm"))]
 
 
-def _ends(graph: FileGraph, tensors: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
+def _described_tensors(
+    graph: FileGraph, tensors: Sequence[int], names: Sequence[str]
+) -> list[dict[str, Any]]:
     """Name and NumPy's type of inputs or outputs.
 
     Raises:

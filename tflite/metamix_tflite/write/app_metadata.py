@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from keras_metamix.checks import shown
-from keras_metamix.graph.ends import named_inputs, named_outputs
+from keras_metamix.graph.io_names import named_inputs, named_outputs
 from keras_metamix.graph.topology import Topology
 from keras_metamix.layers.grid import Grid
 from keras_metamix.layers.integer import Dequantize
@@ -38,7 +38,7 @@ _HIGHEST = 255
 
 @dataclasses.dataclass(frozen=True)
 class App:
-    """What an app is told of a model of one picture and one output.
+    """What an app learns of a model of one picture and one output.
 
     Attributes:
       task: "classifier", or "segmenter", whose output has classes for each pixel.
@@ -156,7 +156,7 @@ def _check_normalization(normalization: Any) -> None:
 def described(
     network: keras.Model, grid: Grid, labels: Sequence[str] | None, normalization: Any, io: str
 ) -> App:
-    """What an app is told of a network that `require_app` let through.
+    """What an app learns of a network that `require_app` let through.
 
     Args:
       network: it.

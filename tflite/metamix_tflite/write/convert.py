@@ -26,7 +26,7 @@ from metamix_tflite.read.attached import DESCRIPTION, attached
 from metamix_tflite.read.file_hash import HASH_NAME, PLACEHOLDER
 from metamix_tflite.read.files import hashed
 from metamix_tflite.read.metadata import METADATA_NAME, MOST_GOLDEN, encode
-from metamix_tflite.targets import ContainerName, EndsName, TargetName, target_of
+from metamix_tflite.targets import ContainerName, IoName, TargetName, target_of
 from metamix_tflite.write.app_metadata import (
     APP_METADATA,
     App,
@@ -47,7 +47,7 @@ def convert(
     model: Any,
     target: TargetName = "cpu",
     weight_container: ContainerName | None = None,
-    io: EndsName | None = None,
+    io: IoName | None = None,
     operating_points: Mapping[str, BitAssignment] | None = None,
     run: Mapping[str, Any] | None = None,
     golden: int = 4,

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_metamix.graph.ends import named_inputs
+from keras_metamix.graph.io_names import named_inputs
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.grid import Grid, clip_level
 from keras_metamix.layers.integer import Dequantize, QuantizeInput
@@ -141,7 +141,7 @@ class SignatureWriter:
 
 
 def _structure(model: keras.Model) -> Any:
-    """Places of the outputs in the structure in which Keras gives them, see `Ends`."""
+    """Places of the outputs in the structure in which Keras gives them, see `Interface`."""
     structure: Any = tree.pack_sequence_as(model.output, [*range(len(model.outputs))])
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
         return structure[0]

@@ -1,4 +1,4 @@
-"""Operators that move or select values: their output's levels are their input's."""
+"""Data-movement operators, which move or select: their output's levels are their input's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from metamix_tflite.operators.base import (
 )
 
 
-class Move(Family):
+class DataMovement(Family):
     """What writes the levels that it reads."""
 
     def moved(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
@@ -42,7 +42,7 @@ class Move(Family):
         )
 
 
-class Pad(Move):
+class Pad(DataMovement):
     """PAD with the zero-point, which is 0."""
 
     layers: tuple[str, ...] = ("ZeroPadding2D",)
@@ -54,7 +54,7 @@ class Pad(Move):
         file.values[id(node.output)] = padded(file, node.name, source, node.operation.padding)
 
 
-class Reshape(Move):
+class Reshape(DataMovement):
     """RESHAPE."""
 
     layers: tuple[str, ...] = ("Flatten", "Reshape")

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Ends:
+class Interface:
     """What goes into a signature and what comes out of it.
 
     Attributes:

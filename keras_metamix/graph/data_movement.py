@@ -1,7 +1,7 @@
-"""What only moves values, in all its spellings, as Slice, Permute, Reshape and Concatenate.
+"""Data-movement operations in all their spellings, as Slice, Permute, Reshape and Concatenate.
 
 A split is a slice for each part, a stack a concatenation of reshapes, a slice with strides one of
-what `space_to_depth` or a reshape puts side by side. Every step moves values and rounds nothing.
+what `space_to_depth` or a reshape puts side by side. Every step moves values and rounds none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_metamix.graph.pieces import Pieces
+from keras_metamix.graph.pieces import Call, Pieces
 from keras_metamix.keras_internals import operation_of
 from keras_metamix.layers.slice import Slice
 
@@ -35,25 +35,25 @@ _GATHER = (
 _NOTHING = "leaves nothing of its input; give a range that holds a value"
 
 
-class NotMovedError(Exception):
-    """An operation that moves values as no file can; the message is the reason."""
+class UnsupportedMovementError(Exception):
+    """A data movement that no file can hold; the message is the reason."""
 
 
-class Moving(Pieces):
-    """Makes the layers that stand for operations that only move values."""
+class DataMovement(Pieces):
+    """Replaces operations that only move data by layers that have a form in a file."""
 
     def __init__(self, model: keras.Model):
         super().__init__(model)
         self.shared: dict[Any, Any] = {}  # what several slices of a tensor in `opened` read
 
-    def _moved(self, operation: Any, cls: type, args: Sequence[Any], kwargs: Any) -> Any:
-        """What stands for a raw operation that moves values; None for another one.
+    def _moved(self, call: Call) -> Any:
+        """What replaces a raw operation that moves data; None for another operation.
 
         Raises:
-          NotMovedError: there is nothing; says why.
+          UnsupportedMovementError: nothing can; the message says why.
         """
-        rule = None if issubclass(cls, layers.Layer) else _RULES.get(cls.__name__)
-        return rule and rule(self, operation, *args, **kwargs)
+        rule = None if issubclass(call.cls, layers.Layer) else _RULES.get(call.cls.__name__)
+        return rule and rule(self, call.operation, *call.args, **call.kwargs)
 
     # --- one tensor --------------------------------------------------------------------------
 
@@ -62,28 +62,28 @@ class Moving(Pieces):
         rank = len(x.shape)
         order = operation.compute_output_spec(keras.KerasTensor((*range(1, rank + 1),))).shape
         if order[0] != 1:
-            raise NotMovedError(_BATCH)
+            raise UnsupportedMovementError(_BATCH)
         return self._last(layers.Permute, operation, dims=tuple(n - 1 for n in order[1:]))(x)
 
     def _reshaped(self, operation: Any, x: Any) -> Any:
         """Squeeze and expand_dims."""
         shape = operation.compute_output_spec(x).shape
         if _moves_batch(operation, max(len(shape), len(x.shape))):
-            raise NotMovedError(_BATCH)
+            raise UnsupportedMovementError(_BATCH)
         return self._last(layers.Reshape, operation, target_shape=shape[1:])(x)
 
     def _item(self, operation: Any, x: Any, key: Any) -> Any:
         """`x[:, 2:5, ::2, 0, None]`."""
         key = list(key) if isinstance(key, (tuple, list)) else [key]
         if any(isinstance(k, bool) or keras.utils.is_keras_tensor(k) for k in key):
-            raise NotMovedError(_PLACES)
+            raise UnsupportedMovementError(_PLACES)
         if not any(k is Ellipsis for k in key):
             key.append(Ellipsis)
         place = next(n for n, k in enumerate(key) if k is Ellipsis)
         missing = len(x.shape) - sum(k is not None for k in key) + 1
         key[place : place + 1] = [slice(None)] * missing
         if not (isinstance(key[0], slice) and _is_all(key[0], x.shape[0])):
-            raise NotMovedError(_BATCH)
+            raise UnsupportedMovementError(_BATCH)
         ranges, shape, sizes = [], [], iter(x.shape[1:])
         for k in key[1:]:
             if k is None:
@@ -98,7 +98,7 @@ class Moving(Pieces):
         """`keras.ops.slice`."""
         start, sizes = _integers(start_indices), _integers(operation.shape)
         if start[0] or sizes[0] not in (-1, x.shape[0]):
-            raise NotMovedError(_BATCH)
+            raise UnsupportedMovementError(_BATCH)
         ranges = [(a, n, 1) for a, n in zip(start[1:], sizes[1:], strict=True)]
         return self._cut(operation, x, ranges, sizes[1:])
 
@@ -109,9 +109,9 @@ class Moving(Pieces):
         flat = np.where(places < 0, places + size, places).reshape(-1)
         step = int(flat[1] - flat[0]) if flat.size > 1 else 1
         if not flat.size or places.ndim > 1 or np.any(np.diff(flat) != step) or not step:
-            raise NotMovedError(_GATHER)
+            raise UnsupportedMovementError(_GATHER)
         if step < 0:
-            raise NotMovedError(_BACKWARDS)
+            raise UnsupportedMovementError(_BACKWARDS)
         ranges = [(0, n, 1) for n in x.shape[1:]]
         ranges[axis - 1] = (int(flat[0]), flat.size, step)
         shape = [count for _, count, _ in ranges]
@@ -141,7 +141,7 @@ class Moving(Pieces):
 
     def _part_of(self, operation: Any, x: Any, axis: int, first: int, end: int, n: int) -> Any:
         if not 0 <= first < end <= x.shape[axis]:
-            raise NotMovedError(_NOTHING)
+            raise UnsupportedMovementError(_NOTHING)
         begin, size = [0] * (len(x.shape) - 1), list(x.shape[1:])
         begin[axis - 1], size[axis - 1] = first, end - first
         return self._part(Slice, operation, f"part{n}", begin=begin, size=size)(x)
@@ -161,13 +161,13 @@ class Moving(Pieces):
         return self._last(layers.Concatenate, operation, axis=axis)(parts)
 
     def _repeated(self, operation: Any, x: Any) -> Any:
-        """Each place of an axis several times: copies of what stands behind it."""
+        """Each place of an axis several times: copies of what lies behind it."""
         axis, count = _axis(operation, len(x.shape)), _integers(operation.repeats)
         if np.size(count) != 1:
-            raise NotMovedError(_GATHER)
+            raise UnsupportedMovementError(_GATHER)
         count, shape = int(np.asarray(count).item()), list(x.shape[1:])
-        rows, rest = shape[:axis], int(np.prod(shape[axis:]))
-        x = self._part(layers.Reshape, operation, "rows", target_shape=(*rows, rest))(x)
+        rows, inner = shape[:axis], int(np.prod(shape[axis:]))
+        x = self._part(layers.Reshape, operation, "rows", target_shape=(*rows, inner))(x)
         x = self._copies(operation, x, len(rows) + 1, count, "copies")
         shape[axis - 1] *= count
         return self._last(layers.Reshape, operation, target_shape=shape)(x)
@@ -176,14 +176,14 @@ class Moving(Pieces):
         repeats = np.atleast_1d(_integers(operation.repeats)).tolist()
         repeats = [1] * (len(x.shape) - len(repeats)) + repeats
         if len(repeats) != len(x.shape) or repeats[0] != 1:
-            raise NotMovedError(_BATCH)
+            raise UnsupportedMovementError(_BATCH)
         for axis, count in enumerate(repeats):
             x = self._copies(operation, x, axis, count, f"axis{axis}")
         return self._last(layers.Identity, operation)(x)
 
     def _copies(self, operation: Any, x: Any, axis: int, count: int, suffix: str) -> Any:
         if not 1 <= count <= _MOST_COPIES:
-            raise NotMovedError(
+            raise UnsupportedMovementError(
                 f"expected 1 to {_MOST_COPIES} copies, which a file holds as a concatenation, "
                 f"found {count}; use Add or Multiply of the tensor with one place, which broadcast"
             )
@@ -196,7 +196,7 @@ class Moving(Pieces):
     def _cut(self, operation: Any, x: Any, ranges: list[Range], shape: Sequence[int]) -> Any:
         """A part of a tensor by the range along each axis behind the batch, in another shape."""
         if not all(count for _, count, _ in ranges):
-            raise NotMovedError(_NOTHING)
+            raise UnsupportedMovementError(_NOTHING)
         x = self._filled(operation, x, ranges)
         if _is_of_blocks(x, ranges):
             x, ranges = self._by_blocks(operation, x, ranges)
@@ -241,7 +241,7 @@ class Moving(Pieces):
         for (first, count, stride), size in zip(ranges, x.shape[1:], strict=True):
             begin.append(first if stride == 1 else min(first, size - count * stride))
             if begin[-1] < 0:
-                raise NotMovedError(
+                raise UnsupportedMovementError(
                     f"expected a size that its stride of {stride} divides, found {size}; slice it "
                     "as an image, behind Reshape((1, time, channels)), which may have any size"
                 )
@@ -250,13 +250,13 @@ class Moving(Pieces):
             x = self._part(Slice, operation, "window", begin=begin, size=shape)(x)
         for axis, (first, count, stride) in enumerate(ranges):
             if stride > 1:
-                rest = int(np.prod(shape[axis + 1 :]))
+                inner = int(np.prod(shape[axis + 1 :]))
                 rows = (*shape[:axis], count)
-                place = (*[0] * len(rows), (first - begin[axis]) * rest)
+                place = (*[0] * len(rows), (first - begin[axis]) * inner)
                 shape[axis] = count
                 for cls, suffix, arguments in (
-                    (layers.Reshape, "strides", {"target_shape": (*rows, stride * rest)}),
-                    (Slice, "kept", {"begin": place, "size": (*rows, rest)}),
+                    (layers.Reshape, "strides", {"target_shape": (*rows, stride * inner)}),
+                    (Slice, "kept", {"begin": place, "size": (*rows, inner)}),
                     (layers.Reshape, "axes", {"target_shape": tuple(shape)}),
                 ):
                     x = self._part(cls, operation, f"{suffix}{axis + 1}", **arguments)(x)
@@ -275,17 +275,17 @@ def _range(key: Any, size: int) -> Range:
     """What an integer or a slice reads of an axis.
 
     Raises:
-      NotMovedError: it reads backwards, or is neither.
+      UnsupportedMovementError: it reads backwards, or is neither.
     """
     if isinstance(key, (int, np.integer)):
         return int(key) % size, 1, 1
     if not isinstance(key, slice):
-        raise NotMovedError(_GATHER if isinstance(key, (list, np.ndarray)) else _PLACES)
+        raise UnsupportedMovementError(_GATHER if isinstance(key, (list, np.ndarray)) else _PLACES)
     if any(keras.utils.is_keras_tensor(end) for end in (key.start, key.stop, key.step)):
-        raise NotMovedError(_PLACES)
+        raise UnsupportedMovementError(_PLACES)
     first, end, stride = key.indices(size)
     if stride < 0:
-        raise NotMovedError(_BACKWARDS)
+        raise UnsupportedMovementError(_BACKWARDS)
     count = len(range(first, end, stride))
     return first, count, stride if count > 1 else 1
 
@@ -299,11 +299,11 @@ def _axis(operation: Any, rank: int) -> int:
     """The axis that an operation acts on, of a tensor of this rank.
 
     Raises:
-      NotMovedError: it is the batch's, or all.
+      UnsupportedMovementError: it is the batch's, or all.
     """
     axis = None if operation.axis is None else operation.axis % rank
     if not axis:
-        raise NotMovedError(_BATCH)
+        raise UnsupportedMovementError(_BATCH)
     return axis
 
 
@@ -317,22 +317,22 @@ def _integers(values: Any) -> Any:
     """Integers that a call has been given.
 
     Raises:
-      NotMovedError: they are a tensor of the model.
+      UnsupportedMovementError: they are a tensor of the model.
     """
     if any(keras.utils.is_keras_tensor(value) for value in keras.tree.flatten(values)):
-        raise NotMovedError(_PLACES)
+        raise UnsupportedMovementError(_PLACES)
     return np.asarray(values).astype(int).tolist()
 
 
 _RULES: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), Moving._transposed),
-    **dict.fromkeys(("Squeeze", "ExpandDims"), Moving._reshaped),
-    "GetItem": Moving._item,
-    "Slice": Moving._slice,
-    "Take": Moving._taken,
-    "Split": Moving._split,
-    "Unstack": Moving._unstacked,
-    "Stack": Moving._stacked,
-    "Repeat": Moving._repeated,
-    "Tile": Moving._tiled,
+    **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), DataMovement._transposed),
+    **dict.fromkeys(("Squeeze", "ExpandDims"), DataMovement._reshaped),
+    "GetItem": DataMovement._item,
+    "Slice": DataMovement._slice,
+    "Take": DataMovement._taken,
+    "Split": DataMovement._split,
+    "Unstack": DataMovement._unstacked,
+    "Stack": DataMovement._stacked,
+    "Repeat": DataMovement._repeated,
+    "Tile": DataMovement._tiled,
 }

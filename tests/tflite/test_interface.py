@@ -10,8 +10,8 @@ from keras import layers, ops, tree
 
 import keras_metamix as kmm
 import metamix_tflite as mt
-from metamix_tflite.read.ends import Ends
-from metamix_tflite.read.files import read_ends, read_file
+from metamix_tflite.read.files import read_file, read_interface
+from metamix_tflite.read.interface import Interface
 from metamix_tflite.verification import command
 
 SPACE = kmm.SearchSpace((8, 4), 4)
@@ -213,9 +213,9 @@ def test_a_file_has_the_ends_of_the_model_and_is_exact(name, io, made):
     source, model, images = made(name)
     flat = mt.convert(model, io=io)
     mt.verify(flat, model.bit_assignment)
-    ends = read_ends(flat)
-    assert ends.inputs == tuple(tensor.name for tensor in source.inputs)
-    assert list(ends.outputs) == MODELS[name][1]
+    interface = read_interface(flat)
+    assert interface.inputs == tuple(tensor.name for tensor in source.inputs)
+    assert list(interface.outputs) == MODELS[name][1]
     (report,) = mt.replay(flat).values()
     assert (report.differing, report.images) == (0, 4)
     assert report.values == 4 * sum(np.prod(t.shape[1:]) for t in source.outputs)
@@ -252,7 +252,7 @@ def test_a_loaded_model_gives_the_same_file(name, made, tmp_path):
 def test_several_inputs_are_given_in_order_or_by_name(name, made):
     _, model, images = made(name)
     flat = mt.convert(model)
-    order = read_ends(flat).inputs
+    order = read_interface(flat).inputs
     by_name = dict(zip(order, tree.flatten(images), strict=True))
     assert set(order) == {"left", "right"}
     runner, expected = mt.Runner(flat), kmm.fold_batch_norm(model)(images)
@@ -282,7 +282,7 @@ def test_every_operating_point_has_the_ends_of_the_model(name, made):
     runner, before = mt.OperatingPointRunner(flat), model.bit_assignment
     for point, bits in points.items():
         runner.select(point)
-        assert read_ends(flat, point).outputs == tuple(MODELS[name][1])
+        assert read_interface(flat, point).outputs == tuple(MODELS[name][1])
         model.set_bits(bits)
         same(runner.predict(images), kmm.fold_batch_norm(model)(images))
         same(mt.Runner(flat, signature=point).predict(images), runner.predict(images))
@@ -307,7 +307,7 @@ def test_parity_tells_which_output_differs(name, changed, made, remake):
     """The bias of one head is moved in the file, by two steps of its output."""
     _, model, images = made(name)
     flat = mt.convert(model)
-    place, graph = read_ends(flat).outputs.index(changed), read_file(flat)
+    place, graph = read_interface(flat).outputs.index(changed), read_file(flat)
     head = graph.producer(graph.producer(graph.outputs[place]).inputs[0])
     step = graph.tensors[head.outputs[0]].scales[0] / graph.tensors[head.inputs[2]].scales
 
@@ -329,12 +329,12 @@ def test_parity_tells_which_output_differs(name, changed, made, remake):
 
 
 @pytest.mark.parametrize("name", ["dictionary", "two inputs in a list", "bytes and numbers"])
-def test_one_image_without_its_batch_axis_is_told(name, made):
+def test_one_image_without_its_batch_axis_is_reported(name, made):
     _, model, images = made(name)
     points = {"low": model.bit_assignment}
     flat, pointed = mt.convert(model), mt.convert(model, operating_points=points)
     one = tree.map_structure(lambda array: array[0], images)
-    first = read_ends(flat).inputs[0]
+    first = read_interface(flat).inputs[0]
     message = rf"expected the shape \(images, .*\) for input {first!r}, .*image\[None\]"
     for call in (
         lambda given: mt.parity(flat, model, given),
@@ -465,11 +465,11 @@ def test_an_input_that_nothing_reads_is_refused(function):
 
 def test_structures_of_arrays():
     one, two = np.zeros((2, 1)), np.ones((2, 3))
-    ends = Ends(("a", "b"), ("x", "y"), {"second": 1, "list": [0]})
+    interface = Interface(("a", "b"), ("x", "y"), {"second": 1, "list": [0]})
     for given in ([one, two], (one, two), {"b": two, "a": one}, {"k": [one], "l": {"m": two}}):
-        found = ends.arrays(given, [(1,), (3,)])
+        found = interface.arrays(given, [(1,), (3,)])
         assert found[0] is one and found[1] is two
-    assert ends.structured(["first", "other"]) == {"second": "other", "list": ["first"]}
+    assert interface.structured(["first", "other"]) == {"second": "other", "list": ["first"]}
     for given, found in ((None, "NoneType"), ([one, None], "list of NoneType"), ([], "list")):
         with pytest.raises((TypeError, ValueError), match=f"images: expected.*{found}|found 0"):
-            ends.arrays(given, [(1,), (3,)])
+            interface.arrays(given, [(1,), (3,)])

@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from keras_metamix.graph.ends import named_inputs, named_outputs
+from keras_metamix.graph.io_names import named_inputs, named_outputs
 from keras_metamix.graph.topology import Topology
 
 
