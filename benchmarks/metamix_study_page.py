@@ -141,8 +141,10 @@ def _method(study: Mapping[str, Any]) -> list[str]:
         f"Data: {arguments['data']}, 5,000 training images held out, batches of "
         f"{arguments['batch']}, {arguments['passes']:g} pass over the images of weight training. "
         "All choices of a row's block are trained from the very same meta-state but those said to "
-        "begin elsewhere. The test images were read once by each trained network; no choice was "
-        "made by them. How: `benchmarks/metamix_study.py` says it in its first lines. This page:"
+        "begin elsewhere; their batch norms are re-estimated from 32 training batches at the end, "
+        "as `MetaMixCallback` does. The test images were read once by each trained network; no "
+        "choice was made by them. How: `benchmarks/metamix_study.py` says it in its first lines. "
+        "This page:"
     )
     further = (
         "More seeds, networks and arms are added by the same command without `--page`; results "
@@ -190,13 +192,13 @@ def _table(seeds: Seeds) -> list[str]:
         if any(name.startswith("random ") for name in arms)
     ]
     if chance:
-        lines.append(_row("random, mean of five", chance, "0"))
+        lines.append(_row("random, mean", chance, "0"))
         best = [
             {"accuracy": max(r["accuracy"] for n, r in a.items() if n.startswith("random "))}
             for a in seeds.values()
             if any(name.startswith("random ") for name in a)
         ]
-        lines.append(_row("random, the best of five on test images", best, ""))
+        lines.append(_row("random, the best on test images", best, ""))
     return lines
 
 

@@ -69,7 +69,7 @@ def test_the_first_lines_say_what_the_differences_show(gains, seen, page, tmp_pa
     assert first.startswith("- mobilenet, A842: **metamix less the mean random assignment")
     assert seen in first
     assert f"{100 * np.mean(gains):+.2f}" in first
-    assert "| metamix |" in text and "| random, mean of five |" in text
+    assert "| metamix |" in text and "| random, mean |" in text
     assert (tmp_path / "study_mobilenet.png").stat().st_size > 10_000
     mean_bits = next(line for line in text.splitlines() if line.startswith("| random | 8.0"))
     assert mean_bits == "| random | 8.0 | 2.0 | 8.0 |"
