@@ -6,6 +6,7 @@ No TensorFlow here: a phone-side tool reads a `bits.json` with the standard libr
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -177,16 +178,21 @@ class BitAssignment:
     def __getitem__(self, name: str) -> LayerBits:
         return LayerBits(self.activation_bits[name], self.weight_bits[name])
 
-    def check_layers(self, names: Iterable[str], model_name: str = "the model") -> None:
+    def check_layers(self, names: Iterable[str], model_name: str = "this one") -> None:
         """Raises ValueError unless the assignment names exactly the MAC layers `names`."""
         names = list(names)
         missing = [n for n in names if n not in self.activation_bits]
         unknown = [n for n in self.activation_bits if n not in set(names)]
         if missing or unknown:
+            found = []
+            if missing:
+                found.append(f"{len(missing)} MAC layers have no bits {shown(missing[:3])}")
+            if unknown:
+                near = difflib.get_close_matches(unknown[0], missing, 1)
+                meant = f" (did you mean {shown(near[0])}?)" if near else ""
+                found.append(f"{len(unknown)} names are unknown {shown(unknown[:3])}{meant}")
             raise ValueError(
-                f"The bit assignment is of another model than {model_name}: "
-                f"{len(missing)} MAC layers have no bits {shown(missing[:3])}, "
-                f"{len(unknown)} names are unknown {shown(unknown[:3])}."
+                f"The bit assignment is of another model than {model_name}: {', '.join(found)}."
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:

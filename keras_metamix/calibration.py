@@ -57,9 +57,10 @@ def calibrate(
         keras.utils.PyDataset, a generator or iterator; labels are left out. A network whose batch
         norms have never trained runs on the batch's own statistics, since it has no others. Batches
         of one colour are passed over, as long as there are others.
-      rule: "lsq" for weights and the searched candidates, with "mse" for the streams and the edges
-        of 8 bits, or "mse" for all. Weight steps
-        that are set anew later, by `set_bits` or before weight training, follow it too.
+      rule: "lsq", a start of training: all weights and the searched candidates of activations by
+        the first formula, the other activations by the second. "mse": all by the second, which a
+        model that is not trained afterwards wants. Weight steps that are set anew later, by
+        `set_bits` or before weight training, follow it too.
       batch_size: splits arrays into batches; default: they are one.
       batches: at most so many are read; default 16 of a data set, and all of arrays and lists.
       overwrite: whether to set steps of a model anew whose steps were trained.

@@ -56,7 +56,7 @@ def require_number(
         if math.isfinite(found) and low <= found <= high and (found > low or not above):
             return
     if (low, high) == (0, 1):
-        expected = f"a weight in {'(' if above else '['}0, 1]"
+        expected = f"a number in {'(' if above else '['}0, 1]"
         raise ValueError(f"{name}: expected {expected}, found {shown(value)}.")
     ends = [f"{'above' if above else 'at least'} {low:g}"] if low > -math.inf else []
     ends += [f"at most {high:g}"] if high < math.inf else []

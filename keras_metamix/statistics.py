@@ -57,12 +57,12 @@ class BatchNormReestimation(keras.callbacks.Callback):
     become the weights behind the last validation, and the statistics are estimated for these.
 
     Args:
-      batches: how many training batches are read; 0 does nothing.
-      data: what these are taken from: images, `(images, labels)`, or batches as `fit` takes them.
-        Default: what `fit` trains on.
+      data: images, `(images, labels)`, or batches as `fit` takes them; default: what `fit` trains
+        on.
+      batches: how many of its batches are read; 0 does nothing.
     """
 
-    def __init__(self, batches: int = 32, data: Any = None):
+    def __init__(self, data: Any = None, batches: int = 32):
         super().__init__()
         require_whole("batches", batches)
         self.batches = batches

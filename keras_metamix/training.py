@@ -87,12 +87,8 @@ class Progress:
         """How many epochs were trained, in this `fit` and in those before it."""
         return int(self._epochs.numpy())
 
-    def begin_epoch(self, epoch: int) -> int:
-        """Number of the epoch that begins: Keras', or a later one where a new `fit` goes on."""
-        return max(epoch, self.epochs)
-
     def end_epoch(self, number: int) -> None:
-        """Counts an epoch, by the number that `begin_epoch` gave it."""
+        """Counts an epoch, by the number that it had."""
         self._epochs.assign(number + 1)
 
     def read(self) -> Any:

@@ -89,7 +89,7 @@ class BitMixerCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
-        epoch = model.progress.begin_epoch(epoch)
+        epoch = max(epoch, model.progress.epochs)  # a new fit goes on
         wanted = self._stage_of(epoch)
         while STAGES.index(model.stage) < STAGES.index(wanted):
             self._enter(STAGES[STAGES.index(model.stage) + 1])

@@ -137,7 +137,7 @@ def train_uniform(
     train = session.data.train
     callbacks: list[Any] = [
         StopOnNonFinite(train),
-        BatchNormReestimation(session.statistics_batches, train),
+        BatchNormReestimation(train, session.statistics_batches),
     ]
     title = uniform_name(config, bits)
     return session.fit("uniform", model, title, [epochs], callbacks)[0]
@@ -160,6 +160,6 @@ def train_mixer(
         BitMixerCallback(stages, session.statistics_batches, data.train, verbose=0)
     ]
     if model.optimizer.use_ema:
-        callbacks.append(BatchNormReestimation(session.statistics_batches, data.train))
+        callbacks.append(BatchNormReestimation(data.train, session.statistics_batches))
     title = f"Bit-Mixer ({mixer.batch_norm})"
     return session.fit("bitmixer", model, title, stages, callbacks)

@@ -117,7 +117,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         self._batch = 0
         self._steps: int | None = None  # of an epoch, once one was trained
         self._settled, self._selected = True, False
-        self._statistics = BatchNormReestimation(statistics_batches, self.statistics_data)
+        self._statistics = BatchNormReestimation(self.statistics_data, statistics_batches)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
@@ -134,6 +134,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         model.meta = self.meta
         for line in filter(None, (budget.beyond() for budget in self._priced)):
             warnings.warn(line, stacklevel=2)
+        self._require_bits_within_budgets()
         self._selected = False
         check_statistics_data(model, self.statistics_data)
         if not model.architecture_variables:
@@ -146,7 +147,7 @@ class MetaMixCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         self._statistics.on_epoch_begin(epoch)
-        epoch = model.progress.begin_epoch(epoch)
+        epoch = model.progress.epochs  # a new fit goes on, whatever Keras counts
         self._epoch, self._settled = epoch, False
         wanted = self._phase_of(epoch)
         if PHASES.index(wanted) > PHASES.index(model.phase):
@@ -201,6 +202,22 @@ class MetaMixCallback(keras.callbacks.Callback):
         elif model.phase == "weight_training":
             self._statistics.on_train_end()
         self._settled = True
+
+    def _require_bits_within_budgets(self) -> None:
+        """Raises ValueError where a search that ended earlier chose bits that cost too much."""
+        model: Any = self.model
+        if model.phase != "weight_training" or not model.architecture_variables:
+            return
+        for budget in self._priced:
+            cost = budget.total(model.bit_assignment)
+            if cost > budget.limit * (1 + 1e-9):
+                raise ValueError(
+                    f"MetaMixCallback: the search of {model.name!r} has ended, at bits that cost "
+                    f"{cost:.6g} {budget.unit}; expected at most the budget of "
+                    f"{budget.limit:.6g}. Choose others before fit, from the same search: "
+                    "model.set_bits(keras_metamix.select_bits(model, budget)), then "
+                    "keras_metamix.prepare_weight_training(model, images)."
+                )
 
     @property
     def _priced(self) -> tuple[PricedBudget, ...]:

@@ -249,7 +249,7 @@ SOURCES = [
         "magnitude",
         lambda g: data.Augmentation(magnitude=NAN),
         ValueError,
-        "magnitude: expected a weight in .0, 1], found nan",
+        "magnitude: expected a number in .0, 1], found nan",
     ),
 ]
 

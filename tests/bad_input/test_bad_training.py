@@ -187,7 +187,7 @@ ARGUMENTS = [
             f"in_place_distillation {value!r}",
             lambda g, v=value: g.mixer.compile("sgd", in_place_distillation=v),
             ValueError,
-            rf"in_place_distillation: expected a weight in \[0, 1\], found {value!r}",
+            rf"in_place_distillation: expected a number in \[0, 1\], found {value!r}",
         )
         for value in (-0.1, 1.5, NAN, "x", None)
     ),
@@ -196,7 +196,7 @@ ARGUMENTS = [
             f"distillation {value!r}",
             lambda g, v=value: metamix(g).compile("sgd", teacher=g.model, distillation=v),
             ValueError,
-            rf"distillation: expected a weight in \(0, 1\], found {value!r}",
+            rf"distillation: expected a number in \(0, 1\], found {value!r}",
         )
         for value in (0, 1.5, NAN, "x")
     ),

@@ -683,7 +683,7 @@ def test_the_callback_refuses_bad_stage_epochs(epochs):
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_distillation_weight_out_of_range_is_refused(share, untrained):
-    with pytest.raises(ValueError, match=r"in_place_distillation: expected a weight in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"in_place_distillation: expected a number in \[0, 1\]"):
         untrained.compile("sgd", untrained.loss, in_place_distillation=share)
 
 

@@ -120,7 +120,7 @@ def test_a_quantized_network_can_teach(metamix, batch):
 
 @pytest.mark.parametrize("weight", [0, -0.1, 1.1])
 def test_weights_out_of_range_are_refused(weight, metamix, tiny_model):
-    with pytest.raises(ValueError, match=r"distillation: expected a weight in \(0, 1\], found"):
+    with pytest.raises(ValueError, match=r"distillation: expected a number in \(0, 1\], found"):
         metamix(teacher=tiny_model(), distillation=weight)
 
 

@@ -18,6 +18,7 @@ from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.metamix import updates
 from keras_metamix.metamix.callback import MetaMixCallback
 from keras_metamix.metamix.model import PHASES, MetaMixModel
+from keras_metamix.metamix.search import prepare_weight_training, select_bits
 from keras_metamix.metamix.updates import search_update
 
 BUDGET = 48_000
@@ -671,3 +672,24 @@ def test_keras_own_backup_goes_on_in_the_phase_that_it_left(epoch, fit, whole, t
     assert resumed.bit_assignment == whole.bit_assignment
     for ours, theirs in zip(resumed.variables, whole.variables, strict=True):
         np.testing.assert_array_equal(np.array(ours), np.array(theirs), err_msg=ours.path)
+
+
+# --- what a fit goes on from ------------------------------------------------------------------
+
+
+def test_a_fresh_model_is_searched_whatever_keras_counts(metamix, data):
+    callback = MetaMixCallback(BUDGET, verbose=0)
+    metamix().fit(*data, initial_epoch=3, epochs=6, callbacks=[callback], verbose=0)
+    assert callback.phases == ["bit_meta", "bit_search", "weight_training"]
+
+
+def test_a_smaller_budget_after_the_search_is_refused_with_what_to_do(metamix, data):
+    model = metamix()
+    model.fit(*data, epochs=3, callbacks=[MetaMixCallback(57_000, verbose=0)], verbose=0)
+    smaller = MetaMixCallback(BUDGET, verbose=0)
+    with pytest.raises(ValueError, match=r"the search of 'tiny_metamix' has ended.*select_bits"):
+        model.fit(*data, epochs=1, callbacks=[smaller], verbose=0)
+    model.set_bits(select_bits(model, smaller.budgets[0]))
+    prepare_weight_training(model, data[0])
+    model.fit(*data, epochs=1, callbacks=[smaller], verbose=0)
+    assert bops(model, model.bit_assignment) <= smaller.budgets[0].limit
