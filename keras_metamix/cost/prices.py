@@ -102,7 +102,8 @@ class PricedBudget:
         if self.most == self.least:
             return (
                 ", what the model costs at any of its candidate bits: give its SearchSpace others, "
-                "such as weight_bits=(8, 4)."
+                "such as weight_bits=(8, 4). Where weights have several already, the target's file "
+                "holds each of these layers in bytes."
             )
         return (
             ", what the model costs at the cheapest bits everywhere; at the dearest bits it costs "
@@ -111,7 +112,8 @@ class PricedBudget:
 
     def _text(self, cost: float) -> str:
         exact = f"{cost:.10g}" if isinstance(cost, float) else f"{cost}"
-        return f"{exact} {self.unit} ({cost:.4g})"
+        rounded = f"{cost:.4g}"
+        return f"{exact} {self.unit}" + (f" ({rounded})" if rounded != exact else "")
 
 
 def worthwhile(budgets: Sequence[PricedBudget], layer: str, pairs: Iterable[Pair]) -> list[Pair]:

@@ -85,7 +85,10 @@ def problem(node: Node, found: Kind | Operator) -> str:
     """What about a call of a known kind is not supported, "" for nothing."""
     operation = node.operation
     if getattr(operation, "data_format", "channels_last") == "channels_first":
-        return "expected data_format='channels_last', found 'channels_first'"
+        return (
+            "expected data_format='channels_last', found 'channels_first': build the model with it "
+            "and copy the weights; kernels have one layout, unless a Dense follows a Flatten"
+        )
     if found is Kind.BATCH_NORM and operation.axis not in (-1, len(node.output.shape) - 1):
         return f"expected the channel axis -1, found {operation.axis}"
     if found is Kind.AFFINE and affine_terms(node) is None:

@@ -89,6 +89,10 @@ class FileGraph:
     output_names: tuple[str, ...]
     metadata: dict[str, Any]
 
+    def __repr__(self) -> str:
+        names = f"inputs {list(self.input_names)}, outputs {list(self.output_names)}"
+        return f"<FileGraph: {len(self.operators)} operators, {names}>"
+
     def producer(self, tensor: int) -> FileOperator | None:
         """The operator that writes a tensor."""
         return self._producers.get(tensor)
