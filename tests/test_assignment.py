@@ -291,6 +291,15 @@ def test_no_tensorflow_is_needed():
         for alias in node.names
     }
     assert names <= {
-        *("__future__", "collections.abc", "dataclasses", "json", "os", "pathlib", "typing"),
+        *(
+            "__future__",
+            "collections.abc",
+            "dataclasses",
+            "difflib",
+            "json",
+            "os",
+            "pathlib",
+            "typing",
+        ),
         *("keras_metamix.files", "keras_metamix.checks"),
     }

@@ -86,7 +86,7 @@ SHARED = [
     *numbers("train.learning_rate", "finite number, above 0", ["x", NAN]),
     *numbers("train.weight_decay", "finite number, at least 0", [-1.0, "x"]),
     *numbers("train.clip_norm", "finite number, at least 0", [-1, "x"]),
-    *numbers("train.label_smoothing", "weight in .0, 1]", [2.0, "x"]),
+    *numbers("train.label_smoothing", "number in .0, 1]", [2.0, "x"]),
     ("train.optimizer", "sgdd", "Could not interpret optimizer identifier: sgdd"),
     ("export.weight_container", "tiny", "weight_container: expected one of .* found 'tiny'"),
     *numbers("export.threads", "whole number, at least 1", [0, "x"]),
@@ -114,7 +114,7 @@ METAMIX = [
     ("train.epochs", 2, "config.train.epochs=2 leaves no epoch for weight training"),
     ("train.teacher", "no.keras", "config.train.teacher: .* found no 'no.keras'"),
     ("train.teacher", 3, "config.train.teacher: expected text, found 3"),
-    *numbers("train.distillation", "weight in .0, 1]", [0.0, "x"]),
+    *numbers("train.distillation", "number in .0, 1]", [0.0, "x"]),
     *numbers("train.ema", "finite number, at least 0", [2.0, "x"]),
     ("train.uniform", "x", "config.train.uniform: expected True or False, found 'x'"),
 ]
@@ -124,7 +124,7 @@ BITMIXER = [
         ("mixer.stage_epochs", v, "config.mixer.stage_epochs: expected ")
         for v in ((), 3, "111", (1, -1, 1), (0, 0, 0))
     ),
-    *numbers("mixer.in_place_distillation", "weight in .0, 1]", [2, "x"]),
+    *numbers("mixer.in_place_distillation", "number in .0, 1]", [2, "x"]),
     ("mixer.operating_points", {}, "operating_points: expected at least one share"),
     ("mixer.operating_points", [0.5], r"operating_points: .* found \[0.5\]"),
     ("mixer.operating_points", {"eco": -0.1}, f"operating_points.eco: {SHARE}-0.1"),
