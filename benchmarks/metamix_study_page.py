@@ -147,7 +147,8 @@ def _method(study: Mapping[str, Any]) -> list[str]:
         "This page:"
     )
     further = (
-        "More seeds, networks and arms are added by the same command without `--page`; results "
+        "A seed that was interrupted has fewer than five random assignments so far. More seeds, "
+        "networks and arms are added by the same command without `--page`; results "
         "in `metamix_study.json` are not trained again."
     )
     return [
