@@ -14,11 +14,10 @@ from keras_metamix.calibration import (
     SEARCHED,
     calibrate_streams,
     calibrate_weights,
-    replace_statistics,
 )
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.diagnosis import LOOKED_AT, check_loss
-from keras_metamix.layers.mode import quantization_mode
+from keras_metamix.statistics import reestimate_batch_norm
 from keras_metamix.training import (
     check_statistics_data,
     epoch_steps,
@@ -144,8 +143,7 @@ class BitMixerCallback(keras.callbacks.Callback):
         before = model.bit_assignment
         for bits in model.space.activation_bits:
             model.set_bits(model.uniform_bits(bits))
-            with quantization_mode(model.evaluation_mode()):
-                replace_statistics(model.network, self._batches(self.statistics_batches))
+            reestimate_batch_norm(model, self.statistics_data, self.statistics_batches)
         model.set_bits(before)
 
     def _batches(self, count: int) -> Any:

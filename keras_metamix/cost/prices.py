@@ -102,8 +102,7 @@ class PricedBudget:
         if self.most == self.least:
             return (
                 ", what the model costs at any of its candidate bits: give its SearchSpace others, "
-                "such as weight_bits=(8, 4). Where weights have several already, the target's file "
-                "holds each of these layers in bytes."
+                "such as weight_bits=(8, 4). Where it has several, they all cost the same here."
             )
         return (
             ", what the model costs at the cheapest bits everywhere; at the dearest bits it costs "

@@ -13,13 +13,12 @@ from keras_metamix.calibration import (
     SEARCHED,
     calibrate_streams,
     calibrate_weights,
-    replace_statistics,
 )
 from keras_metamix.checks import found_model, require_whole
 from keras_metamix.cost import Scores, as_budgets, select
 from keras_metamix.layers.bit_choice import BitChoice
-from keras_metamix.layers.mode import quantization_mode
 from keras_metamix.metamix.model import MetaMixModel
+from keras_metamix.statistics import reestimate_batch_norm
 from keras_metamix.training import restart_averages, training_batches
 
 
@@ -105,16 +104,15 @@ def prepare_weight_training(
     calibrate_weights(model.network, model.weight_rule)
     images = 0
 
-    def counted(count: int) -> Iterator[Any]:
+    def counted() -> Iterator[Any]:
         nonlocal images
-        for batch in training_batches(model, data, count, batch_size):
+        for batch in training_batches(model, data, SEARCHED, batch_size):
             images += count_images(batch)
             yield batch
 
-    calibrate_streams(model.network, counted(SEARCHED))
+    calibrate_streams(model.network, counted())
     model.phase = "weight_training"
-    with quantization_mode(model.evaluation_mode()):
-        replace_statistics(model.network, counted(batches))
+    images += reestimate_batch_norm(model, data, batches, batch_size)
     restart_averages(model)
     return images
 
