@@ -39,7 +39,9 @@ class Data:
     index_dir: str = setting(
         "of ImageNet: where the positions of the records are kept; empty: beside them", ""
     )
-    image_size: int = setting("of ImageNet and scenes: height and width, pixels", 224, least=1)
+    image_size: int | None = setting(
+        "height and width, pixels; None: 224, of Fashion-MNIST its own 28", None, least=1
+    )
     pixels: Literal["minus_one_to_one", "standardized"] = setting(
         "of ImageNet: what becomes of 0 to 255", "minus_one_to_one"
     )

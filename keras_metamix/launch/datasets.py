@@ -29,6 +29,7 @@ from keras_metamix.launch.config import Experiment
 from keras_metamix.launch.tasks import CLASSIFICATION, SEGMENTATION, Task
 
 _EVALUATION_BATCH = 250
+_IMAGE_SIZE = 224  # pixels, of data sets that have images of any size
 
 
 @dataclasses.dataclass
@@ -105,7 +106,10 @@ def _hold_out(count: int, config: Experiment) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fashion_mnist(config: Experiment) -> Data:
-    (images, labels), test_split = load(config.data.name, config.data.dir or None)
+    (images, labels), (test_images, test_labels) = load(config.data.name, config.data.dir or None)
+    if config.data.image_size:
+        size = config.data.image_size
+        images, test_images = _resized(images, size), _resized(test_images, size)
     trained, held = _hold_out(len(images), config)
     training = functools.partial(
         training_dataset,
@@ -118,13 +122,22 @@ def _fashion_mnist(config: Experiment) -> Data:
     return Data(
         training,
         evaluation_dataset(images[held], labels[held], _EVALUATION_BATCH) if len(held) else None,
-        evaluation_dataset(*test_split, _EVALUATION_BATCH),
-        {"training": len(trained), "validation": len(held), "test": len(test_split[1])},
+        evaluation_dataset(test_images, test_labels, _EVALUATION_BATCH),
+        {"training": len(trained), "validation": len(held), "test": len(test_labels)},
         len(trained) // config.train.batch_size,
-        np.asarray(normalize(test_split[0])),
-        test_split[1],
-        int(test_split[1].max()) + 1,
+        np.asarray(normalize(test_images)),
+        test_labels,
+        int(test_labels.max()) + 1,
     )
+
+
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 images (N, H, W, C), bilinearly resized to `size` pixels of height and width."""
+    found = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for first in range(0, len(images), _EVALUATION_BATCH):
+        part = slice(first, first + _EVALUATION_BATCH)
+        found[part] = np.rint(tf.image.resize(images[part], (size, size)))
+    return found
 
 
 def _imagenet(config: Experiment) -> Data:
@@ -134,7 +147,7 @@ def _imagenet(config: Experiment) -> Data:
     # Labels of ImageNet's own test images are not public: its validation split is the test set.
     whole, test = open_imagenet(data.dir or None, data.index_dir or None, data.name)
     train, held = (whole.pick(numbers) for numbers in _hold_out(len(whole), config))
-    form = Form(data.image_size, data.pixels)
+    form = Form(data.image_size or _IMAGE_SIZE, data.pixels)
     augmentation = Augmentation(data.augment, data.randaugment, data.magnitude)
     tested = imagenet_evaluation(test, _EVALUATION_BATCH, form, config.export.test_images)
     images, labels = zip(*tested.as_numpy_iterator(), strict=True)
@@ -165,7 +178,7 @@ def _scenes(config: Experiment) -> Data:
     wanted = zip([*sources, test_garments], counts.values(), strict=True)
     with naming("config.data"):
         train, validation, test = (
-            scenes.compose(*source, number, data.image_size, seed)
+            scenes.compose(*source, number, data.image_size or _IMAGE_SIZE, seed)
             for seed, (source, number) in enumerate(wanted)
         )
     classes = len(scenes.CLASSES)

@@ -37,6 +37,7 @@ def parsed(monkeypatch):
         ("quickstart", "data.validation=500", 500.0),
         ("quickstart", "data.validation=0", 0.0),
         ("quickstart", "data.dir=/tmp", "/tmp"),
+        ("quickstart", "data.image_size=96", 96),
         ("quickstart", "model.width=4", 4),
         ("quickstart", "space.activation_bits=8,4", (8, 4)),
         ("quickstart", "space.weight_bits=(8, 4)", (8, 4)),

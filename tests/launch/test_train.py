@@ -157,6 +157,21 @@ def test_three_sets_of_images(config, held):
     assert f"; {size:,} more of the training set validated it; " in found.notes[0]
 
 
+def test_images_are_enlarged(config):
+    """To twice the size: along each side three quarters of the nearest pixel, one of the next."""
+    config.data.augment, config.data.image_size = False, 56
+    found = datasets.load_data(complete(config))
+    share = np.zeros((56, 28))
+    for place in range(56):
+        near = place // 2
+        share[place, near] += 0.75
+        share[place, np.clip(near + (1 if place % 2 else -1), 0, 27)] += 0.25
+    pixels = load_extract()[1][0][:50, ..., 0].astype(np.float64)
+    expected = normalize(np.rint(share @ pixels @ share.T).astype(np.uint8))
+    np.testing.assert_allclose(found.test_images[:50, ..., 0], expected, atol=0.012)  # 1 of 255
+    assert found.train.element_spec[0].shape[1:] == found.test_images.shape[1:] == (56, 56, 1)
+
+
 def test_nan_in_the_training_data_is_counted(config):
     config = complete(config)
     data = datasets.load_data(config)
