@@ -3,10 +3,10 @@
     python benchmarks/targets.py [--network=mobilenet_v2] [--size=224] [--share=0.45] [--runs=100]
 
 MobileNetV2 with activations of 8 bits and weights of 4 and 2, also in the first and the last layer
-(`edge_weight_bits=4`). The weights are random: neither bytes nor time depend on them. The bits are
-an assignment whose file for "cpu" has at most `--share` of the bytes of TensorFlow's int8 file; no
-search has taught which layers bear 2 bits, so that the solver's choice among equals is as good as
-any for bytes and time, and says nothing of accuracy. Files take turns, one inference each; what is
+(`edge_weight_bits=4`). MetaMix searches the bits, for a file for "cpu" of at most `--share` of the
+bytes of TensorFlow's int8 file, in one pass of bit-meta and one of bit-search over `--images` that
+the project draws: enough for bytes and time, which hardly depend on weights, and not for accuracy,
+of which this says nothing. Files take turns, one inference each; what is
 counted is the CPU's time of the one thread, which other work on the machine lengthens less than the
 clock's, and a ratio is the median of those of each turn to the stock file's. What XNNPACK does not
 run all of is not timed.
@@ -27,9 +27,8 @@ import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import zoo
 from keras_metamix.calibration import replace_statistics
-from keras_metamix.cost import select
+from keras_metamix.data import imagenet_sample
 from keras_metamix.launch.comparison.stock_converter import int8_file
-from keras_metamix.metamix.search import candidate_scores
 from metamix_tflite.read.files import read_file
 from metamix_tflite.run.latency import random_inputs
 from metamix_tflite.run.runner import Runner
@@ -37,24 +36,36 @@ from metamix_tflite.targets import TARGETS
 from metamix_tflite.verification.kernels import kernels_of
 
 STOCK = "stock int8"
+BATCH = 8
 TIMED = (STOCK, "cpu", "cpu, int4", "arm")
+
+
+def drawn(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of `imagenet_sample` with pixels in [-1, 1] and their labels."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % imagenet_sample.DRAWN
+    images = [
+        keras.ops.image.resize(imagenet_sample.draw(label, generator), (size, size))
+        for label in labels
+    ]
+    return np.stack(images).astype(np.float32) / 127.5 - 1, labels
 
 
 def make_files(arguments: argparse.Namespace) -> dict[str, bytes]:
     """The stock file and one for each target, verified, and one for "cpu" without INT2."""
     keras.utils.set_random_seed(0)
-    shape = (arguments.size, arguments.size, 3)
-    float_model = getattr(zoo, arguments.network)(shape)
-    images = np.random.default_rng(0).normal(size=(arguments.images, *shape)).astype(np.float32)
+    float_model = getattr(zoo, arguments.network)((arguments.size, arguments.size, 3))
+    images, labels = drawn(arguments.images, arguments.size)
     replace_statistics(float_model, [images])
     files = {STOCK: int8_file(float_model, images)}
     limit = arguments.share * len(files[STOCK])
     model = kmm.MetaMixModel.from_float(
         float_model, kmm.SearchSpace((8,), (4, 2), edge_weight_bits=4)
     )
-    kmm.calibrate(model, images)
-    bits = select(candidate_scores(model), [kmm.Size(limit).priced(model)])
-    model.set_bits(bits)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    search = kmm.MetaMixCallback(kmm.Size(limit), meta_epochs=1, search_epochs=1)
+    model.fit(images, labels, batch_size=BATCH, epochs=2, callbacks=[search], verbose=2)
+    bits = model.bit_assignment
     counts = {b: [*bits.weight_bits.values()].count(b) for b in (4, 2)}
     print(f"{arguments.network}, {arguments.size} pixels: layers by weight bits {counts}")
     for name in TARGETS:
@@ -91,7 +102,7 @@ def main() -> None:
     parser.add_argument("--network", default="mobilenet_v2", help="of keras_metamix.zoo")
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--share", type=float, default=0.45, help="of the stock file's bytes")
-    parser.add_argument("--images", type=int, default=4, help="of the calibration")
+    parser.add_argument("--images", type=int, default=32, help="of the search")
     parser.add_argument("--golden", type=int, default=2, help="golden inputs of each file")
     parser.add_argument("--runs", type=int, default=100, help="turns")
     parser.add_argument("--targets", nargs="*", choices=[*TARGETS], default=[*TARGETS])
