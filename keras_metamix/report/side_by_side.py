@@ -150,8 +150,8 @@ def _notes(comparison: Mapping[str, Any]) -> list[str]:
         "parts, with other operators between them.",
         f"The columns *{_TOP1}* and *values off* compare a file with the graph that it was made "
         "from: tfmot's fake-quantized graph, our training graph or, for post-training "
-        "quantization, the float model. A value is off if it is not the point of the file's grid that is nearest to the "
-        "graph's value; *at most* is the largest distance, in steps.",
+        "quantization, the float model. A value is off if it is not the point of the file's grid "
+        "that is nearest to the graph's value; *at most* is the largest distance, in steps.",
         *(
             f"{p['name']}: {p['differing']:,} of {p['outputs']:,} values differ from the folded "
             "integer network from which the file was written."
