@@ -153,7 +153,7 @@ def test_three_sets_of_images(config, held):
         return
     validated = pictures(found.validation)
     assert validated <= whole and not validated & trained and not validated & tested
-    assert len(validated) > 0.98 * size  # a few images stand in the set twice
+    assert len(validated) > 0.98 * size  # a few images are in the set twice
     assert f" validated on {size:,} others of the training set; " in found.notes[0]
 
 
