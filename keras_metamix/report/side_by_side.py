@@ -118,12 +118,12 @@ def _conclusion(comparison: Mapping[str, Any]) -> str:
         f"Of its {parity['outputs']:,} output values, {parity['differing']:,} differ from those "
         "of the folded integer network in Keras.",
     ]
-    npu = comparison.get("npu")
+    npu = comparison.get("npu") or {"rows": ()}
     sentences += [
         f"On {npu['accelerator']}, *{row['name']}* is estimated to take "
         f"{row['cycles_ratio']:.2f} times the cycles and {row['stored_ratio']:.2f} times the "
         f"stored bytes of {BASELINE}."
-        for row in (npu["rows"] if npu else ())
+        for row in npu["rows"]
         if row["name"] == NPU_OURS
     ]
     return " ".join(sentences)
