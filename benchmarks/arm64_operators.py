@@ -2,7 +2,7 @@
 
     python benchmarks/arm64_operators.py [--only=TEXT,...] [--cpus=CPU,...] [--files=1]
 
-Each form stands between convolutions, in networks with random weights and random bits. The golden
+Each form is between convolutions, in networks with random weights and random bits. The golden
 outputs of the files, which are the form's result behind a 1x1 convolution, come from Keras.
 """
 

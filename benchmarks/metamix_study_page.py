@@ -15,9 +15,9 @@ from keras_metamix.files import written_whole
 from keras_metamix.report import style
 
 SETTINGS = {
-    "A842": "activations of 8, 4 or 2 bits, weights of 4; 0.65 of what A4W4 costs, BOPs",
-    "A843": "activations of 8, 4 or 3 bits, weights of 4; 0.85 of what A4W4 costs, BOPs",
-    "W8432": "weights of 8, 4, 3 or 2 bits, activations of 8; 0.32 of the bytes of 8-bit weights",
+    "A842": "activations of 8, 4 or 2 bits, weights of 4, at 0.65 of the BOPs of A4W4",
+    "A843": "activations of 8, 4 or 3 bits, weights of 4, at 0.85 of the BOPs of A4W4",
+    "W8432": "weights of 8, 4, 3 or 2 bits, activations of 8, at 0.32 of the bytes of W8",
 }
 NETWORKS = {
     "mobilenet": "a small MobileNetV2 (`zoo.small_mobilenet(width=8)`)",
@@ -34,6 +34,12 @@ ORDER = (
     "joint",
 )
 CONFIDENCE, WIDTH = 0.95, 120
+_INTRODUCTION = (
+    "This study compares the bits that MetaMix's search finds with bits of the same cost that were "
+    "drawn at random or chosen by each layer's sensitivity. Each choice is trained for the same "
+    "number of steps, from the same weights unless its name says otherwise. Each line below gives "
+    "a difference of test accuracies and its 95 % interval; a difference within it is a tie."
+)
 
 Seeds = Mapping[str, Mapping[str, Any]]  # seed -> arm -> result
 
@@ -41,7 +47,7 @@ Seeds = Mapping[str, Mapping[str, Any]]  # seed -> arm -> result
 def write_page(output: Path, study: dict[str, Any]) -> None:
     """Writes OUTPUT.md and a picture for each network that has results."""
     results = study["results"]
-    lines = ["# Does the search earn its keep?", ""]
+    lines = ["# Does the search earn its keep?", _filled(_INTRODUCTION), ""]
     lines += [f"- {line}" for line in _verdicts(results)]
     lines += ["", *_method(study)]
     for network, groups in results.items():
@@ -122,13 +128,13 @@ def _verdicts(results: Mapping[str, Any]) -> list[str]:
                 values = paired(seeds, arm)
                 if values:
                     lines.append(
-                        f"{network}, {name}: **{arm} less the mean random assignment of the same "
-                        f"cost: {_points(values)} points** ({_seen(values)})."
+                        f"{network}, {name}: **{arm} differs from the mean random assignment of "
+                        f"the same cost by {_points(values)} points** ({_seen(values)})."
                     )
             values = paired(seeds, "metamix", "sensitivity, float network")
             if values:
                 lines.append(
-                    f"{network}, {name}: metamix less sensitivity of the float network: "
+                    f"{network}, {name}: metamix differs from sensitivity, float network by "
                     f"{_points(values)} points ({_seen(values)})."
                 )
     return lines or ["No result yet."]
@@ -137,27 +143,31 @@ def _verdicts(results: Mapping[str, Any]) -> list[str]:
 def _method(study: Mapping[str, Any]) -> list[str]:
     arguments = study["arguments"]
     paragraph = (
-        "Intervals are of 95 %, Student's t over seeds; differences are paired by seed. "
-        f"Data: {arguments['data']}, 5,000 training images held out, batches of "
-        f"{arguments['batch']}, {arguments['passes']:g} pass over the images of weight training. "
-        "All choices of a row's block are trained from the very same meta-state but those said to "
-        "begin elsewhere; their batch norms are re-estimated from 32 training batches at the end, "
-        "as `MetaMixCallback` does. The test images were read once by each trained network; no "
-        "choice was made by them. How: `benchmarks/metamix_study.py` says it in its first lines. "
-        "This page:"
+        "Intervals are 95 % intervals of Student's t over seeds; differences are paired by seed. "
+        f"The data are {arguments['data']} with 5,000 training images held out, in batches of "
+        f"{arguments['batch']}; weight training takes {arguments['passes']:g} pass over the "
+        "images. All choices of bits in a table are trained from the very same meta-state, except "
+        "those that are said to begin elsewhere. Batch norms are re-estimated from 32 training "
+        "batches at the end, as `MetaMixCallback` does. Each trained network read the test images "
+        "once, and they decided nothing. The first lines of `benchmarks/metamix_study.py` describe "
+        "the method. This command writes the page:"
     )
     further = (
-        "A seed that was interrupted has fewer than five random assignments so far. More seeds, "
-        "networks and arms are added by the same command without `--page`; results "
-        "in `metamix_study.json` are not trained again."
+        "A seed that was interrupted has fewer than five random assignments so far. The same "
+        "command without `--page` adds seeds, networks and arms, and does not train again what "
+        "`metamix_study.json` has already."
     )
     return [
-        textwrap.fill(paragraph, WIDTH),
+        _filled(paragraph),
         "",
         "    python benchmarks/metamix_study.py --page",
         "",
-        textwrap.fill(further, WIDTH),
+        _filled(further),
     ]
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, WIDTH, break_on_hyphens=False)
 
 
 def _floats(groups: Mapping[str, Any]) -> list[str]:
@@ -168,9 +178,9 @@ def _floats(groups: Mapping[str, Any]) -> list[str]:
         for arms in seeds.values()
         if "float, trained on" in arms
     ]
-    text = f"Float: {np.mean(first):.2f} % (mean of {_seeds(len(first))})"
+    text = f"The float network reaches {np.mean(first):.2f} % (mean of {_seeds(len(first))})"
     if later:
-        text += f"; trained on for as long as the quantized ones: {np.mean(later):.2f} %"
+        text += f", and {np.mean(later):.2f} % if trained on for as long as the quantized networks"
     return [f"{text}."]
 
 
@@ -181,7 +191,8 @@ def _arms(seeds: Seeds) -> list[str]:
 
 def _table(seeds: Seeds) -> list[str]:
     lines = [
-        "| bits by | seeds | accuracy, % | less random, points | loss | share of budget | CPU s |",
+        "| bits by | seeds | accuracy, % | difference from random, points | loss "
+        "| share of budget | CPU s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for arm in _arms(seeds):

@@ -3,7 +3,7 @@
     python other_compilers_run.py TOOL MODEL.tflite
 
 The last line that it prints is JSON: outcomes by column. A tool that runs files gets the golden
-inputs of the first signature, and its outputs stand beside the integers that the file holds.
+inputs of the first signature, and its outputs are compared with the integers that the file holds.
 """
 
 from __future__ import annotations

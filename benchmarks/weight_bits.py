@@ -11,7 +11,7 @@ interrupted run goes on with, and OUTPUT.md.
 With `--kind=size` budgets are bytes of the file, which holds weights of 4 and 3 bits in as many
 bytes and those of 2 bits in half of them; with `--kind=bops` every bit counts. With
 `--kind=latency` they are microseconds of an Ethos-U NPU, for which Vela prices the layers of the
-trained float network; what it makes of each trained point stands beside.
+trained float network; its estimates of each trained point are given, too.
 """
 
 from __future__ import annotations

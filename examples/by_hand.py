@@ -3,8 +3,8 @@ r"""A network of quantized layers built by hand, trained, and written as an exac
     .venv/bin/python examples/by_hand.py --workdir=runs/by_hand
 
 There is no float model. A convolution or dense layer quantizes its kernel and what it reads, and
-folds the batch norm that it owns. A stream quantizer stands behind every other tensor that an
-operation computes, and behind the logits. It takes a minute on two CPU cores.
+folds the batch norm that it owns. A stream quantizer follows every other tensor that an
+operation computes, and the logits. It takes a minute on two CPU cores.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def find_non_finite(model: Any, batches: Iterable[Any]) -> str:
     """The first layer whose weights, step sizes or outputs are not finite, in words.
 
     Args:
-      model: a model whose layers stand in network order, or one that has such a `network`.
+      model: a model whose layers are in network order, or one that has such a `network`.
       batches: inputs: all are looked at, and the first one is run.
     """
     network = network_of(model)

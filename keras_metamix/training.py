@@ -151,7 +151,7 @@ def build_metrics(model: Any, x: Any, y: Any = None, batch_size: int | None = No
 class Watch(keras.callbacks.Callback):
     """Keeps a model consistent whatever other callbacks restore, and notes what they undid.
 
-    It stands behind all of them.
+    It is the last of all callbacks.
 
     Attributes:
       notes: what to warn of when `fit` has ended.

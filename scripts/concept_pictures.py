@@ -147,7 +147,7 @@ def step_size() -> Picture:
 
 
 def network() -> Picture:
-    """A small residual network: groups, streams, edges, and where quantizers stand."""
+    """A small residual network: groups, streams, edges, and where quantizers are."""
     picture = Picture(262, "Groups, streams and edges of a small residual network")
     boxes = (
         ("stem", "conv, norm, ReLU", 40, "edge"),

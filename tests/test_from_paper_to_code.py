@@ -45,6 +45,6 @@ def test_each_figure_that_measures_something_is_there(number):
 
 def test_numbers_of_bitmixer_are_those_of_its_page():
     measured = (TOP / "docs" / "bitmixer.md").read_text(encoding="utf-8")
-    paragraph = TEXT[TEXT.index("Reached, on the extract") :]
+    paragraph = TEXT[TEXT.index("On the extract of Fashion-MNIST") :]
     found = re.findall(r"\b\d\d\.\d\d\b", paragraph)
     assert len(found) == 8 and all(number in measured for number in found)

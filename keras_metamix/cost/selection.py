@@ -37,7 +37,7 @@ def select(scores: Scores, budgets: Sequence[PricedBudget]) -> BitAssignment:
     """The assignment with the highest sum of scores that meets every budget and uses one of them.
 
     A pair that costs no less than a pair of more bits is never taken, since more bits cost no
-    accuracy. Of the others, the choice of the scores alone stands if it costs at least 97 % of a
+    accuracy. Of the others, the choice of the scores alone is taken if it costs at least 97 % of a
     limit. If not, the rest is spent on more bits where the scores lose least: first on assignments
     that give no layer fewer bits than that choice, then on any. If no assignment costs 97 % of a
     limit, the dearest one within it is taken.

@@ -1,6 +1,6 @@
 """ImageNet through TFDS: any batch of any epoch, given a seed and the number of the step.
 
-Which image stands at which place of which epoch, and how it is cropped and augmented there, are
+Which image is at which place of which epoch, and how it is cropped and augmented there, are
 functions of (seed, epoch, place) alone: no shuffle buffer, no generator with a state. A dataset
 that starts at step k is therefore the rest of the one that starts at 0, and gets there at once,
 without reading or decoding what lies before. For that each image is read by itself, from where

@@ -1,4 +1,4 @@
-"""Which image stands where: a function of seed and position alone, for any step and any worker."""
+"""Which image comes where: a function of seed and position alone, for any step and any worker."""
 
 from __future__ import annotations
 

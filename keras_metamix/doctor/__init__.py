@@ -1,1 +1,1 @@
-"""What stands in a model's way before it is trained, and what cost it accuracy afterwards."""
+"""What keeps a model from being quantized, and what costs it accuracy afterwards."""

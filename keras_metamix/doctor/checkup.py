@@ -53,7 +53,7 @@ class Checkup:
       model: its name.
       parameters: how many it has.
       layers: what becomes of each, in network order; empty where no layer can be read.
-      refused: what stands in the way of a file, and what to do, by the names of layers.
+      refused: what no file can hold, and what to do, by the names of layers.
       costs: at uniform bits, the most first; empty where something is refused.
       advice: what to change.
     """

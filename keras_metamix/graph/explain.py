@@ -135,7 +135,7 @@ def explain(
       ValueError: the model has no MAC layer, or no layer of a name in float_layers; or there is no
         such target.
       UnsupportedLayerError: an open input size, or a layer or an input of another type; names it,
-        and all else that stands in the way.
+        and all else that is refused.
     """
     space = space or SearchSpace()
     require_space(space)

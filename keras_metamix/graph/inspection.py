@@ -55,14 +55,14 @@ class Inspection:
 
 
 def inspect(model: keras.Model, space: SearchSpace, float_layers: frozenset[str]) -> Inspection:
-    """Expands and plans a model, and collects everything that stands in the way.
+    """Expands and plans a model, and collects everything that is refused.
 
     Raises:
       TypeError: the model has no graph.
       ValueError: the model's class overrides methods, no layer has a name in float_layers, or there
         is nothing to quantize; says which.
       UnsupportedLayerError: a layer is not in float32, or a size is open; names it, and all else
-        that stands in the way.
+        that is refused.
     """
     functional = as_functional(model)
     require_no_overrides(model)
@@ -184,7 +184,7 @@ def _rank(node: Node) -> str:
 
 
 def _said_of_outputs(refusal: Refusal, node: Node, topology: Topology) -> Refusal:
-    """A refusal with the remedy that what stands at the model's end can be left to the app."""
+    """A refusal with the remedy that what is at the model's end can be left to the app."""
     waiting = [node]
     while waiting:
         here = waiting.pop()

@@ -9,7 +9,7 @@ class Names:
     """The names that the operations of one model have.
 
     Args:
-      taken: names that stand already; nothing new gets one of them.
+      taken: names in use; nothing new gets one of them.
     """
 
     def __init__(self, taken: Iterable[str] = ()):

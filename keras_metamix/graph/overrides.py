@@ -16,7 +16,7 @@ def require_no_overrides(model: keras.Model) -> None:
 
     Raises:
       ValueError: its class overrides a method of Keras'; names all of them, and where they may
-        stand instead.
+        be instead.
     """
     names: set[str] = {name for name in _STEPS if name in vars(model)}
     for cls in type(model).__mro__:

@@ -198,11 +198,11 @@ _REASONS: dict[str, str] = {
         "has; use padding='valid', behind ZeroPadding2D where the size has to stay"
     ),
     "cast": "not exported yet; cast the data before the model, to float32 or uint8",
-    "stopgradient": "not exported yet; freeze what stands before it by trainable=False",
+    "stopgradient": "not exported yet; freeze the layers before it by trainable=False",
 }
 OTHERWISE = (
     "no exact integer form here; at the start of the model put it into the data pipeline, at its "
-    "end into the app, and build what stands between of other layers"
+    "end into the app, and build what is between from other layers"
 )
 # What raw operations are in plain words; the others go by their name in keras.ops.
 _WORDS = {

@@ -100,7 +100,7 @@ class Origin:
         Args:
           operation: the Keras operation.
           why: the reason, and what does instead.
-          place: what stands before a raw operation, as in "layer 'stem'".
+          place: what precedes a raw operation, as in "layer 'stem'".
           may_stay: whether `float_layers` helps.
           stuck: why the layer cannot be kept as it is, "" where it can.
         """

@@ -26,7 +26,7 @@ def option(
     Args:
       help: what it is; a default that says something is added.
       default: without one it has to be given; None: as if it were absent.
-      metavar: what stands for its value in the usage.
+      metavar: the name of its value in the usage.
       positional: whether it has no flag; a list takes any number.
 
     A list's flag is given once for each element; a tuple's is divided at commas.

@@ -90,11 +90,11 @@ def load_data(config: Experiment) -> Data:
 def _counted(data: Data) -> str:
     """How many images there were of each kind, and what each was for."""
     count = data.counts
-    held = f"{count['validation']:,} more of the training set validated it"
+    held = f"validated on {count['validation']:,} others of the training set"
     return (
-        f"{count['training']:,} images trained the networks; "
-        f"{held if count['validation'] else 'none validated them'}; {count['test']:,} test "
-        "images measured what training ended with."
+        f"The networks were trained on {count['training']:,} images and "
+        f"{held if count['validation'] else 'not validated'}; the {count['test']:,} test images "
+        "measured what training ended with."
     )
 
 
@@ -163,7 +163,7 @@ def _imagenet(config: Experiment) -> Data:
         train.classes,
         notes=(
             f"Accuracy and parity are of the first {len(labels):,} of {len(test):,} test images "
-            "(config.export.test_images); these are the images that ImageNet calls validation.",
+            "(config.export.test_images). The test images are ImageNet's validation images.",
         ),
     )
 
@@ -201,8 +201,8 @@ def _scenes(config: Experiment) -> Data:
         classes,
         scenes.CLASSES,
         notes=(
-            "Each image is a scene of one to three garments on cloth, all of Fashion-MNIST; no "
-            "garment of a test image, or of one that validates, was trained on.",
+            "Each image is a scene of one to three garments of Fashion-MNIST on cloth. No garment "
+            "of a test or validation image was trained on.",
         ),
     )
 

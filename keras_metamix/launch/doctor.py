@@ -1,4 +1,4 @@
-"""Says what stands in a model's way, or what quantization cost it, and what to do.
+"""Says what keeps a model from being quantized, or what it lost by that, and what to do.
 
     metamix-doctor MODEL.keras [--html=page.html] [--float_layers=NAME,NAME]
     metamix-doctor MODEL.keras --data=images.npz [--float_model=float.keras] [--html=page.html]
@@ -38,7 +38,7 @@ _LABELS = "labels"  # the array of a .npz
 
 @dataclasses.dataclass(kw_only=True)
 class Options:
-    """Says what stands in a model's way, or what quantization cost it, and what to do."""
+    """Says what keeps a model from being quantized, or what it lost by that, and what to do."""
 
     model: Path = option(
         "a .keras file of a float or a quantized model, or the folder of a run", positional=True

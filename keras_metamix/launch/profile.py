@@ -144,7 +144,7 @@ def _completed(options: Options) -> Options:
 
 
 def origin(threads: int, container: str) -> dict[str, Any]:
-    """Where times are measured: those of another origin cannot stand beside them."""
+    """Where times are measured; a table refuses those of another origin."""
     return {
         "device": "local",
         "cpu": cpu_name(),

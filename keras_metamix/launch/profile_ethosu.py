@@ -72,7 +72,7 @@ def vela_table(
 ) -> dict[str, Any]:
     """The table of what Vela estimates for each layer, as JSON has it; prints a line for each file.
 
-    A file has every layer at the pair of its candidates that stands at the same place: where all
+    A file has every layer at the pair of its candidates that has the same index: where all
     layers have the same candidates, their bits are uniform. On a U65 or U85, where a layer's cycles
     depend a little on the bits of the layer before it, further files have each layer beside others,
     and the price is the mean.
@@ -106,7 +106,7 @@ def vela_options(given: dict[str, Any]) -> ethosu.Options:
 
 
 def origin(vela_flags: ethosu.Options) -> dict[str, Any]:
-    """What estimates are made for: those of another origin cannot stand beside them."""
+    """What estimates are made for; a table refuses those of another origin."""
     digest = (
         ""
         if vela_flags.vela_config is None

@@ -20,7 +20,7 @@ def apply_argument(
 
     Args:
       config: of the recipe.
-      argument: what stands behind the file's name.
+      argument: what follows the file's name.
       shrink: makes it tiny; default: an ImageNet recipe, which then runs on JPEGs that the project
         draws (`data.imagenet_sample`).
 

@@ -124,7 +124,8 @@ SEGMENTATION = Task(
     ),
     maps=True,
     notes=(
-        "Mean IoU: of the pixels of all test images together, those to which truth and file both "
-        "give a class over those to which either does; the mean of the classes that occur.",
+        "The IoU of a class is the number of pixels of all test images to which both truth and "
+        "file give it, divided by the number to which either does. Mean IoU averages the classes "
+        "that occur.",
     ),
 )

@@ -8,7 +8,7 @@ import keras
 
 
 class Symmetric(keras.layers.Layer):
-    """The identity in a flat model: what stands behind it is quantized with zero-point 0."""
+    """The identity in a flat model: what follows it is quantized with zero-point 0."""
 
     def call(self, x: Any) -> Any:
         return x

@@ -14,7 +14,7 @@ from keras_metamix.report.results import METAMIX, Budget, Layer, Mixer, Results,
 
 _EPOCHS_OF_METAMIX = (
     "{Metric} and cost after each epoch; the shades are the phases of the search. Validation "
-    "{metric} is of images held out of training, at the bits whose cost stands below it; before "
+    "{metric} is of images held out of training, at the bits whose cost is shown below it; before "
     "weight training, training {metric} is that of the fewest candidate bits in all layers."
 )
 _EPOCHS_OF_BITMIXER = (
@@ -41,7 +41,7 @@ class Drawing:
 
     Attributes:
       key: its name, that of its file too.
-      section: the title it stands under.
+      section: the title above it.
       caption: the sentence below it.
       draw: makes it, where the run has what it draws.
       has_data: whether it has.

@@ -18,7 +18,10 @@ from keras_metamix.report import numbers, style
 from keras_metamix.report.table import markdown, threads_text
 
 BASELINE = "stock int8 PTQ"  # what sizes and latencies are ratios to
+QAT = "tfmot int8 QAT"
+OURS, NPU_OURS = "ours, fast", "ours, int8"
 _TOP1 = "top-1 as graph"
+_FEWEST = 100  # test images whose score is worth a sentence
 _LEAST_SPAN = 2.0  # points of a score on the axis: hundredths are no difference to look at
 
 
@@ -74,50 +77,90 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
 
 
 def comparison_markdown(comparison: Mapping[str, Any], picture: str) -> str:
-    """The page: table, picture, what was missing, and how all of it was measured.
+    """The page: what to conclude, table, picture, and how all of it was measured.
 
     Args:
       comparison: see above.
       picture: the figure's file, as the page links it.
     """
-    run, images = comparison["run"], comparison["images"]
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    notes = [f"**Not measured: {m['name']}**: {m['reason']}" for m in comparison["missing"]]
-    notes += [
-        f"{images['test']:,} test images. {images['calibration']:,} training images set the ranges "
-        "of post-training quantization (stock int8 PTQ, LiteRT Quantizer). All files take and "
-        "give float32.",
-        f"tfmot trained {_epochs(comparison['qat_epochs'])} from the same float model with the "
-        "same batches, optimizer, learning rate and loss; ours "
-        f"{_epochs(comparison['our_epochs'])}, search included.",
-        "LiteRT Quantizer w4a8: 4-bit weights for convolutions and dense layers, its 8-bit recipe "
-        "for what it would leave in float then.",
-        f"Latency: median of {comparison['runs']} inferences of one image, "
-        f"{threads_text(comparison['threads'])}, the files in turn. In brackets: over {BASELINE}.",
-        "XNNPACK: whether it runs the file as a whole, or in how many parts between others.",
-        "Graph: what the file was made of: tfmot's fake-quantized graph, our training graph, and "
-        "for post-training quantization the float model. A value is off where the file's output "
-        "is not the step of its grid nearest to the graph's; *at most* counts steps.",
-    ]
-    notes += [
-        f"{p['name']}: {p['differing']:,} of {p['outputs']:,} values differ from the folded "
-        "integer network that it was written from."
-        for p in comparison["parity"]
-    ]
-    notes += comparison["notes"]
-    notes += [
-        f"{run['machine']}, {run['date']}; {versions}",
-        f"`{run['command']}`, {numbers.wall_time(run['seconds'])}",
-    ]
     lines = [
         f"# {comparison['title']}: side by side",
+        _conclusion(comparison),
+        "",
         markdown(headers(comparison), comparison_cells(comparison), _right(comparison)),
         f"![Test {comparison['metrics'][0]}, size and latency of each file]({picture})",
         "",
         *_npu_lines(comparison),
-        *(f"- {note}" for note in notes),
+        "## How it was measured",
+        *(f"- {note}" for note in _notes(comparison)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _conclusion(comparison: Mapping[str, Any]) -> str:
+    """What the page compares, and how the file of ours that runs in XNNPACK compares."""
+    rows = {row["name"]: row for row in comparison["rows"]}
+    ours, metric, images = rows[OURS], comparison["metrics"][0], comparison["images"]["test"]
+    others = [name for name in (BASELINE, QAT) if name in rows]
+    scores = " and ".join(
+        f"{numbers.percent(rows[name]['scores'][metric])} for {name}" for name in others
+    )
+    parity = next(found for found in comparison["parity"] if found["name"] == OURS)
+    sentences = [
+        "This page compares the LiteRT files that other tools and keras-metamix (*ours*) make of "
+        "the same trained float model.",
+        f"*{OURS}* takes {ours['size_ratio']:.2f} times the bytes and "
+        f"{ours['latency_ratio']:.2f} times the latency of {BASELINE}, TensorFlow's own "
+        "post-training quantization.",
+        f"Its test {metric} is {numbers.percent(ours['scores'][metric])}, compared with {scores}."
+        if images >= _FEWEST
+        else f"There are only {images} test images, too few to compare the {metric}.",
+        f"Of its {parity['outputs']:,} output values, {parity['differing']:,} differ from those "
+        "of the folded integer network in Keras.",
+    ]
+    npu = comparison.get("npu") or {"rows": ()}
+    sentences += [
+        f"On {npu['accelerator']}, *{row['name']}* is estimated to take "
+        f"{row['cycles_ratio']:.2f} times the cycles and {row['stored_ratio']:.2f} times the "
+        f"stored bytes of {BASELINE}."
+        for row in npu["rows"]
+        if row["name"] == NPU_OURS
+    ]
+    return " ".join(sentences)
+
+
+def _notes(comparison: Mapping[str, Any]) -> list[str]:
+    """What was missing, what the columns mean, and where and how all of it was measured."""
+    run, images = comparison["run"], comparison["images"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return [
+        *(f"**Not measured: {m['name']}**: {m['reason']}" for m in comparison["missing"]),
+        f"There are {images['test']:,} test images. Post-training quantization ({BASELINE}, LiteRT "
+        f"Quantizer) set its ranges from {images['calibration']:,} training images. All files take "
+        "and return float32.",
+        f"tfmot trained for {_epochs(comparison['qat_epochs'])} from the same float model, with "
+        "the same batches, optimizer, learning rate and loss; ours trained for "
+        f"{_epochs(comparison['our_epochs'])}, search included.",
+        "LiteRT Quantizer w4a8 has 4-bit weights in convolutions and dense layers. What the tool "
+        "would then leave in float is quantized by its 8-bit recipe.",
+        f"Latency is the median of {comparison['runs']} inferences of one image on "
+        f"{threads_text(comparison['threads'])}, with the files taking turns. Ratios in brackets "
+        f"are to {BASELINE}.",
+        "The column *XNNPACK* says whether this delegate runs the whole file, or in how many "
+        "parts, with other operators between them.",
+        f"The columns *{_TOP1}* and *values off* compare a file with the graph that it was made "
+        "from: tfmot's fake-quantized graph, our training graph or, for post-training "
+        "quantization, the float model. A value is off if it is not the point of the file's grid "
+        "that is nearest to the graph's value; *at most* is the largest distance, in steps.",
+        *(
+            f"{p['name']}: {p['differing']:,} of {p['outputs']:,} values differ from the folded "
+            "integer network from which the file was written."
+            for p in comparison["parity"]
+        ),
+        *comparison["notes"],
+        f"{run['machine']}, {run['date']}; {versions}",
+        f"`{run['command']}`, {numbers.wall_time(run['seconds'])}",
+    ]
 
 
 def _npu_lines(comparison: Mapping[str, Any]) -> list[str]:
@@ -139,8 +182,8 @@ def _npu_lines(comparison: Mapping[str, Any]) -> list[str]:
         for row in npu["rows"]
     ]
     return [
-        f"Estimates of {npu['compiler']} for {npu['accelerator']}; no NPU was run. Files with INT4 "
-        f"tensors do not compile. In brackets: over {BASELINE}.",
+        f"The next table has estimates of {npu['compiler']} for {npu['accelerator']}; no NPU was "
+        f"run. Files with INT4 tensors do not compile. Ratios in brackets are to {BASELINE}.",
         "",
         markdown(
             ("file", f"test {metric}", "NPU cycles", "stored on it", "operators on it"),
@@ -165,8 +208,9 @@ def _prediction_lines(predictions: Sequence[Mapping[str, Any]]) -> list[str]:
     each = ("predicted", "untrained", "trained")
     columns = [f"{unit}, {name}" for unit in ("cycles", "stored") for name in each]
     return [
-        "What the search's table, of the float network's weights, predicts of the chosen bits, and "
-        "what Vela makes of the files, with these weights and after training:",
+        "The search priced bits by a table for the float network's weights. The last table "
+        "compares its predictions for the chosen bits with what Vela compiles: files with the "
+        "same weights (*untrained*), and the trained files.",
         "",
         markdown(("file", *columns), cells, range(1, 7)),
     ]

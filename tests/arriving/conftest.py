@@ -29,7 +29,7 @@ def features(x):
 
 
 def heads(structure):
-    """A model whose outputs, `cls` and `box`, stand in a structure of them."""
+    """A model whose outputs, `cls` and `box`, are in a structure."""
 
     def build():
         x = image()

@@ -82,6 +82,6 @@ if __name__ == "__main__":
         with contextlib.suppress(ValueError):  # a text
             value = ast.literal_eval(value)
         config.update_from_flattened_dict({name: value})
-    sys.argv[1:] = []  # the command stands in the file, and is to be the same in every run
+    sys.argv[1:] = []  # the command is in the file, and has to be the same in every run
     arm(kill)
     sys.exit(exit_status(lambda config: train.run_experiment(config, workdir), config))

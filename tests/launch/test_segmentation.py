@@ -101,7 +101,7 @@ def test_no_garment_that_tests_or_validates_is_trained_on(config, monkeypatch):
     (images, _), (test_images, _) = data.load_extract()
     assert tested == {image.tobytes() for image in test_images} and not tested & trained
     assert len(images) == 10_000 and 8_800 < len(trained) < 8_900 and len(validated) > 1_100
-    assert len(trained & validated) < 5  # a few images stand in the set twice
+    assert len(trained & validated) < 5  # a few images are in the set twice
     assert found.counts == {"training": 64, "validation": 8, "test": 16}
     assert found.test_labels.shape == (16, 48, 48) and found.classes == 5
     assert next(found.validation.as_numpy_iterator())[1].shape == (8, 48, 48)

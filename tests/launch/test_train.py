@@ -149,12 +149,12 @@ def test_three_sets_of_images(config, held):
     tested = {image.tobytes() for image in normalize(test_images)}
     assert pictures(found.test) == tested and trained <= whole
     if not held:
-        assert found.validation is None and "; none validated them; " in found.notes[0]
+        assert found.validation is None and " images and not validated; " in found.notes[0]
         return
     validated = pictures(found.validation)
     assert validated <= whole and not validated & trained and not validated & tested
-    assert len(validated) > 0.98 * size  # a few images stand in the set twice
-    assert f"; {size:,} more of the training set validated it; " in found.notes[0]
+    assert len(validated) > 0.98 * size  # a few images are in the set twice
+    assert f" validated on {size:,} others of the training set; " in found.notes[0]
 
 
 def test_images_are_enlarged(config):

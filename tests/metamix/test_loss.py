@@ -174,7 +174,7 @@ def test_the_cost_s_gradient_through_eq_4_to_6(layer, softmax, form, target):
 
 
 def test_default_strengths():
-    """Relative: lambda' in 5..13 (so that it stands beside the paper's lambda * T); paper: 1."""
+    """Relative: lambda' in 5..13 (so that it compares with the paper's lambda * T); paper: 1."""
     assert 5 <= DEFAULT_STRENGTH["relative"] <= 13
     assert DEFAULT_STRENGTH["paper"] == 1.0
 

@@ -1,6 +1,8 @@
 """Page, table and picture of files side by side."""
 
 import io
+import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,8 @@ from keras_metamix.report.side_by_side import (
     comparison_markdown,
     comparison_table,
 )
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def row(name, accuracy, size, latency, partitions=1, differing=0, steps=0):
@@ -71,15 +75,21 @@ def test_cells(comparison):
 
 def test_page(comparison):
     page = comparison_markdown(comparison, "side.png")
-    title, _, rule, *rows = page.splitlines()
+    title, conclusion, _, _, rule, *rows = page.splitlines()
     assert title == "# a [bold] run: side by side" and rule.startswith("| --- | ---: |")
     assert all(line.count("|") == 8 for line in rows[:4])
     for text in (
+        "*ours, fast* takes 0.65 times the bytes and 0.90 times the latency of stock int8 PTQ",
+        "Its test accuracy is 87.50 %, compared with 87.00 % for stock int8 PTQ.",
+        "Of its 20,000 output values, 0 differ",
+    ):
+        assert text in conclusion
+    for text in (
         "](side.png)",
         "**Not measured: tfmot int8 QAT**: layer 'act': no such layer",
-        "tfmot trained 1 epoch from the same float model",
-        "ours 8 epochs",
-        "50 inferences of one image, 2 threads",
+        "tfmot trained for 1 epoch from the same float model",
+        "ours trained for 8 epochs",
+        "50 inferences of one image on 2 threads",
         "ours, fast: 0 of 20,000 values differ from the folded",
         "- A note of the data.",
         "a CPU, 2026-11-22; keras 3.15",
@@ -88,13 +98,41 @@ def test_page(comparison):
         assert text in page
 
 
+def test_the_conclusion_names_tfmot_and_the_npu(comparison):
+    comparison["rows"].append(row("tfmot int8 QAT", 0.88, 4e6, 1000))
+    ours = {"name": "ours, int8", "cycles_ratio": 0.5, "stored_ratio": 0.25}
+    ours |= {"cycles": 500, "stored_bytes": 1000, "operators": 3, "on_npu": 2}
+    comparison["rows"].append(row("ours, int8", 0.875, 3.6e6, 1000))
+    npu = {"accelerator": "ethos-u55-256", "compiler": "Vela 5", "rows": [ours], "predictions": []}
+    conclusion = comparison_markdown(comparison | {"npu": npu}, "side.png").splitlines()[1]
+    assert "87.00 % for stock int8 PTQ and 88.00 % for tfmot int8 QAT." in conclusion
+    assert conclusion.endswith(
+        "On ethos-u55-256, *ours, int8* is estimated to take 0.50 times the cycles and 0.25 times "
+        "the stored bytes of stock int8 PTQ."
+    )
+
+
+def test_few_images_compare_no_accuracy(comparison):
+    comparison["images"]["test"] = 16
+    conclusion = comparison_markdown(comparison, "side.png").splitlines()[1]
+    assert "only 16 test images, too few to compare the accuracy." in conclusion
+    assert "87.50 %" not in conclusion
+
+
+@pytest.mark.parametrize("numbers", sorted(DOCS.glob("comparison_*.json")), ids=lambda p: p.stem)
+def test_a_page_is_that_of_its_numbers(numbers):
+    page = numbers.with_suffix(".md").read_text(encoding="utf-8")
+    comparison = json.loads(numbers.read_text(encoding="utf-8"))
+    assert page == comparison_markdown(comparison, f"{numbers.stem}.png")
+
+
 def test_a_column_for_each_metric(comparison):
     comparison["metrics"] = ["mean IoU", "pixel accuracy"]
     for found in comparison["rows"]:
         found["scores"] = {"mean IoU": 0.625, "pixel accuracy": 0.9}
     page = comparison_markdown(comparison, "side.png").splitlines()
-    assert page[1].startswith("| file | test mean IoU | test pixel accuracy | size |")
-    assert page[3].startswith("| float | 62.50 % | 90.00 % | 14.0 MB")
+    assert page[3].startswith("| file | test mean IoU | test pixel accuracy | size |")
+    assert page[5].startswith("| float | 62.50 % | 90.00 % | 14.0 MB")
     assert comparison_figure(comparison).axes[0].get_xlabel() == "test mean IoU, %"
 
 

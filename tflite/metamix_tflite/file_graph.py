@@ -77,7 +77,7 @@ class FileGraph:
 
     `inputs` and `outputs` are tensors, `input_names` and `output_names` the signature's names.
 
-    Tensors have different names. Operators stand in the order in which they run: each reads
+    Tensors have different names. Operators are in the order in which they run: each reads
     inputs, constants and what was written before it, and writes what nothing else writes.
     """
 

@@ -51,7 +51,7 @@ class AveragePool(Operator):
 
 
 def _factors(node: Any) -> tuple[np.ndarray, float]:
-    """Integers in the ratio of (size of the window) / (values inside), and what 1 stands for."""
+    """Integers in the ratio of (size of the window) / (values inside), and the value of 1."""
     pool = node.operation
     counts = window_counts(node.inputs[0].shape, pool.pool_size, pool.strides)
     multiple = int(np.lcm.reduce(np.unique(counts)))

@@ -120,7 +120,7 @@ def _of_subscripts(subscripts: str, rank: int) -> Product | None:
 class BatchMatmul(Operator):
     """`keras.ops.matmul`, `keras.ops.einsum` and `keras.layers.Dot` of two tensors.
 
-    The second factor is quantized with zero-point 0: `Kind.SYMMETRIC` stands before it.
+    The second factor is quantized with zero-point 0: `Kind.SYMMETRIC` precedes it.
     """
 
     title = "matrix product"

@@ -36,7 +36,7 @@ class IntegerFactors(IntegerLayer):
 
     Args:
       factors: integers of [0, 127], shape (height, width).
-      unit: what the integer 1 stands for.
+      unit: the value of the integer 1.
     """
 
     has_fixed_point = True

@@ -33,6 +33,7 @@ from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.report import save_figure
 from keras_metamix.report.side_by_side import (
     BASELINE,
+    QAT,
     comparison_figure,
     comparison_markdown,
     comparison_table,
@@ -215,7 +216,7 @@ def _make(
         BASELINE: lambda: (int8_file(float_model, known), of_float),
         "LiteRT Quantizer int8": lambda: (static_file(flat, known, 8), of_float),
         "LiteRT Quantizer w4a8": lambda: (static_file(flat, known, 4), of_float),
-        "tfmot int8 QAT": qat,
+        QAT: qat,
     }
     for name, (model, container) in ours.items():
         makers[name] = lambda m=model, c=container: (

@@ -2,7 +2,7 @@
 
 python -m metamix_tflite.devices.count_process MODEL OUTPUT KERNELS
 
-Its standard error is qemu's log, too: between the marks stand the blocks that the inference ran.
+Its standard error is qemu's log, too: between the marks are the blocks that the inference ran.
 """
 
 from __future__ import annotations
