@@ -24,7 +24,6 @@ import numpy as np
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import zoo
-from keras_metamix.calibration import replace_statistics
 from keras_metamix.files import require_folder, written_whole
 from metamix_tflite.read.golden_inputs import golden_codes
 from metamix_tflite.read.metadata import MOST_GOLDEN
@@ -66,7 +65,7 @@ def convert(kind: Kind, seed: int = 0) -> bytes:
     # Not the inputs that the file is replayed with: those have the first numbers.
     codes = [golden_codes(kind.shape, MOST_GOLDEN + number) for number in range(IMAGES)]
     images = (np.concatenate(codes) / 64).astype(np.float32)
-    replace_statistics(float_model, [images])
+    kmm.reestimate_batch_norm(float_model, images)
     rng = np.random.default_rng(seed)
     options: dict[str, Any] = {"weight_container": kind.container, "io": kind.io}
     if kind.points:

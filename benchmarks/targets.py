@@ -26,7 +26,6 @@ import numpy as np
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import zoo
-from keras_metamix.calibration import replace_statistics
 from keras_metamix.data import imagenet_sample
 from keras_metamix.launch.comparison.stock_converter import int8_file
 from metamix_tflite.read.files import read_file
@@ -56,7 +55,7 @@ def make_files(arguments: argparse.Namespace) -> dict[str, bytes]:
     keras.utils.set_random_seed(0)
     float_model = getattr(zoo, arguments.network)((arguments.size, arguments.size, 3))
     images, labels = drawn(arguments.images, arguments.size)
-    replace_statistics(float_model, [images])
+    kmm.reestimate_batch_norm(float_model, images)
     files = {STOCK: int8_file(float_model, images)}
     limit = arguments.share * len(files[STOCK])
     model = kmm.MetaMixModel.from_float(

@@ -24,7 +24,6 @@ import numpy as np
 import keras_metamix as kmm
 import metamix_tflite as mt
 from keras_metamix import zoo
-from keras_metamix.calibration import replace_statistics
 from keras_metamix.files import require_folder, written_whole
 from keras_metamix.launch.comparison.stock_converter import int8_file
 
@@ -52,7 +51,7 @@ def files(kind: Kind) -> dict[str, bytes]:
     keras.utils.set_random_seed(0)
     source = getattr(zoo, kind.network)(kind.shape)
     images = np.random.default_rng(0).normal(size=(IMAGES, *kind.shape)).astype(np.float32)
-    replace_statistics(source, [images])
+    kmm.reestimate_batch_norm(source, images)
     # LiteRT.js runs no file whose batch is not fixed.
     image = keras.Input(batch_shape=(1, *kind.shape), name="image")
     made = {"a_stock": int8_file(keras.Model(image, source(image)), images)}

@@ -22,6 +22,7 @@ from keras_metamix.batches import (
     readable,
 )
 from keras_metamix.checks import require_whole, shown
+from keras_metamix.keras_internals import layers_inside
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
@@ -254,10 +255,15 @@ def calibrate_weights(network: keras.Model, rule: Rule) -> None:
 def replace_statistics(network: keras.Model, batches: Iterable[Any]) -> int:
     """Replaces batch norm's moving statistics by the mean over `batches`, in the network's mode.
 
+    Args:
+      network: quantized, or any other Keras model.
+      batches: of inputs.
+
     Returns:
       How many images were read.
     """
-    norms = list(batch_norms(network))
+    kind = keras.layers.BatchNormalization
+    norms: Any = [layer for layer in layers_inside(network) if isinstance(layer, kind)]
     momenta = [norm.momentum for norm in norms]
     momentum, read = tf.Variable(0.0, trainable=False), 0
 

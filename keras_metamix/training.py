@@ -257,7 +257,7 @@ def training_batches(
       TypeError: data that cannot be read twice.
     """
     if data is not None:
-        return image_batches(_images_of(data, model.network), count, batch_size)
+        return input_batches(model.network, data, count, batch_size)
     if model.training_data is None:
         raise RuntimeError("training_batches: only inside fit.")
     return image_batches(model.training_data.x, count, model.training_data.batch_size)
@@ -288,10 +288,16 @@ def check_statistics_data(model: Any, data: Any) -> None:
         raise type(error)(f"statistics_data: {error}") from error
 
 
-def _images_of(data: Any, network: keras.Model) -> Any:
-    """The images of `(images, labels)`; a network of as many inputs takes both as images."""
+def input_batches(
+    network: keras.Model, data: Any, count: int, batch_size: int | None = None
+) -> Iterator[Any]:
+    """Inputs of up to `count` batches of `data`, as `training_batches` takes them.
+
+    Of arrays `(images, labels)` the labels are left out, unless the network has as many inputs.
+    """
     pair = isinstance(data, tuple) and is_arrays(data)
-    return data[0] if pair and len(keras.tree.flatten(data)) != len(network.inputs) else data
+    labelled = pair and len(keras.tree.flatten(data)) != len(network.inputs)
+    return image_batches(data[0] if labelled else data, count, batch_size)
 
 
 def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:

@@ -52,6 +52,22 @@ def test_they_are_the_mean_over_the_batches():
         np.testing.assert_allclose(variance, used.var(1).mean(0), rtol=0.05)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_those_of_a_float_model(nested):
+    """Against NumPy; also of a batch norm inside a model that is a layer."""
+    norm = keras.layers.BatchNormalization()
+    inside = [keras.Sequential([keras.layers.ReLU(), norm])] if nested else [norm]
+    model = keras.Sequential([keras.Input((28, 28, 1)), *inside, keras.layers.Flatten()])
+    assert kmm.reestimate_batch_norm(model, (IMAGES, LABELS), batch_size=BATCH) == 48
+    values = np.maximum(IMAGES, 0) if nested else IMAGES
+    batches = values.reshape(3, -1)
+    np.testing.assert_allclose(norm.moving_mean, [batches.mean()], rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, [batches.var(1).mean()], rtol=1e-4)
+    assert norm.momentum == 0.99
+    with pytest.raises(TypeError, match="expected images for a float model, found None"):
+        kmm.reestimate_batch_norm(model)
+
+
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_fit_ends_with_them(validated):
     """They are there when the last epoch is validated, and weights are as without the callback."""
@@ -95,9 +111,9 @@ def test_metamix_ends_with_them(batches):
     assert all(same) if batches else not any(same)
 
 
-def test_they_need_a_quantized_model():
+def test_they_need_a_model_and_the_callback_a_quantized_one():
     with pytest.raises(TypeError, match="reestimate_batch_norm"):
-        kmm.reestimate_batch_norm(zoo.small_cnn(width=4), IMAGES)
+        kmm.reestimate_batch_norm(zoo, IMAGES)
     with pytest.raises(TypeError, match="BatchNormReestimation"):
         float_model = zoo.small_cnn(width=4)
         float_model.compile("adam", "mse")
