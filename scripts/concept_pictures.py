@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/concepts.md, as SVG, into docs/pictures/.
+"""Draws the pictures of the README and of docs/concepts.md, as SVG, into docs/pictures/.
 
     python scripts/concept_pictures.py
 
@@ -96,6 +96,39 @@ def quantized(value: float, step: float, bits: int) -> float:
     """`round(clip(value / step)) * step`."""
     high = 2 ** (bits - 1) - 1
     return round(min(max(value / step, -high), high)) * step
+
+
+def pipeline() -> Picture:
+    """From a float model to a file and its proof, with the calls that lead there."""
+    picture = Picture(176, "From a float model to a file whose integers are the trained ones")
+    stages = (  # name, what it is, its fill
+        ("float model", ("your own,", "trained in Keras"), "edge"),
+        ("searchable", ("every layer at", "several bits"), "mac"),
+        ("bits", ("as few a layer as", "a budget allows"), "mac"),
+        ("integers", ("the trained ones,", "none rounded anew"), "mac"),
+        ("file", ("one .tflite for", "LiteRT"), "other"),
+        ("proof", ("0 values differ", "from Keras"), "other"),
+    )
+    calls = (("from_float",), ("fit with", "MetaMixCallback"), ("fit, to its end",), ("convert",),
+             ("verify, parity",))  # fmt: skip
+    width, gap, y, height = 99, 20, 48, 64
+    lefts = [13 + number * (width + gap) for number in range(len(stages))]
+    for left, (name, lines, kind) in zip(lefts, stages, strict=True):
+        color = GOOD if name == "proof" else INK
+        picture.rect(left, y, width, height, FILL[kind], GOOD if name == "proof" else SOFT)
+        picture.text(left + width / 2, y + 21, name, color, 14, weight="600")
+        for row, line in enumerate(lines):
+            picture.text(left + width / 2, y + 39 + 14 * row, line, SOFT, 10)
+    for left, words in zip(lefts, calls, strict=False):
+        middle = left + width + gap / 2
+        picture.arrow((left + width + 1, y + height / 2), (middle + gap / 2 - 1, y + height / 2))
+        for row, word in enumerate(reversed(words)):
+            picture.text(middle, y - 9 - 14 * row, word, INK, 11)
+    for number, bits in enumerate((8, 4, 2, 4, 8)):
+        x, tall = lefts[2] + 9 + 17 * number, 4 * bits
+        picture.rect(x, 158 - tall, 13, tall, BITS[bits], GROUND)
+        picture.text(x + 6.5, 170, str(bits), SOFT, 10)
+    return picture
 
 
 def bit_widths() -> Picture:
@@ -311,6 +344,7 @@ def exactness() -> Picture:
 
 
 PICTURES: dict[str, Callable[[], Picture]] = {
+    "pipeline": pipeline,
     "bit_widths": bit_widths,
     "step_size": step_size,
     "network": network,
