@@ -128,7 +128,7 @@ def test_the_pictures_are_those_of_the_script():
     drawn = {f"{name}.svg": draw().svg() for name, draw in module.PICTURES.items()}
     kept = {p.name: p.read_text(encoding="utf-8") for p in (DOCS / "pictures").glob("*.svg")}
     assert kept == drawn, "run: python scripts/concept_pictures.py"
-    text = read("docs", "concepts.md")
+    text = read("docs", "concepts.md") + read("docs", "index.md")
     assert all(f"](pictures/{name})" in text for name in drawn)
 
 
