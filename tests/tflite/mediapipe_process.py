@@ -2,8 +2,9 @@
 
     python mediapipe_process.py FOLDER
 
-FOLDER has images.npy, uint8, and files by task: classifier_NAME.tflite, segmenter_NAME.tflite. It
-gets outputs.npz, of each file its results for all images; names.json, the class names; and
+FOLDER has files by task, classifier_NAME.tflite and segmenter_NAME.tflite, and images of uint8 for
+each task, classifier.npy and segmenter.npy. It gets outputs.npz, of each file its results for all
+images, of a segmenter also the class of each pixel as map_NAME; names.json, the class names; and
 repacked.tflite, what MediaPipe's own classes of the schema make of repack.tflite.
 """
 
@@ -34,14 +35,17 @@ def classified(file, images):
 
 
 def segmented(file, images):
-    """Confidences of shape (images, height, width, classes), and the names."""
+    """Confidences of shape (images, height, width, classes), class maps, and the names."""
     options = vision.ImageSegmenterOptions(
-        BaseOptions(model_asset_buffer=file.read_bytes()), output_confidence_masks=True
+        BaseOptions(model_asset_buffer=file.read_bytes()),
+        output_confidence_masks=True,
+        output_category_mask=True,
     )
     with vision.ImageSegmenter.create_from_options(options) as task:
-        masks = [task.segment(image).confidence_masks for image in images]
-        stacked = [np.concatenate([m.numpy_view().copy() for m in found], -1) for found in masks]
-        return np.stack(stacked), list(task.labels)
+        results = [task.segment(image) for image in images]
+        masks = [[m.numpy_view() for m in found.confidence_masks] for found in results]
+        maps = [np.squeeze(found.category_mask.numpy_view(), -1) for found in results]
+        return np.stack([np.concatenate(m, -1) for m in masks]), np.stack(maps), list(task.labels)
 
 
 def repacked(flat):
@@ -59,14 +63,18 @@ def repacked(flat):
 
 def main(folder):
     """Writes what the module says."""
-    images = [
-        mediapipe.Image(mediapipe.ImageFormat.SRGB, image)
-        for image in np.load(folder / "images.npy")
-    ]
     outputs, names = {}, {}
     for file in sorted(folder.glob("*_*.tflite")):
-        run = classified if file.name.startswith("classifier") else segmented
-        outputs[file.stem], names[file.stem] = run(file, images)
+        task, _, name = file.stem.partition("_")
+        images = [
+            mediapipe.Image(mediapipe.ImageFormat.SRGB, image)
+            for image in np.load(folder / f"{task}.npy")
+        ]
+        if task == "classifier":
+            outputs[file.stem], names[file.stem] = classified(file, images)
+        else:
+            found = segmented(file, images)
+            outputs[file.stem], outputs[f"map_{name}"], names[file.stem] = found
     np.savez(folder / "outputs.npz", **outputs)
     (folder / "names.json").write_text(json.dumps(names))
     path = folder / "repacked.tflite"

@@ -16,6 +16,7 @@ from keras import layers
 
 import keras_metamix as kmm
 import metamix_tflite as mt
+from keras_metamix import zoo
 from keras_metamix.graph.topology import Topology
 from metamix_tflite.read.files import changes
 from metamix_tflite.write import app_metadata
@@ -24,6 +25,7 @@ from metamix_tflite.write.golden_outputs import input_grid
 
 PROCESS = Path(__file__).with_name("mediapipe_process.py")
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
+PICTURES = np.random.default_rng(1).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
 LABELS = ["cat", "Ångström", "a dog", "tree", "car"]
 RESCALING = layers.Rescaling(1 / 127.5, -1)
 
@@ -45,9 +47,10 @@ class Kind:
     dense: bool = False  # a class for each pixel
 
     def images(self):
+        images = PICTURES if self.dense else IMAGES
         if self.dtype == "uint8":
-            return IMAGES
-        floats = (IMAGES.astype(np.float64) - self.mean) / self.deviation
+            return images
+        floats = (images.astype(np.float64) - self.mean) / self.deviation
         return floats.astype(np.float32)
 
 
@@ -67,17 +70,23 @@ KINDS = {
         layers.Normalization(**STANDARD), deviation=255.0, normalization=(0.0, np.float32(255))
     ),
     "pixels": Kind(RESCALING, "uint8", dense=True),
+    "signed_pixels": Kind(
+        nothing, mean=127.5, deviation=127.5, normalization=(127.5, 127.5), dense=True
+    ),
 }
+CLASSIFIERS = [name for name, kind in KINDS.items() if not kind.dense]
+SEGMENTERS = [name for name, kind in KINDS.items() if kind.dense]
 
 
 def network(kind, channels=3):
-    """A convolution, and a class for each image or pixel."""
+    """A convolution and a class for each image, or the zoo's U-Net."""
+    if kind.dense:
+        image = keras.Input(PICTURES.shape[1:], dtype=kind.dtype, name="image")
+        unet = zoo.small_unet(PICTURES.shape[1:], len(LABELS))
+        return keras.Model(image, unet(kind.begins(image)))
     image = keras.Input((8, 8, channels), dtype=kind.dtype, name="image")
     x = layers.Conv2D(6, 3, padding="same", name="conv")(kind.begins(image))
-    x = layers.ReLU()(x)
-    if kind.dense:
-        return keras.Model(image, layers.Conv2D(3, 1, name="mask")(x))
-    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
     return keras.Model(image, layers.Dense(len(LABELS), name="scores")(x))
 
 
@@ -105,9 +114,8 @@ def written(model):
 
     def make(name):
         if name not in made:
-            labels = LABELS[:3] if KINDS[name].dense else LABELS
             normalization = KINDS[name].normalization
-            made[name] = mt.convert(model(name), labels=labels, normalization=normalization)
+            made[name] = mt.convert(model(name), labels=LABELS, normalization=normalization)
         return made[name]
 
     return make
@@ -117,7 +125,8 @@ def written(model):
 def by_mediapipe(model, written, tmp_path_factory):
     """(folder of `mediapipe_process`, what it found)."""
     folder = tmp_path_factory.mktemp("mediapipe")
-    np.save(folder / "images.npy", IMAGES)
+    np.save(folder / "classifier.npy", IMAGES)
+    np.save(folder / "segmenter.npy", PICTURES)
     for name, kind in KINDS.items():
         task = "segmenter" if kind.dense else "classifier"
         (folder / f"{task}_{name}.tflite").write_bytes(written(name))
@@ -130,7 +139,7 @@ def by_mediapipe(model, written, tmp_path_factory):
         return folder, dict(outputs), json.loads((folder / "names.json").read_text())
 
 
-@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if not kind.dense])
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_mediapipe_classifies_with_the_same_integers(name, written, by_mediapipe):
     _, outputs, names = by_mediapipe
     expected = mt.Runner(written(name)).predict(KINDS[name].images())
@@ -146,15 +155,20 @@ def test_mediapipe_takes_a_file_of_bytes_without_metadata(written, by_mediapipe)
     assert names["classifier_plain"] == [None] * len(LABELS)
 
 
-def test_mediapipe_segments_with_the_same_integers(written, by_mediapipe):
-    # Its softmax of the file's logits, whose step is far above the tolerance.
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_mediapipe_segments_with_the_same_integers(name, written, by_mediapipe):
+    # Masks are the softmax of the file's logits: logarithms give back the steps between classes.
     _, outputs, names = by_mediapipe
-    logits = mt.Runner(written("pixels")).predict(IMAGES)
+    logits = mt.Runner(written(name)).predict(KINDS[name].images())
+    assert len(np.unique(logits)) >= 100
     step = np.diff(np.unique(logits)).min()
-    assert step > 1e-3
-    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(outputs["segmenter_pixels"], expected, atol=step / 1000)
-    assert names["segmenter_pixels"] == LABELS[:3]
+    found = np.log(outputs[f"segmenter_{name}"].astype(np.float64)) / step
+    expected = np.rint(logits / step)
+    between = found[..., 1:] - found[..., :1]
+    np.testing.assert_allclose(between, np.rint(between), atol=0.01)
+    np.testing.assert_array_equal(np.rint(between), expected[..., 1:] - expected[..., :1])
+    np.testing.assert_array_equal(outputs[f"map_{name}"], logits.argmax(-1))
+    assert names[f"segmenter_{name}"] == LABELS
 
 
 def test_what_a_tool_of_others_added_is_reported(by_mediapipe, model):
