@@ -19,6 +19,7 @@ from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
+from keras_metamix.layers.weight_quantizer import Rule
 
 
 class _Channels:
@@ -78,9 +79,9 @@ class _Site:
             quantized.add(found if reading is None else reading.add(found))
             whole.add(exact if reading is None else reading.in_float(exact))
 
-    def result(self, mode: QuantizationMode, sensitivity: float) -> LayerDiagnosis:
+    def result(self, mode: QuantizationMode, rule: Rule, sensitivity: float) -> LayerDiagnosis:
         """Of all batches."""
-        error = self.tally.result()
+        error = self.tally.result(rule)
         if not self.is_mac:
             kind = "tensor"
             return LayerDiagnosis(
@@ -96,7 +97,7 @@ class _Site:
             self.layer.name,
             type(self.layer).__name__,
             error,
-            weight_error(self.layer.weight_quantizer, self.layer.kernel, kernel),
+            weight_error(self.layer.weight_quantizer, self.layer.kernel, kernel, rule),
             self.own.sqnr,
             self.behind.sqnr,
             int(dead.size),
@@ -172,7 +173,9 @@ class Examination:
     def layers(self, sensitivity: Mapping[str, float]) -> tuple[LayerDiagnosis, ...]:
         """Every layer, the worst first."""
         found = [
-            site.result(self.mode, sensitivity.get(site.layer.name, math.nan))
+            site.result(
+                self.mode, self.model.weight_rule, sensitivity.get(site.layer.name, math.nan)
+            )
             for site in self.sites
         ]
         return tuple(sorted(found, key=lambda layer: _order(layer.output_sqnr)))
