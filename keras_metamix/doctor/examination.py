@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +20,11 @@ from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
+from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.weight_quantizer import Rule
+
+_LAG = 0.1  # of accuracy, by which batch norm's moving statistics are behind those of batches
+_BY_BATCH = "by batch"  # without quantizers, batch norm as in training
 
 
 class _Channels:
@@ -130,6 +135,7 @@ class Examination:
         self._every = keras.Model(model.network.input, [*map(list, tensors)])
         self.outputs = Noise()
         self.images = self.predictions = self.agreeing = 0
+        self._normalized = bool(batch_norms(model.network))
         self._right: dict[str, int] = {}
         self._labelled = 0
 
@@ -165,6 +171,9 @@ class Examination:
             found["float"] = _flat(self.float_model(batch, training=False))
         classes = _classes(labels, quantized)
         if classes is not None:
+            if self._normalized:
+                with quantization_mode(dataclasses.replace(FLOAT, statistics="frozen")):
+                    found[_BY_BATCH] = _flat(self.model(batch, training=True))
             self._labelled += classes.size
             for name, (one, *_) in found.items():
                 right = int(np.sum(one.argmax(-1) == classes))
@@ -182,7 +191,10 @@ class Examination:
 
     def accuracy(self) -> dict[str, float]:
         """Of each model, where there were labels."""
-        return {name: right / self._labelled for name, right in self._right.items()}
+        return {name: self._share(name) for name in self._right if name != _BY_BATCH}
+
+    def _share(self, name: str) -> float:
+        return self._right.get(name, 0) / max(self._labelled, 1)
 
     @property
     def agreement(self) -> float:
@@ -208,6 +220,13 @@ class Examination:
             yield (
                 "Its batch norms hold their initial statistics, as of a model that was never "
                 "trained: measure it again once it is."
+            )
+        elif (share := self._share(_BY_BATCH)) > found.get("quantizers off", 0) + _LAG:
+            yield (
+                f"With the statistics of these batches the accuracy is {share_cell(share)} "
+                "without quantizers: batch norm's moving ones lag behind the weights, as after a "
+                "short float training. Estimate them anew: kmm.reestimate_batch_norm(model, "
+                "images), of the float model likewise, before from_float."
             )
         if self.model.weight_rule == "lsq" and not self.model.steps_trained:
             yield (

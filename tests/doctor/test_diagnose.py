@@ -212,10 +212,36 @@ def test_accuracies_say_whether_rounding_or_training_lost():
     assert any("training moved the weights" in note for note in found.notes)
 
 
+def test_statistics_of_batch_norm_that_lag_are_named_and_the_remedy_works():
+    model = float_network()
+    with_batches = keras.Model(model.input, [model.get_layer("stem").output, model.output])
+    mean = np.asarray(with_batches(IMAGES)[0]).mean((0, 1, 2))
+    variance = np.asarray(with_batches(IMAGES)[0]).var((0, 1, 2))
+    norm = model.get_layer("stem_bn")
+    norm.moving_mean.assign(mean)
+    norm.moving_variance.assign(variance)
+    logits = model.get_layer("logits")
+    logits.bias.assign(-np.mean(model(IMAGES), axis=0))  # several classes, close to each other
+    labels = np.asarray(model(IMAGES)).argmax(-1)
+    assert not any(
+        "lag behind" in n for n in kmm.diagnose(quantized(model=model), (IMAGES, labels)).notes
+    )
+    norm.moving_mean.assign(mean + 2)
+    lagging = quantized(model=model)
+    found = kmm.diagnose(lagging, (IMAGES, labels))
+    (note,) = (note for note in found.notes if "lag behind" in note)
+    assert "kmm.reestimate_batch_norm(model, images)" in note
+    assert set(found.accuracy) == {"quantized", "quantizers off"}
+    kmm.reestimate_batch_norm(lagging, IMAGES)
+    found = kmm.diagnose(lagging, (IMAGES, labels))
+    assert not any("lag behind" in note for note in found.notes)
+    assert found.accuracy["quantizers off"] > 0.8
+
+
 def test_nothing_in_the_model_changes(healthy):
     model, _ = healthy
     before = [np.array(v) for v in model.variables]
-    kmm.diagnose(model, (IMAGES[:3], np.zeros(3, int)), images=2)
+    kmm.diagnose(model, (IMAGES[:3], np.zeros(3, int)), images=2)  # labels: in training mode too
     assert all(np.array_equal(a, b) for a, b in zip(before, model.variables, strict=True))
 
 
