@@ -60,7 +60,10 @@ class QuantizedModel(NetworkModel):
       float_layers: names of layers that were left in float.
       output_names, input_names: those of the float model, by which losses, metrics, labels and
         inputs are given; the network has them too.
+      calibration_rule: the default of `calibrate`.
     """
+
+    calibration_rule: Rule = "mse"
 
     def __init__(
         self,

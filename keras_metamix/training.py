@@ -134,7 +134,7 @@ def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None, held_out: floa
         x = keras.tree.map_structure(lambda a: a[: math.floor(len(a) * (1 - held_out))], x)
     if not model.calibrated:
         batches = image_batches(x, SEARCHED, batch_size)
-        calibrate_batches(model, informative(batches), enough=ENOUGH)
+        calibrate_batches(model, informative(batches), "lsq", ENOUGH)
     build_metrics(model, x, y, batch_size)
     model.training_data = TrainingData(x, batch_size)
 

@@ -36,7 +36,7 @@ def test_fit_trains_the_quantized_network(source, quarters):
     model = kmm.QuantizedModel.from_float(source, activation_bits=3, weight_bits=3, edge_bits=3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
-    kmm.calibrate(model, quarters[0][:32])
+    kmm.calibrate(model, quarters[0][:32], rule="lsq")
     before = model.evaluate(*quarters, verbose=0, return_dict=True)
     model.fit(*quarters, epochs=6, verbose=0)
     after = model.evaluate(*quarters, verbose=0, return_dict=True)
@@ -88,7 +88,7 @@ def test_it_trains_as_metamix_trains_weights(source, quarters):
     space = kmm.SearchSpace((4,), 4)
     searched = kmm.MetaMixModel.from_float(source, space)
     for model in (plain, searched):
-        kmm.calibrate(model, quarters[0][:64])
+        kmm.calibrate(model, quarters[0][:64], rule="lsq")
         model.set_bits(kmm.uniform_assignment(source, 4, 4))
         model.compile(keras.optimizers.SGD(0.1), "mse")
         model.train_on_batch(quarters[0][:32], np.eye(4)[quarters[1][:32]])
