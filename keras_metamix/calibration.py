@@ -40,7 +40,7 @@ _EAGER = 4  # batches of statistics that take less time than to trace a function
 def calibrate(
     model: Any,
     images: Any,
-    rule: Rule = "lsq",
+    rule: Rule | None = None,
     batch_size: int | None = None,
     batches: int | None = None,
     overwrite: bool = False,
@@ -60,8 +60,9 @@ def calibrate(
         of one colour are passed over, as long as there are others.
       rule: "lsq", a start of training: all weights and the searched candidates of activations by
         the first formula, the other activations by the second. "mse": all by the second, which a
-        model that is not trained afterwards wants. Weight steps that are set anew later, by
-        `set_bits` or before weight training, follow it too.
+        model that is not trained afterwards wants. Default: "mse" for a QuantizedModel, "lsq" for
+        the other two, which train at several bit-widths; `fit` calibrates by "lsq". Weight steps
+        that are set anew later, by `set_bits` or before weight training, follow it too.
       batch_size: splits arrays into batches; default: they are one.
       batches: at most so many are read; default 16 of a data set, and all of arrays and lists.
       overwrite: whether to set steps of a model anew whose steps were trained.
@@ -71,7 +72,7 @@ def calibrate(
       ValueError: another rule; images of another shape, or none; NaN or Inf in them or in a
         layer's values, names it; the steps were trained, and `overwrite` is False.
     """
-    if rule not in RULES:
+    if rule is not None and rule not in RULES:
         raise ValueError(f"rule: expected one of {list(RULES)}, found {rule!r}.")
     require_quantized_model("calibrate", model)
     if model.steps_trained and not overwrite:
@@ -81,17 +82,18 @@ def calibrate(
             "overwrite=True."
         )
     read = _calibration_batches(images, model.network, batch_size, batches)
-    calibrate_batches(model, informative(read), rule)
+    calibrate_batches(model, informative(read), rule or model.calibration_rule)
 
 
 def calibrate_batches(
-    model: Any, batches: Iterable[Any], rule: Rule = "lsq", enough: int | None = None
+    model: Any, batches: Iterable[Any], rule: Rule, enough: int | None = None
 ) -> None:
     """Sets every step size of a quantized model from batches of inputs.
 
     Args:
-      model: as `calibrate` takes it, and rule likewise.
+      model: as `calibrate` takes it.
       batches: what it runs on.
+      rule: "lsq" or "mse", see `calibrate`.
       enough: how many images set the steps; later ones are read only for tensors that were 0
         everywhere so far, and few of them. None: all.
 

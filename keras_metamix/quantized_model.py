@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_metamix.assignment import BitAssignment, SearchSpace
 from keras_metamix.batches import Replay
+from keras_metamix.checks import shown
 from keras_metamix.cost import CostTable
 from keras_metamix.graph.file_outline import file_outline
 from keras_metamix.graph.layer_bits import BitWidths, allowed_pairs, candidate_pairs
@@ -59,7 +60,10 @@ class QuantizedModel(NetworkModel):
       float_layers: names of layers that were left in float.
       output_names, input_names: those of the float model, by which losses, metrics, labels and
         inputs are given; the network has them too.
+      calibration_rule: the default of `calibrate`.
     """
+
+    calibration_rule: Rule = "mse"
 
     def __init__(
         self,
@@ -110,9 +114,11 @@ class QuantizedModel(NetworkModel):
           edge_weight_bits: of the weights of these two; None: `edge_bits`.
 
         Raises:
-          TypeError: the model has no graph.
+          TypeError: the model has no graph, or several bit-widths, which a MetaMixModel takes.
           ValueError: a bit-width outside 2 to 8, or a layer that is not supported; names it.
         """
+        for name, bits in (("activation_bits", activation_bits), ("weight_bits", weight_bits)):
+            _require_one(name, bits)
         space = SearchSpace(
             (activation_bits,), weight_bits, edge_bits, edge_weight_bits=edge_weight_bits
         )
@@ -339,6 +345,18 @@ class QuantizedModel(NetworkModel):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         required = ("network",) if cls is QuantizedModel else ("network", "space")
         return cls(**arguments_from_config(cls.__name__, config, custom_objects, required))
+
+
+def _require_one(name: str, bits: object) -> None:
+    """Raises TypeError for several bit-widths, or those of each layer."""
+    if not isinstance(bits, Iterable | SearchSpace | BitAssignment):
+        return  # SearchSpace checks it
+    raise TypeError(
+        f"{name}: expected one bit-width, of all layers but the first and the last, found "
+        f"{shown(bits)}. Several to choose from: keras_metamix.MetaMixModel.from_float(model, "
+        "keras_metamix.SearchSpace(activation_bits=(8, 4), weight_bits=(8, 4))), whose set_bits "
+        "takes a BitAssignment of each layer's own bits, and fit with MetaMixCallback finds one."
+    )
 
 
 def _number(variable: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -133,7 +134,7 @@ def begin_fit(model: Any, x: Any, y: Any, batch_size: int | None, held_out: floa
         x = keras.tree.map_structure(lambda a: a[: math.floor(len(a) * (1 - held_out))], x)
     if not model.calibrated:
         batches = image_batches(x, SEARCHED, batch_size)
-        calibrate_batches(model, informative(batches), enough=ENOUGH)
+        calibrate_batches(model, informative(batches), "lsq", ENOUGH)
     build_metrics(model, x, y, batch_size)
     model.training_data = TrainingData(x, batch_size)
 
@@ -154,6 +155,7 @@ class Watch(keras.callbacks.Callback):
     It is the last of all callbacks.
 
     Attributes:
+      others: the other callbacks of this fit.
       notes: what to warn of when `fit` has ended.
     """
 
@@ -161,6 +163,7 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self._began: dict[str, int] = {}  # phase -> its first epoch in this fit
         self._before = 0
+        self.others: list[Any] = []
         self.notes: list[str] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -169,8 +172,10 @@ class Watch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
-        if self._progress:
-            self._began.setdefault(self._progress.read(), epoch)
+        if progress := self._progress:
+            if not self._began and progress.read() != progress.phases[-1]:
+                self._warn_of_best_only(progress)
+            self._began.setdefault(progress.read(), epoch)
         model.make_train_function()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -191,6 +196,19 @@ class Watch(keras.callbacks.Callback):
                 "began: give it start_from_epoch (EarlyStopping), or call fit again to go on."
             )
 
+    def _warn_of_best_only(self, progress: Progress) -> None:
+        """Of a file that may keep an epoch before the last phase; what is restored shows later."""
+        for callback in self.others:
+            if isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_best_only:
+                last = progress.phases[-1]
+                warnings.warn(
+                    f"fit: ModelCheckpoint({str(callback.filepath)!r}, save_best_only=True) "
+                    "compares epochs of all phases, and may keep a model of one before "
+                    f"{last!r}, which is not finished. End a fit with the epoch before {last!r}, "
+                    "and give ModelCheckpoint to a second fit, with the same other callbacks.",
+                    stacklevel=3,
+                )
+
     @property
     def _progress(self) -> Progress | None:
         model: Any = self.model
@@ -203,8 +221,10 @@ def watched(model: Any, callbacks: Any, watch: Watch) -> Any:
         watch.set_model(model)
         others = [c for c in callbacks.callbacks if not isinstance(c, Watch)]
         callbacks.callbacks = [*others, watch]  # of an earlier fit there may be one
+        watch.others = others
         return callbacks
-    return [*keras.tree.flatten(callbacks if callbacks is not None else []), watch]
+    watch.others = keras.tree.flatten(callbacks if callbacks is not None else [])
+    return [*watch.others, watch]
 
 
 def epoch_steps(model: Any, params: Any, counted: int | None) -> int:

@@ -60,11 +60,22 @@ def test_steps_set_anew_are_of_the_present_kernel(model, images):
         np.testing.assert_allclose(found, expected + np.log(2), atol=1e-5)
 
 
-def test_without_a_rule_weights_are_lsq_s(model, images):
+def test_without_a_rule_weights_of_a_model_that_trains_are_lsq_s(model, images):
     from_float = weight_steps(model)
     kmm.calibrate(model, images)
     for found, expected in zip(weight_steps(model), from_float, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", [kmm.QuantizedModel, kmm.MetaMixModel, kmm.BitMixerModel])
+def test_the_default_rule_is_the_model_s_and_fit_s_is_lsq(kind, images):
+    float_model = small_cnn((8, 8, 1), width=4)
+    model, fitted = kind.from_float(float_model), kind.from_float(float_model)
+    kmm.calibrate(model, images)
+    assert model.weight_rule == ("mse" if kind is kmm.QuantizedModel else "lsq")
+    fitted.compile("sgd", "mse")
+    fitted.fit(images, np.zeros((8, 10)), verbose=0)
+    assert fitted.weight_rule == "lsq"
 
 
 def test_another_rule_is_refused(model, images):

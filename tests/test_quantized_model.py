@@ -36,7 +36,7 @@ def test_fit_trains_the_quantized_network(source, quarters):
     model = kmm.QuantizedModel.from_float(source, activation_bits=3, weight_bits=3, edge_bits=3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
-    kmm.calibrate(model, quarters[0][:32])
+    kmm.calibrate(model, quarters[0][:32], rule="lsq")
     before = model.evaluate(*quarters, verbose=0, return_dict=True)
     model.fit(*quarters, epochs=6, verbose=0)
     after = model.evaluate(*quarters, verbose=0, return_dict=True)
@@ -58,8 +58,28 @@ def test_a_loaded_model_computes_the_same(source, quarters, tmp_path):
 
 def test_its_bits_are_fixed(source):
     model = kmm.QuantizedModel.from_float(source, 4, 4)
-    with pytest.raises(ValueError, match="no candidate"):
+    remedy = r"no candidate, expected one of \[4\].*MetaMixModel.from_float\(model, SearchSpace\("
+    with pytest.raises(ValueError, match=remedy):
         model.set_bits(kmm.uniform_assignment(source, 8, 4))
+
+
+@pytest.mark.parametrize(
+    "bits",
+    [
+        {"activation_bits": (8, 4)},
+        {"weight_bits": [8, 4]},
+        {"weight_bits": {"conv2d": 8, "conv2d_1": 4, "head": 8}},
+        {"activation_bits": kmm.SearchSpace((8, 4))},
+        {"activation_bits": kmm.BitAssignment({"head": 8}, {"head": 8})},
+        {"weight_bits": "same"},
+    ],
+    ids=str,
+)
+def test_bits_of_each_layer_are_for_another_model(source, bits):
+    (name,) = bits
+    remedy = rf"{name}: expected one bit-width, .*MetaMixModel.from_float.*SearchSpace.*set_bits"
+    with pytest.raises(TypeError, match=remedy):
+        kmm.QuantizedModel.from_float(source, **bits)
 
 
 def test_it_trains_as_metamix_trains_weights(source, quarters):
@@ -68,7 +88,7 @@ def test_it_trains_as_metamix_trains_weights(source, quarters):
     space = kmm.SearchSpace((4,), 4)
     searched = kmm.MetaMixModel.from_float(source, space)
     for model in (plain, searched):
-        kmm.calibrate(model, quarters[0][:64])
+        kmm.calibrate(model, quarters[0][:64], rule="lsq")
         model.set_bits(kmm.uniform_assignment(source, 4, 4))
         model.compile(keras.optimizers.SGD(0.1), "mse")
         model.train_on_batch(quarters[0][:32], np.eye(4)[quarters[1][:32]])

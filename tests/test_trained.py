@@ -1,5 +1,7 @@
 """What was trained is known as trained: weights that are saved, restored, averaged, or gone on."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -159,6 +161,19 @@ def test_a_restored_epoch_of_an_earlier_phase_is_said(verbose, anew, make, callb
     assert again.phases == (["bit_meta", *rest] if anew else [*rest, "weight_training"])
     assert model.phase == "weight_training"
     assert again.assignment == model.bit_assignment
+
+
+def test_a_checkpoint_of_the_best_epoch_is_for_the_last_phase(make, callback, data, tmp_path):
+    model, ours = make(), callback()
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "b.keras", "loss", save_best_only=True)
+    message = r"b.keras', save_best_only=True\) compares epochs of all phases.*'weight_training'"
+    with pytest.warns(UserWarning, match=message):
+        model.fit(*data, epochs=1, verbose=0, callbacks=[ours, best])
+    model.fit(*data, epochs=1, verbose=0, callbacks=[ours])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(*data, epochs=1, verbose=0, callbacks=[ours, best])
+    assert ours.phases == ["bit_meta", "bit_search", "weight_training"]
 
 
 def test_callbacks_may_be_a_list_of_keras(make, callback, data):

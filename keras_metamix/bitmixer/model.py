@@ -18,6 +18,7 @@ from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import QuantizationMode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.transitional_batch_norm import TransitionalBatchNormalization
+from keras_metamix.layers.weight_quantizer import Rule
 from keras_metamix.quantized_model import QuantizedModel
 from keras_metamix.training import Progress
 
@@ -45,6 +46,7 @@ class BitMixerModel(QuantizedModel):
       layer_wise_share: probability that a layer draws its own bit-width, a variable.
     """
 
+    calibration_rule: Rule = "lsq"
     space: SearchSpace
     progress: Progress
 

@@ -97,6 +97,16 @@ def load_full(
             stage_files(source, root)
         elif not all((root / "downloads" / "manual" / name).is_file() for name in SHA256):
             _require_network(builder.URL, root)
+    try:
+        return _prepared(data_dir)
+    except FileExistsError:  # another process has prepared it meanwhile
+        return _prepared(data_dir)
+
+
+def _prepared(data_dir: str | os.PathLike[str] | None) -> Arrays:
+    """What TFDS has prepared, or prepares now."""
+    import tensorflow_datasets as tfds
+
     splits = tfds.load(
         "fashion_mnist",
         data_dir=data_dir,

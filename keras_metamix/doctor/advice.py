@@ -9,7 +9,7 @@ from typing import Literal
 
 from keras_metamix.doctor.measures import TensorError
 
-FAR = 4.0  # times the best step, or below one such part of it, a step size ran away
+FAR = 4.0  # times the best step and calibration's, or below one such part, a step size ran away
 LOST = 6.0  # dB that it loses by that: one bit
 CLIPPED = 0.02  # share of values beyond the ends from which clipping is named
 CLIP_LOST = 3.0  # dB that the best step would gain then
@@ -49,10 +49,11 @@ def of_tensor(layer: str, what: str, error: TensorError, trained: bool) -> Itera
     """
     if not error.sqnr < FINE:
         return
-    ratio, gain = error.step_ratio, error.gain
+    ratios, gain = (error.step_ratio, error.start_ratio), error.gain
+    ratio = error.step_ratio
     anew = "kmm.calibrate(model, images, rule='mse'"
     anew += ", overwrite=True), or train with a smaller learning rate" if trained else ")"
-    if (ratio >= FAR or ratio <= 1 / FAR) and gain >= LOST:
+    if (min(ratios) >= FAR or max(ratios) <= 1 / FAR) and gain >= LOST:
         clips = f", and {error.clipped:.1%} of the values are clipped" if ratio < 1 else ""
         text = (
             f"the step size of its {what} is {ratio:.3g} times the one of least error{clips}: "

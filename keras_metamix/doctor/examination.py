@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,11 @@ from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.mac import QuantizedMac
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
+from keras_metamix.layers.parts import batch_norms
+from keras_metamix.layers.weight_quantizer import Rule
+
+_LAG = 0.1  # of accuracy, by which batch norm's moving statistics are behind those of batches
+_BY_BATCH = "by batch"  # without quantizers, batch norm as in training
 
 
 class _Channels:
@@ -78,9 +84,9 @@ class _Site:
             quantized.add(found if reading is None else reading.add(found))
             whole.add(exact if reading is None else reading.in_float(exact))
 
-    def result(self, mode: QuantizationMode, sensitivity: float) -> LayerDiagnosis:
+    def result(self, mode: QuantizationMode, rule: Rule, sensitivity: float) -> LayerDiagnosis:
         """Of all batches."""
-        error = self.tally.result()
+        error = self.tally.result(rule)
         if not self.is_mac:
             kind = "tensor"
             return LayerDiagnosis(
@@ -96,7 +102,7 @@ class _Site:
             self.layer.name,
             type(self.layer).__name__,
             error,
-            weight_error(self.layer.weight_quantizer, self.layer.kernel, kernel),
+            weight_error(self.layer.weight_quantizer, self.layer.kernel, kernel, rule),
             self.own.sqnr,
             self.behind.sqnr,
             int(dead.size),
@@ -129,6 +135,7 @@ class Examination:
         self._every = keras.Model(model.network.input, [*map(list, tensors)])
         self.outputs = Noise()
         self.images = self.predictions = self.agreeing = 0
+        self._normalized = bool(batch_norms(model.network))
         self._right: dict[str, int] = {}
         self._labelled = 0
 
@@ -164,6 +171,9 @@ class Examination:
             found["float"] = _flat(self.float_model(batch, training=False))
         classes = _classes(labels, quantized)
         if classes is not None:
+            if self._normalized:
+                with quantization_mode(dataclasses.replace(FLOAT, statistics="frozen")):
+                    found[_BY_BATCH] = _flat(self.model(batch, training=True))
             self._labelled += classes.size
             for name, (one, *_) in found.items():
                 right = int(np.sum(one.argmax(-1) == classes))
@@ -172,14 +182,19 @@ class Examination:
     def layers(self, sensitivity: Mapping[str, float]) -> tuple[LayerDiagnosis, ...]:
         """Every layer, the worst first."""
         found = [
-            site.result(self.mode, sensitivity.get(site.layer.name, math.nan))
+            site.result(
+                self.mode, self.model.weight_rule, sensitivity.get(site.layer.name, math.nan)
+            )
             for site in self.sites
         ]
         return tuple(sorted(found, key=lambda layer: _order(layer.output_sqnr)))
 
     def accuracy(self) -> dict[str, float]:
         """Of each model, where there were labels."""
-        return {name: right / self._labelled for name, right in self._right.items()}
+        return {name: self._share(name) for name in self._right if name != _BY_BATCH}
+
+    def _share(self, name: str) -> float:
+        return self._right.get(name, 0) / max(self._labelled, 1)
 
     @property
     def agreement(self) -> float:
@@ -205,6 +220,13 @@ class Examination:
             yield (
                 "Its batch norms hold their initial statistics, as of a model that was never "
                 "trained: measure it again once it is."
+            )
+        elif (share := self._share(_BY_BATCH)) > found.get("quantizers off", 0) + _LAG:
+            yield (
+                f"With the statistics of these batches the accuracy is {share_cell(share)} "
+                "without quantizers: batch norm's moving ones lag behind the weights, as after a "
+                "short float training. Estimate them anew: kmm.reestimate_batch_norm(model, "
+                "images), of the float model likewise, before from_float."
             )
         if self.model.weight_rule == "lsq" and not self.model.steps_trained:
             yield (

@@ -11,9 +11,9 @@ from keras import ops
 
 from keras_metamix.layers.activation_quantizer import ActivationQuantizer
 from keras_metamix.layers.grid import activation_range
-from keras_metamix.layers.weight_quantizer import WeightQuantizer
+from keras_metamix.layers.weight_quantizer import Rule, WeightQuantizer
 from keras_metamix.ops import shifted_range
-from keras_metamix.step_observer import mse_step
+from keras_metamix.step_observer import lsq_step, mse_step
 
 _KEPT = 4096  # values of a batch, which the best step is searched for
 _MORE = {2: 4, 3: 4}  # bits that are proposed in the place of few
@@ -30,6 +30,9 @@ class TensorError:
       best_sqnr: the same at the step size of least squared error, at these bits.
       step_ratio: the step size over that one; of weights the median over the channels. NaN where
         the device dictates the step.
+      start_ratio: the step size over the one that calibration sets by the model's rule. LSQ's, of
+        weights of 8 bits, is about ten times the one of least error, and sound: weights train to
+        it.
       clipped: share of the values that lie beyond the grid's ends, 0 to 1.
       more_bits: a larger bit-width, and `more_sqnr` what it would give at its best step.
     """
@@ -38,6 +41,7 @@ class TensorError:
     sqnr: float
     best_sqnr: float
     step_ratio: float
+    start_ratio: float
     clipped: float
     more_bits: int
     more_sqnr: float
@@ -108,29 +112,38 @@ class ActivationTally:
         """The values that the quantizer rounds: a ReLU is part of some."""
         return ops.convert_to_numpy(self.quantizer.float_activation(values)).astype(np.float32)
 
-    def result(self) -> TensorError:
-        """Of all batches."""
+    def result(self, rule: Rule) -> TensorError:
+        """Of all batches; `rule` is the one of the model's calibration."""
         values, more = np.concatenate(self._kept), _MORE.get(self.bits, 8)
         clipped = self.beyond / self.count
         if self.quantizer.fixed_step is not None or not np.any(values):
             sqnr = self.noise.sqnr
-            return TensorError(self.bits, sqnr, sqnr, math.nan, clipped, more, math.nan)
+            unknown = math.nan
+            return TensorError(self.bits, sqnr, sqnr, unknown, unknown, clipped, more, unknown)
         best, of_best = _best(self.quantizer, self.bits, values)
         _, of_more = _best(self.quantizer, more, values)
         # The best step is found on the sample: what the present one loses is of the sample too.
         here = _sqnr(self.quantizer, self.bits, self.step, values)
         best_sqnr = self.noise.sqnr + max(of_best - here, 0.0)
-        ratio = self.step / best
-        return TensorError(self.bits, self.noise.sqnr, best_sqnr, ratio, clipped, more, of_more)
+        start = best
+        if rule == "lsq" and self.quantizer.choice.searched:
+            start = lsq_step(
+                float(np.mean(np.abs(values))), activation_range(self.bits, self.quantizer.sign)[1]
+            )
+        ratios = self.step / best, self.step / start
+        return TensorError(self.bits, self.noise.sqnr, best_sqnr, *ratios, clipped, more, of_more)
 
 
-def weight_error(quantizer: WeightQuantizer, kernel: Any, quantized: np.ndarray) -> TensorError:
+def weight_error(
+    quantizer: WeightQuantizer, kernel: Any, quantized: np.ndarray, rule: Rule
+) -> TensorError:
     """What quantization costs a kernel.
 
     Args:
       quantizer: of the kernel, at the bits that it is assigned.
       kernel: the float one.
       quantized: what the layer computes with.
+      rule: of the model's calibration.
     """
     bits, exact = quantizer.choice.bits, ops.convert_to_numpy(kernel)
     step = ops.convert_to_numpy(quantizer.step(quantizer.candidates.index(bits)))
@@ -144,6 +157,7 @@ def weight_error(quantizer: WeightQuantizer, kernel: Any, quantized: np.ndarray)
         noise.sqnr,
         max(best, noise.sqnr),
         float(np.median(step / best_steps)),
+        float(np.median(step / _steps(quantizer, bits, kernel, rule))),
         float(np.mean(np.abs(exact) > (high + 0.5) * step)),
         more,
         _best_kernel(quantizer, more, kernel)[1],
@@ -152,14 +166,19 @@ def weight_error(quantizer: WeightQuantizer, kernel: Any, quantized: np.ndarray)
 
 def _best_kernel(quantizer: WeightQuantizer, bits: int, kernel: Any) -> tuple[np.ndarray, float]:
     """Steps of least squared error at some bits, and the SQNR that they give."""
-    fresh = WeightQuantizer(bits, quantizer.channel_axes)
-    fresh.build(tuple(kernel.shape))
-    fresh.initialize_steps(kernel, "mse")
-    steps, exact = ops.convert_to_numpy(fresh.step(0)), ops.convert_to_numpy(kernel)
+    steps, exact = _steps(quantizer, bits, kernel, "mse"), ops.convert_to_numpy(kernel)
     high = 2 ** (bits - 1) - 1
     noise = Noise()
     noise.add(exact, np.rint(np.clip(exact / steps, -high, high)) * steps)
     return steps, noise.sqnr
+
+
+def _steps(quantizer: WeightQuantizer, bits: int, kernel: Any, rule: Rule) -> np.ndarray:
+    """The steps that a rule sets for a kernel at some bits."""
+    fresh = WeightQuantizer(bits, quantizer.channel_axes)
+    fresh.build(tuple(kernel.shape))
+    fresh.initialize_steps(kernel, rule)
+    return ops.convert_to_numpy(fresh.step(0))
 
 
 def _ends(quantizer: ActivationQuantizer, bits: int, step: float) -> tuple[float, float]:

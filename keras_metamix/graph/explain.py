@@ -86,10 +86,12 @@ class Explanation:
       rows: in network order.
       refused: what from_float says of each operation that it raises for, by the name that
         `float_layers` takes.
+      space: whose bits the rows have.
     """
 
     rows: tuple[LayerExplanation, ...]
     refused: dict[str, str]
+    space: SearchSpace
 
     @property
     def not_exported(self) -> dict[str, str]:
@@ -107,6 +109,11 @@ class Explanation:
 
     def __str__(self) -> str:
         table = text_table(_HEADERS, [_cells(row) for row in self.rows])
+        if self.space == SearchSpace():
+            table += (
+                "\n\nThe bits are the candidates of MetaMixModel's default space. Those of "
+                "QuantizedModel.from_float(model, 8, 4): explain(model, SearchSpace(8, 4))."
+            )
         if not self.saturating:
             return table
         names = shown([*self.saturating])
@@ -122,11 +129,12 @@ def explain(
     float_layers: Iterable[str] = (),
     target: TargetName = "cpu",
 ) -> Explanation:
-    """What `MetaMixModel.from_float` and `convert` would make of each layer.
+    """What `from_float` and `convert` would make of each layer.
 
     Args:
       model: a float model, functional or Sequential.
-      space: the candidates.
+      space: the candidates; default: those of `MetaMixModel.from_float`. Of
+        `QuantizedModel.from_float(model, 8, 4)` they are `SearchSpace(8, 4)`.
       float_layers: names of layers to leave in float.
       target: where the file is to run, see `convert`.
 
@@ -145,6 +153,7 @@ def explain(
     return Explanation(
         tuple(reader.row(node) for node in found.topology.nodes),
         by_name(refusal for refusals in found.refused.values() for refusal in refusals),
+        space,
     )
 
 

@@ -26,6 +26,7 @@ from keras_metamix.metamix.loss import CostForm, require_cost
 from keras_metamix.metamix.model import METAS, PHASES, Meta, MetaMixModel, Phase
 from keras_metamix.metamix.search import (
     candidate_scores,
+    check_kept_bits,
     prepare_weight_training,
     searched_choices,
 )
@@ -134,7 +135,7 @@ class MetaMixCallback(keras.callbacks.Callback):
         model.meta = self.meta
         for line in filter(None, (budget.beyond() for budget in self._priced)):
             warnings.warn(line, stacklevel=2)
-        self._require_bits_within_budgets()
+        check_kept_bits(model)
         self._selected = False
         check_statistics_data(model, self.statistics_data)
         if not model.architecture_variables:
@@ -202,22 +203,6 @@ class MetaMixCallback(keras.callbacks.Callback):
         elif model.phase == "weight_training":
             self._statistics.on_train_end()
         self._settled = True
-
-    def _require_bits_within_budgets(self) -> None:
-        """Raises ValueError where a search that ended earlier chose bits that cost too much."""
-        model: Any = self.model
-        if model.phase != "weight_training" or not model.architecture_variables:
-            return
-        for budget in self._priced:
-            cost = budget.total(model.bit_assignment)
-            if cost > budget.limit * (1 + 1e-9):
-                raise ValueError(
-                    f"MetaMixCallback: the search of {model.name!r} has ended, at bits that cost "
-                    f"{cost:.6g} {budget.unit}; expected at most the budget of "
-                    f"{budget.limit:.6g}. Choose others before fit, from the same search: "
-                    "model.set_bits(keras_metamix.select_bits(model, budget)), then "
-                    "keras_metamix.prepare_weight_training(model, images)."
-                )
 
     @property
     def _priced(self) -> tuple[PricedBudget, ...]:

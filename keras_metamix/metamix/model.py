@@ -15,6 +15,7 @@ from keras_metamix.distillation import DEFAULT_WEIGHT, Teacher, labels_of
 from keras_metamix.graph.quantize import quantize
 from keras_metamix.layers.bit_choice import BitChoice
 from keras_metamix.layers.mode import QuantizationMode
+from keras_metamix.layers.weight_quantizer import Rule
 from keras_metamix.metamix.loss import CostForm, Objective, make_objective
 from keras_metamix.metamix.updates import meta_update, search_update
 from keras_metamix.quantized_model import QuantizedModel
@@ -57,6 +58,7 @@ class MetaMixModel(QuantizedModel):
         a part of it; see `MetaMixCallback`.
     """
 
+    calibration_rule: Rule = "lsq"
     space: SearchSpace
     progress: Progress
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,12 @@ from keras_metamix.calibration import (
 )
 from keras_metamix.checks import found_model, require_whole
 from keras_metamix.cost import Scores, as_budgets, select
-from keras_metamix.layers.bit_choice import BitChoice
+from keras_metamix.layers.bit_choice import ALPHA_STDDEV, BitChoice
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.statistics import reestimate_batch_norm
 from keras_metamix.training import restart_averages, training_batches
+
+_UNMOVED = 10 * ALPHA_STDDEV  # no alpha starts as far from 0
 
 
 def select_bits(model: MetaMixModel, budget: Any, scores: Scores | None = None) -> Any:
@@ -115,6 +118,45 @@ def prepare_weight_training(
     images += reestimate_batch_norm(model, data, batches, batch_size)
     restart_averages(model)
     return images
+
+
+def check_kept_bits(model: MetaMixModel) -> None:
+    """Compares the bits that a model in weight training has with the budgets of its objective.
+
+    A fit keeps them; it warns where the search that chose them would choose others now.
+
+    Args:
+      model: a MetaMixModel with an objective; in another phase nothing is compared.
+
+    Raises:
+      ValueError: the bits cost more than a budget allows.
+    """
+    if model.phase != "weight_training" or not model.architecture_variables:
+        return
+    kept, budgets = model.bit_assignment, model.objective.budgets if model.objective else ()
+    remedy = (
+        "model.set_bits(keras_metamix.select_bits(model, budget)), then "
+        "keras_metamix.prepare_weight_training(model, images)."
+    )
+    for budget in budgets:
+        cost = budget.total(kept)
+        if cost > budget.limit * (1 + 1e-9):
+            raise ValueError(
+                f"MetaMixCallback: the search of {model.name!r} has ended, at bits that cost "
+                f"{cost:.6g} {budget.unit}; expected at most the budget of {budget.limit:.6g}. "
+                f"Choose others before fit, from the same search: {remedy}"
+            )
+    if not any(np.ptp(alpha) > _UNMOVED for alpha in model.architecture_variables):
+        return  # nothing was searched: the bits were set by hand
+    chosen = select(candidate_scores(model), budgets)
+    others = sum(kept[name] != chosen[name] for name in kept.activation_bits)
+    if others:
+        warnings.warn(
+            f"MetaMixCallback: the search of {model.name!r} has ended, and fit keeps the bits that "
+            f"the model has; under this budget the search would choose others for {others} of "
+            f"{len(kept.activation_bits)} layers. To take them, before fit: {remedy}",
+            stacklevel=3,
+        )
 
 
 def candidate_scores(model: MetaMixModel) -> Scores:

@@ -7,6 +7,7 @@ several times slower there than the ones that TensorFlow calls.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,12 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     kernels: dict[Any, Callable[..., Any]] = {}
 
     def call(*tensors: Any) -> Any:
-        # One tf.function for each signature: of one with many, TensorFlow warns of retracing.
+        # One tf.function for each signature: of one with many, TensorFlow warns of retracing. It
+        # counts the traces of all that share a code object, which a partial has none of.
         signature = tuple((tuple(t.shape), t.dtype) for t in tensors)
         if signature not in kernels:
-            kernels[signature] = tf.function(function, jit_compile=True, autograph=False)
+            own = functools.partial(function)
+            kernels[signature] = tf.function(own, jit_compile=True, autograph=False)
         return kernels[signature](*tensors)
 
     return call

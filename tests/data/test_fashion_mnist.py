@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,6 +179,25 @@ def test_nothing_found_and_no_network_is_one_quick_line(monkeypatch, tmp_path, n
         data.load_full(tmp_path / "empty")
     message = str(raised.value)
     assert "\n" not in message and str(tmp_path / "empty") in message and "no route" in message
+
+
+def test_a_set_that_another_process_prepares_meanwhile_is_loaded(monkeypatch, tmp_path):
+    import tensorflow_datasets as tfds
+
+    split, times = (np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, np.int64)), []
+
+    def load(*_, **__):
+        times.append(True)
+        if len(times) == 1:  # as TFDS's own rename says it
+            raise FileExistsError("Cannot rename ... Destination ... already exists.")
+        return [split, split]
+
+    builder = SimpleNamespace(data_path=tmp_path)
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
+    monkeypatch.setattr(tfds, "load", load)
+    monkeypatch.setattr(tfds, "as_numpy", lambda splits: splits)
+    train, test = data.load_full(tmp_path)
+    assert train is split and test is split and len(times) == 2
 
 
 def test_import_is_light():

@@ -291,7 +291,7 @@ def test_what_has_no_graph_is_a_type_error(model):
 def test_the_table_has_a_line_for_each_row(build):
     explanation = kmm.explain(build())
     table, _, remark = str(explanation).partition("\n\n")
-    assert bool(remark) == bool(explanation.saturating)
+    assert ("without VNNI" in remark) == bool(explanation.saturating)
     header, rule, *lines = table.splitlines()
     assert header.split()[0] == "layer"
     for name in ("LiteRT operator", "weights in", "XNNPACK", "GPU", "Edge TPU", "MAC share"):
@@ -439,6 +439,20 @@ def test_a_model_without_mac_layers_is_refused():
     image = keras.Input(SHAPE, name="image")
     with pytest.raises(ValueError, match="no MAC layer"):
         kmm.explain(keras.Model(image, layers.ReLU()(image)))
+
+
+def test_the_default_space_is_named_and_how_to_have_another():
+    model = small_resnet((8, 8, 1), width=4)
+    remedy = "default space. Those of QuantizedModel.from_float(model, 8, 4): explain("
+    assert remedy in str(kmm.explain(model))
+    fixed = kmm.explain(model, kmm.SearchSpace(8, 4))
+    assert "default space" not in str(fixed)
+    plain = kmm.QuantizedModel.from_float(model, 8, 4)
+    assert fixed.space == plain.space
+    for layer in plain.mac_layers:
+        (row,) = (row for row in fixed.rows if row.name == layer.name)
+        assert row.activation_bits == layer.input_quantizer.candidates
+        assert row.weight_bits == layer.weight_quantizer.candidates
 
 
 def test_weights_that_saturate_in_openvino_are_reported():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -681,6 +682,25 @@ def test_a_fresh_model_is_searched_whatever_keras_counts(metamix, data):
     callback = MetaMixCallback(BUDGET, verbose=0)
     metamix().fit(*data, initial_epoch=3, epochs=6, callbacks=[callback], verbose=0)
     assert callback.phases == ["bit_meta", "bit_search", "weight_training"]
+
+
+def test_bits_that_another_budget_would_not_choose_are_kept_with_a_warning(metamix, data):
+    model = metamix(run_eagerly=True)
+    fit = {"batch_size": 8, "epochs": 1, "verbose": 0}
+    model.fit(*data, callbacks=[MetaMixCallback(BUDGET, 0, 1, verbose=0)], **fit)
+    kept, larger = model.bit_assignment, MetaMixCallback(57_000, verbose=0)
+    chosen = select_bits(model, larger.budgets[0])
+    others = sum(kept[name] != chosen[name] for name in MACS)
+    assert others
+    expected = rf"others for {others} of 4 layers.*select_bits.*prepare_weight_training"
+    with pytest.warns(UserWarning, match=expected):
+        model.fit(*data, callbacks=[larger], **fit)
+    assert model.bit_assignment == kept
+    model.set_bits(chosen)
+    prepare_weight_training(model, data[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(*data, callbacks=[larger], **fit)
 
 
 def test_a_smaller_budget_after_the_search_is_refused_with_what_to_do(metamix, data):

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_metamix as kmm
@@ -24,6 +25,20 @@ def test_parity_reports_what_was_compared(resnet):
     assert report.delegated
     assert report.top1_agreement == 1.0
     assert "0 of 160 outputs differ" in str(report)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("kind", ["dataset", "endless", "generator"])
+def test_parity_takes_what_evaluate_takes(kind, labels, resnet):
+    model, images, flat, _ = resnet
+    arrays = (images, np.zeros(len(images))) if labels else images
+    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(10)
+    given = {"dataset": batches, "endless": batches.repeat(), "generator": iter(batches)}[kind]
+    report = mt.parity(flat, model, given)
+    count = 32 if kind != "endless" else 16 * 8  # every fourth batch has 2 images
+    assert (report.differing, report.outputs) == (0, 5 * count)
+    with pytest.raises(ValueError, match="at least one image, found none"):
+        mt.parity(flat, model, batches.take(0))
 
 
 def test_the_same_model_gives_the_same_bytes(resnet, tmp_path):

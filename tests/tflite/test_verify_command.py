@@ -246,7 +246,7 @@ def test_a_stranger_s_file_is_one_line(saved, remake, command):
 def test_a_missing_file_is_one_line(command):
     status, out, err = command("none.tflite")
     assert (status, out) == (1, "")
-    assert err == "metamix-verify: [Errno 2] No such file or directory: 'none.tflite'"
+    assert err == "metamix-verify: No such file or directory: 'none.tflite'"
 
 
 def test_golden_outputs_of_another_graph_are_refused(saved, remake, command):

@@ -21,7 +21,7 @@ def run() -> None:
     try:
         sys.exit(command.main(command.parse_flags(sys.argv[1:])))
     except (OSError, TypeError, ValueError) as error:
-        _end(str(error))
+        _end(_text(error))
 
 
 def require_litert() -> None:
@@ -31,6 +31,13 @@ def require_litert() -> None:
     numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", found)
     if numbers is None or tuple(map(int, numbers.groups())) < LEAST:
         raise ImportError(f"found {found}")
+
+
+def _text(error: Exception) -> str:
+    """What an error says, without the number that the operating system gives it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.strerror}: {str(error.filename)!r}"
+    return str(error)
 
 
 def _end(message: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any, overload
 
@@ -10,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
-from keras_metamix.calibration import check_finite
+from keras_metamix.batches import image_batches, is_data_set, merged, readable
+from keras_metamix.calibration import check_finite, check_shapes
 from keras_metamix.checks import shown
 from keras_metamix.graph.fold_bn import fold_batch_norm
 from keras_metamix.graph.io_names import named_inputs, named_outputs
@@ -22,6 +24,7 @@ from metamix_tflite.run.runner import Runner
 from metamix_tflite.targets import declared_target
 
 _BATCH = 50
+_BATCHES = 16  # of a data set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,9 @@ def parity(
       flat: bytes of `convert(model)`.
       model: the MetaMixModel or BitMixerModel it was made of.
       images: shape (images, ...) as the model takes them; for several inputs a list or tuple of
-        arrays, or a dictionary by the names of the inputs.
+        arrays, or a dictionary by the names of the inputs. Of a data set such as `evaluate` takes
+        (a tf.data.Dataset, a keras.utils.PyDataset, a generator) the first 16 batches are compared,
+        without their labels.
       operating_points: bit assignments by the signature to compare with the model at these bits,
         all or some of those the file was made of. The model's bits stay. None compares a file of
         one signature with the model at its present bits.
@@ -91,8 +96,8 @@ def parity(
       ValueError: no images, or one without its batch axis; images of another shape, not an array
         for each input, NaN in them, or a signature that the file lacks.
     """
-    images = _readable_images(images)
     require_quantized_model("parity", model)
+    images = _readable_images(_of_data_set(images, model.network))
     if operating_points is None:
         return _compare(flat, read_file(flat, declared=True), model, images)
     graphs, before = read_signatures(flat, declared=True), model.bit_assignment
@@ -111,6 +116,17 @@ def parity(
     finally:
         model.set_bits(before)
     return reports
+
+
+def _of_data_set(images: Any, network: keras.Model) -> Any:
+    """The images of a data set's first batches in one; all else as it is."""
+    source = readable(images)
+    if isinstance(images, Mapping) or not is_data_set(source):
+        return images
+    batches = [*image_batches(source, _BATCHES)]
+    for batch in batches:  # joined they would show another shape
+        check_shapes(batch, network)
+    return next(merged(batches, sys.maxsize), np.zeros(0))
 
 
 def _readable_images(images: Any) -> Any:
