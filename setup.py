@@ -10,7 +10,6 @@ DEPLOYMENT = [
 
 setup(
     packages=TRAINING + DEPLOYMENT,
-    py_modules=["metamix_commands"],
     package_dir={"metamix_tflite": "tflite/metamix_tflite"},
     include_package_data=False,
     package_data={
