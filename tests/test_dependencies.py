@@ -73,7 +73,8 @@ MAY_IMPORT = {
     | {"metamix_tflite.containers", "metamix_tflite.targets"},
     "keras_metamix.layers": BASE,
     "keras_metamix.graph": GRAPH
-    | {"metamix_tflite.containers", "metamix_tflite.targets", "metamix_tflite.operators"},
+    | {"metamix_tflite.containers", "metamix_tflite.targets", "metamix_tflite.operators"}
+    | {"metamix_tflite.encoding"},
     "keras_metamix.step_observer": LAYERS,
     "keras_metamix.calibration": GRAPH,
     "keras_metamix.training": GRAPH | {"keras_metamix.training_data"},

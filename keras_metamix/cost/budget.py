@@ -131,8 +131,10 @@ class Size(Budget):
 
     with $S_l(w_l)$ the bytes of the weights of layer $l$ at $w_l$ bits in the target's container,
     and of what its operator needs besides. The file has one signature, metadata and golden outputs.
-    Its size is predicted to within 1 % (below 10 kB to within 100 bytes), and rather too high than
-    too low. The bits of activations take no bytes.
+    Its size after training is predicted to within 1 % (below 10 kB to within 100 bytes), and rather
+    too high than too low. The file of a network that was never trained has fewer bytes: equal step
+    sizes need no operator between them, and biases of 0 are stored once. The bits of activations
+    take no bytes.
 
     Attributes:
       limit: a number, or a text such as "300 kB" (1 kB is 1,000 bytes, 1 KiB 1,024).

@@ -16,8 +16,7 @@ class FileOutline:
 
     Attributes:
       fixed: bytes of everything that does not depend on bits.
-      layers: bytes of each MAC layer's weights, and of what its operator needs besides, by weight
-        bits.
+      layers: bytes of each MAC layer, with the operators around it, by weight bits.
     """
 
     fixed: int

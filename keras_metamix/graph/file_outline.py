@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from keras_metamix.cost.file_size import FileBytes, MacShape, with_margin
+from keras_metamix.cost.file_size import FileBytes, with_margin
 from keras_metamix.cost.table import FileOutline
 from keras_metamix.graph.fold_bn import fold_network, require_foldable
 from keras_metamix.graph.operators.multiply import IntegerFactors
 from keras_metamix.graph.topology import Node, Topology
 from keras_metamix.keras_internals import calls_of, operation_of
 from keras_metamix.layers import integer
+from keras_metamix.layers.grid import Grid
+from metamix_tflite.containers import BLOCKS, held_bytes
+from metamix_tflite.encoding import Op
 from metamix_tflite.operators import writer_of
-from metamix_tflite.operators.data_movement import Same
-from metamix_tflite.targets import Target
+from metamix_tflite.operators.base import WrittenTensor, batch_one
+from metamix_tflite.operators.data_movement import Same, reshaped
+from metamix_tflite.operators.depth import laid_out
+from metamix_tflite.operators.patches import patches
+from metamix_tflite.targets import MacForm, Target
 
 
 def file_outline(model: Any, target: Target) -> FileOutline:
@@ -32,66 +40,123 @@ def file_outline(model: Any, target: Target) -> FileOutline:
     """
     require_foldable(model)
     topology = Topology(fold_network(model.network, distinct=True))
-    file, shapes = FileBytes(), {}
+    file, calls = FileBytes(), defaultdict[str, list[Node]](list)
     for tensor in topology.inputs:
         if target.io != "int8":
             scale = ("bytes", tensor.name) if target.io == "uint8" else None
-            file.tensor(tensor.name, tensor.shape, scale)
+            file.tensor(tensor.name, batch_one(tensor), scale)
     for node in topology.nodes:
         operation = node.operation
         if isinstance(operation, integer.IntegerMac):
-            shape = _mac(file, node, target)
             if operation.layer:
-                shapes.setdefault(operation.layer, []).append(shape)
+                calls[operation.layer].append(node)
+            else:  # constants, whose bits are no choice
+                _mac(file, node, operation.weight_bits, target)
         elif not isinstance(writer_of(operation), Same):
             _add(file, node, target)
     for tensor in topology.outputs:
         file.golden(math.prod(tensor.shape[1:]))
-    bits = {layer.name: layer.weight_quantizer.candidates for layer in model.mac_layers}
+    layers: dict[str, dict[int, FileBytes]] = {}
+    for layer in model.mac_layers:
+        row = layers[layer.name] = {b: FileBytes(0) for b in layer.weight_quantizer.candidates}
+        for (bits, found), node in itertools.product(row.items(), calls[layer.name]):
+            _mac(found, node, bits, target)
+    _share(file, [[*row.values()] for row in layers.values()])
     return FileOutline(
         with_margin(file.total),
         {
-            name: {
-                b: with_margin(
-                    sum(shape.bytes_at(b, number > 0) for number, shape in enumerate(found))
-                )
-                for b in bits[name]
-            }
-            for name, found in shapes.items()
+            name: {bits: with_margin(found.total) for bits, found in row.items()}
+            for name, row in layers.items()
         },
     )
 
 
-def _mac(file: FileBytes, node: Node, target: Target) -> MacShape:
-    """A MAC operator but for the trained integers of its weights, whose shape it returns."""
-    layer, name, trained = node.operation, node.name, bool(node.operation.layer)
-    channels, kernel = layer.channels, layer.kernel_shape
-    strides = () if layer.kind == "dense" else layer.strides
-    owner = layer.layer or name  # a layer that is called twice has one scale
-    scale: Any = f"{owner}/weights"
-    data: int | None = 0
-    if not trained:  # constants, which other layers may share
-        scale = np.asarray(layer.weight_scale).tobytes()
-        data = file.data(np.asarray(layer.kernel).tobytes(), math.prod(kernel))
-    file.tensor(f"{name}/weights", (name, 1, 1, 1), scale, channels, data)
-    # Of a pool, or a PReLU, all are 0.
-    zeros = not trained and not np.any(layer.bias)
-    bias = file.data(("zeros", channels) if zeros else f"{owner}/bias", 4 * channels)
-    file.tensor(f"{name}/bias", (channels,), f"{owner}/bias", channels, bias)
+class _Counter:
+    """What operators are written to in place of a file; counts their bytes.
+
+    Args:
+      file: where it adds them.
+    """
+
+    def __init__(self, file: FileBytes):
+        self._file, self.graph = file, self
+
+    def tensor(self, name: str, shape: tuple[int, ...], grid: Any, *_: Any) -> WrittenTensor:
+        """An INT8 tensor, declared."""
+        self._file.activation(name, shape, grid.scale)
+        return WrittenTensor(0, shape, grid)
+
+    def vector(self, name: str, values: list[Any]) -> int:
+        """An INT32 constant."""
+        data = np.asarray(values, np.int32)
+        self._file.tensor(name, data.shape, data=data.nbytes, known=data.tobytes())
+        return 0
+
+    def operator(self, op: int, inputs: list[int], *_: Any, **__: Any) -> None:
+        """An operator."""
+        self._file.operator(op, len(inputs))
+
+
+def _share(file: FileBytes, layers: Sequence[Sequence[FileBytes]]) -> None:
+    """Counts what several layers have at some of their bits once: half in the file, half in them.
+
+    The sum is right where all of them have it, and off by a half of it at most where some or none
+    do.
+
+    Args:
+      file: the parts that do not depend on bits.
+      layers: the parts of each layer, at each of its weight bits.
+    """
+    parts = [{part: n for one in found for part, n in one.once.items()} for found in layers]
+    count = Counter(part for found in parts for part in found if part not in file.once)
+    for one in itertools.chain.from_iterable(layers):
+        one.once = {
+            part: n if count[part] == 1 else n / 2 / count[part]
+            for part, n in one.once.items()
+            if part in count
+        }
+    for found in parts:
+        file.once |= {part: n / 2 for part, n in found.items() if count[part] > 1}
+
+
+def _mac(file: FileBytes, node: Node, weight_bits: int, target: Target) -> None:
+    """A MAC operator with its constants, and the operators around it."""
+    layer, name, writer = node.operation, node.name, cast(Any, _Counter(file))
+    (tensor,), result = node.inputs, batch_one(node.output)
+    source, kernel = WrittenTensor(0, batch_one(tensor), _grid(tensor)), layer.kernel_shape
+    form = target.mac_form(layer.kind, kernel, layer.strides, source.shape[-1], weight_bits)
+    _constants(file, node, form)
     _output(file, node)
-    file.operator(3)
-    file.declared(layers=1)
-    if layer.kind == "dense" and not target.held.matrix and len(node.output.shape) != 4:
-        for number, end in enumerate(("image", "flat")):  # a CONV_2D between two RESHAPEs
-            scale = _scale(node.output if number else node.inputs[0])
-            shape = node.output.shape if number else (1, 1, *node.output.shape[1:])
-            file.tensor(f"{name}/{end}", shape, scale)
-            file.declared(tensors=1)
-            data = file.data((end, len(shape), node.output.shape[1:]), 4 * len(shape))
-            file.tensor(f"{name}/shape", (len(shape),), data=data)
-            file.operator(2)
-    channels = node.inputs[0].shape[-1]
-    return MacShape(name, layer.kind, kernel, strides, channels, layer.padding, target)
+    file.operator(getattr(Op, form.operator), 3)
+    file.layer(layer.layer or name)
+    if form.patches:
+        patches(writer, name, source, layer, result)
+    elif form.blocks:
+        laid_out(writer, name + BLOCKS, source, result)
+    elif layer.kind == "transpose":
+        writer.vector(f"{name}/size", [*result])
+    elif layer.kind == "dense" and form.operator == "CONV_2D" and len(result) != 4:
+        shape = (1, 1, math.prod(result[1:-1]), source.shape[-1])
+        reshaped(writer, f"{name}/image", source, shape)
+        reshaped(writer, f"{name}/flat", WrittenTensor(0, shape, layer.output_grid), result)
+
+
+def _constants(file: FileBytes, node: Node, form: MacForm) -> None:
+    """Weights and bias."""
+    layer, kernel = node.operation, node.operation.kernel_shape
+    owner = layer.layer or node.name  # a layer that is called twice stores them once
+    scale: Any = f"{owner}/scale"
+    weights: Any = f"{owner}/weights"
+    bias: Any = f"{owner}/bias"
+    rows = layer.channels * (math.prod(kernel[:2]) if form.blocks else 1)
+    if not layer.layer:  # constants, which other layers may share; of a pool, all biases are 0
+        scale = np.asarray(layer.weight_scale).tobytes()
+        weights = np.asarray(layer.kernel).tobytes()
+        bias = bias if np.any(layer.bias) else ("zeros", rows)
+    shape = (layer.kind, kernel, 0, 0)[: 2 if form.operator == "FULLY_CONNECTED" else 4]
+    held = held_bytes(form.container, math.prod(kernel))
+    file.tensor(f"{node.name}/weights", shape, scale, rows, held, weights)
+    file.tensor(f"{node.name}/bias", (rows,), f"{owner}/bias", rows, 4 * rows, bias)
 
 
 def _add(file: FileBytes, node: Node, target: Target) -> None:
@@ -104,24 +169,23 @@ def _add(file: FileBytes, node: Node, target: Target) -> None:
         if target.io == "int8":
             return
         scale = ("bytes", name) if target.io == "uint8" else None
-        file.tensor(f"{name}/float", node.output.shape, scale)
-        file.operator(1)
+        file.tensor(f"{name}/float", batch_one(node.output), scale)
+        file.operator(Op.DEQUANTIZE, 1)
         return
     family: Any = writer_of(operation)
     *before, last = family.outline(node)
     for number, (inputs, constants) in enumerate(before):
-        file.tensor(f"{name}/columns", (1, name, number, 1), _scale(node.inputs[0]))
-        file.declared(tensors=1)
+        file.activation(f"{name}/columns", (1, name, number, 1), _grid(node.inputs[0]).scale)
         _operator(file, node, inputs, constants, number)
     inputs, constants = last
     if isinstance(operation, integer.Rescale):
         factor = float(operation.factor)
-        file.tensor(f"{name}/one", (1,), ("one", factor), data=file.data("one", 1))
+        file.tensor(f"{name}/one", (1,), ("one", factor), data=1, known="one")
         inputs += 1
     if isinstance(operation, IntegerFactors):
         shape, scale = operation.factors.shape, float(operation.scale)
-        data = file.data(operation.factors.tobytes(), operation.factors.size)
-        file.tensor(f"{name}/factors", (1, *shape, 1), ("factors", scale), data=data)
+        known, data = operation.factors.tobytes(), operation.factors.size
+        file.tensor(f"{name}/factors", (1, *shape, 1), ("factors", scale), 1, data, known)
         inputs += 1
     _output(file, node)
     _operator(file, node, inputs, constants, -1)
@@ -133,17 +197,18 @@ def _operator(
     """One of a layer's operators, with its constants."""
     for place, size in enumerate(constants):
         known = type(node.operation), node.output.shape[1:], number, place
-        file.tensor(f"{node.name}/shape", (size,), data=file.data(known, 4 * size))
-    file.operator(inputs + len(constants))
+        file.tensor(f"{node.name}/shape", (size,), data=4 * size, known=known)
+    names = [form.name for form in cast(Any, writer_of(node.operation)).litert]
+    kind = getattr(Op, names[0]) if len(names) == 1 else type(node.operation)
+    file.operator(kind, inputs + len(constants))
 
 
 def _output(file: FileBytes, node: Node) -> None:
-    file.tensor(node.name, node.output.shape, _scale(node.output))
-    file.declared(tensors=1)
+    file.activation(node.name, batch_one(node.output), _grid(node.output).scale)
 
 
-def _scale(tensor: Any) -> float:
+def _grid(tensor: Any) -> Grid:
     """That of the last integer layer before a tensor: data movement keeps it."""
     operation = operation_of(tensor)
     grid = getattr(operation, "output_grid", None)
-    return _scale(calls_of(operation)[0].input_tensors[0]) if grid is None else grid.scale
+    return _grid(calls_of(operation)[0].input_tensors[0]) if grid is None else grid
