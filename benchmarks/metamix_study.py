@@ -17,7 +17,9 @@ meta-state:
   same cost; "sensitivity": `kmm.sensitivity` on the float network and on the meta-state, and
   the knapsack; "hessian": HAWQ-V2's traces of the float network, and the knapsack.
 - "moving": a search of the same length whose meta-state moves (Fig. 7a); "joint": one without a
-  meta-state, as DNAS and EdMIPS have it. Each trains on from its own weights.
+  meta-state, as DNAS and EdMIPS have it. Both train weights in the search too, which MetaMix does
+  not, and train on from their own. "bits of moving", "bits of joint": their bits, trained from
+  MetaMix's meta-state, which compares the bits alone.
 - "uniform A4W4" and so on, and "float": trained as long, from the float network, by the same
   learning rates. "sensitivity, no meta-state": the float network's choice, trained likewise.
 
@@ -137,6 +139,8 @@ class _Arms:
         for kind in ("moving", "joint"):
             train = functools.partial(self._from_search, name, setting, kind, choose["metamix"])
             self._note(name, kind, train)
+            train = functools.partial(self._bits_of, name, setting, kind)
+            self._note(name, f"bits of {kind}", train)
 
     def _note(self, group: str, arm: str, train: Callable[[], dict[str, Any]]) -> None:
         """Runs an arm unless its result is there, and saves it."""
@@ -177,6 +181,11 @@ class _Arms:
         source = self.training.selected(name, kind)
         restore(model, [v.numpy() for v in source.weights])
         return {**found, **self.training.at_bits(model, bits, self.training.training)}
+
+    def _bits_of(self, name: str, setting: Setting, arm: str) -> dict[str, Any]:
+        """The bits of another arm, trained from MetaMix's meta-state."""
+        bits = _read(self.study["results"][self.network][name][str(self.seed)][arm]["bits"])
+        return self._from_search(name, setting, "metamix", lambda _: bits)
 
     def _no_search(self, name: str, setting: Setting) -> dict[str, Any]:
         """The float network's choice, trained from there for as long as the others."""
