@@ -182,9 +182,14 @@ class _Arms:
         restore(model, [v.numpy() for v in source.weights])
         return {**found, **self.training.at_bits(model, bits, self.training.training)}
 
-    def _bits_of(self, name: str, setting: Setting, arm: str) -> dict[str, Any]:
-        """The bits of another arm, trained from MetaMix's meta-state."""
-        bits = _read(self.study["results"][self.network][name][str(self.seed)][arm]["bits"])
+    def _bits_of(self, name: str, setting: Setting, kind: str) -> dict[str, Any]:
+        """The bits of another search, trained from MetaMix's meta-state."""
+        known = self.study["results"][self.network][name][str(self.seed)].get(kind)
+        if known:
+            bits = _read(known["bits"])
+        else:
+            searched = self.training.selected(name, kind)
+            bits = kmm.select_bits(searched, setting.given(searched))
         return self._from_search(name, setting, "metamix", lambda _: bits)
 
     def _no_search(self, name: str, setting: Setting) -> dict[str, Any]:
