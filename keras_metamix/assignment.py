@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,10 @@ FORMAT = "keras_metamix.bit_assignment"
 
 
 def _check_bits(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value not in SUPPORTED_BITS:
+    """A bit-width as an int, which NumPy's integers are made."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value not in SUPPORTED_BITS:
         raise ValueError(f"{where}: expected a bit-width of 2 to 8, found {shown(value)}.")
-    return value
+    return int(value)
 
 
 def _candidates(value: object, where: str) -> tuple[int, ...]:
@@ -39,7 +41,7 @@ def _candidates(value: object, where: str) -> tuple[int, ...]:
 
 def _one_or_several(value: Any, field: str) -> int | tuple[int, ...]:
     where = f"SearchSpace.{field}"
-    return _check_bits(value, where) if isinstance(value, int) else _candidates(value, where)
+    return _check_bits(value, where) if isinstance(value, Integral) else _candidates(value, where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ class SearchSpace:
                 )
         else:
             set_(self, "weight_bits", _one_or_several(self.weight_bits, "weight_bits"))
-        _check_bits(self.edge_bits, "SearchSpace.edge_bits")
+        set_(self, "edge_bits", _check_bits(self.edge_bits, "SearchSpace.edge_bits"))
         if self.edge_weight_bits is not None:
             edges = _one_or_several(self.edge_weight_bits, "edge_weight_bits")
             set_(self, "edge_weight_bits", edges)

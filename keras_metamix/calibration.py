@@ -221,6 +221,8 @@ def check_shapes(images: Any, network: keras.Model) -> None:
     if isinstance(images, dict):
         return  # Keras matches the names, and says so
     arrays = keras.tree.flatten(images)
+    if any(getattr(array, "shape", ())[:1] == (0,) for array in arrays):
+        raise ValueError("images: expected at least one, found none.")
     expected = [tuple(t.shape) for t in network.inputs]
     found = [tuple(getattr(a, "shape", ())) for a in arrays]
     if len(found) != len(expected) or not all(map(_fits, found, expected)):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_metamix.assignment import BitAssignment
+from keras_metamix.batches import is_arrays
 from keras_metamix.cost import Pair, Scores
 from keras_metamix.network_model import require_quantized_model
 
@@ -54,6 +55,10 @@ class BitMeasure:
     """Losses of a model at assignments given as one candidate number for each layer."""
 
     def __init__(self, model: Any, data: Any, verbose: int):
+        if is_arrays(data) and not (isinstance(data, tuple) and len(data) > 1):
+            raise TypeError(
+                "data: expected (images, labels), or batches of both, found images without labels."
+            )
         self.model, self.data, self.verbose = model, data, verbose
         self.pairs: list[list[Pair]] = [list(p) for p in model.cost_table.choices.values()]
         self.names = list(model.cost_table.choices)

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_metamix.assignment import BitAssignment, LayerBits, SearchSpace
@@ -107,6 +108,15 @@ def test_bad_search_spaces_are_refused_by_field(fields, message):
 )
 def test_a_search_space_survives_json(space):
     assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+def test_bit_widths_may_be_numpy_s_integers():
+    found = SearchSpace(np.array([4, 8]), np.int64(4), np.int32(8), edge_weight_bits=np.uint8(4))
+    assert found == SearchSpace((8, 4), 4, 8, edge_weight_bits=4)
+    bits = BitAssignment({"a": np.int64(4)}, {"a": np.int64(2)})
+    assert json.loads(json.dumps([found.to_dict(), bits["a"].weight]))[1] == 2
+    with pytest.raises(ValueError, match="expected a bit-width of 2 to 8, found np.float64"):
+        SearchSpace((np.float64(4),))
 
 
 def test_values_are_frozen():
@@ -298,6 +308,7 @@ def test_no_tensorflow_is_needed():
             "difflib",
             "json",
             "os",
+            "numbers",
             "pathlib",
             "typing",
         ),

@@ -82,3 +82,9 @@ def test_another_rule_is_refused(model, images):
     with pytest.raises(ValueError, match=r"rule: expected one of \['lsq', 'mse'\], found 'max'"):
         kmm.calibrate(model, images, rule="max")
     assert not model.calibrated
+
+
+def test_no_image_at_all_is_said():
+    model = kmm.QuantizedModel.from_float(small_cnn(width=4))
+    with pytest.raises(ValueError, match="images: expected at least one, found none"):
+        kmm.calibrate(model, np.zeros((0, 28, 28, 1), np.float32))

@@ -94,3 +94,11 @@ def test_scores_of_another_network_are_refused(images):
         kmm.select_bits(model, kmm.Bops(share=0.5))
     with pytest.raises(TypeError, match="sensitivity: expected a QuantizedModel"):
         kmm.sensitivity(object(), images)
+
+
+@pytest.mark.parametrize("given", ["images", "tuple of images"])
+def test_images_without_labels_are_refused(given, images):
+    model = network(images)
+    data = images[0] if given == "images" else images[:1]
+    with pytest.raises(TypeError, match=r"expected \(images, labels\), or batches of both"):
+        kmm.sensitivity(model, data)

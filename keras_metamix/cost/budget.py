@@ -17,7 +17,7 @@ from keras_metamix.network_model import NetworkModel
 from metamix_tflite.targets import ContainerName, IoName, TargetName, target_of
 
 _BYTES = {"b": 1, "byte": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
-_SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -249,10 +249,10 @@ def _bytes(text: str) -> float:
     found = _SIZE.fullmatch(text)
     if not found or found[2].lower() not in _BYTES:
         raise ValueError(
-            f"Size: expected bytes, as a number or as in '300 kB', '1.5 MB' or '64 KiB', found "
-            f"{shown(text)}."
+            f"Size: expected bytes, as a number or as in '300 kB', '1.5 MB' or '64 KiB', without a "
+            f"comma, found {shown(text)}."
         )
-    return float(found[1].replace(",", ".")) * _BYTES[found[2].lower()]
+    return float(found[1]) * _BYTES[found[2].lower()]
 
 
 def as_budgets(budget: Any) -> tuple[Budget, ...]:

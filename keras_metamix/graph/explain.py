@@ -10,7 +10,6 @@ from typing import Any
 import keras
 
 from keras_metamix.assignment import SearchSpace, require_space
-from keras_metamix.checks import shown
 from keras_metamix.cost import LayerCost
 from keras_metamix.graph.expand import float_names
 from keras_metamix.graph.inspection import Inspection, inspect
@@ -116,10 +115,11 @@ class Explanation:
             )
         if not self.saturating:
             return table
-        names = shown([*self.saturating])
+        count = len(self.saturating)
+        layers = "1 layer" if count == 1 else f"{count} layers"
         return (
-            f"{table}\n\nFor OpenVINO on CPUs without VNNI give {names} weights of 7 bits or fewer "
-            "(weight_bits, edge_weight_bits): sums of products with 8-bit ones saturate there."
+            f"{table}\n\nOpenVINO on CPUs without VNNI is exact with weights of 7 bits or fewer: "
+            f"sums of products with those of {layers} that may have 8 (.saturating) saturate there."
         )
 
 

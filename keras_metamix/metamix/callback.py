@@ -202,6 +202,11 @@ class MetaMixCallback(keras.callbacks.Callback):
             self._say(f"phase weight_training from now on: {self._budget_line()}")
         elif model.phase == "weight_training":
             self._statistics.on_train_end()
+        elif self._settled:
+            self._say(
+                f"fit ended in phase {model.phase}, without bits: the search goes on with the next "
+                "fit."
+            )
         self._settled = True
 
     @property

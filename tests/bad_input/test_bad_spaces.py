@@ -37,7 +37,7 @@ CANDIDATES = [
     ("negative", -4, RANGE.format(-4)),
     ("nested", [[4]], RANGE.format(r"\[4\]")),
     ("NaN", NAN, RANGE.format("nan")),
-    ("array", np.array([4]), RANGE.format("np.int64")),
+    ("array", np.array([4.5]), RANGE.format("np.float64")),
     ("long text", ("4" * 9999,), RANGE.format("'444")),
 ]
 SPACES = [

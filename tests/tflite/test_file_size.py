@@ -177,11 +177,19 @@ def test_what_has_no_file_has_no_size(arguments, message, float_model):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("300 kB", 300e3), ("1.5MB", 1.5e6), ("64 KiB", 65536), ("12 bytes", 12), ("0,5 MiB", 2**19)],
+    [("300 kB", 300e3), ("1.5MB", 1.5e6), ("64 KiB", 65536), ("12 bytes", 12), ("0.5 MiB", 2**19)],
 )
 def test_bytes_may_be_a_text(text, expected):
     assert kmm.Size(text) == kmm.Size(expected)
     assert kmm.Size(text).limit == expected
+
+
+@pytest.mark.parametrize("text", ["1,500 kB", "0,5 MiB", "1.5.0 MB", "many MB"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(
+        ValueError, match=f"Size: expected bytes, .*without a comma, found '{text}'"
+    ):
+        kmm.Size(text)
 
 
 @pytest.mark.parametrize("target", TARGETS)

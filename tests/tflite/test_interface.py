@@ -473,3 +473,17 @@ def test_structures_of_arrays():
     for given, found in ((None, "NoneType"), ([one, None], "list of NoneType"), ([], "list")):
         with pytest.raises((TypeError, ValueError), match=f"images: expected.*{found}|found 0"):
             interface.arrays(given, [(1,), (3,)])
+
+
+def test_images_are_given_as_litert_takes_them():
+    interface = Interface(("a", "b"), ("x",), 0)
+    inputs = [
+        {"shape": np.array([1, 2]), "dtype": np.float32},
+        {"shape": np.array([1, 3]), "dtype": np.uint8},
+    ]
+    one, two = np.ones((4, 2)), np.ones((4, 3), np.uint8)
+    found = interface.images([one, two], inputs)
+    assert [array.dtype for array in found] == [np.float32, np.uint8] and found[1] is two
+    one[2, 1] = np.nan
+    with pytest.raises(ValueError, match="images: expected finite ones, found NaN or Inf for 'a'"):
+        interface.images([one, two], inputs)

@@ -56,6 +56,26 @@ class Interface:
             raise ValueError("images: expected at least one, found none.")
         return found
 
+    def images(self, images: Any, inputs: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+        """Arrays of images as LiteRT takes them: as `arrays`, in float32 where an input is.
+
+        Args:
+          images: see `arrays`.
+          inputs: LiteRT's description of each.
+
+        Raises:
+          TypeError, ValueError: see `arrays`; NaN or Inf, which a file would clip without a word.
+        """
+        shapes = [tuple(detail["shape"][1:]) for detail in inputs]
+        found = self.arrays(images, shapes)
+        for place, (name, array) in enumerate(zip(self.inputs, found, strict=True)):
+            if inputs[place]["dtype"] != np.float32 or array.dtype.kind != "f":
+                continue
+            if not np.all(np.isfinite(array)):
+                raise ValueError(f"images: expected finite ones, found NaN or Inf for {name!r}.")
+            found[place] = array.astype(np.float32, copy=False)
+        return found
+
     def structured(self, outputs: Sequence[np.ndarray]) -> Any:
         """Outputs, in their order, in the structure that the model gives them in."""
         return _mapped(lambda place: outputs[place], self.structure)

@@ -186,7 +186,7 @@ class OperatingPointRunner:
           ValueError: no image, not an array for each input, or images of another shape or type.
         """
         interface = self._interfaces[self._selected]
-        arrays = interface.arrays(images, self._shapes)
+        arrays = interface.images(images, self.input_details)
         batches = [self.invoke(*(a[i : i + 1] for a in arrays)) for i in range(len(arrays[0]))]
         return interface.structured([np.concatenate(parts) for parts in zip(*batches, strict=True)])
 

@@ -139,8 +139,7 @@ class Runner:
 
     def flat_outputs(self, images: Any) -> list[np.ndarray]:
         """As `predict`, in a list in the outputs' order."""
-        shapes = [tuple(detail["shape"][1:]) for detail in self.input_details]
-        arrays, batches = self.interface.arrays(images, shapes), []
+        arrays, batches = self.interface.images(images, self.input_details), []
         count = len(arrays[0])
         for start in range(0, count, self.batch_size):
             batch = [_filled(a[start : start + self.batch_size], self.batch_size) for a in arrays]

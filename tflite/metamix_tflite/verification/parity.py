@@ -51,13 +51,13 @@ class ParityReport:
     by_output: Mapping[str, int]
 
     def __str__(self) -> str:
-        where = "XNNPACK alone" if self.delegated else "not by XNNPACK alone"
+        where = "run by XNNPACK alone" if self.delegated else "not run by XNNPACK alone"
         each = ""
         if self.differing and len(self.by_output) > 1:
             each = "".join(f", {count} of {name!r}" for name, count in self.by_output.items())
         return (
             f"{self.differing} of {self.outputs} outputs differ{each} (largest {self.max_lsb} "
-            f"steps), run by {where}; top-1 agreement with training {self.top1_agreement:.2%}"
+            f"steps), {where}; top-1 agreement with training {self.top1_agreement:.2%}"
         )
 
 
