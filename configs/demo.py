@@ -2,7 +2,7 @@
 
     metamix-train --config=configs/demo.py --workdir=runs/demo
 
-`make demo` runs it, in some seven minutes on two CPU cores. A small MobileNet on the extract of
+`make demo` runs it, in four to seven minutes on two CPU cores. A small MobileNet on the extract of
 Fashion-MNIST that the package holds; weights of 8, 4 or 2 bits are searched under three budgets
 of bytes, from one meta-state. They are compared with the float network, what TensorFlow's
 converter makes of it, and uniform 4-bit weights, trained for as long.
