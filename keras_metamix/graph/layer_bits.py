@@ -78,8 +78,8 @@ def _check(layer: Any, activation: int, weight: int) -> None:
             raise ValueError(
                 f"Layer {layer.name!r}: {found} {what} bits are no candidate, expected one of "
                 f"{list(quantizer.candidates)}. Candidates are chosen when the model is made: "
-                "MetaMixModel.from_float(model, SearchSpace(activation_bits=..., weight_bits=..., "
-                "edge_bits=...)); edge_bits are those of the first and the last layer."
+                "MetaMixModel.from_float(model, SearchSpace(...)); its edge_bits are those of the "
+                "first and the last layer."
             )
     if layer.tied and weight != activation:
         raise ValueError(
