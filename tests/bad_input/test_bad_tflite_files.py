@@ -261,7 +261,8 @@ CASES = [
             ("no image", lambda x: x[:0], ValueError, "images: expected at least one, found none"),
             ("another size", lambda x: x[:, 1:], ValueError, r"8, 8, 1\) for input .*8, 7, 8, 1\)"),
             ("one image", lambda x: x[0], ValueError, r"found \(8, 8, 1\): .*image\[None\]"),
-            ("float64", lambda x: x.astype(float), ValueError, "FLOAT64 but expected type FLOAT32"),
+            ("integers", lambda x: x.astype(int), ValueError, "INT64 but expected type FLOAT32"),
+            ("NaN", lambda x: x * np.nan, ValueError, "images: expected finite ones, found NaN"),
             ("text", lambda x: x.astype(str), ValueError, "but expected type FLOAT32|STRING"),
         ]
     ),
