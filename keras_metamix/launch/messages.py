@@ -18,6 +18,7 @@ from keras_metamix.checks import one_line
 from keras_metamix.cost import Budget
 from keras_metamix.launch.tasks import ACCURACY, Metric
 from keras_metamix.quantized_model import QuantizedModel
+from metamix_tflite.verification.main import error_text
 
 _LONGEST = 500  # characters of an error
 _LOST = (
@@ -52,16 +53,9 @@ def exit_status(main: Callable[[Any], None], arguments: Any) -> int:
             raise
         reason = _LOST
     except USER_ERRORS as error:
-        reason = one_line(_text(error), _LONGEST)
+        reason = one_line(error_text(error), _LONGEST)
     print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
     return 1
-
-
-def _text(error: Exception) -> str:
-    """What an error says, without the number that the operating system gives it."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.strerror}: {str(error.filename)!r}"
-    return str(error)
 
 
 def command_line() -> str:

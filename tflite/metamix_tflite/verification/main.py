@@ -21,7 +21,7 @@ def run() -> None:
     try:
         sys.exit(command.main(command.parse_flags(sys.argv[1:])))
     except (OSError, TypeError, ValueError) as error:
-        _end(_text(error))
+        _end(error_text(error))
 
 
 def require_litert() -> None:
@@ -33,7 +33,7 @@ def require_litert() -> None:
         raise ImportError(f"found {found}")
 
 
-def _text(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What an error says, without the number that the operating system gives it."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.strerror}: {str(error.filename)!r}"

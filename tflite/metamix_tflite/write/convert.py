@@ -160,14 +160,14 @@ def _check_size(found: int, model: Any, budgets: Iterable[Budget]) -> None:
     for budget in budgets:
         if not isinstance(budget, Size):
             continue
-        priced = budget.priced(model)
-        if found > priced.limit:
-            lower = priced.limit**2 / found
+        limit = budget.limit if budget.share is None else budget.priced(model).limit
+        if found > limit:
+            priced, lower = budget.priced(model), limit**2 / found
             remedy = f"search with a limit of {lower:,.0f} bytes instead, or convert"
             if lower < priced.least:
                 remedy = f"its bits cannot go below {priced.least:,.0f} bytes; convert"
             warnings.warn(
-                f"the file has {found:,} bytes, {found - priced.limit:,.0f} more than {budget} "
+                f"the file has {found:,} bytes, {found - limit:,.0f} more than {budget} "
                 f"allows: {remedy} with fewer golden outputs (golden=0).",
                 stacklevel=3,
             )
