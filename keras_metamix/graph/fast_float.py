@@ -15,10 +15,9 @@ def fast_float(model: keras.Model) -> keras.Model:
     """A copy of a float model whose batch norms are one kernel each while it trains.
 
     Keras composes the batch norm of a training step of some twenty operations, each of which reads
-    and writes the activation. The copy computes the same, but for the order of additions, with the
-    kernel that TensorFlow has for it. It has the model's layers, names and weights, in their
-    order, and is compiled, trained and evaluated as the model is. Then the model takes its
-    weights:
+    and writes the activation. The copy computes the same, but for the order of additions, with one
+    kernel in each direction. It has the model's layers, names and weights, in their order, and is
+    compiled, trained and evaluated as the model is. Then the model takes its weights:
 
         fast = fast_float(model)
         fast.compile("adam", loss)

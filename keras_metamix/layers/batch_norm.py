@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_metamix.layers.mode import current_mode
+from keras_metamix.ops import batch_norm
 
 # A dead channel (scale near 0) still needs a positive scale and an int32 bias in the file.
 # XNNPACK's INT4 kernels for ARM accumulate 16 times the sum, so that sums stay below 2^27.
@@ -155,20 +156,10 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
         )
 
     def _train_fused(self, inputs: Any, update: bool) -> Any:
-        """Keras composes batch norm of elementwise ops; TensorFlow has one kernel for it."""
-        import tensorflow as tf
-
+        """Keras composes batch norm of elementwise ops; this is one kernel."""
         gamma, beta, _, _ = self._parameters()
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            ops.convert_to_tensor(gamma),
-            ops.convert_to_tensor(beta),
-            epsilon=self.epsilon,
-            is_training=True,
-        )
+        outputs, mean, variance = batch_norm(inputs, gamma, beta, self.epsilon)
         if update:
-            count = tf.cast(tf.size(inputs) // mean.shape[0], tf.float32)
-            variance *= (count - 1.0) / count  # the kernel's is unbiased, Keras' is not
             self._update_statistics(mean, variance)
         return outputs
 

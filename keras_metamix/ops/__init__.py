@@ -1,5 +1,6 @@
 """Rounding and quantization primitives with custom gradients."""
 
+from keras_metamix.ops.batch_norm import batch_norm
 from keras_metamix.ops.nested import lsq_nested, nested_integers
 from keras_metamix.ops.picking import pick
 from keras_metamix.ops.resize import resize_levels
@@ -17,6 +18,7 @@ from keras_metamix.ops.step_size import (
 )
 
 __all__ = [
+    "batch_norm",
     "hard_selection",
     "lsq",
     "lsq_integers",
