@@ -16,10 +16,12 @@ meta-state:
 - "metamix": the bits that the search chose; "random 0" to "random 4": drawn at random, at the
   same cost; "sensitivity": `kmm.sensitivity` on the float network and on the meta-state, and
   the knapsack; "hessian": HAWQ-V2's traces of the float network, and the knapsack.
+- "split": `MetaMixCallback(meta="split")`, bit-meta at a third of the cost; trains on from its
+  own meta-state.
 - "moving": a search of the same length whose meta-state moves (Fig. 7a); "joint": one without a
   meta-state, as DNAS and EdMIPS have it. Both train weights in the search too, which MetaMix does
-  not, and train on from their own. "bits of moving", "bits of joint": their bits, trained from
-  MetaMix's meta-state, which compares the bits alone.
+  not, and train on from their own. "bits of moving", "bits of joint", "bits of split": their
+  bits, trained from MetaMix's meta-state, which compares the bits alone.
 - "uniform A4W4" and so on, and "float": trained as long, from the float network, by the same
   learning rates. "sensitivity, no meta-state": the float network's choice, trained likewise.
 
@@ -136,7 +138,7 @@ class _Arms:
         self._note(
             name, "sensitivity, no meta-state", functools.partial(self._no_search, name, setting)
         )
-        for kind in ("moving", "joint"):
+        for kind in ("split", "moving", "joint"):
             train = functools.partial(self._from_search, name, setting, kind, choose["metamix"])
             self._note(name, kind, train)
             train = functools.partial(self._bits_of, name, setting, kind)

@@ -30,6 +30,8 @@ ORDER = (
     "sensitivity, float network",
     "hessian",
     "sensitivity, no meta-state",
+    "split",
+    "bits of split",
     "moving",
     "bits of moving",
     "joint",
@@ -149,10 +151,11 @@ def _method(study: Mapping[str, Any]) -> list[str]:
         f"{arguments['batch']}; weight training takes {arguments['passes']:g} pass over the "
         "images. All choices of bits in a table are trained from the very same meta-state, except "
         "those that are said to begin elsewhere: moving and joint train weights in the search too, "
-        "and go on from their own, half a pass ahead; no meta-state goes on from the float "
-        "network. Batch norms are re-estimated from 32 training "
-        "batches at the end, as `MetaMixCallback` does. Each trained network read the test images "
-        "once, and they decided nothing. The first lines of `benchmarks/metamix_study.py` describe "
+        "and go on from their own, half a pass ahead; split goes on from a meta-state that cost a "
+        "third as much; no meta-state goes on from the float network. Batch norms are "
+        "re-estimated from 32 training batches at the end, as `MetaMixCallback` does. Each trained "
+        "network read the test images once, and they decided nothing. The first lines of "
+        "`benchmarks/metamix_study.py` describe "
         "the method. This command writes the page:"
     )
     further = (

@@ -87,6 +87,7 @@ class Training:
             callback = kmm.MetaMixCallback(
                 SETTINGS[name].given(model),
                 meta_epochs=int(kind != "joint"),
+                meta="split" if kind == "split" else "whole",
                 search_epochs=1 if kind != "joint" else 2,
                 statistics_batches=0,
                 statistics_data=self.data.train,
@@ -155,8 +156,8 @@ def _ready(
 
     Args:
       network, name: of NETWORKS and SETTINGS.
-      kind: "metamix", "moving", "joint": of a selection; "weights": of weight training; "from
-        float": of as many steps as both.
+      kind: "metamix", "split", "moving", "joint": of a selection; "weights": of weight training;
+        "from float": of as many steps as both.
       data: the name of the images.
       half, training: steps of half a selection, and of weight training.
     """

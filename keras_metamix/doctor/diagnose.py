@@ -12,6 +12,7 @@ from keras_metamix.checks import found_model, require_whole, shown
 from keras_metamix.doctor.advice import Finding, of_channels, of_sensitivity, of_tensor
 from keras_metamix.doctor.diagnosis import Diagnosis, LayerDiagnosis
 from keras_metamix.doctor.examination import Examination
+from keras_metamix.graph.layer_costs import layer_costs
 from keras_metamix.network_model import require_quantized_model
 
 _BATCH = 16  # images that pass at a time: all tensors between layers are held
@@ -41,12 +42,14 @@ def diagnose(
     Raises:
       TypeError: another model, or data that are no arrays.
       ValueError: the model has no step sizes yet, or does not compute with the values that a file
-        would hold; images of another shape, or none, or NaN or Inf in them; a sensitivity of a
-        layer that the model does not have.
+        would hold; a float model without one of its MAC layers; images of another shape, or none,
+        or NaN or Inf in them; a sensitivity of a layer that the model does not have.
     """
     require_quantized_model("diagnose", model)
     if float_model is not None and not isinstance(float_model, keras.Model):
         raise TypeError(f"float_model: expected a Keras model, found {found_model(float_model)}.")
+    if float_model is not None:
+        _require_origin(model, float_model)
     require_whole("images", images, 1)
     model.require_quantized()
     known = {layer.name for layer in model.mac_layers}
@@ -73,6 +76,20 @@ def diagnose(
         examined.accuracy(),
         tuple(examined.notes()),
     )
+
+
+def _require_origin(model: Any, float_model: keras.Model) -> None:
+    """Raises ValueError unless a float model has each MAC layer of a quantized one."""
+    theirs = {layer.name: layer.weights for layer in layer_costs(float_model)}
+    for layer in layer_costs(model):
+        if theirs.get(layer.name) != layer.weights:
+            other = theirs.get(layer.name)
+            found = "no such layer" if other is None else f"one of {other:,} weights"
+            raise ValueError(
+                f"float_model: expected the model that {model.name!r} was made of, with a layer "
+                f"{layer.name!r} of {layer.weights:,} weights, found {found} in "
+                f"{float_model.name!r}."
+            )
 
 
 def _findings(

@@ -297,6 +297,11 @@ def test_what_cannot_be_measured_is_refused(healthy):
         kmm.diagnose(model, "images.npz")
     with pytest.raises(TypeError, match="float_model: expected a Keras model"):
         kmm.diagnose(model, IMAGES, "float.keras")
+    other = keras.Sequential(
+        [keras.Input(SHAPE), layers.Conv2D(4, 3, name="stem"), layers.Flatten(), layers.Dense(5)]
+    )
+    with pytest.raises(ValueError, match="'stem' of 216 weights, found one of 108 weights"):
+        kmm.diagnose(model, IMAGES, other)
 
 
 def test_the_page_holds_what_the_object_holds(healthy, tmp_path):
