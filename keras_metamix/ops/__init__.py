@@ -1,7 +1,7 @@
 """Rounding and quantization primitives with custom gradients."""
 
-from keras_metamix.ops.batch_norm import batch_norm
 from keras_metamix.ops.nested import lsq_nested, nested_integers
+from keras_metamix.ops.normalization import batch_norm
 from keras_metamix.ops.picking import pick
 from keras_metamix.ops.resize import resize_levels
 from keras_metamix.ops.rounding import (

@@ -9,8 +9,9 @@ x, \qquad \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilo
 \frac{\partial L}{\partial y} - \frac{1}{N} \frac{\partial L}{\partial \beta} - \frac{\hat x}{N}
 \frac{\partial L}{\partial \gamma} \right)$$
 
-(Ioffe and Szegedy, ICML 2015). TensorFlow's kernel computes the same; on CPUs without AVX-512 it
-takes two to three times as long.
+(Ioffe and Szegedy, ICML 2015). TensorFlow's kernel computes the same, and is slower on a CPU
+without AVX-512 (benchmarks/step_time.py). It stays in use on GPUs, where it is cuDNN's, and for
+images of few values, for which the compilation does not pay.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     """
     # custom_gradient refuses a variable; a reshape to its own shape reads it as a tensor.
     gamma, beta = ops.reshape(gamma, gamma.shape), ops.reshape(beta, beta.shape)
-    if not is_large(x.shape):
+    if not is_large(x.shape) or _on_gpu():
         return _by_tensorflow(x, gamma, beta, epsilon)
     forward, backward = _kernels(epsilon)
 
@@ -88,6 +89,12 @@ def _kernels(epsilon: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return dx, products * inverse, dbeta
 
     return fused(forward), fused(backward)
+
+
+def _on_gpu() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _count(x: Any) -> Any:

@@ -57,6 +57,13 @@ def test_it_is_the_closed_form(shape, how):
         )
 
 
+def test_a_gpu_has_a_kernel_of_its_own(monkeypatch):
+    x, _, gamma, beta = map(tf.constant, drawn((5, 14, 14, 64)))
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
+    operations = tf.function(lambda: batch_norm(x, gamma, beta, EPSILON)).get_concrete_function()
+    assert "FusedBatchNormV3" in {op.type for op in operations.graph.get_operations()}
+
+
 def test_values_far_from_zero_keep_their_variance():
     """The sum of squares less the square of the sum would have lost it."""
     values = drawn((6, 16, 16, 8), mean=3000.0)
