@@ -12,8 +12,9 @@ is the median of the ratios of each round. Times are of the process' CPU and of 
   "bit_search" is the update of the architecture parameters alone: a mini-batch of that phase pays
   for one of it and one of bit-meta;
 - bit_mixer: a step of Bit-Mixer's last stage, each layer at a bit-width of its own;
-- tfmot: 8-bit QAT of tensorflow-model-optimization, in a process of its own, since it needs legacy
-  Keras; --notfmot leaves it out.
+- tfmot, legacy_float: 8-bit QAT of tensorflow-model-optimization and the float step below it, in
+  a process of their own, since they need legacy Keras, which takes its turn in each round;
+  --notfmot leaves them out.
 
 "first" is the CPU time of the first step, which traces and compiles. --memory measures each kind's
 peak in a process of its own. --against=FOLDER runs the same benchmark on another checkout in turn
@@ -64,7 +65,7 @@ flags.DEFINE_string("json", "", "Where to write the figures.")
 flags.DEFINE_string("markdown", "", "Where to write them as a table.")
 
 WARMUP = 1
-BASELINE = "float"
+BASELINE, TFMOT = "float", "tfmot"
 
 
 class Steps:
@@ -98,12 +99,13 @@ class Steps:
 
         return run
 
-    def _network(self) -> keras.Model:
+    def network(self) -> keras.Model:
+        """The float network."""
         return getattr(zoo, self.name)(self.shape, classes=10, **self.arguments)
 
     def _step(self, kind: str) -> Callable[[Any, Any], Any]:
         if kind in ("float", "fast_float"):
-            network = self._network()
+            network = self.network()
             model = _compiled(network if kind == "float" else kmm.fast_float(network))
         elif kind == "bit_mixer":
             model = self._mixer()
@@ -114,7 +116,7 @@ class Steps:
         return lambda x, y: model.train_step((x, y))
 
     def _searchable(self, kind: str) -> kmm.MetaMixModel:
-        float_model = self._network()
+        float_model = self.network()
         model = kmm.MetaMixModel.from_float(float_model, kmm.SearchSpace((8, 4, 3), 4))
         kmm.calibrate(model, self.images)
         _compiled(model)
@@ -129,7 +131,7 @@ class Steps:
         return model
 
     def _mixer(self) -> kmm.BitMixerModel:
-        model = kmm.BitMixerModel.from_float(self._network())
+        model = kmm.BitMixerModel.from_float(self.network())
         kmm.calibrate(model, self.images)
         _compiled(model)
         model.stage = "layer_wise"
@@ -143,6 +145,41 @@ def _compiled(model: Any) -> Any:
     return model
 
 
+class Beside:
+    """tfmot's step and legacy Keras' float step of a network, in a process of their own."""
+
+    def __init__(self, steps: Steps):
+        self._folder = tempfile.TemporaryDirectory()
+        folder = Path(self._folder.name)
+        steps.network().save(folder / "float.keras")
+        np.savez(folder / "batch.npz", images=steps.images, labels=steps.labels)
+        script = Path(__file__).with_name("tfmot_step_time.py")
+        self._process: Any = subprocess.Popen(
+            [sys.executable, script, folder, str(FLAGS.repeats)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first: dict[str, float] = self._answer()
+
+    def sample(self) -> dict[str, tuple[float, float]]:
+        """CPU and clock time of a step of each kind, in seconds."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("benchmarks/tfmot_step_time.py failed: see above.")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+        self._folder.cleanup()
+
+
 def measure(name: str) -> dict[str, Any]:
     """Times of each kind of step of a network, and what its first step took."""
     steps, runs, first = Steps(name), {}, {}
@@ -151,17 +188,27 @@ def measure(name: str) -> dict[str, Any]:
         start = time.process_time()
         runs[kind]()
         first[kind] = time.process_time() - start
-    cpu: dict[str, list[float]] = {kind: [] for kind in runs}
-    wall: dict[str, list[float]] = {kind: [] for kind in runs}
-    for number in range(WARMUP + FLAGS.rounds):
-        for kind, run in runs.items():
-            clock, process = time.perf_counter(), time.process_time()
-            for _ in range(FLAGS.repeats):
-                run()
-            if number >= WARMUP:
-                cpu[kind].append((time.process_time() - process) / FLAGS.repeats)
-                wall[kind].append((time.perf_counter() - clock) / FLAGS.repeats)
+    beside = Beside(steps) if FLAGS.tfmot else None
+    rounds: list[dict[str, tuple[float, float]]] = []
+    for _ in range(WARMUP + FLAGS.rounds):
+        rounds.append({kind: _timed(run) for kind, run in runs.items()})
+        if beside:
+            rounds[-1] |= beside.sample()
+    if beside:
+        first |= beside.first
+        beside.close()
+    of = {kind: list(zip(*(r[kind] for r in rounds[WARMUP:]), strict=True)) for kind in rounds[0]}
+    cpu, wall = ({kind: times[i] for kind, times in of.items()} for i in range(2))
     return {"cpu": cpu, "wall": wall, "first": first}
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """CPU and clock time of a step, in seconds."""
+    clock, process = time.perf_counter(), time.process_time()
+    for _ in range(FLAGS.repeats):
+        run()
+    cpu = time.process_time() - process
+    return cpu / FLAGS.repeats, (time.perf_counter() - clock) / FLAGS.repeats
 
 
 def summarize(measured: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -169,7 +216,7 @@ def summarize(measured: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]
 
     Returns:
       A row for each kind: ms and wall_ms, over_float with its 10th and 90th percentile,
-      first_s.
+      over_tfmot, first_s.
     """
     runs = list(measured)
     rows: dict[str, dict[str, float]] = {}
@@ -180,6 +227,9 @@ def summarize(measured: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]
             ratios = cpu / np.concatenate([run["cpu"][BASELINE] for run in runs])
             low, middle, high = (float(q) for q in np.quantile(ratios, (0.1, 0.5, 0.9)))
             rows[kind] |= {"over_float": middle, "low": low, "high": high}
+        if TFMOT in runs[0]["cpu"]:
+            ratios = cpu / np.concatenate([run["cpu"][TFMOT] for run in runs])
+            rows[kind]["over_tfmot"] = float(np.median(ratios))
         rows[kind]["first_s"] = float(np.median([run["first"][kind] for run in runs]))
     return rows
 
@@ -214,18 +264,8 @@ def _raw() -> None:
 def _memory(name: str, folder: str) -> dict[str, float]:
     """Peak memory in MB of a process that trains one kind of step."""
     kinds = Steps(name).kinds()
-    return {k: _processes(name, folder, f"--kinds={k}", "--rounds=1")["peak_mb"] for k in kinds}
-
-
-def _tfmot(name: str) -> dict[str, float]:
-    """The same figures of tfmot's step and of legacy Keras' float step."""
-    with tempfile.TemporaryDirectory() as folder:
-        file, steps = Path(folder) / "float.keras", Steps(name)
-        steps._network().save(file)
-        np.savez(Path(folder) / "batch.npz", images=steps.images, labels=steps.labels)
-        script = os.path.join(os.path.dirname(__file__), "tfmot_step_time.py")
-        command = [sys.executable, script, folder, str(FLAGS.rounds), str(FLAGS.repeats)]
-        return json.loads(_output(command))
+    few = "--rounds=1", "--notfmot"
+    return {k: _processes(name, folder, f"--kinds={k}", *few)["peak_mb"] for k in kinds}
 
 
 def main(argv: list[str]) -> None:
@@ -249,14 +289,13 @@ def main(argv: list[str]) -> None:
         runs: dict[str, list[Any]] = {which: [] for which in folders}
         for _ in range(turns):
             for which, folder in folders.items():
-                runs[which].append(_processes(name, folder))
+                tfmot = FLAGS.tfmot and which == "this"
+                runs[which].append(_processes(name, folder, f"--tfmot={tfmot}"))
         found: dict[str, Any] = {which: summarize(of) for which, of in runs.items()}
         if FLAGS.memory:
             for which, folder in folders.items():
                 for kind, peak in _memory(name, folder).items():
                     found[which][kind]["peak_mb"] = peak
-        if FLAGS.tfmot:
-            found["this"] |= _tfmot(name)
         figures["networks"][name] = found
         print(_table(name, found), flush=True)
         _write(FLAGS.json, json.dumps(figures, indent=2) + "\n")
@@ -269,20 +308,20 @@ def _table(name: str, found: dict[str, Any]) -> str:
     shape, count, _ = NETWORKS[name]
     lines = [f"{name}, {'x'.join(map(str, shape))}, {count} images a step", ""]
     lines.append(
-        "| step | CPU, ms | clock, ms | over float | 10 to 90 % | first step, s | peak, MB |"
+        "| step | CPU, ms | clock, ms | over float | 10 to 90 % | over tfmot | first step, s "
+        "| peak, MB |"
     )
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for which, rows in found.items():
         for kind, row in rows.items():
             label = kind if which == "this" else f"{kind}, {which}"
             ratio = f"{row['over_float']:.2f}" if "over_float" in row else ""
             spread = f"{row['low']:.2f} to {row['high']:.2f}" if "low" in row else ""
+            tfmot = f"{row['over_tfmot']:.2f}" if "over_tfmot" in row else ""
             first = f"{row['first_s']:.1f}" if "first_s" in row else ""
             peak = f"{row['peak_mb']:.0f}" if "peak_mb" in row else ""
-            figures = (
-                f"{row['ms']:.1f} | {row['wall_ms']:.1f} | {ratio} | {spread} | {first} | {peak}"
-            )
-            lines.append(f"| {label} | {figures} |")
+            times = f"{row['ms']:.1f} | {row['wall_ms']:.1f}"
+            lines.append(f"| {label} | {times} | {ratio} | {spread} | {tfmot} | {first} | {peak} |")
     return "\n".join(lines) + "\n"
 
 
