@@ -24,7 +24,7 @@ from keras_metamix.batches import (
 from keras_metamix.checks import require_whole, shown
 from keras_metamix.keras_internals import layers_inside
 from keras_metamix.layers.mac import QuantizedMac
-from keras_metamix.layers.mode import QuantizationMode, quantization_mode
+from keras_metamix.layers.mode import QuantizationMode, current_mode, quantization_mode
 from keras_metamix.layers.parts import batch_norms
 from keras_metamix.layers.weight_quantizer import RULES, Rule
 from keras_metamix.network_model import require_quantized_model
@@ -269,20 +269,50 @@ def replace_statistics(network: keras.Model, batches: Iterable[Any]) -> int:
     kind = keras.layers.BatchNormalization
     norms: Any = [layer for layer in layers_inside(network) if isinstance(layer, kind)]
     momenta = [norm.momentum for norm in norms]
-    momentum, read = tf.Variable(0.0, trainable=False), 0
-
-    def train(images: Any) -> None:
-        network(images, training=True)
-
-    compiled: Any = tf.function(train, reduce_retracing=True)
+    momentum, compiled = _training_pass(network, norms)
+    read = 0
     try:
         for norm in norms:
             norm.momentum = momentum
         for count, images in enumerate(batches, start=1):
             momentum.assign((count - 1) / count)
-            (train if count <= _EAGER else compiled)(images)
+            if count <= _EAGER:
+                network(images, training=True)
+            else:
+                compiled(images)
             read += count_images(images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return read
+
+
+class _TrainingPasses:
+    """A network's forward passes of training, traced once for each mode.
+
+    No dictionary in the network itself, which Keras would track and save.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[Any, tuple[tf.Variable, Any]] = {}
+
+
+def _training_pass(network: Any, norms: Iterable[Any]) -> tuple[tf.Variable, Any]:
+    """The momentum that batch norms have in a compiled pass of the network, and that pass.
+
+    To trace it takes as long as thirty batches.
+    """
+
+    def train(images: Any) -> None:
+        network(images, training=True)
+
+    made = tf.Variable(0.0, trainable=False), tf.function(train, reduce_retracing=True)
+    # What a trace depends on and no variable holds.
+    state = tf.distribute.get_strategy(), current_mode(), *(norm.trainable for norm in norms)
+    try:
+        hash(state)
+    except TypeError:  # a mode with tensors, of one step
+        return made
+    if not hasattr(network, "_training_passes"):
+        network._training_passes = _TrainingPasses()
+    return network._training_passes.of.setdefault(state, made)

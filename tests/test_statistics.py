@@ -68,6 +68,32 @@ def test_those_of_a_float_model(nested):
         kmm.reestimate_batch_norm(model)
 
 
+def test_the_pass_is_traced_once_and_follows_what_changes(monkeypatch):
+    """Twelve batches: the first four run eagerly, the rest in a function that is kept."""
+    model, calls = compiled(), []
+    call = model.network.call
+    monkeypatch.setattr(model.network, "call", lambda *a, **k: calls.append(1) or call(*a, **k))
+    kmm.reestimate_batch_norm(model, IMAGES, batch_size=4)
+    assert len(calls) == 4 + 1
+    first = statistics(model)
+    kmm.reestimate_batch_norm(model, IMAGES, batch_size=4)
+    assert len(calls) == 4 + 1 + 4
+    assert_equal(statistics(model), first)
+    model.mac_layers[0].kernel.assign(2 * model.mac_layers[0].kernel)
+    frozen = batch_norms(model.network)[1]
+    frozen.trainable = False
+    kmm.reestimate_batch_norm(model, IMAGES, batch_size=4)
+    assert len(calls) == 4 + 1 + 4 + 4 + 1
+    found = statistics(model)
+    assert not np.allclose(found[0], first[0])
+    assert_equal(found[2:4], first[2:4])
+    fresh = compiled()
+    fresh.network.set_weights(model.network.get_weights())
+    batch_norms(fresh.network)[1].trainable = False
+    kmm.reestimate_batch_norm(fresh, IMAGES, batch_size=4)
+    assert_equal(statistics(fresh), found)
+
+
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_fit_ends_with_them(validated):
     """They are there when the last epoch is validated, and weights are as without the callback."""

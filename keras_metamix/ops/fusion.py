@@ -15,12 +15,16 @@ import keras
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates a function of tensors, written in `keras.ops`, without variables."""
+    """Decorates a function of tensors, written in `keras.ops`, without variables.
+
+    Its result is a constant for gradients: a custom gradient surrounds it.
+    """
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
 
     kernels: dict[Any, Callable[..., Any]] = {}
+    graphs: dict[Any, Callable[..., Any]] = {}
 
     def call(*tensors: Any) -> Any:
         # One tf.function for each signature: of one with many, TensorFlow warns of retracing. It
@@ -29,6 +33,12 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
         if signature not in kernels:
             own = functools.partial(function)
             kernels[signature] = tf.function(own, jit_compile=True, autograph=False)
-        return kernels[signature](*tensors)
+        kernel = kernels[signature]
+        if not tf.executing_eagerly():
+            return kernel(*tensors)
+        # Within a graph, as training calls it: for an eager call TensorFlow compiles it once more.
+        if signature not in graphs:
+            graphs[signature] = tf.function(functools.partial(kernel), autograph=False)
+        return graphs[signature](*map(tf.stop_gradient, tensors))
 
     return call

@@ -46,8 +46,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
 
     @ops.custom_gradient
     def normalize(x, gamma, beta):
-        # What is compiled has no gradient but the one below, which an eager tape does not know.
-        outputs, mean, variance = forward(*(ops.stop_gradient(t) for t in (x, gamma, beta)))
+        outputs, mean, variance = forward(x, gamma, beta)
 
         def gradient(upstream, *_):
             return backward(upstream, x, gamma, mean, variance)
