@@ -38,6 +38,7 @@ ORDER = (
     "bits of joint",
 )
 CONFIDENCE, WIDTH = 0.95, 120
+_ACROSS = 30  # layers of a table that has one in each column
 _INTRODUCTION = (
     "This study compares the bits that MetaMix's search finds with bits of the same cost that were "
     "drawn at random or chosen by each layer's sensitivity. Each choice is trained for the same "
@@ -235,9 +236,8 @@ def _row(arm: str, rows: Sequence[Mapping[str, float]], difference: str) -> str:
 
 def _bits(seeds: Seeds) -> list[str]:
     """The bits that the choices have in common, and where they part."""
-    lines = ["| mean bits, layer by layer | " + " | ".join(_short(seeds)) + " |"]
-    lines.append("| --- |" + " ---: |" * len(_short(seeds)))
     searched = 1 if len({b.split("W")[0] for b in _all_bits(seeds)}) == 1 else 0
+    columns = {}
     for arm in (*_arms(seeds), "random"):
         rows = [
             [float(text[1:].split("W")[searched]) for text in result["bits"].values()]
@@ -246,9 +246,14 @@ def _bits(seeds: Seeds) -> list[str]:
             if (name == arm or (arm == "random" and name.startswith("random ")))
         ]
         if rows:
-            means = np.mean(rows, axis=0)
-            lines.append(f"| {arm} | " + " | ".join(f"{value:.1f}" for value in means) + " |")
-    return lines
+            columns[arm] = [f"{value:.1f}" for value in np.mean(rows, axis=0)]
+    head, rows = _short(seeds), [[arm, *means] for arm, means in columns.items()]
+    if len(head) > _ACROSS:  # a table of so many columns cannot be read
+        rows = [list(row) for row in zip(head, *columns.values(), strict=True)]
+        head = list(columns)
+    lines = [" | ".join(["| mean bits, layer by layer", *head]) + " |"]
+    lines.append("| --- |" + " ---: |" * len(head))
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _short(seeds: Seeds) -> list[str]:
