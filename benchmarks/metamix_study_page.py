@@ -156,8 +156,7 @@ def _method(study: Mapping[str, Any]) -> list[str]:
         "third as much; no meta-state goes on from the float network. Batch norms are "
         "re-estimated from 32 training batches at the end, as `MetaMixCallback` does. Each trained "
         "network read the test images once, and they decided nothing. The first lines of "
-        "`benchmarks/metamix_study.py` describe "
-        "the method. This command writes the page:"
+        "`benchmarks/metamix_study.py` describe the method. This command writes the page:"
     )
     further = (
         "A seed that was interrupted has fewer than five random assignments so far. The same "

@@ -282,8 +282,8 @@ def replace_statistics(network: keras.Model, batches: Iterable[Any]) -> int:
                 compiled(images)
             read += count_images(images)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, own in zip(norms, momenta, strict=True):
+            norm.momentum = own
     return read
 
 
@@ -300,7 +300,7 @@ class _TrainingPasses:
 def _training_pass(network: Any, norms: Iterable[Any]) -> tuple[tf.Variable, Any]:
     """The momentum that batch norms have in a compiled pass of the network, and that pass.
 
-    To trace it takes as long as thirty batches.
+    It is kept: tracing takes longer than several batches do.
     """
 
     def train(images: Any) -> None:

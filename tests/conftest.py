@@ -4,8 +4,8 @@ import gc
 import os
 from pathlib import Path
 
-# TensorFlow takes oneDNN's kernels by default on CPUs with AVX-512 alone. Keras computes depthwise
-# convolutions of unequal strides and dilated transposed ones with no others.
+# On x86 TensorFlow takes oneDNN's kernels by default only where a CPU has VNNI. Keras computes
+# depthwise convolutions of unequal strides and dilated transposed ones with no others.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras

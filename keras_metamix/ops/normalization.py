@@ -9,9 +9,9 @@ x, \qquad \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilo
 \frac{\partial L}{\partial y} - \frac{1}{N} \frac{\partial L}{\partial \beta} - \frac{\hat x}{N}
 \frac{\partial L}{\partial \gamma} \right)$$
 
-(Ioffe and Szegedy, ICML 2015). TensorFlow's kernel computes the same, and is slower on a CPU
-without AVX-512 (benchmarks/step_time.py). It stays in use on GPUs, where it is cuDNN's, and for
-images of few values, for which the compilation does not pay.
+(Ioffe and Szegedy, ICML 2015). TensorFlow's kernel computes the same, and was slower on the CPU
+where both were measured (benchmarks/step_time.py). It stays in use on GPUs, where it is cuDNN's,
+and for images of few values, for which the compilation does not pay.
 """
 
 from __future__ import annotations
