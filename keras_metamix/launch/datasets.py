@@ -152,6 +152,9 @@ def _imagenet(config: Experiment) -> Data:
     tested = imagenet_evaluation(test, _EVALUATION_BATCH, form, config.export.test_images)
     images, labels = zip(*tested.as_numpy_iterator(), strict=True)
     images, labels = np.concatenate(images), np.concatenate(labels)
+    origin = "The test images are ImageNet's validation images."
+    if data.name == imagenet_sample.NAME:
+        origin = "The project draws its images itself; none is ImageNet's."
     return Data(
         functools.partial(imagenet_training, train, batch_size, form, config.seed, augmentation),
         imagenet_evaluation(held, _EVALUATION_BATCH, form) if len(held) else None,
@@ -163,7 +166,7 @@ def _imagenet(config: Experiment) -> Data:
         train.classes,
         notes=(
             f"Accuracy and parity are of the first {len(labels):,} of {len(test):,} test images "
-            "(config.export.test_images). The test images are ImageNet's validation images.",
+            f"(config.export.test_images). {origin}",
         ),
     )
 
