@@ -67,9 +67,9 @@ docs: $(DEV) ## the site of docs/ into build/site/; a warning, such as a broken 
 notebooks: $(DEV) ## run notebooks/ and write their outputs anew (NOTEBOOK_ARGS=--check writes nothing)
 	$(BIN)/python scripts/run_notebooks.py $(NOTEBOOK_ARGS)
 
-bench: $(STAMP) ## step times over a plain float step; writes runs/step_time.json
+bench: $(STAMP) ## step times over a plain float step, first steps, memory; writes runs/step_time.json
 	@mkdir -p runs
-	$(BIN)/python benchmarks/step_time.py --json runs/step_time.json
+	$(BIN)/python benchmarks/step_time.py --alone --json runs/step_time.json
 
 lowest: $(LOWEST) ## the quick tests with every dependency at its lower bound (Python 3.11)
 	.venv-lowest/bin/python -m pytest $(TWO_WORKERS) -m "not slow" $(PYTEST_ARGS)

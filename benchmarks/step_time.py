@@ -16,9 +16,9 @@ is the median of the ratios of each round. Times are of the process' CPU and of 
   a process of their own, since they need legacy Keras, which takes its turn in each round;
   --notfmot leaves them out.
 
-"first" is the CPU time of the first step, which traces and compiles. --memory measures each kind's
-peak in a process of its own. --against=FOLDER runs the same benchmark on another checkout in turn
-with this one, and prints the ratios of both.
+--alone measures the CPU time of each kind's first step, which traces and compiles, and its peak
+memory, in a process of its own, since what one kind compiles another may use. --against=FOLDER runs
+the same benchmark on another checkout in turn with this one, and prints the ratios of both.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ flags.DEFINE_list("kinds", [], "Kinds of step; none: all.")
 flags.DEFINE_integer("rounds", 15, "Samples of each kind of step.", lower_bound=1)
 flags.DEFINE_integer("repeats", 3, "Steps in a sample.", lower_bound=1)
 flags.DEFINE_bool("tfmot", True, "Measure tfmot's 8-bit QAT too.")
-flags.DEFINE_bool("memory", False, "Measure the peak memory of each kind too.")
+flags.DEFINE_bool("alone", False, "Measure each kind's first step and peak memory too.")
 flags.DEFINE_string("against", "", "Another checkout, measured in turn with this one.")
 flags.DEFINE_integer("turns", 3, "With --against: how often the two take turns.", lower_bound=1)
 flags.DEFINE_string("json", "", "Where to write the figures.")
@@ -66,6 +66,7 @@ flags.DEFINE_string("markdown", "", "Where to write them as a table.")
 
 WARMUP = 1
 BASELINE, TFMOT = "float", "tfmot"
+BESIDE = (TFMOT, "legacy_float")
 
 
 class Steps:
@@ -181,13 +182,13 @@ class Beside:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Times of each kind of step of a network, and what its first step took."""
-    steps, runs, first = Steps(name), {}, {}
-    for kind in steps.kinds():
-        runs[kind] = steps.make(kind)
-        start = time.process_time()
-        runs[kind]()
-        first[kind] = time.process_time() - start
+    """Times of each kind of step of a network, and what the first of all took."""
+    steps = Steps(name)
+    runs = {kind: steps.make(kind) for kind in steps.kinds()}
+    start = time.process_time()
+    for run in runs.values():
+        run()
+    first = time.process_time() - start
     beside = Beside(steps) if FLAGS.tfmot else None
     rounds: list[dict[str, tuple[float, float]]] = []
     for _ in range(WARMUP + FLAGS.rounds):
@@ -195,11 +196,10 @@ def measure(name: str) -> dict[str, Any]:
         if beside:
             rounds[-1] |= beside.sample()
     if beside:
-        first |= beside.first
         beside.close()
     of = {kind: list(zip(*(r[kind] for r in rounds[WARMUP:]), strict=True)) for kind in rounds[0]}
     cpu, wall = ({kind: times[i] for kind, times in of.items()} for i in range(2))
-    return {"cpu": cpu, "wall": wall, "first": first}
+    return {"cpu": cpu, "wall": wall, "first_s": first, "beside": beside.first if beside else {}}
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, float]:
@@ -216,7 +216,7 @@ def summarize(measured: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]
 
     Returns:
       A row for each kind: ms and wall_ms, over_float with its 10th and 90th percentile,
-      over_tfmot, first_s.
+      over_tfmot; first_s of those of `Beside`.
     """
     runs = list(measured)
     rows: dict[str, dict[str, float]] = {}
@@ -230,7 +230,8 @@ def summarize(measured: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]
         if TFMOT in runs[0]["cpu"]:
             ratios = cpu / np.concatenate([run["cpu"][TFMOT] for run in runs])
             rows[kind]["over_tfmot"] = float(np.median(ratios))
-        rows[kind]["first_s"] = float(np.median([run["first"][kind] for run in runs]))
+    for kind, first in runs[0]["beside"].items():
+        rows[kind]["first_s"] = first
     return rows
 
 
@@ -261,11 +262,13 @@ def _raw() -> None:
     print(json.dumps(found))
 
 
-def _memory(name: str, folder: str) -> dict[str, float]:
-    """Peak memory in MB of a process that trains one kind of step."""
-    kinds = Steps(name).kinds()
-    few = "--rounds=1", "--notfmot"
-    return {k: _processes(name, folder, f"--kinds={k}", *few)["peak_mb"] for k in kinds}
+def _alone(name: str, folder: str, kinds: Iterable[str]) -> dict[str, dict[str, float]]:
+    """What each kind of step takes in a process of its own: first_s and peak_mb."""
+    found = {}
+    for kind in kinds:
+        run = _processes(name, folder, f"--kinds={kind}", "--rounds=1", "--notfmot")
+        found[kind] = {of: run[of] for of in ("first_s", "peak_mb")}
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -292,10 +295,10 @@ def main(argv: list[str]) -> None:
                 tfmot = FLAGS.tfmot and which == "this"
                 runs[which].append(_processes(name, folder, f"--tfmot={tfmot}"))
         found: dict[str, Any] = {which: summarize(of) for which, of in runs.items()}
-        if FLAGS.memory:
-            for which, folder in folders.items():
-                for kind, peak in _memory(name, folder).items():
-                    found[which][kind]["peak_mb"] = peak
+        for which, folder in folders.items() if FLAGS.alone else ():
+            ours = [kind for kind in found[which] if kind not in BESIDE]
+            for kind, more in _alone(name, folder, ours).items():
+                found[which][kind] |= more
         figures["networks"][name] = found
         print(_table(name, found), flush=True)
         _write(FLAGS.json, json.dumps(figures, indent=2) + "\n")

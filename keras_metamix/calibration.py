@@ -272,8 +272,8 @@ def replace_statistics(network: keras.Model, batches: Iterable[Any]) -> int:
     momentum, compiled = _training_pass(network, norms)
     read = 0
     try:
-        for norm in norms:
-            norm.momentum = momentum
+        for norm in norms:  # past Keras, which would save the variable with the layer from then on
+            object.__setattr__(norm, "momentum", momentum)
         for count, images in enumerate(batches, start=1):
             momentum.assign((count - 1) / count)
             if count <= _EAGER:

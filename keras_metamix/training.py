@@ -324,7 +324,8 @@ def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:
     """Applies gradients, or zeros where the loss or one of them is NaN or Inf.
 
     So the weights stay those that gave them, and `diagnosis` can find the layer. The loss alone
-    does not show: a quantizer clips NaN to an end of its grid.
+    does not show: a quantizer clips NaN to an end of its grid. Of several replicas, whose gradients
+    are added, one is enough.
 
     Returns:
       The loss; NaN where nothing was applied.
@@ -334,7 +335,11 @@ def descend(optimizer: Any, gradients: Any, variables: Any, loss: Any) -> Any:
         return loss
     # A sum is NaN or Inf where a summand is, and takes one pass.
     sums = [tf.reduce_sum(gradient) for gradient, _ in pairs]
-    finite = tf.math.is_finite(tf.add_n([tf.cast(loss, "float32"), *sums]))
+    total = tf.add_n([tf.cast(loss, "float32"), *sums])
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, total)
+    finite = tf.math.is_finite(total)
     optimizer.apply_gradients(
         (tf.where(finite, gradient, tf.zeros_like(gradient)), variable)
         for gradient, variable in pairs

@@ -64,6 +64,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._trained, self._state = model, _State()
         self._others = [c for c in callbacks if hasattr(c, "get_state")]
         self._start, self._written = 0, time.monotonic()
+        self._left = 0  # steps to let pass
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -159,9 +160,15 @@ class Checkpoints(keras.callbacks.Callback):
     # --- callbacks -------------------------------------------------------------------------
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets the steps pass that the epoch had before the restart."""
+        self._left = self._start % self.epoch_steps
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Lets the steps pass that the epoch had before the restart.
+
+        Not before the first batch: what an epoch begins with may have made another function.
+        """
         model: Any = self._trained
-        function, left = model.train_function, self._start % self.epoch_steps
+        function, left, self._left = model.train_function, self._left, 0
 
         def passed(iterator: Any) -> Any:
             nonlocal left

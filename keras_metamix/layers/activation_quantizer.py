@@ -16,9 +16,9 @@ from keras_metamix.layers.mode import current_mode
 from keras_metamix.ops import lsq, lsq_mixture, pick, shifted_range
 
 Absorbed = Literal["linear", "relu", "relu6"]
-# Fusing pays in training, on tensors of so many values; elsewhere the compilation of every new
-# shape costs more than it saves.
-_FUSED_FROM = 2**15
+# Fusing pays in training, on images of so many values; elsewhere the compilation of every new shape
+# costs more than it saves.
+_FUSED_FROM = 2**8
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -271,5 +271,6 @@ def _in_type(values: Any, x: Any) -> Any:
 
 
 def _is_large(x: Any) -> bool:
-    """Whether a tensor has `_FUSED_FROM` values, or may have, its batch size being unknown."""
-    return None in x.shape or math.prod(x.shape) >= _FUSED_FROM
+    """Whether an image has `_FUSED_FROM` values, or may have, a size being unknown."""
+    sizes = x.shape[1:]
+    return None in sizes or math.prod(sizes) >= _FUSED_FROM

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_metamix.layers.mode import current_mode
-from keras_metamix.ops import batch_norm
+from keras_metamix.ops import batch_norm, round_straight_through
 
 # A dead channel (scale near 0) still needs a positive scale and an int32 bias in the file.
 # XNNPACK's INT4 kernels for ARM accumulate 16 times the sum, so that sums stay below 2^27.
@@ -46,7 +46,7 @@ def folded_terms(
     smallest = ops.maximum(SMALLEST_SCALE, ops.abs(total) / (step * LARGEST_BIAS_INTEGER))
     sign = ops.where(scale < 0, -ops.ones_like(scale), ops.ones_like(scale))
     scale = sign * ops.maximum(ops.abs(scale), smallest)
-    return scale, ops.round(total / (ops.abs(scale) * step))
+    return scale, round_straight_through(total / (ops.abs(scale) * step))
 
 
 @keras.saving.register_keras_serializable("keras_metamix")
@@ -129,6 +129,7 @@ class FoldableBatchNormalization(keras.layers.BatchNormalization):
         if step is None and self._input_step is not None:
             step = self._input_step() / AFFINE_INTEGER
         if step is not None and self.evaluates_folded(training):
+            step = ops.stop_gradient(step)  # the grid of the bias, which the bias does not move
             scale, integers = self.fold(1.0, 0.0, step, bias)
             return inputs * scale + integers * ops.abs(scale) * step
         training = bool(training) and self.trainable  # Keras: a frozen batch norm evaluates

@@ -17,6 +17,7 @@ from keras_metamix.cost import as_budgets
 from keras_metamix.files import written_whole
 from keras_metamix.metamix.model import MetaMixModel
 from keras_metamix.metamix.search import prepare_weight_training, require_metamix, select_bits
+from keras_metamix.network_model import optimizers_of
 from keras_metamix.points import OperatingPoint
 from keras_metamix.statistics import reestimate_batch_norm
 
@@ -63,7 +64,8 @@ def trace_front(
         for budget, bits in zip(budgets, chosen, strict=True)
     ]
     kept = _Kept(folder, epochs)
-    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+    variables = [*model.variables, *_of_optimizers(model)]
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
     phase = model.phase
     points: dict[int, OperatingPoint] = {}
     try:
@@ -71,7 +73,7 @@ def trace_front(
             point = kept.point(number, chosen[number])
             if point is None:
                 if not epochs:
-                    _restore(model, before)
+                    _restore(variables, before)
                 point = OperatingPoint(chosen[number], costs[number], {}, epochs=epochs)
                 point = _made(model, data, point, train, steps_per_epoch, batches)
                 point = kept.keep(number, point, model)
@@ -88,7 +90,7 @@ def trace_front(
                 )
     finally:
         model.phase = phase
-        _restore(model, before)
+        _restore(variables, before)
     return [points[number] for number in range(len(chosen))]
 
 
@@ -118,8 +120,14 @@ def _made(
     return dataclasses.replace(point, metrics=metrics, images=images)
 
 
-def _restore(model: MetaMixModel, values: list[np.ndarray]) -> None:
-    for variable, value in zip(model.variables, values, strict=True):
+def _of_optimizers(model: MetaMixModel) -> list[Any]:
+    """What the model's optimizers count and average."""
+    made = (optimizer for optimizer, _ in optimizers_of(model) if optimizer is not None)
+    return [variable for optimizer in made for variable in optimizer.variables]
+
+
+def _restore(variables: list[Any], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 

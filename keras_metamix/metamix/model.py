@@ -227,7 +227,7 @@ class MetaMixModel(QuantizedModel):
         self.objective = make_objective(budgets, strength, form)
 
     def _training_state(self) -> Any:
-        return self.phase, self.meta
+        return self.phase, self.meta, self.objective if self.phase == "bit_search" else None
 
     def compute_loss(
         self,

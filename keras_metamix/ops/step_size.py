@@ -8,7 +8,9 @@ $$\frac{\partial Q}{\partial v} = \begin{cases} 1 & l \le u \le h \\ 0 & \text{e
 \qquad \frac{\partial Q}{\partial s} = g \cdot \begin{cases} \mathrm{round}(u) - u & l \le u \le h
 \\ l & u < l \\ h & u > h \end{cases}, \qquad g = \frac{1}{\sqrt{N h}}$$
 
-summed over the $N$ values that share the step. Rounding is half to even, as on the device.
+summed over the $N$ values that share the step. Rounding is half to even, as on the device. The
+gradients divide as the quantizer does: a tie that rounds the other way, or a value on the highest
+level that counts as clipped, would be another function's.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def _candidate_functions(
         step, low, high, scale = chosen(steps, index, table)
 
         def parts(upstream, v):
-            inside, residual = _residual(_capped(v, cap) * (1.0 / step), low, high)
+            inside, residual = _residual(_capped(v, cap) / step, low, high)
             if not math.isinf(cap):
                 inside = ops.logical_and(inside, ops.less(v, cap))
             return ops.where(inside, upstream, 0.0), upstream * residual
@@ -105,7 +107,7 @@ def _mixture_functions(cap: float) -> tuple[Callable[..., Any], Callable[..., An
         count = steps.shape[0]
 
         def units(v):
-            return [_capped(v, cap) * (1.0 / steps[b]) for b in range(count)]
+            return [_capped(v, cap) / steps[b] for b in range(count)]
 
         def products(upstream, v):
             return [
