@@ -65,7 +65,7 @@ def write_page(output: Path, study: dict[str, Any]) -> None:
         lines += ["", *_floats(groups), "", f"![Accuracy of each choice]({picture.name})"]
         for name, seeds in searched.items():
             lines += ["", f"### {name}: {SETTINGS[name]}", "", *_table(seeds)]
-            lines += ["", *_bits(seeds)]
+            lines += ["", *_times(seeds), "", *_bits(seeds)]
         if "uniform" in groups:
             lines += ["", "### Uniform bits, whatever they cost", "", *_uniform(groups["uniform"])]
     with written_whole(output.with_suffix(".md")) as temporary:
@@ -152,8 +152,8 @@ def _method(study: Mapping[str, Any]) -> list[str]:
         f"{arguments['batch']}; weight training takes {arguments['passes']:g} pass over the "
         "images. All choices of bits in a table are trained from the very same meta-state, except "
         "those that are said to begin elsewhere: moving and joint train weights in the search too, "
-        "and go on from their own, half a pass ahead; split goes on from a meta-state that cost a "
-        "third as much; no meta-state goes on from the float network. Batch norms are "
+        "and go on from their own, half a pass ahead; split goes on from the meta-state of "
+        '`meta="split"`; no meta-state goes on from the float network. Batch norms are '
         "re-estimated from 32 training batches at the end, as `MetaMixCallback` does. Each trained "
         "network read the test images once, and they decided nothing. The first lines of "
         "`benchmarks/metamix_study.py` describe the method. This command writes the page:"
@@ -198,14 +198,14 @@ def _arms(seeds: Seeds) -> list[str]:
 def _table(seeds: Seeds) -> list[str]:
     lines = [
         "| bits by | seeds | accuracy, % | difference from random, points | loss "
-        "| share of budget | CPU s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| share of budget |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for arm in _arms(seeds):
         rows = [arms[arm] for arms in seeds.values() if arm in arms]
         lines.append(_row(arm, rows, _points(paired(seeds, arm)) if paired(seeds, arm) else ""))
     chance = [
-        {key: random_mean(arms, key) for key in ("accuracy", "loss", "cost", "cpu_seconds")}
+        {key: random_mean(arms, key) for key in ("accuracy", "loss", "cost")}
         for arms in seeds.values()
         if any(name.startswith("random ") for name in arms)
     ]
@@ -229,8 +229,32 @@ def _row(arm: str, rows: Sequence[Mapping[str, float]], difference: str) -> str:
 
     return (
         f"| {arm} | {len(rows)} | {mean:.2f}{interval} | {difference} | {average('loss', '.4f')} | "
-        f"{average('cost', '.3f')} | {average('cpu_seconds', '.0f')} |"
+        f"{average('cost', '.3f')} |"
     )
+
+
+def _times(seeds: Seeds) -> list[str]:
+    """What training and searching took; an arm whose bits another one has was not trained."""
+    found = [
+        (arm, result)
+        for arms in seeds.values()
+        for arm, result in arms.items()
+        if result["start"] == "metamix" and not result.get("again")
+    ]
+    # In older results that of the first random assignment has a search in it.
+    later = [f"random {number}" for number in range(1, 10)]
+    training = [r["cpu_seconds"] for arm, r in found if arm in later]
+    searching = [r["search_cpu_seconds"] for _, r in found if "search_cpu_seconds" in r]
+    if not training:
+        return []
+    text = (
+        "The weight training of a choice took "
+        f"{np.median(training):.0f} s of CPU time (median of {len(training)})"
+    )
+    if searching:
+        text += f", and the search before it {np.median(searching):.0f} s"
+        text += f" (median of {len(searching)})" if len(searching) > 1 else ""
+    return [_filled(f"{text}, each with what it compiles.")]
 
 
 def _bits(seeds: Seeds) -> list[str]:

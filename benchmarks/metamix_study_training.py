@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import runpy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Training:
       data: the images.
       half: steps of half a selection.
       training: steps of weight training.
+      searching: CPU time of the searches that were run, in seconds.
     """
 
     def __init__(self, network: str, seed: int, data: str, passes: float, work: Path) -> None:
@@ -49,6 +51,7 @@ class Training:
         self.steps = self.data.steps  # of a pass
         self.half = self.steps // 2
         self.training = round(passes * self.steps)
+        self.searching = 0.0
         self.folder = work / f"{network}-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -83,6 +86,7 @@ class Training:
         file = self.folder / f"{name}-{kind}.npz"
         model = self.ready(name, kind)
         if not file.is_file():
+            began = time.process_time()
             self.begin(model)
             callback = kmm.MetaMixCallback(
                 SETTINGS[name].given(model),
@@ -96,6 +100,7 @@ class Training:
             keep = _KeepSearched()
             self._fit(model, self.half, 2, keep, callback)
             np.savez(file, *keep.values)
+            self.searching += time.process_time() - began
         with np.load(file) as values:
             restore(model, [values[key] for key in values.files])
         return model

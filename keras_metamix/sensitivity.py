@@ -40,15 +40,28 @@ def sensitivity(model: Any, data: Any, verbose: int = 1) -> Scores:
 
     Raises:
       TypeError: no quantized model.
-      ValueError: no step sizes yet, or no finite loss.
+      ValueError: no step sizes yet, no finite loss, or weights in float whose bits are candidates.
     """
     require_quantized_model("sensitivity", model)
+    _require_weights(model)
     measure, before = BitMeasure(model, data, verbose), model.bit_assignment
     try:
         return measure.each_alone()
     finally:
         model.assign_bits(before)
         measure.end()
+
+
+def _require_weights(model: Any) -> None:
+    """Raises ValueError if weight bits are to be compared while the model computes without them."""
+    pairs = model.cost_table.choices.values()
+    compared = any(len({activation for activation, _ in row}) < len(row) for row in pairs)
+    if compared and model.evaluation_mode().weights == "off":
+        raise ValueError(
+            f"sensitivity: {model.name!r} has its weights in float in this phase "
+            '(meta_weights="float"), so that all weight bits have one loss: make the model with '
+            'meta_weights="quantized", or set_bits before.'
+        )
 
 
 class BitMeasure:

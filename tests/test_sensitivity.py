@@ -96,6 +96,17 @@ def test_scores_of_another_network_are_refused(images):
         kmm.sensitivity(object(), images)
 
 
+def test_weights_in_float_are_refused_where_their_bits_are_candidates(images):
+    model = network(images)
+    floats = kmm.MetaMixModel(model.network, model.space, meta_weights="float")
+    floats.compile("sgd", model.loss)
+    kmm.calibrate(floats, images[0])
+    with pytest.raises(ValueError, match="has its weights in float in this phase"):
+        kmm.sensitivity(floats, images, verbose=0)
+    floats.set_bits(kmm.uniform_assignment(model, 8, 8))
+    assert kmm.sensitivity(floats, images, verbose=0)["middle"][8, 2] != 0
+
+
 @pytest.mark.parametrize("given", ["images", "tuple of images"])
 def test_images_without_labels_are_refused(given, images):
     model = network(images)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_metamix as kmm
 from keras_metamix import zoo
@@ -92,6 +93,16 @@ def test_the_pass_is_traced_once_and_follows_what_changes(monkeypatch):
     batch_norms(fresh.network)[1].trainable = False
     kmm.reestimate_batch_norm(fresh, IMAGES, batch_size=4)
     assert_equal(statistics(fresh), found)
+
+
+def test_a_checkpoint_is_the_same_before_and_after(tmp_path):
+    names = []
+    model = compiled()
+    for _ in range(2):
+        path = tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
+        names.append({name for name, _ in tf.train.list_variables(path)})
+        kmm.reestimate_batch_norm(model, IMAGES, batch_size=4)
+    assert names[0] == names[1] and len(names[0]) > 20
 
 
 @pytest.mark.parametrize("validated", [True, False])

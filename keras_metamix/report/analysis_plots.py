@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from keras_metamix.report import style
 from keras_metamix.report.analysis import Analysis, Instability, State
-from keras_metamix.report.plots import activation_bars, bit_handles
+from keras_metamix.report.plots import bit_bars, bit_handles
 from keras_metamix.report.results import Layer
 
 _MARKERS = "o^Dsv"  # of states, in their order
@@ -132,7 +132,7 @@ def traces(analysis: Analysis, layers: Sequence[Layer]) -> Figure:
     found = [analysis.traces[layer.name] for layer in shown]
     figure = Figure(figsize=(style.WIDTH, 5.6), dpi=100, layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    activation_bars(top, shown)
+    bit_bars(top, shown)
     values = np.array([trace.trace for trace in found])
     errors = np.array([trace.error for trace in found])
     macs = np.array([max(layer.macs, 1) for layer in shown])
@@ -146,7 +146,7 @@ def traces(analysis: Analysis, layers: Sequence[Layer]) -> Figure:
         if positive.any():
             axis.set_yscale("log")
             axis.set_ylim(bottom=0.3 * float(np.nanmin(heights)))
-    style.finish(top, ylabel="activation bits")
+    style.finish(top, ylabel="bits")
     style.finish(middle, ylabel="trace")
     style.finish(bottom, ylabel="trace / MACs")
     style.name_layers(bottom, [layer.name for layer in shown])

@@ -44,14 +44,8 @@ def bits_per_layer(results: Results) -> Figure:
     places = range(len(layers))
     figure = Figure(figsize=(style.WIDTH, 5.4), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    activation_bars(top, layers)
+    bit_bars(top, layers)
     style.title(top, _text(results))
-    weights = [layer.weight_bits for layer in layers]
-    width = min(30.0, 0.8 * 560 / max(1, len(layers)))  # of a bar, in points
-    top.scatter(places, weights, marker="_", s=width**2, color=style.INK, linewidth=2)
-    used = sorted({layer.activation_bits for layer in layers} | set(weights))
-    top.set_yticks(used)
-    top.set_ylim(0, 1.08 * max(used, default=8))
     bottom.bar(places, [layer.macs for layer in layers], color=style.GREY)
     counted = [layer.macs for layer in layers if layer.macs]
     bottom.set_yscale("log" if counted else "linear")
@@ -60,19 +54,27 @@ def bits_per_layer(results: Results) -> Figure:
     style.finish(top, ylabel="bits")
     style.finish(bottom, ylabel="MACs")
     style.name_layers(bottom, [layer.name for layer in layers])
-    ticks = Line2D([], [], color=style.INK, linewidth=2, label="weight bits")
-    style.legend_above(figure, [*bit_handles(layers), ticks])
+    style.legend_above(figure, bit_handles(layers))
     return figure
 
 
-def activation_bars(axis: Axes, layers: Sequence[Layer]) -> None:
-    """A bar of each layer's activation bits in their colour, hatched if they were not searched."""
+def bit_bars(axis: Axes, layers: Sequence[Layer]) -> None:
+    """A bar of each layer's activation bits, and a tick at its weight bits.
+
+    Bars have the bits' colour, and are hatched if nothing of the layer was searched.
+    """
     colours = [style.bit_colour(layer.activation_bits) for layer in layers]
     heights = [layer.activation_bits for layer in layers]
     bars = axis.bar(range(len(layers)), heights, color=colours)
     for bar, layer in zip(bars, layers, strict=True):
         if not layer.searched:
             bar.set(hatch="///", edgecolor="white", linewidth=0)
+    weights = [layer.weight_bits for layer in layers]
+    width = min(30.0, 0.8 * 560 / max(1, len(layers)))  # of a bar, in points
+    axis.scatter(range(len(layers)), weights, marker="_", s=width**2, color=style.INK, linewidth=2)
+    used = sorted({*heights, *weights})
+    axis.set_yticks(used)
+    axis.set_ylim(0, 1.08 * max(used, default=8))
 
 
 def _text(results: Results) -> str:
@@ -329,13 +331,13 @@ def masks(results: Results) -> Figure:
 
 
 def bit_handles(layers: Sequence[Layer]) -> list[Any]:
-    """The legend of `activation_bars`."""
+    """The legend of `bit_bars`."""
     used = sorted({layer.activation_bits for layer in layers}, reverse=True)
     handles = [Patch(color=style.bit_colour(b), label=f"{b}-bit activations") for b in used]
     if any(not layer.searched for layer in layers):
         grey = Patch(facecolor=style.GREY, edgecolor="white", hatch="///", label="not searched")
         handles.append(grey)
-    return handles
+    return [*handles, Line2D([], [], color=style.INK, linewidth=2, label="weight bits")]
 
 
 def _shade_phases(axes: Sequence[Axes], epochs: Sequence[Epoch]) -> list[Patch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from keras_metamix.report import analysis_plots, numbers, plots
 from keras_metamix.report.analysis import Analysis
-from keras_metamix.report.results import METAMIX, Budget, Layer, Mixer, Results, Row, Search
+from keras_metamix.report.results import METAMIX, Budget, Layer, Mixer, Point, Results, Row, Search
 
 _EPOCHS_OF_METAMIX = (
     "{Metric} and cost after each epoch; the shades are the phases of the search. Validation "
@@ -139,12 +140,25 @@ def sections(results: Results) -> Sections:
     facts = _search_facts(rows, results.budgets, metric)
     drawings = [*shared, moves, alphas, *_analysed(results)]
     if search and search.points:
-        caption = _FRONT.format(metric=metric)
+        caption = f"{_FRONT.format(metric=metric)}{_trained_on(search.points)}"
         front = Drawing(
             "pareto", "Results", caption, lambda _: plots.searched_points(search, metric), True
         )
         drawings.insert(0, front)
     return Sections(words, facts, drawings, [METAMIX])
+
+
+def _trained_on(points: Sequence[Point]) -> str:
+    """How much longer the points of further budgets were trained, in words.
+
+    The dearest of them goes on from the search's own, and each other one from the next dearer.
+    """
+    trained = sorted((point for point in points if point.epochs), key=lambda point: -point.cost)
+    if not trained:
+        return ""
+    totals = itertools.accumulate(point.epochs for point in trained)
+    each = [f"{point.name} {n:+d}" for point, n in zip(trained, totals, strict=True)]
+    return f" Those of further budgets were trained on, for more epochs: {', '.join(each)}."
 
 
 def _moved(search: Search, chosen: dict[str, int]) -> str:
@@ -222,7 +236,7 @@ def _analysed(results: Results) -> list[Drawing]:
     traces = Drawing(
         "traces",
         "Hessian",
-        "Chosen activation bits, the trace of the Hessian of the float network's loss by each "
+        "Chosen bits, the trace of the Hessian of the float network's loss by each "
         "layer's weights with its standard error, and the trace by operation. "
         f"{_correlated(analysis, results.layers)}{analysis.note}",
         lambda _: analysis_plots.traces(analysis, results.layers),
@@ -235,16 +249,18 @@ def _analysed(results: Results) -> list[Drawing]:
 def _correlated(analysis: Analysis, layers: list[Layer]) -> str:
     """How the order of searched layers by bits agrees with that by trace, in words."""
     known = [layer for layer in layers if layer.searched and layer.name in analysis.traces]
-    bits = [layer.activation_bits for layer in known]
-    if len({*bits}) < 2:
-        return ""
     traces = [analysis.traces[layer.name].trace for layer in known]
     by_operation = [t / max(layer.macs, 1) for t, layer in zip(traces, known, strict=True)]
-    return (
-        f"Rank correlation of the {len(known)} searched layers' bits with the trace: "
-        f"{rank_correlation(bits, traces):.2f}, with the trace by operation: "
-        f"{rank_correlation(bits, by_operation):.2f}. "
-    )
+    found = ""
+    for kind in ("activation", "weight"):
+        bits = [getattr(layer, f"{kind}_bits") for layer in known]
+        if len({*bits}) > 1:
+            found += (
+                f"Rank correlation of the {len(known)} searched layers' {kind} bits with the "
+                f"trace: {rank_correlation(bits, traces):.2f}, with the trace by operation: "
+                f"{rank_correlation(bits, by_operation):.2f}. "
+            )
+    return found
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

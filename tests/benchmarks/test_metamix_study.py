@@ -27,6 +27,7 @@ def result(accuracy, bits="A4W4"):
         "loss": 1 - accuracy,
         "cost": 0.98,
         "bits": layers,
+        "start": "metamix",
         "cpu_seconds": 1.0,
     }
 
@@ -73,3 +74,4 @@ def test_the_first_lines_say_what_the_differences_show(gains, seen, page, tmp_pa
     assert (tmp_path / "study_mobilenet.png").stat().st_size > 10_000
     mean_bits = next(line for line in text.splitlines() if line.startswith("| random | 8.0"))
     assert mean_bits == "| random | 8.0 | 2.0 | 8.0 |"
+    assert "took 1 s of CPU time (median of " in text

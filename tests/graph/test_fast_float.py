@@ -10,8 +10,8 @@ from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 
 
 def _functional():
-    x = inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(4, 3, use_bias=False, name="conv")(x)
+    x = inputs = keras.Input((24, 24, 3))  # so large that batch norm has our own kernel
+    x = layers.Conv2D(6, 3, use_bias=False, name="conv")(x)
     x = layers.BatchNormalization(momentum=0.8, epsilon=1e-2, name="norm")(x)
     x = layers.BatchNormalization(axis=1, name="rows")(layers.ReLU()(x))
     x = layers.BatchNormalization(scale=False, name="pooled")(layers.GlobalAveragePooling2D()(x))
@@ -19,8 +19,8 @@ def _functional():
 
 
 def _sequential():
-    inner = keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()])
-    return keras.Sequential([layers.Input((8, 8, 3)), inner, layers.Flatten(), layers.Dense(3)])
+    inner = keras.Sequential([layers.Conv2D(6, 3), layers.BatchNormalization()])
+    return keras.Sequential([layers.Input((24, 24, 3)), inner, layers.Flatten(), layers.Dense(3)])
 
 
 @pytest.fixture(params=[_functional, _sequential], ids=["functional", "sequential"])
@@ -34,7 +34,7 @@ def model(request):
 
 @pytest.fixture
 def images():
-    return np.random.default_rng(1).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    return np.random.default_rng(1).normal(size=(8, 24, 24, 3)).astype(np.float32)
 
 
 def test_it_has_the_models_weights_and_outputs(model, images):
@@ -53,7 +53,7 @@ def test_it_trains_as_the_model_does(model, images):
     labels = np.arange(8) % 3
     for one in (model, fast):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        one.compile(keras.optimizers.SGD(0.1), loss)
+        one.compile(keras.optimizers.SGD(1e-3), loss)
         one.fit(images, labels, batch_size=4, epochs=3, shuffle=False, verbose=0)
     for ours, theirs in zip(fast.weights, model.weights, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=ours.path)
@@ -65,7 +65,7 @@ def test_it_trains_as_the_model_does(model, images):
 def test_an_adapted_normalization_keeps_what_it_learned(images):
     learned = layers.Normalization()
     learned.adapt(images)
-    model = keras.Sequential([layers.Input((8, 8, 3)), learned, layers.Conv2D(4, 3)])
+    model = keras.Sequential([layers.Input((24, 24, 3)), learned, layers.Conv2D(4, 3)])
     np.testing.assert_array_equal(fast_float(model)(images), model(images))
 
 

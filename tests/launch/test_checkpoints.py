@@ -33,6 +33,16 @@ class Counter:
         self.seen = state["seen"]
 
 
+class _KilledAfter(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.batch:
+            raise KeyboardInterrupt
+
+
 def make_model(seed=0, width=2):
     keras.utils.set_random_seed(seed)
     model = kmm.MetaMixModel.from_float(small_cnn((12, 12, 1), 4, width))
@@ -86,6 +96,24 @@ def test_the_two_newest_stay(checkpoints):
         "step-000000009.index",
     ]
     assert len(list(found.folder.iterdir())) == 4
+
+
+def test_steps_before_a_restart_are_not_trained_again(checkpoints):
+    """Also where a callback has another step made when its fit begins."""
+    images, labels = np.random.default_rng(0).normal(size=(40, 12, 12, 1)), np.arange(40) % 4
+
+    def fit(stop):
+        found, _ = checkpoints(make_model(), steps=3)
+        found.restore()
+        model = found._trained
+        search = kmm.MetaMixCallback(kmm.Bops(share=0.5), 2, 0, meta="split", verbose=0)
+        callbacks = [search, found, _KilledAfter(stop)]
+        model.fit(images, labels, batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
+        return int(model.optimizer.iterations)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stop=4)
+    assert fit(stop=None) == 10
 
 
 def test_no_folder_is_step_0(checkpoints):

@@ -122,6 +122,15 @@ def test_a_run_killed_in_every_phase_ends_as_one_that_was_not(seed, whole, tmp_p
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_split_search_killed_within_each_phase_ends_as_one_that_was_not(tmp_path):
+    split = "search.meta=split"
+    finish(start(QUICKSTART, tmp_path / "whole", "-", split))
+    for kill in ("metamix:4", "metamix:15", "metamix:25"):
+        finish(start(QUICKSTART, tmp_path / "killed", kill, split), -signal.SIGKILL)
+    finish(start(QUICKSTART, tmp_path / "killed", "-", split))
+    assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_bit_mixer_killed_in_every_stage_ends_as_one_that_was_not(tmp_path):
     finish(start(MIXER, tmp_path / "whole"))
     for kill in ("bitmixer:7", "bitmixer:14", "write:2", "bitmixer:25", "export"):

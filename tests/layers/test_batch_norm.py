@@ -12,7 +12,7 @@ from keras_metamix.layers.batch_norm import (
 from keras_metamix.layers.mac import QuantizedConv2D, QuantizedDense
 from keras_metamix.layers.mode import FLOAT, QuantizationMode, quantization_mode
 
-SHAPES = {"image": (8, 5, 5, 4), "features": (16, 4)}
+SHAPES = {"image": (8, 5, 5, 4), "large image": (4, 24, 23, 4), "features": (16, 4)}
 OPTIONS = {
     "default": {},
     "no scale": {"scale": False},

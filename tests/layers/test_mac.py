@@ -152,6 +152,29 @@ def test_with_a_norm_every_trainable_variable_gets_a_gradient(normed, x, gradien
         assert np.any(gradient != 0), variable.path
 
 
+def test_with_a_frozen_norm_gradients_are_those_of_the_affine_function(normed, x, gradients_of):
+    """Its bias is rounded to a grid in the forward pass, straight through."""
+    normed.norm.trainable = False
+    norm = normed.norm
+
+    def affine():
+        kernel = normed.weight_quantizer(normed.kernel)
+        outputs = normed.multiply(normed.input_quantizer(x, training=True), kernel)
+        outputs = outputs + normed.bias if normed.use_bias else outputs
+        factor = norm.gamma / keras.ops.sqrt(norm.moving_variance + norm.epsilon)
+        return (outputs - norm.moving_mean) * factor + norm.beta
+
+    weights = np.random.default_rng(2).normal(size=affine().shape)
+    trained = normed.trainable_variables
+    assert {v.name for v in trained} >= {"kernel", "log_step"}
+    found, expected = (
+        gradients_of(function, trained, weights)
+        for function in (lambda: normed(x, training=True), affine)
+    )
+    for variable, ours, exact in zip(trained, found, expected, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4, err_msg=variable.path)
+
+
 def test_with_a_norm_saved_and_loaded_is_identical(normed, case, x, saved_and_loaded):
     model, loaded, twin = saved_and_loaded(normed, case[3])
     assert twin.get_config() == normed.get_config()

@@ -39,6 +39,16 @@ def test_a_front_is_one_search_s_and_leaves_the_model_alone(searched, data, tmp_
     assert searched.phase == "bit_search"
 
 
+def test_trained_points_leave_the_optimizers_alone(searched, data):
+    optimizers = [optimizer for optimizer, _ in searched.optimizers()]
+    before = [np.array(v) for optimizer in optimizers for v in optimizer.variables]
+    kmm.pareto_front(searched, data, BUDGETS[:1], train=data, epochs=1, verbose=0)
+    found = [np.array(v) for optimizer in optimizers for v in optimizer.variables]
+    assert len(found) > 2
+    for value, expected in zip(found, before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
 def test_a_point_is_the_model_at_its_bits(searched, data, tmp_path):
     points = front.trace_front(searched, data, BUDGETS, data, folder=tmp_path, verbose=0)
     limits = [budget.priced(searched).limit for budget in BUDGETS]

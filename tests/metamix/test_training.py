@@ -607,6 +607,16 @@ for variable in [*model.trainable_variables, *model.architecture_variables]:
     values = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
     assert len(values) == 2 and np.array_equal(*values), variable.path
 print("replicas agree")
+
+with strategy.scope():
+    model.compile(keras.optimizers.SGD(0.1), model.loss)
+for first in (1.0, np.nan):  # NaN in the first replica's half alone
+    x[0, 0, 0] = first
+    before = [np.array(v) for v in model.trainable_variables]
+    model.fit(tf.data.Dataset.from_tensor_slices((x[:8], y[:8])).batch(8), verbose=0)
+    moved = [np.any(np.array(v) != b) for v, b in zip(model.trainable_variables, before)]
+    assert any(moved) == np.isfinite(first)
+print("NaN of one stops both")
 """
 
 
@@ -625,6 +635,7 @@ def test_two_replicas_train_through_all_phases():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "replicas agree" in done.stdout
+    assert "NaN of one stops both" in done.stdout
 
 
 class _Stop(Exception):
@@ -701,6 +712,19 @@ def test_bits_that_another_budget_would_not_choose_are_kept_with_a_warning(metam
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model.fit(*data, callbacks=[larger], **fit)
+
+
+def test_a_second_fit_in_the_search_follows_its_own_budget(metamix, data):
+    """And not that of the step that was traced before."""
+    alphas = {}
+    for second in (48_000, 57_000):
+        model = metamix()
+        for budget in (48_000, second):
+            callback = MetaMixCallback(budget, 0, 9, cost_strength=100.0, verbose=0)
+            model.fit(*data, batch_size=8, epochs=1, callbacks=[callback], shuffle=False, verbose=0)
+        assert model.phase == "bit_search"
+        alphas[second] = np.concatenate([np.ravel(a) for a in model.architecture_variables])
+    assert not np.allclose(alphas[48_000], alphas[57_000])
 
 
 def test_a_smaller_budget_after_the_search_is_refused_with_what_to_do(metamix, data):

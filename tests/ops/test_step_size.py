@@ -15,13 +15,14 @@ RANGES = {
     "signed": lambda b: (-(2 ** (b - 1)) + 1, 2 ** (b - 1) - 1),
     "offset": lambda b: (OFFSET, 2**b - 1 + OFFSET),
 }
-SHAPE = (32, 4, 4)  # one shape for all scalar tests: XLA compiles once
+SHAPE = (32, 4, 4)  # one shape for most scalar tests: XLA compiles once
+LARGE = (6, 16, 24)  # is summed by blocks
 
 
-def quantized(v, step, low, high, scale=1.0, cap=math.inf):
+def quantized(v, step, low, high, scale=1.0, cap=math.inf, fuse=True):
     """`lsq` with one candidate."""
     table = [[tf.cast(end, tf.float32) for end in (low, high, scale)]]
-    return lsq(v, tf.reshape(step, (1,)), 0, tf.stack(table), cap)
+    return lsq(v, tf.reshape(step, (1,)), 0, tf.stack(table), cap, fuse=fuse)
 
 
 @pytest.fixture(params=RANGES)
@@ -84,8 +85,12 @@ def test_forward_is_the_clipped_level_times_the_step(points, values, ends):
     np.testing.assert_array_equal(lsq_integers(values, np.float32(STEP), *ends), levels)
 
 
-def test_backward_is_the_closed_form(points, values, ends, upstream, gradients):
+@pytest.mark.parametrize("shape", [SHAPE, LARGE], ids=str)
+def test_backward_is_the_closed_form(points, values, ends, upstream, gradients, shape):
     (low, high), (levels, fractions) = ends, points
+    levels, fractions, values, upstream = (
+        np.resize(array, shape) for array in (levels, fractions, values, upstream)
+    )
     u = levels + fractions
     inside = (u >= low) & (u <= high)
     scale = 0.031
@@ -151,6 +156,37 @@ def test_values_on_the_ends_of_the_range_are_inside(gradients):
     )
     np.testing.assert_array_equal(dv, [1, 10, 0, 0])
     assert ds == -700 + 7000
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_backward_rounds_and_clips_where_forward_does(mixed, ends, gradients):
+    """At ties and on the highest level, by steps whose inverse is not exact."""
+    low, high = ends
+    levels = np.arange(low, high + 1, 0.5)
+    for step in np.random.default_rng(0).uniform(0.01, 1, 20).astype(np.float32):
+        v = levels.astype(np.float32) * step
+        u = v / step
+        integers = np.rint(np.clip(u, low, high))
+        inside = (u >= low) & (u <= high)
+        if mixed:
+            outputs, (dv, first) = gradients(
+                lambda v, p, s=step: lsq_mixture(v, p, [s], [low], [high], fuse=False),
+                v,
+                [1.0],
+                upstream=np.ones_like(v),
+            )
+            expected = np.sum(integers * np.float64(step))
+        else:
+            outputs, (dv, first) = gradients(
+                lambda v, s: quantized(v, s, low, high, fuse=False),
+                v,
+                step,
+                upstream=np.ones_like(v),
+            )
+            expected = np.sum(np.where(inside, integers - u.astype(np.float64), integers))
+        np.testing.assert_allclose(outputs, integers * step, rtol=1e-6)
+        np.testing.assert_array_equal(dv, inside)
+        assert np.sum(first) == pytest.approx(expected, rel=1e-5, abs=1e-3)
 
 
 def test_a_cap_of_6_quantizes_relu6(bits, upstream, gradients):
