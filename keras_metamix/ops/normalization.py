@@ -9,9 +9,10 @@ x, \qquad \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilo
 \frac{\partial L}{\partial y} - \frac{1}{N} \frac{\partial L}{\partial \beta} - \frac{\hat x}{N}
 \frac{\partial L}{\partial \gamma} \right)$$
 
-(Ioffe and Szegedy, ICML 2015). TensorFlow's kernel computes the same, and was slower on the CPU
-where both were measured (benchmarks/step_time.py). It stays in use on GPUs, where it is cuDNN's,
-and for images of few values, for which the compilation does not pay.
+(Ioffe and Szegedy, ICML 2015). TensorFlow's kernels compute the same. cuDNN's and oneDNN's are
+faster and are used where they are on, oneDNN's by default on CPUs with VNNI; TensorFlow's own
+takes about three times as long as ours (benchmarks/step_time.py with TF_ENABLE_ONEDNN_OPTS=0), and
+is for images of few values, for which the compilation does not pay.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from keras import ops
 
 from keras_metamix.ops.fusion import fused
-from keras_metamix.ops.sums import Rows, is_large
+from keras_metamix.ops.rows import Rows
 
 
 def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
@@ -40,7 +41,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     """
     # custom_gradient refuses a variable; a reshape to its own shape reads it as a tensor.
     gamma, beta = ops.reshape(gamma, gamma.shape), ops.reshape(beta, beta.shape)
-    if not is_large(x.shape) or _on_gpu():
+    if not Rows.of(x.shape).blocks or _tensorflow_s_is_faster():
         return _by_tensorflow(x, gamma, beta, epsilon)
     forward, backward = _kernels(epsilon)
 
@@ -60,8 +61,8 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
 @functools.cache
 def _kernels(epsilon: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def forward(x, gamma, beta):
-        view, count = Rows(x.shape), _count(x)
-        rows, repeated = view.of(x), view.repeated
+        view, count = Rows.of(x.shape), _count(x)
+        rows, repeated = view.rows(x), view.repeated
         # A value of the channel is near its mean, which keeps squares small; none, in no batch.
         near = ops.sum(x[:1, 0, 0], axis=0)
         shift = repeated(near)
@@ -76,8 +77,8 @@ def _kernels(epsilon: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return ops.reshape(outputs, ops.shape(x)), mean, variance
 
     def backward(upstream, x, gamma, mean, variance):
-        view, count = Rows(x.shape), _count(x)
-        above, rows, repeated = view.of(upstream), view.of(x), view.repeated
+        view, count = Rows.of(x.shape), _count(x)
+        above, rows, repeated = view.rows(upstream), view.rows(x), view.repeated
         middle, inverse = repeated(mean), ops.rsqrt(variance + epsilon)
         dbeta, products = view.channel_sums(
             lambda above, part: (above, above * (part - middle)), above, rows
@@ -90,10 +91,12 @@ def _kernels(epsilon: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return fused(forward), fused(backward)
 
 
-def _on_gpu() -> bool:
+def _tensorflow_s_is_faster() -> bool:
+    """Whether TensorFlow computes batch norm by cuDNN or oneDNN in this process."""
     import tensorflow as tf
+    from tensorflow.python.util import _pywrap_util_port  # there is no public name
 
-    return bool(tf.config.list_logical_devices("GPU"))
+    return _pywrap_util_port.IsMklEnabled() or bool(tf.config.list_logical_devices("GPU"))
 
 
 def _count(x: Any) -> Any:

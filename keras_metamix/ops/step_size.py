@@ -26,7 +26,7 @@ from keras import ops
 
 from keras_metamix.ops.fusion import fused
 from keras_metamix.ops.picking import pick
-from keras_metamix.ops.sums import sums
+from keras_metamix.ops.rows import WHOLE, Rows, Whole
 
 
 def lsq_integers(v: Any, step: Any, low: Any, high: Any) -> Any:
@@ -66,7 +66,7 @@ def shifted_range(step: Any, low: Any, high: Any, minimum: float | None) -> tupl
 
 
 def _candidate_functions(
-    cap: float, minimum: float | None
+    view: Rows | Whole, cap: float, minimum: float | None
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def chosen(steps, index, table):
         step, row = pick(steps, index), pick(table, index)
@@ -87,7 +87,7 @@ def _candidate_functions(
             return ops.where(inside, upstream, 0.0), upstream * residual
 
         dv, _ = parts(upstream, v)
-        ds = sums(lambda *slices: parts(*slices)[1:], upstream, v)[0] * scale
+        ds = view.sums(lambda *slices: parts(*slices)[1:], upstream, v)[0] * scale
         if steps.shape[0] == 1:
             return dv, ops.reshape(ds, (1,))
         return dv, ds * ops.one_hot(index, steps.shape[0], dtype=steps.dtype)
@@ -95,7 +95,9 @@ def _candidate_functions(
     return forward, backward
 
 
-def _mixture_functions(cap: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _mixture_functions(
+    view: Rows | Whole, cap: float
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def forward(v, probabilities, steps, lows, highs):
         v = _capped(v, cap)
         return sum(
@@ -120,23 +122,16 @@ def _mixture_functions(cap: float) -> tuple[Callable[..., Any], Callable[..., An
         )
         if not math.isinf(cap):
             weight = ops.where(ops.less(v, cap), weight, 0.0)
-        return upstream * weight, ops.stack(sums(products, upstream, v)) * steps
+        return upstream * weight, ops.stack(view.sums(products, upstream, v)) * steps
 
     return forward, backward
 
 
 @functools.cache
-def _candidate_kernels(
-    cap: float, minimum: float | None, fuse: bool
-) -> tuple[Callable[..., Any], ...]:
-    functions = _candidate_functions(cap, minimum)
-    return tuple(fused(f) for f in functions) if fuse else functions
-
-
-@functools.cache
-def _mixture_kernels(cap: float, fuse: bool) -> tuple[Callable[..., Any], ...]:
-    functions = _mixture_functions(cap)
-    return tuple(fused(f) for f in functions) if fuse else functions
+def _kernels(make: Callable[..., Any], view: Rows | Whole, *constants: Any) -> tuple[Any, ...]:
+    """Forward and backward of `make`, of rows in a kernel each, or of whole tensors as they are."""
+    functions = make(view, *constants)
+    return functions if isinstance(view, Whole) else tuple(map(fused, functions))
 
 
 def lsq(
@@ -162,7 +157,8 @@ def lsq(
       fuse: whether each direction is one compiled kernel, a single pass over memory; what
         depends on the choice is inside, since a dozen tiny ops cost as much as a small tensor.
     """
-    forward, backward = _candidate_kernels(cap, minimum, fuse)
+    view = Rows.of(v.shape) if fuse else WHOLE
+    forward, backward = _kernels(_candidate_functions, view, cap, minimum)
     if fuse:  # a kernel takes tensors, not variables
         index = ops.cast(ops.reshape(index, ()), "int32")
         table = ops.convert_to_tensor(table, v.dtype)
@@ -171,10 +167,13 @@ def lsq(
 
     @keras.ops.custom_gradient
     def quantize(v, steps):
-        def gradient(upstream):
-            return backward(upstream, v, steps, index, table)
+        rows = view.rows(v)
 
-        return forward(v, steps, index, table), gradient
+        def gradient(upstream):
+            dv, ds = backward(view.rows(upstream), rows, steps, index, table)
+            return view.tensor(dv, v), ds
+
+        return view.tensor(forward(rows, steps, index, table), v), gradient
 
     return quantize(v, steps)
 
@@ -218,16 +217,20 @@ def lsq_mixture(
       probabilities, steps, lows, highs: shape (candidates,).
       cap, fuse: as in `lsq`.
     """
-    forward, backward = _mixture_kernels(cap, fuse)
+    view = Rows.of(v.shape) if fuse else WHOLE
+    forward, backward = _kernels(_mixture_functions, view, cap)
     steps, lows, highs = (
         ops.stop_gradient(ops.convert_to_tensor(t, v.dtype)) for t in (steps, lows, highs)
     )
 
     @keras.ops.custom_gradient
     def mix(v, probabilities):
-        def gradient(upstream):
-            return backward(upstream, v, probabilities, steps, lows, highs)
+        rows = view.rows(v)
 
-        return forward(v, probabilities, steps, lows, highs), gradient
+        def gradient(upstream):
+            found = backward(view.rows(upstream), rows, probabilities, steps, lows, highs)
+            return view.tensor(found[0], v), found[1]
+
+        return view.tensor(forward(rows, probabilities, steps, lows, highs), v), gradient
 
     return mix(v, probabilities)

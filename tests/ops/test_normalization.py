@@ -1,14 +1,26 @@
 """Batch norm of a training step against its closed form in float64."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_metamix.ops import batch_norm
+from keras_metamix.ops import batch_norm, normalization
 
 EPSILON = 1e-3
 # Rows of pixels that divide into blocks, and that do not; small images, which TensorFlow computes.
 SHAPES = [(6, 16, 16, 8), (5, 14, 14, 64), (7, 13, 13, 24), (3, 7, 7, 129), (4, 3, 3, 5)]
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["ours", "TensorFlow's"])
+def tensorflow_s(request, monkeypatch):
+    """Whether TensorFlow's kernel computes large images, too."""
+    monkeypatch.setattr(normalization, "_tensorflow_s_is_faster", lambda: request.param)
+    return request.param
 
 
 def drawn(shape, mean=3.0, deviation=0.5):
@@ -43,7 +55,8 @@ def computed(x, upstream, gamma, beta):
 
 @pytest.mark.parametrize("how", ["eager", "graph", "compiled"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_it_is_the_closed_form(shape, how):
+def test_it_is_the_closed_form(shape, how, tensorflow_s):
+    tolerance = 5e-5 if tensorflow_s else 1e-5
     values = drawn(shape)
     function = computed
     if how != "eager":
@@ -53,15 +66,34 @@ def test_it_is_the_closed_form(shape, how):
     names = ["outputs", "mean", "variance", "dx", "dgamma", "dbeta"]
     for name, ours, exact in zip(names, found, closed_form(*values), strict=True):
         np.testing.assert_allclose(
-            ours, exact, rtol=0, atol=1e-5 * np.max(np.abs(exact)), err_msg=name
+            ours, exact, rtol=0, atol=tolerance * np.max(np.abs(exact)), err_msg=name
         )
 
 
-def test_a_gpu_has_a_kernel_of_its_own(monkeypatch):
+def test_the_kernel_is_the_one_that_is_faster(tensorflow_s):
     x, _, gamma, beta = map(tf.constant, drawn((5, 14, 14, 64)))
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
     operations = tf.function(lambda: batch_norm(x, gamma, beta, EPSILON)).get_concrete_function()
-    assert "FusedBatchNormV3" in {op.type for op in operations.graph.get_operations()}
+    kinds = {op.type for op in operations.graph.get_operations()}
+    assert ("FusedBatchNormV3" in kinds) == tensorflow_s
+
+
+def test_tensorflow_s_is_faster_on_gpus_and_by_onednn(monkeypatch):
+    monkeypatch.undo()
+    port = "tensorflow.python.util._pywrap_util_port.IsMklEnabled"
+    for onednn, devices in ((False, []), (True, []), (False, ["GPU:0"])):
+        monkeypatch.setattr(port, lambda on=onednn: on)
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind, found=devices: found)
+        assert normalization._tensorflow_s_is_faster() == (onednn or bool(devices))
+
+
+def test_onednn_is_on_as_the_environment_says():
+    """`IsMklEnabled` is no public name."""
+    line = "from tensorflow.python.util import _pywrap_util_port as p; print(p.IsMklEnabled())"
+    for value in ("0", "1"):
+        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": value}
+        command = [sys.executable, "-c", line]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert found.stdout.split() == [str(value == "1" and platform.machine() == "x86_64")]
 
 
 def test_values_far_from_zero_keep_their_variance():

@@ -1,20 +1,26 @@
-"""Sums over large tensors, written so that XLA's loops for CPUs are vectorised.
+"""Large tensors as rows of many values, over which XLA's loops for CPUs are vectorised.
 
-XLA adds up `reduce_sum(f(x))` one value after another. Here the tensors are cut into blocks of
-rows, and `f` of the blocks is added block to block, which is an elementwise loop. A barrier keeps
-XLA from merging it with the next.
+LLVM unrolls a loop over few values, such as the 16 channels of a pixel, before it could vectorise
+it; elementwise kernels then take two to three times as long as memory does. So compiled kernels
+take and return rows. They are made outside of the kernel: of a reshape inside, XLA loops over the
+shape that it was made from.
+
+XLA adds up `reduce_sum(f(x))` one value after another. Here the rows are cut into blocks, and `f`
+of the blocks is added block to block, which is an elementwise loop. A barrier keeps XLA from
+merging it with the next.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
 
-_LARGE = 2**11  # values of an image from which the longer compilation pays
+_LARGE = 2**11  # values of an image from which the longer compilation of blocks pays
 _ROW = 64  # values of a row, at least, for vectors
 _BLOCKS = 4  # more need more registers than there are
 
@@ -24,32 +30,49 @@ def is_large(shape: Sequence[int | None]) -> bool:
     return _size(shape) >= _LARGE
 
 
+@dataclasses.dataclass(frozen=True)
 class Rows:
     """Tensors of one shape as rows: whole pixels, with all channels of each, 64 values or more.
 
     A row is of the last sizes together, so that XLA finds a value's channel without dividing. The
     order in which values are added depends on the shape alone.
 
-    Args:
-      shape: of the tensors; the first size may be unknown.
+    Attributes:
+      channels: values of a pixel.
+      width: values of a row.
+      blocks: whether sums are by blocks.
+      divides: whether no row is left over by the blocks, whatever the batch.
     """
 
-    def __init__(self, shape: Sequence[int | None]) -> None:
-        self._channels, self._width = shape[-1] or 1, 1
-        for size in reversed(shape[1:]):
-            self._width *= size or 1
-            if self._width >= _ROW:
-                break
-        rows = _size(shape) // self._width  # of an image
-        self._divides = rows > 0 and rows % _BLOCKS == 0
+    channels: int
+    width: int
+    blocks: bool
+    divides: bool
 
-    def of(self, tensor: Any) -> Any:
-        """The rows of a tensor."""
-        return ops.reshape(tensor, (-1, self._width))
+    @classmethod
+    def of(cls, shape: Sequence[int | None]) -> Self:
+        """The rows of tensors of a shape, whose first size may be unknown."""
+        width = 1
+        for size in reversed(shape[1:]):
+            width *= size or 1
+            if width >= _ROW:
+                break
+        rows = _size(shape) // width  # of an image
+        divides = rows > 0 and rows % _BLOCKS == 0
+        return cls(shape[-1] or 1, width, is_large(shape), divides)
+
+    def rows(self, tensor: Any) -> Any:
+        """The rows of a tensor, shape (rows, width)."""
+        return ops.reshape(tensor, (-1, self.width))
+
+    def tensor(self, rows: Any, like: Any) -> Any:
+        """The tensor of rows, in the shape of another one."""
+        sizes = like.shape[1:]
+        return ops.reshape(rows, ops.shape(like) if None in sizes else (-1, *sizes))
 
     def repeated(self, vector: Any) -> Any:
         """What has a value for each channel, shape (channels,), as a row."""
-        pixels = self._width // self._channels
+        pixels = self.width // self.channels
         return vector if pixels == 1 else _barrier(ops.tile(vector, [pixels]))
 
     def sums(self, integrands: Callable[..., Sequence[Any]], *rows: Any) -> list[Any]:
@@ -57,7 +80,7 @@ class Rows:
 
         Args:
           integrands: elementwise functions of the rows, or of equal parts of them.
-          rows: of several tensors, see `of`.
+          rows: of several tensors.
         """
         return self._sums(ops.sum, integrands, rows)
 
@@ -65,33 +88,40 @@ class Rows:
         """`sums` of each channel, shape (channels,)."""
 
         def over_pixels(values: Any) -> Any:
-            return ops.sum(ops.reshape(values, (-1, self._channels)), axis=0)
+            return ops.sum(ops.reshape(values, (-1, self.channels)), axis=0)
 
         return self._sums(over_pixels, integrands, rows)
 
     def _sums(self, total: Callable[[Any], Any], integrands: Any, rows: Any) -> list[Any]:
+        if not self.blocks:
+            return [total(values) for values in integrands(*rows)]
         length = ops.shape(rows[0])[0] // _BLOCKS
         blocks = ([t[i * length : (i + 1) * length] for t in rows] for i in range(_BLOCKS))
         terms = zip(*(integrands(*block) for block in blocks), strict=True)
         totals = [total(_barrier(sum(parts))) for parts in terms]
-        if self._divides:  # no row is left over, whatever the batch
+        if self.divides:
             return totals
         rests = integrands(*(t[_BLOCKS * length :] for t in rows))
         return [t + total(rest) for t, rest in zip(totals, rests, strict=True)]
 
 
-def sums(integrands: Callable[..., Sequence[Any]], *tensors: Any) -> list[Any]:
-    """The sum of each integrand over all values: `[sum(f) for f in integrands(*tensors)]`.
+class Whole:
+    """Tensors as they are: the view of functions that are not compiled."""
 
-    Args:
-      integrands: elementwise functions of the tensors, or of equal parts of them.
-      tensors: of one shape, whose first size may be unknown.
-    """
-    shape = tensors[0].shape
-    if not is_large(shape):
+    def rows(self, tensor: Any) -> Any:
+        """The tensor."""
+        return tensor
+
+    def tensor(self, rows: Any, like: Any) -> Any:
+        """The tensor."""
+        return rows
+
+    def sums(self, integrands: Callable[..., Sequence[Any]], *tensors: Any) -> list[Any]:
+        """As that of Rows."""
         return [ops.sum(values) for values in integrands(*tensors)]
-    view = Rows(shape)
-    return view.sums(integrands, *(view.of(t) for t in tensors))
+
+
+WHOLE = Whole()
 
 
 def _size(shape: Sequence[int | None]) -> int:
