@@ -9,10 +9,9 @@ x, \qquad \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilo
 \frac{\partial L}{\partial y} - \frac{1}{N} \frac{\partial L}{\partial \beta} - \frac{\hat x}{N}
 \frac{\partial L}{\partial \gamma} \right)$$
 
-(Ioffe and Szegedy, ICML 2015). TensorFlow's kernels compute the same. cuDNN's and oneDNN's are
-faster and are used where they are on, oneDNN's by default on CPUs with VNNI; TensorFlow's own
-takes about three times as long as ours (benchmarks/step_time.py with TF_ENABLE_ONEDNN_OPTS=0), and
-is for images of few values, for which the compilation does not pay.
+(Ioffe and Szegedy, ICML 2015). TensorFlow's kernels compute the same. Where it calls cuDNN's or
+oneDNN's (by default on CPUs with VNNI), those are as fast and need no compilation; its own takes
+about three times as long, and is for images of few values, for which compiling does not pay.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any,
     """
     # custom_gradient refuses a variable; a reshape to its own shape reads it as a tensor.
     gamma, beta = ops.reshape(gamma, gamma.shape), ops.reshape(beta, beta.shape)
-    if not Rows.of(x.shape).blocks or _tensorflow_s_is_faster():
+    if not Rows.of(x.shape).blocks or _library_has_it():
         return _by_tensorflow(x, gamma, beta, epsilon)
     forward, backward = _kernels(epsilon)
 
@@ -91,7 +90,7 @@ def _kernels(epsilon: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return fused(forward), fused(backward)
 
 
-def _tensorflow_s_is_faster() -> bool:
+def _library_has_it() -> bool:
     """Whether TensorFlow computes batch norm by cuDNN or oneDNN in this process."""
     import tensorflow as tf
     from tensorflow.python.util import _pywrap_util_port  # there is no public name

@@ -20,7 +20,7 @@ SHAPES = [(6, 16, 16, 8), (5, 14, 14, 64), (7, 13, 13, 24), (3, 7, 7, 129), (4, 
 @pytest.fixture(autouse=True, params=[False, True], ids=["ours", "TensorFlow's"])
 def tensorflow_s(request, monkeypatch):
     """Whether TensorFlow's kernel computes large images, too."""
-    monkeypatch.setattr(normalization, "_tensorflow_s_is_faster", lambda: request.param)
+    monkeypatch.setattr(normalization, "_library_has_it", lambda: request.param)
     return request.param
 
 
@@ -73,19 +73,19 @@ def test_it_is_the_closed_form(shape, how, tensorflow_s):
         )
 
 
-def test_the_kernel_is_the_one_that_is_faster(tensorflow_s):
+def test_whose_kernel_it_is(tensorflow_s):
     x, _, gamma, beta = map(tf.constant, drawn((5, 14, 14, 64)))
     operations = tf.function(lambda: batch_norm(x, gamma, beta, EPSILON)).get_concrete_function()
     kinds = {op.type for op in operations.graph.get_operations()}
     assert ("FusedBatchNormV3" in kinds) == tensorflow_s
 
 
-def test_tensorflow_s_is_faster_on_gpus_and_by_onednn(monkeypatch):
+def test_library_has_it_on_gpus_and_by_onednn(monkeypatch):
     monkeypatch.undo()
     for onednn, devices in ((False, []), (True, []), (False, ["GPU:0"])):
         monkeypatch.setattr(_pywrap_util_port, "IsMklEnabled", lambda on=onednn: on)
         monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind, found=devices: found)
-        assert normalization._tensorflow_s_is_faster() == (onednn or bool(devices))
+        assert normalization._library_has_it() == (onednn or bool(devices))
 
 
 def test_onednn_is_on_as_the_environment_says():
