@@ -16,7 +16,7 @@ meta-state:
 - "metamix": the bits that the search chose; "random 0" to "random 4": drawn at random, at the
   same cost; "sensitivity": `kmm.sensitivity` on the float network and on the meta-state, and
   the knapsack; "hessian": HAWQ-V2's traces of the float network, and the knapsack.
-- "split": `MetaMixCallback(meta="split")`, whose bit-meta steps take less than half of the time;
+- "split": `MetaMixCallback(meta="split")`, whose bit-meta steps take about half of the time;
   trains on from its own meta-state.
 - "moving": a search of the same length whose meta-state moves (Fig. 7a); "joint": one without a
   meta-state, as DNAS and EdMIPS have it. Both train weights in the search too, which MetaMix does

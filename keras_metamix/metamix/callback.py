@@ -62,7 +62,7 @@ class MetaMixCallback(keras.callbacks.Callback):
       verbose: 1 prints a line at each phase.
       target_bops: short for `budget=Bops(target_bops)`.
       meta: what the candidates of a bit-meta update see: each of them the "whole" mini-batch, as
-        in the paper, or "split", each a part of it, which takes less than half of the time with
+        in the paper, or "split", each a part of it, which takes about half of the time with
         three candidates. The loss is then Eq. 1's in expectation; batch norm normalizes each part
         by its own statistics and adds each to the moving ones, and training metrics are of the last
         part.

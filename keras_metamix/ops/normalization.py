@@ -10,8 +10,8 @@ x, \qquad \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilo
 \frac{\partial L}{\partial \gamma} \right)$$
 
 (Ioffe and Szegedy, ICML 2015). TensorFlow's kernels compute the same. Where it calls cuDNN's or
-oneDNN's (by default on CPUs with VNNI), those are as fast and need no compilation; its own takes
-about three times as long, and is for images of few values, for which compiling does not pay.
+oneDNN's (by default on CPUs with VNNI), those are as fast and need no compilation; its own is
+slower, and is for images of few values, for which compiling does not pay.
 """
 
 from __future__ import annotations
