@@ -25,11 +25,6 @@ _ROW = 64  # values of a row, at least, for vectors
 _BLOCKS = 4  # more need more registers than there are
 
 
-def is_large(shape: Sequence[int | None]) -> bool:
-    """Whether images of a batch of this shape have so many values that sums by blocks pay."""
-    return _size(shape) >= _LARGE
-
-
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Tensors of one shape as rows: whole pixels, with all channels of each, 64 values or more.
@@ -57,9 +52,10 @@ class Rows:
             width *= size or 1
             if width >= _ROW:
                 break
-        rows = _size(shape) // width  # of an image
+        values = math.prod(size for size in shape[1:] if size)  # of an image
+        rows = values // width
         divides = rows > 0 and rows % _BLOCKS == 0
-        return cls(shape[-1] or 1, width, is_large(shape), divides)
+        return cls(shape[-1] or 1, width, values >= _LARGE, divides)
 
     def rows(self, tensor: Any) -> Any:
         """The rows of a tensor, shape (rows, width)."""
@@ -122,10 +118,6 @@ class Whole:
 
 
 WHOLE = Whole()
-
-
-def _size(shape: Sequence[int | None]) -> int:
-    return math.prod(n for n in shape[1:] if n)
 
 
 def _barrier(value: Any) -> Any:
