@@ -159,7 +159,9 @@ def _method(study: Mapping[str, Any]) -> list[str]:
         "`benchmarks/metamix_study.py` describe the method. This command writes the page:"
     )
     further = (
-        "A seed that was interrupted has fewer than five random assignments so far. The same "
+        "A seed that was interrupted has fewer than five random assignments so far. The seeds were "
+        "trained on several CPUs, which round differently: two settings of one seed, and split and "
+        "the other arms of mobilenet, may begin from different float networks. The same "
         "command without `--page` adds seeds, networks and arms, and does not train again what "
         "`metamix_study.json` has already."
     )
