@@ -134,3 +134,12 @@ def folder(tmp_path, monkeypatch):
     """The working directory, so that commands name files as a user would."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(params=[False, True], ids=["our batch norm", "a library's batch norm"])
+def library_has_batch_norm(request, monkeypatch):
+    """Whether batch norm of large images is TensorFlow's, as where it calls oneDNN, or ours."""
+    from keras_metamix.ops import normalization
+
+    monkeypatch.setattr(normalization, "_library_has_it", lambda: request.param)
+    return request.param

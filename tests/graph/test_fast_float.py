@@ -10,7 +10,7 @@ from keras_metamix.layers.batch_norm import FoldableBatchNormalization
 
 
 def _functional():
-    x = inputs = keras.Input((24, 24, 3))  # so large that batch norm has our own kernel
+    x = inputs = keras.Input((24, 24, 3))  # so large that batch norm may be ours
     x = layers.Conv2D(6, 3, use_bias=False, name="conv")(x)
     x = layers.BatchNormalization(momentum=0.8, epsilon=1e-2, name="norm")(x)
     x = layers.BatchNormalization(axis=1, name="rows")(layers.ReLU()(x))
@@ -48,6 +48,7 @@ def test_it_has_the_models_weights_and_outputs(model, images):
     assert FoldableBatchNormalization in kinds and layers.BatchNormalization not in kinds
 
 
+@pytest.mark.usefixtures("library_has_batch_norm")
 def test_it_trains_as_the_model_does(model, images):
     fast = fast_float(model)
     labels = np.arange(8) % 3

@@ -46,6 +46,7 @@ def pair(shape, options):
     return layers
 
 
+@pytest.mark.usefixtures("library_has_batch_norm")
 def test_training_is_keras_s(pair, batches, close):
     for batch in batches:
         outputs, expected = (layer(batch, training=True) for layer in pair)
@@ -54,6 +55,7 @@ def test_training_is_keras_s(pair, batches, close):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7, err_msg=ours.path)
 
 
+@pytest.mark.usefixtures("library_has_batch_norm")
 def test_gradients_are_keras_s(pair, batches, shape, close, gradients_of):
     upstream = np.random.default_rng(2).normal(size=shape)
     batch = keras.ops.convert_to_tensor(batches[1])

@@ -17,13 +17,6 @@ EPSILON = 1e-3
 SHAPES = [(6, 16, 16, 8), (5, 14, 14, 64), (7, 13, 13, 24), (3, 7, 7, 129), (4, 3, 3, 5)]
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["ours", "TensorFlow's"])
-def tensorflow_s(request, monkeypatch):
-    """Whether TensorFlow's kernel computes large images, too."""
-    monkeypatch.setattr(normalization, "_library_has_it", lambda: request.param)
-    return request.param
-
-
 def drawn(shape, mean=3.0, deviation=0.5):
     """Values far from 0, upstream gradients, gamma and beta."""
     generator = np.random.default_rng(0)
@@ -56,10 +49,10 @@ def computed(x, upstream, gamma, beta):
 
 @pytest.mark.parametrize("how", ["eager", "graph", "compiled"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_it_is_the_closed_form(shape, how, tensorflow_s):
-    if tensorflow_s and how == "compiled":
+def test_it_is_the_closed_form(shape, how, library_has_batch_norm):
+    if library_has_batch_norm and how == "compiled":
         pytest.skip("XLA's own batch norm is TensorFlow's matter")
-    tolerance = 5e-5 if tensorflow_s else 1e-5
+    tolerance = 5e-5 if library_has_batch_norm else 1e-5
     values = drawn(shape)
     function = computed
     if how != "eager":
@@ -73,15 +66,14 @@ def test_it_is_the_closed_form(shape, how, tensorflow_s):
         )
 
 
-def test_whose_kernel_it_is(tensorflow_s):
+def test_whose_kernel_it_is(library_has_batch_norm):
     x, _, gamma, beta = map(tf.constant, drawn((5, 14, 14, 64)))
     operations = tf.function(lambda: batch_norm(x, gamma, beta, EPSILON)).get_concrete_function()
     kinds = {op.type for op in operations.graph.get_operations()}
-    assert ("FusedBatchNormV3" in kinds) == tensorflow_s
+    assert ("FusedBatchNormV3" in kinds) == library_has_batch_norm
 
 
 def test_library_has_it_on_gpus_and_by_onednn(monkeypatch):
-    monkeypatch.undo()
     for onednn, devices in ((False, []), (True, []), (False, ["GPU:0"])):
         monkeypatch.setattr(_pywrap_util_port, "IsMklEnabled", lambda on=onednn: on)
         monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind, found=devices: found)
@@ -98,6 +90,7 @@ def test_onednn_is_on_as_the_environment_says():
         assert found.stdout.split() == [str(value == "1" and platform.machine() == "x86_64")]
 
 
+@pytest.mark.usefixtures("library_has_batch_norm")
 def test_values_far_from_zero_keep_their_variance():
     """The sum of squares less the square of the sum would have lost it."""
     values = drawn((6, 16, 16, 8), mean=3000.0)
@@ -105,6 +98,7 @@ def test_values_far_from_zero_keep_their_variance():
     np.testing.assert_allclose(variance, values[0].astype(float).var((0, 1, 2)), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("library_has_batch_norm")
 def test_the_same_values_give_the_same_bits():
     x, upstream, gamma, beta = map(tf.constant, drawn((5, 14, 14, 64)))
     once, again = (computed(x, upstream, gamma, beta) for _ in range(2))
@@ -112,6 +106,7 @@ def test_the_same_values_give_the_same_bits():
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.usefixtures("library_has_batch_norm")
 def test_statistics_are_constants_for_gradients():
     x, _, gamma, beta = map(tf.constant, drawn((5, 14, 14, 64)))
     with tf.GradientTape() as tape:

@@ -158,11 +158,12 @@ def test_values_on_the_ends_of_the_range_are_inside(gradients):
     assert ds == -700 + 7000
 
 
+@pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_backward_rounds_and_clips_where_forward_does(mixed, ends, gradients):
+def test_backward_rounds_and_clips_where_forward_does(mixed, fuse, ends, gradients):
     """At ties and on the highest level, by steps whose inverse is not exact."""
     low, high = ends
-    levels = np.arange(low, high + 1, 0.5)
+    levels = np.arange(low, high + 1, 0.5)[None]
     for step in np.random.default_rng(0).uniform(0.01, 1, 20).astype(np.float32):
         v = levels.astype(np.float32) * step
         u = v / step
@@ -170,7 +171,7 @@ def test_backward_rounds_and_clips_where_forward_does(mixed, ends, gradients):
         inside = (u >= low) & (u <= high)
         if mixed:
             outputs, (dv, first) = gradients(
-                lambda v, p, s=step: lsq_mixture(v, p, [s], [low], [high], fuse=False),
+                lambda v, p, s=step: lsq_mixture(v, p, [s], [low], [high], fuse=fuse),
                 v,
                 [1.0],
                 upstream=np.ones_like(v),
@@ -178,7 +179,7 @@ def test_backward_rounds_and_clips_where_forward_does(mixed, ends, gradients):
             expected = np.sum(integers * np.float64(step))
         else:
             outputs, (dv, first) = gradients(
-                lambda v, s: quantized(v, s, low, high, fuse=False),
+                lambda v, s: quantized(v, s, low, high, fuse=fuse),
                 v,
                 step,
                 upstream=np.ones_like(v),
